@@ -1,0 +1,44 @@
+# On a fresh machine: Python 3.11 or newer and make are enough; everything else goes into .venv.
+#   make demo    draw a data set, train Faster R-CNN on it, test it, show what it finds
+#   make test    run the tests
+#   make lint    check the style
+#   make clean   remove .venv, caches and runs of the demo
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint clean help
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^#  *make/make/p' Makefile
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "detkit needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)."; \
+	  echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	  rm -rf $(VENV); echo "'$(PYTHON) -m venv' failed: on Debian and Ubuntu install python3-venv."; exit 1; }
+	@command -v uv >/dev/null || test -x $(BIN)/uv || $(BIN)/python -m pip install -q uv
+	@echo "Installing into $(VENV) (PyTorch is some gigabytes: a few minutes the first time)"
+	@UV=$$(command -v uv || echo $(BIN)/uv); \
+	  $$UV pip install -q --python $(BIN)/python --compile-bytecode -r requirements.lock && \
+	  $$UV pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e . && \
+	  $(BIN)/python -m compileall -q detkit
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/detkit demo
+
+test: $(READY)
+	@$(BIN)/python -m pytest
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo
+	find detkit tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,47 @@
+"""What every test may ask for: the shared development data, and seeds that start the same."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# One thread a process: the networks of the tests are so small that more only get into each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+
+def shared_root() -> Path:
+    """Where the shared development data is: `DETKIT_SHARED`, else `../shared` beside the repository."""
+    given = os.environ.get("DETKIT_SHARED")
+    return Path(given) if given else Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """`shared("data/bccd")` -> its path; skips without the data, but fails in CI where the data is at hand."""
+
+    def find(name: str) -> Path:
+        path = shared_root() / name
+        if not path.exists():
+            if os.environ.get("CI") and shared_root().is_dir():
+                pytest.fail(f"{path} is missing though {shared_root()} is there: not skipped in CI")
+            pytest.skip(f"needs {name} of the shared data (DETKIT_SHARED or ../shared)")
+        return path
+
+    return find
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """Every test starts from the same seeds, whatever ran before it."""
+    import random
+
+    import numpy as np
+    import torch
+
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
