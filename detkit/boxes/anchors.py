@@ -1,0 +1,131 @@
+"""Anchors: the boxes of several sizes and ratios a region proposal network starts from.
+
+Shapes: A anchors a cell, a feature map of H x W cells. Ratios are height / width.
+Rows are ordered (h, w, a), as the channels of the network's heads are; within a cell the
+ratio changes slowest (ratio-major), in both conventions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from detkit.errors import ConfigError
+
+CONVENTIONS = ("torchvision", "paper")
+PAPER_CELL = 16
+"""Side in pixels of the square the paper's anchors grow from: the stride of VGG16's and ZF's last map."""
+
+
+class AnchorGenerator(nn.Module):
+    """Lays the anchors of each level over its feature map.
+
+    sizes: for each level the sizes in pixels, the square root of an anchor's area.
+    ratios: for each level its ratios, or one flat list for all levels.
+    convention: "torchvision" rounds half extents and centres anchors on the corner of their cell;
+        "paper" rounds the base shape, multiplies it by size / 16, and centres anchors
+        on a cell of 16 pixels (generate_anchors.py, papers.md 2.3 and 2.5).
+    num_levels: how many feature maps will come, where the caller knows it and wants it checked.
+    strides: pixels from one cell to the next at each level; None takes them from the sizes of
+        image and feature map.
+
+    Raises ConfigError where the counts of sizes, ratios, levels and strides differ.
+    It has no parameters and adds nothing to a state_dict.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[Sequence[float]],
+        ratios: Sequence[Sequence[float]] | Sequence[float] = (0.5, 1.0, 2.0),
+        convention: str = "torchvision",
+        num_levels: int | None = None,
+        strides: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        if convention not in CONVENTIONS:
+            raise ConfigError(f"unknown anchor convention {convention!r}: use one of {', '.join(CONVENTIONS)}")
+        if not sizes or not all(isinstance(level, Sequence) and level for level in sizes):
+            raise ConfigError(f"anchor sizes are one list for each level, such as [[128, 256, 512]], not {sizes}")
+        if not ratios:
+            raise ConfigError("anchor ratios are empty: give at least one, such as [1.0]")
+        if isinstance(ratios[0], (int, float)):
+            ratios = [ratios] * len(sizes)  # type: ignore[list-item]
+        counts = {"ratios": len(ratios), "levels": num_levels, "strides": None if strides is None else len(strides)}
+        for name, count in counts.items():
+            if count is not None and count != len(sizes):
+                raise ConfigError(
+                    f"anchor sizes are given for {len(sizes)} level(s) but there are {count} {name}: "
+                    "give one list of sizes for each feature map"
+                )
+        self.convention = convention
+        self.strides = None if strides is None else [int(stride) for stride in strides]
+        shape = _paper_cell if convention == "paper" else _torchvision_cell
+        # Not buffers: half precision models would round them. `forward` moves them to the device.
+        self.cell_anchors: list[Tensor] = [
+            shape(level_sizes, level_ratios)
+            for level_sizes, level_ratios in zip(sizes, ratios, strict=True)  # type: ignore[arg-type]
+        ]
+
+    @property
+    def num_anchors(self) -> list[int]:
+        """How many anchors a cell of each level has."""
+        return [len(cell) for cell in self.cell_anchors]
+
+    def forward(
+        self,
+        feature_sizes: Sequence[tuple[int, int]],
+        image_size: tuple[int, int],
+        device: torch.device | str | None = None,
+    ) -> list[Tensor]:
+        """The anchors of each level: float32 (H * W * A, 4), not clipped to the image.
+
+        feature_sizes: (H, W) of each map; image_size: (height, width) of the padded batch.
+        Raises ConfigError where the number of maps is not that of the levels.
+        """
+        if len(feature_sizes) != len(self.cell_anchors):
+            raise ConfigError(
+                f"anchor sizes are given for {len(self.cell_anchors)} level(s) but there are "
+                f"{len(feature_sizes)} feature maps: give one list of sizes for each feature map"
+            )
+        levels = []
+        for level, (cell, (height, width)) in enumerate(zip(self.cell_anchors, feature_sizes, strict=True)):
+            if self.strides is not None:
+                stride_y = stride_x = self.strides[level]
+            else:
+                stride_y, stride_x = image_size[0] // height, image_size[1] // width
+            y = torch.arange(height, device=device, dtype=torch.float32) * stride_y
+            x = torch.arange(width, device=device, dtype=torch.float32) * stride_x
+            grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
+            shifts = torch.stack((grid_x, grid_y, grid_x, grid_y), dim=-1)
+            cell = cell.to(device=device, non_blocking=True)
+            levels.append((shifts[:, :, None] + cell).reshape(-1, 4))
+        return levels
+
+    def extra_repr(self) -> str:
+        return f"num_anchors={self.num_anchors}, convention={self.convention!r}, strides={self.strides}"
+
+
+def _torchvision_cell(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
+    """(A, 4) centred on 0, half extents rounded (papers.md 2.5). float32 throughout, as torchvision's."""
+    scale = torch.tensor([float(size) for size in sizes])
+    height_factor = torch.tensor([float(ratio) for ratio in ratios]).sqrt()
+    width = (1 / height_factor)[:, None] * scale
+    height = height_factor[:, None] * scale
+    return (torch.stack((-width, -height, width, height), dim=-1).reshape(-1, 4) / 2).round()
+
+
+def _paper_cell(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
+    """(A, 4) centred on a cell of 16 pixels: the base shape is rounded, then scaled without rounding again."""
+    centre = PAPER_CELL / 2
+    rows = []
+    for ratio in ratios:
+        base_width = round(math.sqrt(PAPER_CELL**2 / ratio))
+        base_height = round(base_width * ratio)
+        for size in sizes:
+            half_width = base_width * size / PAPER_CELL / 2
+            half_height = base_height * size / PAPER_CELL / 2
+            rows.append([centre - half_width, centre - half_height, centre + half_width, centre + half_height])
+    return torch.tensor(rows, dtype=torch.float32)

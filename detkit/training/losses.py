@@ -1,0 +1,92 @@
+"""Losses over samples of fixed size, in which some rows do not count.
+
+Rows that do not count are replaced before anything is computed with them, not after: a NaN or
+an infinity there reaches neither the loss nor a gradient. With no row left a loss is 0 and still
+has a graph, so that `backward` and DDP work on a batch without objects.
+All of it is computed in float32 at least.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from detkit.boxes.geometry import area, as_float
+from detkit.errors import ConfigError
+
+KINDS = ("smooth_l1", "l1", "l2", "giou")
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """Softmax cross entropy, the mean over rows with `valid`.
+
+    logits (N, C), labels int64 (N,) in [0, C) where valid, valid bool (N,).
+    """
+    logits = torch.where(valid[:, None], as_float(logits), 0.0)
+    labels = torch.where(valid, labels, 0)
+    loss = F.cross_entropy(logits, labels, reduction="none")
+    return _mean(loss, valid)
+
+
+def binary_cross_entropy(logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+    """Sigmoid cross entropy, the mean over rows with `valid`. logits (N,), targets (N,) bool or in [0, 1]."""
+    logits = torch.where(valid, as_float(logits), 0.0)
+    targets = torch.where(valid, targets.to(logits.dtype), 0.0)
+    loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return _mean(loss, valid)
+
+
+def box_regression_loss(
+    predicted: Tensor,
+    target: Tensor,
+    mask: Tensor,
+    normalizer: Tensor | float,
+    kind: str = "smooth_l1",
+    beta: float = 1 / 9,
+) -> Tensor:
+    """The sum over rows of `mask` of a distance between boxes or deltas, divided by `normalizer`.
+
+    predicted, target: (N, 4); mask: bool (N,). kind is one of
+    "smooth_l1": quadratic below `beta`, linear above; the RPN has beta 1/9 (sigma 3), the paper's
+        box head 1 (papers.md 2.3);
+    "l1": the absolute difference; "l2": its square;
+    "giou": 1 - generalised IoU (Rezatofighi et al. 2019), for decoded boxes x1 y1 x2 y2.
+    normalizer: how many samples to divide by; 0 counts as 1. Raises ConfigError for any other kind.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"unknown box regression loss {kind!r}: use one of {', '.join(KINDS)}")
+    predicted, target = as_float(predicted), as_float(target)
+    if kind == "giou":
+        unit = torch.zeros(4, dtype=predicted.dtype, device=predicted.device)
+        unit[2:] = 1
+        loss = _giou_loss(*(torch.where(mask[:, None], boxes, unit) for boxes in (predicted, target)))
+        loss = torch.where(mask, loss, 0.0)
+    else:
+        predicted, target = (torch.where(mask[:, None], deltas, 0.0) for deltas in (predicted, target))
+        if kind == "smooth_l1":
+            loss = F.smooth_l1_loss(predicted, target, beta=beta, reduction="none")
+        elif kind == "l1":
+            loss = F.l1_loss(predicted, target, reduction="none")
+        else:
+            loss = F.mse_loss(predicted, target, reduction="none")
+    if isinstance(normalizer, Tensor):
+        normalizer = torch.where(normalizer == 0, torch.ones_like(normalizer), normalizer)
+    elif normalizer == 0:
+        normalizer = 1.0
+    return loss.sum() / normalizer
+
+
+def _giou_loss(a: Tensor, b: Tensor) -> Tensor:
+    """1 - GIoU of a and b, row by row: (N, 4), (N, 4) -> (N,) in [0, 2]."""
+    smallest = torch.finfo(a.dtype).eps
+    shared = area(torch.cat((torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])), dim=1))
+    around = area(torch.cat((torch.minimum(a[:, :2], b[:, :2]), torch.maximum(a[:, 2:], b[:, 2:])), dim=1))
+    union = area(a) + area(b) - shared
+    giou = shared / union.clamp(min=smallest) - (around - union) / around.clamp(min=smallest)
+    return 1 - giou
+
+
+def _mean(loss: Tensor, valid: Tensor) -> Tensor:
+    """The mean of `loss` where `valid`; 0 if nowhere."""
+    return torch.where(valid, loss, 0.0).sum() / valid.sum().clamp(min=1)
