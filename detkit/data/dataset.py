@@ -1,0 +1,99 @@
+"""A torch data set over Annotations: reads, augments and hands out samples."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from detkit.data.annotations import Annotations
+from detkit.data.image_io import read_image
+from detkit.data.transforms import AlbumentationsPipeline, HorizontalFlip, Item
+
+Sample = dict[str, Any]
+
+
+def image_to_tensor(image: np.ndarray) -> Tensor:
+    """uint8 (H, W, 3) to a contiguous uint8 tensor (3, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+class DetectionDataset(Dataset):
+    """Samples of one split.
+
+    Args:
+        annotations: the split.
+        transform: augmentation, called with (item, seed); None for none.
+        proposals: image_id -> (P, 4) boxes; each sample then has "proposals", which follow every transform.
+        seed: for samples that are asked for by a plain index.
+    """
+
+    def __init__(
+        self,
+        annotations: Annotations,
+        transform: HorizontalFlip | AlbumentationsPipeline | None = None,
+        proposals: Mapping[str | int, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.annotations, self.transform, self.proposals, self.seed = annotations, transform, proposals, seed
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        """A sample; `key` is an index or, from the TrainSampler, (index, seed).
+
+        Raises:
+            DataError: the image cannot be read.
+        """
+        index, seed = key if isinstance(key, tuple) else (key, self.seed + int(key))
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        item = self._load(index)
+        if self.transform is not None:
+            item = self.transform(item, seed)
+        sample: Sample = {
+            "image": image_to_tensor(item["image"]),
+            "boxes": torch.as_tensor(item["boxes"], dtype=torch.float32).reshape(-1, 4),
+            "labels": torch.as_tensor(item["labels"], dtype=torch.int64),
+            "difficult": torch.as_tensor(item["difficult"], dtype=torch.bool),
+            "crowd": torch.as_tensor(item["crowd"], dtype=torch.bool),
+            "area": torch.as_tensor(item["area"], dtype=torch.float32),
+            "image_id": self.annotations.image_id(index),
+            "path": self.annotations.path(index),
+        }
+        if "proposals" in item:
+            sample["proposals"] = torch.as_tensor(item["proposals"], dtype=torch.float32).reshape(-1, 4)
+        return sample
+
+    def _load(self, index: int) -> Item:
+        annotations = self.annotations
+        size = (int(annotations.widths[index]), int(annotations.heights[index]))
+        path = annotations.path(index)
+        item: Item = {"image": read_image(path, size), **annotations.fields(index)}
+        if self.proposals is not None:
+            rows = self.proposals[annotations.image_id(index)]
+            item["proposals"] = np.asarray(rows, np.float32).reshape(-1, 4)
+        height, width = item["image"].shape[:2]
+        if (width, height) != size:
+            warnings.warn(
+                f"{path}: image is {width} x {height}, its annotation says {size[0]} x {size[1]}; "
+                "boxes are taken as pixels of the image",
+                stacklevel=2,
+            )
+            _clip(item, width, height)
+        return item
+
+
+def _clip(item: Item, width: int, height: int) -> None:
+    """Keep what of the boxes lies within the image."""
+    boxes = np.clip(item["boxes"], 0, np.array([width, height, width, height], np.float32))
+    solid = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
+    for name in ("labels", "difficult", "crowd", "area"):
+        item[name] = item[name][solid]
+    item["boxes"] = boxes[solid]

@@ -1,0 +1,86 @@
+"""Reading an image file into the one form the project knows: uint8 RGB, upright."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from detkit.errors import DataError
+
+
+def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> np.ndarray:
+    """Decode an image of any kind Pillow knows.
+
+    Grayscale, palette and CMYK become RGB; 16-bit values are divided by 257, so that white
+    stays white; transparent pixels are laid on white. The EXIF orientation is applied,
+    except where `size` says that the annotation was made on the image as it is stored.
+
+    Args:
+        path: the file.
+        size: (width, height) that the annotation gives, if it gives one.
+
+    Returns:
+        uint8 (H, W, 3) RGB, in memory of its own.
+
+    Raises:
+        DataError: missing, unreadable or cut short.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+                image = _upright(image, size)
+                return np.array(_to_rgb(image))
+    except FileNotFoundError:
+        raise DataError(f"{path}: image file does not exist") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: image is too large to be read safely ({error})") from None
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, OverflowError) as error:
+        raise DataError(f"{path}: image cannot be read or is cut short ({error}); replace or remove it") from error
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(width, height) of the image once upright, from the header alone.
+
+    Raises:
+        DataError: missing or unreadable.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{path}: image cannot be read ({error}); replace or remove it") from error
+    return (height, width) if turned else (width, height)
+
+
+def _upright(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+    if image.getexif().get(0x0112, 1) == 1:
+        return image
+    turned = ImageOps.exif_transpose(image)
+    if size is not None and turned.size != size and image.size == size:
+        return image
+    return turned
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I;16") or image.mode == "I":
+        # Pillow's own conversion cuts values at 255 instead of scaling them.
+        values = np.asarray(image).astype(np.int64)
+        scaled = np.clip((values + 128) // 257, 0, 255).astype(np.uint8)
+        return Image.fromarray(scaled).convert("RGB")
+    if image.mode == "F":
+        values = np.nan_to_num(np.asarray(image))
+        scale = 255.0 if values.max(initial=0.0) <= 1.0 else 1.0
+        return Image.fromarray(np.clip(values * scale, 0, 255).astype(np.uint8)).convert("RGB")
+    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(ground, image).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,106 @@
+"""The order in which samples are read, and the seed that goes with each.
+
+Both samplers are DistributedSamplers, so that Lightning leaves them in place and tells them
+the epoch. Order and seeds are pure functions of (seed, epoch, index): neither the number of
+workers nor a stop and a resumption changes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch.distributed
+from torch.utils.data import DistributedSampler
+
+
+def _place(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
+    running = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if num_replicas is None:
+        num_replicas = torch.distributed.get_world_size() if running else 1
+    if rank is None:
+        rank = torch.distributed.get_rank() if running else 0
+    return num_replicas, rank
+
+
+def sample_seed(seed: int, epoch: int, index: int) -> int:
+    """Seed of one sample's augmentation, 0..2**32 - 1."""
+    return int(np.random.SeedSequence((seed, epoch, index)).generate_state(1)[0])
+
+
+class EvalSampler(DistributedSampler):
+    """Every index in order, shared out among the ranks.
+
+    The last ones are repeated where the ranks would get unequal shares; a metric drops
+    repeated images by their image_id.
+
+    Args:
+        size: number of samples.
+        num_replicas, rank: as in DistributedSampler; None asks torch.distributed (1 and 0 where it is not running).
+    """
+
+    def __init__(self, size: int, num_replicas: int | None = None, rank: int | None = None) -> None:
+        num_replicas, rank = _place(num_replicas, rank)
+        super().__init__(range(size), num_replicas=num_replicas, rank=rank, shuffle=False)  # type: ignore[arg-type]
+
+
+class TrainSampler(DistributedSampler):
+    """Shuffled (index, seed) pairs.
+
+    Args:
+        size: number of samples.
+        seed: of the shuffle and of the augmentation.
+        batch_size: of the loader (per rank); needed for grouping only.
+        wide: (size,) bool, which images are wider than tall: runs of `batch_size` then are all
+            wide or all tall, except in the last batches of an epoch, which take what is left.
+        num_replicas, rank: as in EvalSampler.
+
+    Attributes:
+        skip: (epoch, number of samples): how many of this rank's samples of that one epoch are left
+            out at the beginning, since they were done before a resumption. `len()` counts them nevertheless.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        seed: int = 0,
+        batch_size: int = 1,
+        wide: np.ndarray | None = None,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+    ) -> None:
+        num_replicas, rank = _place(num_replicas, rank)
+        super().__init__(range(size), num_replicas=num_replicas, rank=rank, seed=seed)  # type: ignore[arg-type]
+        self.batch_size, self.wide = batch_size, wide
+        self.skip: tuple[int, int] = (-1, 0)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
+        epoch = self.epoch
+        indices = self._indices(epoch)
+        first = self.skip[1] if self.skip[0] == epoch else 0
+        return ((index, sample_seed(self.seed, epoch, index)) for index in indices[first:].tolist())
+
+    def _indices(self, epoch: int) -> np.ndarray:
+        """This rank's indices of the epoch, (num_samples,) int64."""
+        size = len(self.dataset)  # type: ignore[arg-type]
+        order = np.random.default_rng((self.seed, epoch)).permutation(size)
+        order = np.resize(order, self.total_size)
+        if self.wide is None:
+            return order[self.rank :: self.num_replicas]
+        return self._grouped(order, epoch)
+
+    def _grouped(self, order: np.ndarray, epoch: int) -> np.ndarray:
+        batch = self.batch_size
+        wide = self.wide[order]  # type: ignore[index]
+        whole, rest = [], []
+        for group in (order[wide], order[~wide]):
+            full = len(group) // batch * batch
+            whole.append(group[:full].reshape(-1, batch))
+            rest.append(group[full:])
+        batches = np.concatenate(whole)
+        batches = batches[np.random.default_rng((self.seed, epoch, 1)).permutation(len(batches))]
+        flat = np.concatenate([batches.reshape(-1), *rest])
+        # Whole batches go round the ranks; what is left over is shared out singly.
+        dealt = self.num_samples // batch * batch * self.num_replicas
+        mine = flat[:dealt].reshape(-1, self.num_replicas, batch)[:, self.rank].reshape(-1)
+        return np.concatenate([mine, flat[dealt:][self.rank :: self.num_replicas]])

@@ -1,0 +1,156 @@
+"""A small data set that the project draws itself: for tests, first steps and quick experiments."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from detkit.data.shapes_drawing import SHAPE_CLASSES, draw_scene
+from detkit.data.voc import VOC
+from detkit.data.voc_files import VOCObject
+from detkit.data.voc_writing import format_annotation
+from detkit.errors import ConfigError, DataError
+
+_VERSION = 1  # raised whenever the same parameters give other pictures
+_PARAMETERS = "shapes.json"
+
+
+class Shapes(VOC):
+    """Circles, rectangles, rings, stars and triangles on textured grounds, in VOC's layout.
+
+    Drawn once, in a few seconds, and kept. The same arguments give the same files.
+
+    Args:
+        path: folder to keep the pictures in; drawn if it does not exist.
+        num_train: training images; at least 1.
+        num_val: validation images; at least 1.
+        num_test: test images; at least 1.
+        image_size: side of the square images in pixels; at least 48. Shapes grow with it.
+        drawing_seed: seed of the pictures.
+        batch_size: training images per step and device; at least 1.
+        eval_batch_size: images per step in validation, test and prediction; None takes batch_size.
+        num_workers: processes that read images; None takes one less than the cores, at most 4.
+        transforms: training augmentation: albumentations transforms, each as class_path and init_args;
+            None is a horizontal flip half of the time, an empty list no augmentation.
+        seed: of shuffling and augmentation; the pictures stay the same.
+        group_by_aspect: without effect here, since all images are square.
+        class_names: the five classes, in an order of your own; None sorts them.
+    """
+
+    def __init__(
+        self,
+        path: str = "data/shapes",
+        num_train: int = 500,
+        num_val: int = 100,
+        num_test: int = 100,
+        image_size: int = 128,
+        drawing_seed: int = 0,
+        batch_size: int = 2,
+        eval_batch_size: int | None = None,
+        num_workers: int | None = None,
+        transforms: list[Any] | None = None,
+        seed: int = 0,
+        group_by_aspect: bool = False,
+        class_names: list[str] | None = None,
+    ) -> None:
+        self.counts = {"train": num_train, "val": num_val, "test": num_test}
+        if min(self.counts.values()) < 1 or image_size < 48 or drawing_seed < 0:
+            raise ConfigError(
+                "Shapes: num_train, num_val and num_test must be at least 1, image_size at least 48 and "
+                f"drawing_seed at least 0, got {self.counts}, {image_size} and {drawing_seed}"
+            )
+        self.image_size, self.drawing_seed = image_size, drawing_seed
+        super().__init__(
+            path=path,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            transforms=transforms,
+            seed=seed,
+            group_by_aspect=group_by_aspect,
+            class_names=list(SHAPE_CLASSES) if class_names is None else class_names,
+        )
+
+    def prepare_data(self) -> None:
+        """Draw the pictures, if they are not there yet.
+
+        Raises:
+            DataError: the folder holds something else.
+        """
+        draw_shapes(self.path, self.counts, self.image_size, self.drawing_seed)
+
+
+def draw_shapes(path: str, counts: dict[str, int], image_size: int, seed: int) -> None:
+    """Draw the data set into `path`, all at once: a reader sees the whole of it or nothing.
+
+    Args:
+        path: folder to be made; one that holds the same data set already is kept.
+        counts: images of each image set.
+        image_size: side of the images in pixels.
+        seed: of the pictures.
+
+    Raises:
+        DataError: the folder exists and holds something else.
+    """
+    parameters = {"version": _VERSION, "seed": seed, "image_size": image_size, "counts": counts}
+    if _is_there(path, parameters):
+        return
+    parent = os.path.dirname(os.path.abspath(path))
+    os.makedirs(parent, exist_ok=True)
+    temporary = tempfile.mkdtemp(prefix=".shapes-", dir=parent)
+    try:
+        _draw_all(temporary, counts, image_size, seed)
+        with open(os.path.join(temporary, _PARAMETERS), "w", encoding="utf-8") as file:
+            json.dump(parameters, file, indent=1)
+        os.chmod(temporary, 0o755)  # mkdtemp makes it private
+        try:
+            if os.path.isdir(path) and not os.listdir(path):
+                os.rmdir(path)
+            os.rename(temporary, path)
+        except OSError:
+            # Another process was faster; what it drew must be the same.
+            if not _is_there(path, parameters):
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_there(path: str, parameters: dict[str, Any]) -> bool:
+    if not os.path.exists(path) or (os.path.isdir(path) and not os.listdir(path)):
+        return False
+    try:
+        with open(os.path.join(path, _PARAMETERS), encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        raise DataError(f"{path}: exists, but is no Shapes data set; choose another path or remove it") from None
+    if found != parameters:
+        raise DataError(
+            f"{path}: holds Shapes drawn with other parameters ({found} instead of {parameters}); "
+            "choose another path or remove it"
+        )
+    return True
+
+
+def _draw_all(folder: str, counts: dict[str, int], image_size: int, seed: int) -> None:
+    import cv2
+
+    for name in ("Annotations", "JPEGImages", os.path.join("ImageSets", "Main")):
+        os.makedirs(os.path.join(folder, name))
+    for number, (image_set, count) in enumerate(sorted(counts.items())):
+        ids = [f"{image_set}_{index:05d}" for index in range(count)]
+        for index, image_id in enumerate(ids):
+            image, objects = draw_scene(np.random.default_rng((seed, number, index)), image_size)
+            file = os.path.join(folder, "JPEGImages", f"{image_id}.jpg")
+            if not cv2.imwrite(file, image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92]):
+                raise DataError(f"{file}: cannot be written")
+            written = [VOCObject(each.name, each.box, each.difficult) for each in objects]
+            text = format_annotation(f"{image_id}.jpg", image_size, image_size, written)
+            with open(os.path.join(folder, "Annotations", f"{image_id}.xml"), "w", encoding="utf-8") as output:
+                output.write(text)
+        with open(os.path.join(folder, "ImageSets", "Main", f"{image_set}.txt"), "w", encoding="utf-8") as output:
+            output.write("\n".join(ids) + "\n")

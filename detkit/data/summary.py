@@ -1,0 +1,148 @@
+"""What a data set holds: counted as data, shown as a table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from detkit.data.annotations import DROPPED, Annotations, Finding
+
+_SHOWN = 5  # findings of a kind that are named one by one
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """Counts of one split. `found` maps a finding's kind to its number."""
+
+    images: int
+    empty: int
+    boxes: int
+    difficult: int
+    crowd: int
+    dropped: int
+    per_class: dict[str, int]
+    found: dict[str, int]
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """Counts of the splits, the findings behind them, and warnings in words.
+
+    Attributes:
+        splits: name of the split -> its counts.
+        findings: name of the split -> everything its reader found.
+        category_ids: class name -> the data set's own id.
+        warnings: sentences a user should read.
+    """
+
+    splits: dict[str, SplitSummary]
+    findings: dict[str, list[Finding]]
+    category_ids: dict[str, int]
+    warnings: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls, splits: Mapping[str, Annotations], class_names: Sequence[str], category_ids: Sequence[int]
+    ) -> DataSummary:
+        """Count the splits. The same annotations under two names are counted for both."""
+        return cls(
+            {name: _count(annotations, class_names) for name, annotations in splits.items()},
+            {name: list(annotations.findings) for name, annotations in splits.items()},
+            dict(zip(class_names, category_ids, strict=True)),
+            [text for name, annotations in splits.items() for text in _warn(name, annotations)],
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain types only; findings as dicts."""
+        result = asdict(self)
+        result["findings"] = {
+            name: [finding._asdict() for finding in findings] for name, findings in self.findings.items()
+        }
+        return result
+
+    def print(self, console: Any = None) -> None:
+        """Print the table, the first findings of each kind and the warnings."""
+        from rich.console import Console
+        from rich.text import Text
+
+        console = console or Console()
+        console.print(self.table())
+        for line in self.lines():
+            console.print(Text(line), soft_wrap=True, highlight=False)
+
+    def table(self) -> Any:
+        """A rich Table: one column a split, one row a count, then one row a class."""
+        from rich.table import Table
+
+        table = Table(title="Data", title_justify="left", show_edge=False, pad_edge=False)
+        table.add_column("")
+        for name in self.splits:
+            table.add_column(name, justify="right")
+        counts = {"images": "images", "empty": "without objects", "boxes": "boxes", "difficult": "difficult"}
+        counts |= {"crowd": "crowd", "dropped": "boxes left out"}
+        for key, text in counts.items():
+            table.add_row(text, *(f"{getattr(split, key):,}" for split in self.splits.values()))
+        table.add_section()
+        for name, number in self.category_ids.items():
+            table.add_row(f"{name} [dim]({number})[/dim]", *(f"{s.per_class[name]:,}" for s in self.splits.values()))
+        return table
+
+    def lines(self) -> list[str]:
+        """Findings (the first few of each kind, by file and object) and warnings, in words."""
+        lines = []
+        for split, findings in self.findings.items():
+            for kind, count in self.splits[split].found.items():
+                lines.append(f"{split}: {kind.replace('_', ' ')}: {count}")
+                for finding in [each for each in findings if each.kind == kind][:_SHOWN]:
+                    number = "" if finding.object is None else f", object {finding.object}"
+                    lines.append(f"  {finding.file}{number}: {finding.message}")
+                if count > _SHOWN:
+                    lines.append(f"  and {count - _SHOWN} more")
+        return lines + [f"warning: {text}" for text in self.warnings]
+
+    def __str__(self) -> str:
+        from io import StringIO
+
+        from rich.console import Console
+
+        text = StringIO()
+        self.print(Console(file=text, width=100, no_color=True))
+        return text.getvalue()
+
+
+def _count(annotations: Annotations, class_names: Sequence[str]) -> SplitSummary:
+    per_class = np.bincount(annotations.labels, minlength=len(class_names) + 1)[1:]
+    found = dict(Counter(finding.kind for finding in annotations.findings))
+    return SplitSummary(
+        images=len(annotations),
+        empty=int((annotations.counts == 0).sum()),
+        boxes=len(annotations.boxes),
+        difficult=int(annotations.difficult.sum()),
+        crowd=int(annotations.crowd.sum()),
+        dropped=sum(found.get(kind, 0) for kind in DROPPED),
+        per_class=dict(zip(class_names, per_class.tolist(), strict=True)),
+        found=found,
+    )
+
+
+def _warn(name: str, annotations: Annotations) -> list[str]:
+    texts = []
+    zero = [finding for finding in annotations.findings if finding.kind == "zero_based"]
+    if zero:
+        texts.append(
+            f"{name}: {zero[0].file} has a coordinate of 0; VOC counts pixels from 1, so the boxes of this data set "
+            "may be shifted by one pixel"
+        )
+    boxes, crowd = len(annotations.boxes), int(annotations.crowd.sum())
+    if boxes and crowd > 0.2 * boxes:
+        texts.append(
+            f"{name}: {crowd} of {boxes} boxes are marked iscrowd and are not trained on; "
+            "some exporters set it for every mask in run-length form"
+        )
+    if boxes == 0:
+        texts.append(f"{name}: no image has a box")
+    return texts

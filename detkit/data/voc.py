@@ -1,0 +1,184 @@
+"""PASCAL VOC, and every data set in its layout."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from detkit.data.annotations import Annotations, AnnotationsBuilder, Finding
+from detkit.data.datamodule import DetectionDataModule
+from detkit.data.image_io import image_size
+from detkit.data.voc_files import (
+    IMAGE_SUFFIXES,
+    VOCImage,
+    find_folders,
+    is_inside,
+    list_files,
+    parse_annotation,
+    read_image_set,
+    split_set_name,
+)
+from detkit.errors import DataError
+
+VOC_CLASSES = (
+    "aeroplane bicycle bird boat bottle bus car cat chair cow "
+    "diningtable dog horse motorbike person pottedplant sheep sofa train tvmonitor"
+).split()
+
+
+class VOC(DetectionDataModule):
+    """A data set in VOC's layout: Annotations/*.xml, JPEGImages/* and ImageSets/Main/*.txt.
+
+    Boxes are read as VOC means them, 1-based and inclusive: x1 - 1, y1 - 1, x2, y2.
+
+    Args:
+        path: a VOC folder, a VOCdevkit with VOC2007 and VOC2012 in it, or the folder around that.
+        train: image set to train on, such as "train", "2007/trainval" or "2007/trainval+2012/trainval".
+        val: image set to validate on; None for none.
+        test: image set to test and predict on; None takes that of val.
+        batch_size: training images per step and device; at least 1.
+        eval_batch_size: images per step in validation, test and prediction; None takes batch_size.
+        num_workers: processes that read images; None takes one less than the cores, at most 4.
+        transforms: training augmentation: albumentations transforms, each as class_path and init_args;
+            None is a horizontal flip half of the time, an empty list no augmentation.
+        seed: of shuffling and augmentation.
+        group_by_aspect: make up batches of wide or of tall images.
+        class_names: the classes in the order of the labels; None takes those of the training set, sorted.
+        download: fetch VOC2007 and VOC2012, as far as the image sets name them, where they are missing.
+    """
+
+    def __init__(
+        self,
+        path: str = "data/VOCdevkit",
+        train: str = "train",
+        val: str | None = "val",
+        test: str | None = "test",
+        batch_size: int = 2,
+        eval_batch_size: int | None = None,
+        num_workers: int | None = None,
+        transforms: list[Any] | None = None,
+        seed: int = 0,
+        group_by_aspect: bool = False,
+        class_names: list[str] | None = None,
+        download: bool = False,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, num_workers, transforms, seed, group_by_aspect, class_names)
+        self.path, self.download = str(path), download
+        self.image_sets = {"train": train, "val": val, "test": test}
+        if class_names is None and self.download and self._to_download():
+            self._set_classes(VOC_CLASSES)  # known before prepare_data has fetched anything
+        if not self.class_names:
+            annotations, names = read_voc(self.path, train, None)
+            self._annotations["train"] = annotations
+            self._set_classes(names)
+
+    def _to_download(self) -> list[str]:
+        from detkit.data.voc_download import missing_archives
+
+        return missing_archives(self.path, [name for name in self.image_sets.values() if name])
+
+    def prepare_data(self) -> None:
+        """Fetch what is missing, if that was asked for."""
+        if self.download and (archives := self._to_download()):
+            from detkit.data.voc_download import fetch
+
+            fetch(self.path, archives)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Build what the stage needs."""
+        if self.trainer is None:
+            self.prepare_data()
+        super().setup(stage)
+
+    def read(self, split: str) -> Annotations | None:
+        """Read a split's image set; "test" falls back on "val"."""
+        image_set = self.image_sets[split]
+        if image_set is None:
+            if split != "test" or self.image_sets["val"] is None:
+                return None
+            from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+            rank_zero_info(f"no test set is named: testing on the validation set {self.image_sets['val']!r}")
+            return self.annotations("val")
+        return read_voc(self.path, image_set, self.class_names)[0]
+
+
+def read_voc(path: str, image_set: str, class_names: list[str] | None) -> tuple[Annotations, list[str]]:
+    """Read an image set in VOC's layout.
+
+    Args:
+        path: as VOC's.
+        image_set: as VOC's train.
+        class_names: the classes in the order of the labels; None finds them.
+
+    Returns:
+        The annotations and the class names. Boxes with a side of 1 px or less are left out.
+
+    Raises:
+        DataError: anything missing, malformed, outside the folder or of an unknown class.
+    """
+    folders = find_folders(path)
+    parsed: list[tuple[str, str, str, VOCImage]] = []
+    seen: dict[str, str] = {}
+    builder = AnnotationsBuilder(path, min_side=1.0)
+    for folder, name in split_set_name(image_set, folders):
+        annotations = os.path.join(folder, "Annotations")
+        images = list_files(os.path.join(folder, "JPEGImages"), IMAGE_SUFFIXES)
+        if not list_files(annotations, (".xml",)):
+            raise DataError(f"{annotations}: the folder holds no annotation (*.xml)")
+        for image_id in read_image_set(folder, name):
+            source = os.path.join(annotations, f"{image_id}.xml")
+            if image_id in seen:
+                if seen[image_id] != folder:
+                    raise DataError(f"{source}: image id {image_id!r} is also in {seen[image_id]}; ids must be unique")
+                builder.findings.append(Finding("duplicate", source, None, f"listed twice in {name}; taken once"))
+                continue
+            seen[image_id] = folder
+            image = parse_annotation(source)
+            parsed.append((image_id, _find_image(folder, image_id, image, images, source), source, image))
+    if class_names is None:
+        class_names = sorted({item.name for *_, image in parsed for item in image.objects})
+        if not class_names:
+            raise DataError(f"{path}: no object in image set {image_set!r}, so no class to learn; give class_names")
+    labels = {name: label for label, name in enumerate(class_names, 1)}
+    for image_id, file, source, image in parsed:
+        _add(builder, image_id, file, source, image, labels)
+    return builder.build(), list(class_names)
+
+
+def _find_image(folder: str, image_id: str, image: VOCImage, images: dict[str, str], source: str) -> str:
+    """The image file. JPEGImages/<id>.* comes first: the name in the XML is often out of date."""
+    below = os.path.join(folder, "JPEGImages")
+    if image_id in images:
+        return os.path.join(below, images[image_id])
+    for suffix in IMAGE_SUFFIXES if "/" in image_id else ():
+        if os.path.isfile(os.path.join(below, image_id + suffix)):
+            return os.path.join(below, image_id + suffix)
+    if image.filename:
+        if not is_inside(image.filename):
+            raise DataError(f"{source}: <filename> {image.filename!r} leaves the data set's folder; refused")
+        if os.path.isfile(os.path.join(below, image.filename)):
+            return os.path.join(below, image.filename)
+    raise DataError(f"{source}: no image {image_id}.jpg (or .png, ...) in {below}")
+
+
+def _add(
+    builder: AnnotationsBuilder, image_id: str, file: str, source: str, image: VOCImage, labels: dict[str, int]
+) -> None:
+    width, height = image.width, image.height
+    findings = builder.findings
+    if width == 0 or height == 0:
+        width, height = image_size(file)
+        findings.append(Finding("no_size", source, None, f"no size is given; {width} x {height} read from the image"))
+    index = builder.image(image_id, os.path.relpath(file, builder.root), width, height, source)
+    for number, item in enumerate(image.objects, 1):
+        if item.name not in labels:
+            raise DataError(
+                f"{source}: object {number} is a {item.name!r}, which is not among the classes ({', '.join(labels)})"
+            )
+        if item.difficult is None:
+            findings.append(Finding("no_difficult", source, number, "difficult is missing or unclear; taken as 0"))
+        x1, y1, x2, y2 = item.box
+        if min(x1, y1) == 0:
+            findings.append(Finding("zero_based", source, number, "a coordinate is 0, but VOC counts from 1"))
+        builder.box(index, (x1 - 1, y1 - 1, x2, y2), labels[item.name], number, difficult=bool(item.difficult))

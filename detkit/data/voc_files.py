@@ -1,0 +1,179 @@
+"""Files in PASCAL VOC's layout: folders, image sets and annotations."""
+
+from __future__ import annotations
+
+import os
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from typing import Any, NamedTuple, NoReturn
+
+from detkit.errors import DataError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+class VOCObject(NamedTuple):
+    """One object as written: VOC's 1-based inclusive box; difficult is None where it is missing or unclear."""
+
+    name: str
+    box: tuple[float, float, float, float]
+    difficult: bool | None
+
+
+class VOCImage(NamedTuple):
+    """One annotation file as written; width and height are 0 where they are missing."""
+
+    width: int
+    height: int
+    filename: str
+    objects: list[VOCObject]
+
+
+class _NoDoctype(ElementTree.TreeBuilder):
+    """Refuses a DOCTYPE, the only place where entities can be declared, before it is read."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> NoReturn:
+        raise DataError("the file declares a DOCTYPE, which an annotation never needs; refused")
+
+
+def parse_annotation(path: str) -> VOCImage:
+    """Read one annotation file.
+
+    Raises:
+        DataError: missing, not XML, with a DOCTYPE, or an object without name or box.
+    """
+    try:
+        with open(path, "rb") as file:
+            root = ElementTree.XML(file.read(), ElementTree.XMLParser(target=_NoDoctype()))
+        if root.tag != "annotation":
+            raise DataError(f"the outermost element is <{root.tag}> instead of <annotation>")
+        size = root.find("size")
+        width, height = (0, 0) if size is None else (_side(size, "width"), _side(size, "height"))
+        objects = [_object(element, number) for number, element in enumerate(root.iterfind("object"), 1)]
+        return VOCImage(width, height, (root.findtext("filename") or "").strip(), objects)
+    except FileNotFoundError:
+        raise DataError(f"{path}: annotation file does not exist") from None
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    except (ElementTree.ParseError, ValueError, LookupError, OSError) as error:
+        raise DataError(f"{path}: not well-formed XML ({error})") from None
+
+
+def _side(size: Any, name: str) -> int:
+    text = (size.findtext(name) or "0").strip()
+    try:
+        return max(int(float(text)), 0)
+    except (ValueError, OverflowError):
+        raise DataError(f"<{name}> is {text!r} instead of a number") from None
+
+
+def _object(element: Any, number: int) -> VOCObject:
+    name = (element.findtext("name") or "").strip()
+    bounds = element.find("bndbox")
+    if not name or bounds is None:
+        raise DataError(f"object {number}: <{'bndbox' if name else 'name'}> is missing")
+    values = []
+    for key in ("xmin", "ymin", "xmax", "ymax"):
+        text = (bounds.findtext(key) or "").strip()
+        try:
+            values.append(float(text))
+        except ValueError:
+            raise DataError(f"object {number}: <{key}> is {text!r} instead of a number") from None
+    difficult = {"0": False, "1": True, "false": False, "true": True}.get(
+        (element.findtext("difficult") or "").strip().lower()
+    )
+    return VOCObject(name, (values[0], values[1], values[2], values[3]), difficult)
+
+
+def find_folders(path: str) -> dict[str, str]:
+    """The VOC folders below `path`, which is one itself, a VOCdevkit or the folder around it.
+
+    Returns:
+        Year or other name -> folder; "VOC2007" is called "2007".
+
+    Raises:
+        DataError: no such folder, or nothing in VOC's layout in it.
+    """
+    if not os.path.isdir(path):
+        raise DataError(f"{path}: folder does not exist")
+    for top in (path, os.path.join(path, "VOCdevkit")):
+        if _is_voc(top):
+            return {_short(os.path.basename(os.path.abspath(top))): top}
+        if os.path.isdir(top):
+            inside = {_short(name): os.path.join(top, name) for name in sorted(os.listdir(top))}
+            found = {name: folder for name, folder in inside.items() if _is_voc(folder)}
+            if found:
+                return found
+    raise DataError(f"{path}: no VOC folder here (it holds Annotations, JPEGImages and ImageSets/Main)")
+
+
+def _is_voc(path: str) -> bool:
+    return os.path.isdir(os.path.join(path, "Annotations")) and os.path.isdir(os.path.join(path, "ImageSets"))
+
+
+def _short(name: str) -> str:
+    match = re.fullmatch(r"VOC(\d{4})", name)
+    return match.group(1) if match else name
+
+
+def split_set_name(name: str, folders: dict[str, str]) -> list[tuple[str, str]]:
+    """ "2007/trainval+2012/train" to [(folder, "trainval"), ...].
+
+    Raises:
+        DataError: an unknown year, or none where there are several.
+    """
+    parts = []
+    for part in name.split("+"):
+        year, _, image_set = part.strip().rpartition("/")
+        if not image_set or (not year and len(folders) > 1):
+            raise DataError(
+                f"image set {name!r}: several folders ({', '.join(folders)}); write for example "
+                f"'{next(iter(folders))}/{image_set or 'train'}'"
+            )
+        if year and _short(year) not in folders:
+            raise DataError(f"image set {name!r}: no folder {year!r} (there are: {', '.join(folders)})")
+        parts.append((folders[_short(year)] if year else next(iter(folders.values())), image_set))
+    return parts
+
+
+def read_image_set(folder: str, image_set: str) -> list[str]:
+    """The ids listed in ImageSets/Main/<image_set>.txt.
+
+    A second column (1, -1 or 0, as in VOC's sets for one class) is dropped: all images listed belong to the set.
+
+    Raises:
+        DataError: no such file, an empty one, or an id that leaves the folder.
+    """
+    main = os.path.join(folder, "ImageSets", "Main")
+    path = os.path.join(main, f"{image_set}.txt")
+    if not is_inside(f"{image_set}.txt") or not os.path.isfile(path):
+        names = sorted(name[:-4] for name in os.listdir(main) if name.endswith(".txt")) if os.path.isdir(main) else []
+        shown = ", ".join(names[:30]) or "none"
+        raise DataError(f"{path}: image set does not exist (available: {shown})")
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+        ids = [re.sub(r"\s+(-1|0|1)$", "", line.strip()) for line in file if line.strip()]
+    if not ids:
+        raise DataError(f"{path}: the image set is empty")
+    for image_id in ids:
+        if not is_inside(image_id):
+            raise DataError(f"{path}: image id {image_id!r} leaves the data set's folder; refused")
+    return ids
+
+
+def is_inside(name: str) -> bool:
+    """Whether a relative file name stays below the folder it is joined to."""
+    parts = re.split(r"[/\\]", name)
+    return bool(name) and ".." not in parts and not os.path.isabs(name) and parts[0] != "" and ":" not in parts[0]
+
+
+def list_files(folder: str, suffixes: Sequence[str]) -> dict[str, str]:
+    """Name without suffix -> name, of the files in a folder that end in one of the suffixes (any case)."""
+    if not os.path.isdir(folder):
+        raise DataError(f"{folder}: folder does not exist")
+    found: dict[str, str] = {}
+    for name in sorted(os.listdir(folder)):
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in suffixes:
+            found.setdefault(stem, name)
+    return found
