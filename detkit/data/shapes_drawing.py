@@ -105,7 +105,7 @@ def _make_shape(rng: np.random.Generator, size: int) -> tuple[str, Array, tuple[
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     points = outline @ turn.T
     points *= extent / np.ptp(points, axis=0).max()
-    side = int(math.ceil(extent)) + 4
+    side = math.ceil(extent) + 4
     fixed = 16  # cv2 takes fixed-point coordinates with 4 fractional bits
     centre = side / 2 - (points.max(0) + points.min(0)) / 2
     canvas = np.zeros((side * _SUPERSAMPLING, side * _SUPERSAMPLING), np.uint8)

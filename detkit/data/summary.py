@@ -53,7 +53,8 @@ class DataSummary:
             {name: _count(annotations, class_names) for name, annotations in splits.items()},
             {name: list(annotations.findings) for name, annotations in splits.items()},
             dict(zip(class_names, category_ids, strict=True)),
-            [text for name, annotations in splits.items() for text in _warn(name, annotations)],
+            [text for name, annotations in splits.items() for text in _warn(name, annotations)]
+            + _untrained(splits.get("train"), class_names),
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -146,3 +147,11 @@ def _warn(name: str, annotations: Annotations) -> list[str]:
     if boxes == 0:
         texts.append(f"{name}: no image has a box")
     return texts
+
+
+def _untrained(train: Annotations | None, class_names: Sequence[str]) -> list[str]:
+    if train is None:
+        return []
+    seen = np.bincount(train.labels, minlength=len(class_names) + 1)[1:]
+    missing = [name for name, count in zip(class_names, seen, strict=True) if count == 0]
+    return [f"train: no box of {', '.join(missing)}, so it cannot be learnt"] if missing else []

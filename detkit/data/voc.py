@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from detkit.data.annotations import Annotations, AnnotationsBuilder, Finding
 from detkit.data.datamodule import DetectionDataModule
@@ -21,9 +22,9 @@ from detkit.data.voc_files import (
 from detkit.errors import DataError
 
 VOC_CLASSES = (
-    "aeroplane bicycle bird boat bottle bus car cat chair cow "
-    "diningtable dog horse motorbike person pottedplant sheep sofa train tvmonitor"
-).split()
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
 
 
 class VOC(DetectionDataModule):
@@ -43,7 +44,8 @@ class VOC(DetectionDataModule):
             None is a horizontal flip half of the time, an empty list no augmentation.
         seed: of shuffling and augmentation.
         group_by_aspect: make up batches of wide or of tall images.
-        class_names: the classes in the order of the labels; None takes those of the training set, sorted.
+        class_names: the classes in the order of the labels; None takes those found in the
+            training and validation set, sorted.
         download: fetch VOC2007 and VOC2012, as far as the image sets name them, where they are missing.
     """
 
@@ -68,9 +70,16 @@ class VOC(DetectionDataModule):
         if class_names is None and self.download and self._to_download():
             self._set_classes(VOC_CLASSES)  # known before prepare_data has fetched anything
         if not self.class_names:
-            annotations, names = read_voc(self.path, train, None)
-            self._annotations["train"] = annotations
-            self._set_classes(names)
+            self._find_classes()
+
+    def _find_classes(self) -> None:
+        """Take the classes of the training and validation set, and keep what was read for it."""
+        sets = {split: read_voc(self.path, name) for split in ("train", "val") if (name := self.image_sets[split])}
+        names = sorted(set().union(*(each.names() for each in sets.values())))
+        if not names:
+            raise DataError(f"{self.path}: no object in {self.image_sets}, so no class to learn; give class_names")
+        self._set_classes(names)
+        self._annotations |= {split: to_annotations(each, names) for split, each in sets.items()}
 
     def _to_download(self) -> list[str]:
         from detkit.data.voc_download import missing_archives
@@ -100,27 +109,36 @@ class VOC(DetectionDataModule):
 
             rank_zero_info(f"no test set is named: testing on the validation set {self.image_sets['val']!r}")
             return self.annotations("val")
-        return read_voc(self.path, image_set, self.class_names)[0]
+        return to_annotations(read_voc(self.path, image_set), self.class_names)
 
 
-def read_voc(path: str, image_set: str, class_names: list[str] | None) -> tuple[Annotations, list[str]]:
+class VOCSet(NamedTuple):
+    """An image set as written on disk: (image id, image file, annotation file, content) of each image."""
+
+    path: str
+    name: str
+    items: list[tuple[str, str, str, VOCImage]]
+    findings: list[Finding]
+
+    def names(self) -> set[str]:
+        """The class names that occur."""
+        return {item.name for *_, image in self.items for item in image.objects}
+
+
+def read_voc(path: str, image_set: str) -> VOCSet:
     """Read an image set in VOC's layout.
 
     Args:
         path: as VOC's.
         image_set: as VOC's train.
-        class_names: the classes in the order of the labels; None finds them.
-
-    Returns:
-        The annotations and the class names. Boxes with a side of 1 px or less are left out.
 
     Raises:
-        DataError: anything missing, malformed, outside the folder or of an unknown class.
+        DataError: anything missing, malformed or outside the folder.
     """
     folders = find_folders(path)
-    parsed: list[tuple[str, str, str, VOCImage]] = []
+    items: list[tuple[str, str, str, VOCImage]] = []
+    findings: list[Finding] = []
     seen: dict[str, str] = {}
-    builder = AnnotationsBuilder(path, min_side=1.0)
     for folder, name in split_set_name(image_set, folders):
         annotations = os.path.join(folder, "Annotations")
         images = list_files(os.path.join(folder, "JPEGImages"), IMAGE_SUFFIXES)
@@ -131,19 +149,26 @@ def read_voc(path: str, image_set: str, class_names: list[str] | None) -> tuple[
             if image_id in seen:
                 if seen[image_id] != folder:
                     raise DataError(f"{source}: image id {image_id!r} is also in {seen[image_id]}; ids must be unique")
-                builder.findings.append(Finding("duplicate", source, None, f"listed twice in {name}; taken once"))
+                findings.append(Finding("duplicate", source, None, f"listed twice in {name}; taken once"))
                 continue
             seen[image_id] = folder
             image = parse_annotation(source)
-            parsed.append((image_id, _find_image(folder, image_id, image, images, source), source, image))
-    if class_names is None:
-        class_names = sorted({item.name for *_, image in parsed for item in image.objects})
-        if not class_names:
-            raise DataError(f"{path}: no object in image set {image_set!r}, so no class to learn; give class_names")
+            items.append((image_id, _find_image(folder, image_id, image, images, source), source, image))
+    return VOCSet(path, image_set, items, findings)
+
+
+def to_annotations(voc: VOCSet, class_names: Sequence[str]) -> Annotations:
+    """Flat arrays of an image set. Boxes with a side of 1 px or less are left out.
+
+    Raises:
+        DataError: an object of a class that is not in `class_names`.
+    """
     labels = {name: label for label, name in enumerate(class_names, 1)}
-    for image_id, file, source, image in parsed:
+    builder = AnnotationsBuilder(voc.path, min_side=1.0)
+    builder.findings.extend(voc.findings)
+    for image_id, file, source, image in voc.items:
         _add(builder, image_id, file, source, image, labels)
-    return builder.build(), list(class_names)
+    return builder.build()
 
 
 def _find_image(folder: str, image_id: str, image: VOCImage, images: dict[str, str], source: str) -> str:
@@ -174,7 +199,8 @@ def _add(
     for number, item in enumerate(image.objects, 1):
         if item.name not in labels:
             raise DataError(
-                f"{source}: object {number} is a {item.name!r}, which is not among the classes ({', '.join(labels)})"
+                f"{source}: object {number} is a {item.name!r}, which is not among the classes ({', '.join(labels)}); "
+                "correct the label or give class_names with it"
             )
         if item.difficult is None:
             findings.append(Finding("no_difficult", source, number, "difficult is missing or unclear; taken as 0"))
