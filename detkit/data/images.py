@@ -1,0 +1,101 @@
+"""Images without annotations, to predict on."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
+
+from detkit.data.annotations import Annotations
+from detkit.data.datamodule import DetectionDataModule
+from detkit.data.dataset import image_to_tensor
+from detkit.data.image_io import read_image
+from detkit.data.loaders import make_eval_loader
+from detkit.data.voc_files import IMAGE_SUFFIXES
+from detkit.errors import DataError
+
+
+class ImageFolder(DetectionDataModule):
+    """All images below a folder, or a single one; for `predict` only.
+
+    Args:
+        path: a folder, which is searched with the folders in it, or one image file.
+        batch_size: images per step; at least 1.
+        num_workers: processes that read images; None takes one less than the cores, at most 4.
+        class_names: as the model has them; not needed.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        batch_size: int = 1,
+        num_workers: int | None = None,
+        class_names: list[str] | None = None,
+    ) -> None:
+        super().__init__(batch_size=batch_size, num_workers=num_workers, class_names=class_names)
+        self.path = str(path)
+        self.images = ImageDataset(self.path)
+
+    def read(self, split: str) -> Annotations | None:
+        """None: there are no annotations."""
+        return None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Nothing to build.
+
+        Raises:
+            DataError: a stage that needs annotations.
+        """
+        if stage not in (None, "predict"):
+            raise DataError(f"{self.path}: a folder of images has no annotations, so it is for predict, not {stage}")
+
+    def predict_dataloader(self) -> DataLoader:
+        """Batches of {"image", "image_id", "path"}, sorted by image_id."""
+        return make_eval_loader(self.images, self.eval_batch_size, self.num_workers)
+
+
+class ImageDataset(Dataset):
+    """Image files in the order of their names.
+
+    Args:
+        path: as ImageFolder's.
+
+    Raises:
+        DataError: no such path, or no image there.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.root, self.files = _find(path)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """image uint8 (3, H, W), image_id (path below the folder, with "/") and path.
+
+        Raises:
+            DataError: the image cannot be read.
+        """
+        file = self.files[index]
+        path = os.path.join(self.root, file)
+        return {"image": image_to_tensor(read_image(path)), "image_id": file.replace(os.sep, "/"), "path": path}
+
+
+def _find(path: str) -> tuple[str, list[str]]:
+    """The folder and the images relative to it."""
+    if os.path.isfile(path):
+        if not path.lower().endswith(IMAGE_SUFFIXES):
+            raise DataError(f"{path}: not an image file ({', '.join(IMAGE_SUFFIXES)})")
+        return os.path.dirname(path), [os.path.basename(path)]
+    if not os.path.isdir(path):
+        raise DataError(f"{path}: no such file or folder")
+    found = []
+    for folder, _, names in os.walk(path):
+        inner = os.path.relpath(folder, path)
+        for name in names:
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+                found.append(name if inner == "." else os.path.join(inner, name))
+    if not found:
+        raise DataError(f"{path}: no image below this folder ({', '.join(IMAGE_SUFFIXES)})")
+    return path, sorted(found)
