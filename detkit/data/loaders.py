@@ -50,7 +50,7 @@ class TrainLoader(DataLoader):
 
 
 def resume_position(trainer: Any) -> tuple[int, int]:
-    """(epoch, batches of it that are done) at which a Lightning 2.6 trainer's fit will begin.
+    """(epoch, batches of it that are done) at which the fit of a Lightning 2.6 trainer will begin.
 
     Lightning makes the iterator of the first epoch, and workers fetch from it, before it tells
     the sampler the epoch, and it counts done batches without leaving them out: so the sampler
@@ -58,7 +58,10 @@ def resume_position(trainer: Any) -> tuple[int, int]:
     """
     loop = trainer.fit_loop
     epochs = loop.epoch_progress.current
-    if not loop.restarting or epochs.ready == epochs.processed:
+    if not loop.restarting:
+        return epochs.processed, 0
+    if epochs.ready == epochs.processed:
+        _begin_next_epoch(loop)
         return epochs.processed, 0
     batches = loop.epoch_loop.batch_progress
     done, total = batches.current.completed, batches.total
@@ -67,6 +70,16 @@ def resume_position(trainer: Any) -> tuple[int, int]:
     if batches.is_last_batch and done == batches.current.ready:
         return epochs.processed + 1, 0
     return epochs.processed, done
+
+
+def _begin_next_epoch(loop: Any) -> None:
+    """Tell a fit loop that the epoch of its checkpoint is over.
+
+    With max_epochs Lightning sees that by itself. With max_steps it takes any checkpoint for one
+    from the middle of an epoch, and begins with an epoch of no or one batch, which it counts.
+    """
+    loop._restarting = False  # the property's setter would set it again
+    loop.epoch_loop.restarting = False
 
 
 def make_train_loader(dataset: Dataset, sampler: TrainSampler, batch_size: int, num_workers: int) -> TrainLoader:
