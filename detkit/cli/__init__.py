@@ -1,0 +1,1 @@
+"""The program `detkit`: LightningCLI's commands and the tools around them."""

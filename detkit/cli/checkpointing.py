@@ -1,0 +1,83 @@
+"""The checkpoints of a run: the best validation and the last epoch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps `checkpoints/best.ckpt`, the epoch with the best validation.
+
+    An mAP that is not a number (no boxes in the validation split) counts as the worst. In a resumed run the best of
+    the run it goes on from is copied, so that `best` is the best of both.
+
+    Args:
+        monitor: what is compared, for example `val/map`, `val/map_50` or `val/loss`.
+        mode: `max` or `min`.
+        every_n_epochs: compare every so many epochs.
+    """
+
+    def __init__(self, monitor: str = "val/map", mode: str = "max", every_n_epochs: int = 1) -> None:
+        super().__init__(
+            monitor=monitor,
+            mode=mode,
+            every_n_epochs=every_n_epochs,
+            filename="best",
+            save_top_k=1,
+            save_last=False,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the best over into this run's folder."""
+        state = dict(state_dict)
+        old, folder = state.get("best_model_path"), self.dirpath
+        if not old or not folder or not Path(old).is_file():
+            return
+        new = os.path.join(folder, "best.ckpt")
+        if os.path.abspath(old) != os.path.abspath(new) and int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0:
+            os.makedirs(folder, exist_ok=True)
+            shutil.copyfile(old, f"{new}.part")
+            os.replace(f"{new}.part", new)
+        score = state["best_model_score"]
+        state |= {
+            "dirpath": folder,
+            "best_model_path": new,
+            "kth_best_model_path": new,
+            "best_k_models": {new: score},
+            "last_model_path": "",
+        }
+        super().load_state_dict(state)
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps `checkpoints/last.ckpt`, written after every epoch (and after every validation within one).
+
+    Lightning's own `save_last` writes only where the best changed too.
+
+    Args:
+        folder: where checkpoints go.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder) / "last.ckpt"
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After the epoch's validation."""
+        self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After a validation inside an epoch."""
+        if not trainer.sanity_checking and trainer.state.fn == "fit" and trainer.val_check_interval != 1.0:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        if not trainer.fast_dev_run:
+            trainer.save_checkpoint(self.path)

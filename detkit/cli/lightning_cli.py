@@ -1,0 +1,261 @@
+"""fit, validate, test and predict: LightningCLI with detkit's classes, defaults, messages and run folders."""
+
+from __future__ import annotations
+
+import inspect
+from argparse import ArgumentError
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from detkit.__about__ import __version__
+from detkit.cli.arguments import Arguments, read_arguments
+from detkit.cli.checkpointing import BestCheckpoint
+from detkit.cli.messages import shorten
+from detkit.cli.predictions import PredictionWriter
+from detkit.cli.results import print_metrics, write_metrics
+from detkit.cli.resume import Plan, plan
+from detkit.cli.run_folder import new_version
+from detkit.cli.trainer import SaveConfig, complete
+from detkit.detectors.checkpoints import check_fits, run_folder
+from detkit.errors import CheckpointError, ConfigError, DetkitError
+
+CLASS_NAMES = "model.init_args.class_names"
+TRAINER_DEFAULTS = {"num_sanity_val_steps": 0, "log_every_n_steps": 10, "enable_model_summary": False}
+
+
+def base_classes() -> tuple[type[LightningModule], type[LightningDataModule]]:
+    """The classes that `--model` and `--data` choose from; importing them makes their short names known."""
+    import detkit.data
+    import detkit.detectors
+
+    return detkit.detectors.Detector, detkit.data.DetectionDataModule
+
+
+def run(command: str, args: Sequence[str]) -> DetkitCLI:
+    """Runs fit, validate, test or predict.
+
+    Raises:
+        DetkitError: whatever the user can mend, in a few lines.
+        KeyboardInterrupt: the run was stopped; its message says how to go on.
+    """
+    arguments = read_arguments(args)
+    model, data = base_classes()
+    try:
+        return DetkitCLI(command, arguments, model, data)
+    except ArgumentError as error:
+        known = [n for base in (model, data) for n in _known(base)]
+        raise ConfigError(shorten(str(error), command, arguments, known)) from error
+    except MisconfigurationException as error:
+        raise ConfigError(str(error)) from error
+
+
+class DetkitCLI(LightningCLI):
+    """LightningCLI for detectors; see `run`.
+
+    Args:
+        command: fit, validate, test or predict.
+        arguments: what the user gave.
+        model: base class of the models.
+        data: base class of the data sets.
+    """
+
+    def __init__(
+        self, command: str, arguments: Arguments, model: type[LightningModule], data: type[LightningDataModule]
+    ) -> None:
+        self.command, self.arguments = command, arguments
+        self.plan: Plan
+        self.folder: Path | None = None
+        quiet_errors = {"exit_on_error": False}
+        super().__init__(
+            model,
+            data,
+            save_config_callback=SaveConfig if command == "fit" else None,
+            seed_everything_default=0,
+            parser_kwargs={**quiet_errors, **{name: dict(quiet_errors) for name in self.subcommands()}},
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=[command, *arguments.options],
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    # -- the parser ----------------------------------------------------------------------------
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The commands, and which arguments of the trainer's methods are not the user's to give."""
+        ours = {"model", "datamodule", "weights_only"}
+        return {
+            "fit": ours | {"train_dataloaders", "val_dataloaders"},
+            "validate": ours | {"dataloaders", "verbose"},
+            "test": ours | {"dataloaders", "verbose"},
+            "predict": ours | {"dataloaders", "return_predictions"},
+        }
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        # Only the command that runs: building four parsers takes four times as long.
+        commands = self.subcommands()
+        self.subcommands = lambda: {self.command: commands[self.command]}  # type: ignore[method-assign]
+        super()._add_subcommands(parser, **kwargs)
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The trainer's, the model's and the data set's options; what a checkpoint supplies need not be given."""
+        required = self.command == "fit"
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
+        parser.add_lightning_class_args(self.model_class, "model", subclass_mode=True, required=required)
+        parser.add_lightning_class_args(self.datamodule_class, "data", subclass_mode=True, required=required)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Links the classes to the data set in a fit, and adds the options of what detkit writes."""
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
+        if self.command == "fit":
+            parser.link_arguments("data.class_names", CLASS_NAMES, apply_on="instantiate")
+            parser.link_arguments("data.category_ids", "model.init_args.category_ids", apply_on="instantiate")
+        else:
+            parser.callback_keys.remove("checkpoint")
+        if self.command == "predict":
+            parser.add_lightning_class_args(PredictionWriter, "predictions")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses what the user gave together with what the checkpoint supplies."""
+
+        def parse_model(given: list[str]) -> dict[str, Any]:
+            model = parser.parse_args([self.command, *given])[self.command].get("model")
+            return dict(model.get("init_args", {})) if model else {}
+
+        if any(a in ("--help", "-h") or a.startswith(("--model.help", "--data.help")) for a in self.arguments.options):
+            parser.parse_args([self.command, *self.arguments.options])
+        self.plan = plan(self.command, self.arguments, parse_model)
+        self.config = parser.parse_args([self.command, *self.plan.args])
+        self.config[self.command].trainer.default_root_dir = str(self.plan.root)
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning would let the checkpoint win without a word; `parse_arguments` has done it with one.
+        pass
+
+    # -- the run -------------------------------------------------------------------------------
+
+    def before_instantiate_classes(self) -> None:
+        """Says which checkpoint is used, and what is contradicted."""
+        if rank_zero_only.rank == 0 and self.plan.checkpoint is not None:
+            print(f"checkpoint: {self.plan.checkpoint}", flush=True)
+            if self.plan.differences:
+                from detkit.cli.results import print_differences
+
+                print_differences(self.plan.differences)
+
+    def after_instantiate_classes(self) -> None:
+        """Holds the checkpoint's weights against the model before anything runs."""
+        if self.plan.checkpoint is not None:
+            check_fits(self.plan.content["state_dict"], self.model.state_dict(), self.plan.checkpoint.path)
+            if self.command == "fit" and self.plan.overrides and hasattr(self.model, "on_resume_override"):
+                self.model.on_resume_override(self.plan.overrides)
+            self.plan.content = {}
+        if self.command != "fit" and list(self.datamodule.class_names) != list(self.model.class_names):
+            raise CheckpointError(
+                f"{self.plan.checkpoint.path} knows the classes {list(self.model.class_names)}, "
+                f"the data set has {list(self.datamodule.class_names)}."
+            )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer with detkit's default loggers and callbacks; see `detkit.cli.trainer`."""
+        config = self._get(self.config_init, "trainer")
+        if self.command == "fit" and not config.get("fast_dev_run"):
+            self.folder = new_version(self.plan.root, rank_zero_only.rank)
+            self.save_config_kwargs = {"folder": self.folder}
+        callbacks = [self._get(self.config_init, key) for key in self._parser(self.command).callback_keys]
+        for callback in callbacks:
+            if isinstance(callback, PredictionWriter):
+                callback.use_run(self.plan.checkpoint.path)
+                self.writer = callback
+        config, callbacks = complete({**config, **kwargs}, callbacks, self.command, self.folder)
+        return self._instantiate_trainer(config, callbacks)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        fixed = {"validate": {"verbose": False}, "test": {"verbose": False}, "predict": {"return_predictions": False}}
+        return kwargs | fixed.get(subcommand, {}) | {"weights_only": True}
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if self.folder is not None and self.trainer.is_global_zero:
+            print(f"run: {self.folder}", flush=True)
+        try:
+            super()._run_subcommand(subcommand)
+        except SystemExit:
+            # What Lightning makes of Ctrl-C; `detkit.cli.main` ends with 130.
+            if not self.trainer.interrupted:
+                raise
+            raise KeyboardInterrupt(self._how_to_go_on()) from None
+
+    def _how_to_go_on(self) -> str:
+        if self.folder is None:
+            return ""
+        if (self.folder / "checkpoints" / "last.ckpt").is_file():
+            return f"Go on from the last epoch that ended with: detkit fit --ckpt_path {self.folder}"
+        return "No epoch had ended, so there is no checkpoint to go on from."
+
+    # -- afterwards ----------------------------------------------------------------------------
+
+    def after_fit(self) -> None:
+        """Says where the run is."""
+        if self.folder is not None and self.trainer.is_global_zero:
+            best = self.folder / "checkpoints" / "best.ckpt"
+            score = getattr(self.trainer.checkpoint_callback, "best_model_score", None)
+            shown = f", {self.trainer.checkpoint_callback.monitor} {float(score):.4f}" if score is not None else ""
+            print(f"checkpoints: {best.parent} (best{shown})" if best.is_file() else f"run: {self.folder}", flush=True)
+
+    def after_validate(self) -> None:
+        """Prints the metric."""
+        if self.trainer.is_global_zero:
+            print_metrics(self._metrics(), f"validation: {self._data_in_words()}")
+
+    def after_test(self) -> None:
+        """Prints the metric and writes `metrics.json` into the run's folder."""
+        if not self.trainer.is_global_zero:
+            return
+        checkpoint = self.plan.checkpoint.path
+        print_metrics(self._metrics(), f"test: {self._data_in_words()}")
+        loaders = self.trainer.test_dataloaders
+        loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
+        path = write_metrics(
+            run_folder(checkpoint),
+            self._metrics(),
+            checkpoint=checkpoint,
+            data=self._data_in_words(),
+            split="test",
+            num_images=sum(len(loader.dataset) for loader in loaders),
+            version=__version__,
+        )
+        print(f"metrics: {path}", flush=True)
+
+    def after_predict(self) -> None:
+        """Says where the predictions are."""
+        if self.trainer.is_global_zero:
+            print(f"predictions: {self.writer.folder / 'predictions.json'}", flush=True)
+            if self.writer.draw:
+                print(f"drawn: {self.writer.folder / 'predictions'}", flush=True)
+
+    def _metrics(self) -> dict[str, Any]:
+        metrics = getattr(self.model, "last_metrics", None)
+        if not metrics:
+            raise DetkitError("The detector computed no metric: is the split empty?")
+        return metrics
+
+    def _data_in_words(self) -> str:
+        data = self._get(self.config, "data")
+        name, path = data["class_path"].rsplit(".", 1)[-1], data.get("init_args", {}).get("path")
+        return f"{name}({path})" if path else name
+
+
+def _known(base: type) -> list[str]:
+    classes = [base]
+    for cls in classes:
+        classes.extend(cls.__subclasses__())
+    return [n for cls in classes for n in (cls.__name__, *inspect.signature(cls).parameters)]

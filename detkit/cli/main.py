@@ -1,0 +1,105 @@
+"""The entry point `detkit`: says what there is without importing torch, then hands over to the command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from detkit.__about__ import __version__
+from detkit.errors import DetkitError
+
+COMMANDS = {
+    "fit": "train a detector, with a checkpoint and an mAP after every epoch",
+    "validate": "the mAP of a checkpoint on the validation split",
+    "test": "the mAP of a checkpoint on the test split, into metrics.json",
+    "predict": "the detections of a checkpoint on images, as COCO JSON and drawn",
+    "demo": "draw a small data set, train on it, test, and show what is found",
+}
+
+HELP = """detkit {version}: R-CNN, Fast R-CNN and Faster R-CNN
+
+usage: detkit COMMAND [options]
+
+{commands}
+
+options:
+  --version   the version
+  --help      this text; `detkit COMMAND --help` shows all options of a command,
+              `detkit fit --model.help FasterRCNN` those of a class
+
+examples:
+  detkit fit --config configs/shapes/faster_rcnn.yaml
+  detkit fit --config my.yaml --model.lr 0.005 --trainer.max_epochs 24
+  detkit fit --config my.yaml --ckpt_path last            go on where it stopped
+  detkit test --ckpt_path runs/my
+  detkit predict --ckpt_path runs/my --data ImageFolder --data.path photos/ --predictions.draw true
+"""
+
+LIGHTNING = ("fit", "validate", "test", "predict")
+
+
+def help_text() -> str:
+    """What `detkit --help` prints."""
+    commands = "\n".join(f"  {name:<10}  {line}" for name, line in COMMANDS.items())
+    return HELP.format(version=__version__, commands=commands)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the program.
+
+    Args:
+        args: the arguments after the program's name; `sys.argv[1:]` by default.
+
+    Returns:
+        The exit code: 0, 2 for what the user can mend (one message, no traceback), 130 after an interrupt.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    command = args[0] if args else "--help"
+    if command in ("--help", "-h", "help"):
+        print(help_text(), end="")
+        return 0
+    if command in ("--version", "-V", "version"):
+        print(f"detkit {__version__}")
+        return 0
+    if command not in COMMANDS:
+        return _fail(_unknown(command))
+    try:
+        return _run(command, args[1:])
+    except DetkitError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt as interrupt:
+        hint = str(interrupt)
+        print(f"\nStopped.{' ' + hint if hint else ''}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone (`detkit test ... | head`): nothing is left to say.
+        sys.stderr.close()
+        return 1
+
+
+def _run(command: str, args: list[str]) -> int:
+    from detkit.cli.noise import quiet
+
+    quiet()
+    if command in LIGHTNING:
+        from detkit.cli.lightning_cli import run
+
+        run(command, args)
+        return 0
+    from detkit.cli import demo
+
+    return demo.main(args) or 0
+
+
+def _unknown(command: str) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(command, COMMANDS, n=1)
+    meant = f" Did you mean `detkit {close[0]}`?" if close else ""
+    what = "option before a command" if command.startswith("-") else "command"
+    return f"Unknown {what} {command!r}.{meant}\nThere are: {', '.join(COMMANDS)}; `detkit --help` explains them."
+
+
+def _fail(message: str) -> int:
+    print(f"detkit: {message}", file=sys.stderr)
+    return 2

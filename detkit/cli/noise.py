@@ -1,0 +1,61 @@
+"""Silences what libraries say that no user of detkit can act on: adverts, deprecations between two libraries, hints.
+
+Every filter is as narrow as the message allows; all else still comes through.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import warnings
+
+WARNINGS = (
+    # Lightning 2.6 calls what torch and jsonargparse have deprecated.
+    r".*LeafSpec.*is deprecated",
+    r".*isinstance\(treespec, LeafSpec\).*",
+    r".*(add_instantiator|instantiate_classes|skip_none).*deprecated",
+    r"(?s).*JsonargparseDeprecationWarning.*",
+    # Our samples are lists, our loaders choose their workers, short runs log rarely: known, and nothing to act on.
+    r".*Trying to infer the `batch_size` from an ambiguous collection.*",
+    r".*does not have many workers which may be a bottleneck.*",
+    r".*Consider setting `persistent_workers=True`.*",
+    r".*The number of training batches \(\d+\) is smaller than the logging interval.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*LightningCLI's args parameter is intended to run from within Python.*",
+    r".*The `srun` command is available on your system.*",
+    r".*was configured.*so validation loop will run.*",
+    # Testing and predicting need no checkpoint callbacks.
+    r".*callbacks used to create the checkpoint need to be provided.*",
+    # The CPU of a machine without a GPU: chosen by `accelerator: auto`, reported by Lightning's own line.
+    r".*'pin_memory' argument is set as true but no accelerator is found.*",
+)
+
+LOG_LINES = re.compile(
+    r"(?i)💡|\btip:|litmodels|litlogger|tensorboardX|lightning\.ai"
+    r"|`weights_only` was not set|Loaded model weights from|Loading .*`train_dataloader`"
+    r"|^(TPU|HPU|IPU) available|^GPU available: False|^Seed set to|^Restored all states from|^Restoring states from"
+    r"|`Trainer\.fit` stopped:"
+)
+
+
+class _Filter(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not LOG_LINES.search(record.getMessage())
+
+
+def quiet() -> None:
+    """Sets the filters up; to be called before torch and lightning are imported."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for pattern in WARNINGS:
+        warnings.filterwarnings("ignore", message=pattern)
+    for name in (
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.fabric.utilities.rank_zero",
+        "lightning.fabric.utilities.seed",
+        "lightning.pytorch.trainer.connectors.checkpoint_connector",
+    ):
+        logger = logging.getLogger(name)
+        if not any(isinstance(f, _Filter) for f in logger.filters):
+            logger.addFilter(_Filter())

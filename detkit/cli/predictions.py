@@ -1,0 +1,137 @@
+"""Predictions on disk while they are made: COCO's results format, and drawn images on request."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+
+from detkit.detectors.checkpoints import run_folder
+
+Detections = dict[str, Any]
+
+
+def coco_results(image_id: str | int, detections: Detections, category_ids: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """The detections of one image as rows of COCO's results format.
+
+    Args:
+        image_id: as in the data set.
+        detections: boxes (N, 4) x1 y1 x2 y2 in pixels, scores (N,), labels (N,) in 1..K.
+        category_ids: the data set's own ids, in the order of the labels (label 1 first).
+
+    Yields:
+        image_id, category_id, bbox (x, y, width, height in pixels), score.
+    """
+    boxes, scores, labels = (detections[k].detach().cpu().tolist() for k in ("boxes", "scores", "labels"))
+    for (x1, y1, x2, y2), score, label in zip(boxes, scores, labels, strict=True):
+        yield {
+            "image_id": image_id,
+            "category_id": int(category_ids[label - 1]),
+            "bbox": [round(v, 3) for v in (x1, y1, x2 - x1, y2 - y1)],
+            "score": round(score, 6),
+        }
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Streams `predictions.json`, a list in COCO's results format, and with `draw` an image of each into
+    `predictions/`. Each process writes its own part; at the end the first one joins them. Nothing is kept in memory.
+
+    Args:
+        output: the folder to write into; the folder of the checkpoint's run by default.
+        draw: write each image with its detections drawn.
+        score_threshold: least score drawn, in 0..1; the JSON file holds all detections.
+    """
+
+    def __init__(self, output: str | None = None, draw: bool = False, score_threshold: float = 0.5) -> None:
+        super().__init__(write_interval="batch")
+        self.output, self.draw, self.score_threshold = output, draw, score_threshold
+        self.folder = Path(output) if output else Path()
+        self.images = self.boxes = 0
+        self._file: Any = None
+
+    def use_run(self, checkpoint: Path) -> None:
+        """Tells where to write where the user has not: the folder of the checkpoint's run."""
+        if not self.output:
+            self.folder = run_folder(checkpoint)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Opens this process's part."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.images = self.boxes = 0
+        self._drawn: set[str] = set()
+        self._file = self._part(trainer.global_rank).open("w", encoding="utf-8")
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: list[Detections],
+        batch_indices: Sequence[int] | None,
+        batch: list[dict[str, Any]],
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Writes one batch, a row a line."""
+        for sample, detections in zip(batch, prediction, strict=True):
+            self.images += 1
+            for row in coco_results(sample["image_id"], detections, pl_module.category_ids):
+                self.boxes += 1
+                self._file.write(json.dumps(row) + "\n")
+            if self.draw:
+                self._draw(sample, detections, pl_module.class_names)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Joins the parts of all processes into `predictions.json`."""
+        self._file.close()
+        trainer.strategy.barrier("predictions")
+        if not trainer.is_global_zero:
+            return
+        parts = [self._part(rank) for rank in range(trainer.world_size)]
+        whole = self.folder / ".predictions.json.part"
+        with whole.open("w", encoding="utf-8") as out:
+            out.write("[")
+            separator = "\n"
+            for part in parts:
+                with part.open(encoding="utf-8") as rows:
+                    for row in rows:
+                        out.write(separator + row.rstrip("\n"))
+                        separator = ",\n"
+            out.write("\n]\n")
+        os.replace(whole, self.folder / "predictions.json")
+        for part in parts:
+            part.unlink()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leaves no half part behind."""
+        if self._file is not None and not self._file.closed:
+            self._file.close()
+            self._part(trainer.global_rank).unlink(missing_ok=True)
+
+    def _part(self, rank: int) -> Path:
+        return self.folder / f".predictions.{rank}.part"
+
+    def _draw(self, sample: dict[str, Any], detections: Detections, class_names: list[str]) -> None:
+        import detkit
+
+        shown = detections["scores"] >= self.score_threshold
+        kept = {k: v[shown].cpu() for k, v in detections.items() if k in ("boxes", "scores", "labels")}
+        picture = detkit.draw(sample["image"].cpu(), kept, class_names=class_names)
+        path = self.folder / "predictions" / self._name(sample["image_id"])
+        path.parent.mkdir(exist_ok=True)
+        picture.save(path, quality=90)
+
+    def _name(self, image_id: str | int) -> str:
+        # Ids come from strangers' files: only plain characters reach the file system.
+        stem = re.sub(r"[^\w.-]+", "_", re.sub(r"(?i)\.jpe?g$", "", str(image_id))).lstrip(".") or "image"
+        name, number = stem, 1
+        while name in self._drawn:
+            number += 1
+            name = f"{stem}-{number}"
+        self._drawn.add(name)
+        return f"{name}.jpg"

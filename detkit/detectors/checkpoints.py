@@ -1,0 +1,131 @@
+"""Checkpoints on disk: which one a path means, and what is in it.
+
+A run's folder is laid out as
+
+    runs/NAME/version_0/config.yaml
+    runs/NAME/version_0/checkpoints/best.ckpt    the best validation so far
+    runs/NAME/version_0/checkpoints/last.ckpt    the last epoch that ended
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from detkit.errors import CheckpointError
+
+ORDER = ("best", "last")
+
+
+class FoundCheckpoint(NamedTuple):
+    """A checkpoint file, and why it was taken: "best", "last" or "file"."""
+
+    path: Path
+    kind: str
+
+    def __str__(self) -> str:
+        return str(self.path) if self.kind == "file" else f"{self.path} ({self.kind})"
+
+
+def find_checkpoint(path: str | PathLike[str], prefer: tuple[str, ...] = ORDER) -> FoundCheckpoint:
+    """The checkpoint that a path means.
+
+    Args:
+        path: a checkpoint file, one version's folder (with `checkpoints/`), its `checkpoints` folder, or a run's
+            folder with `version_N` in it, of which the newest that has a checkpoint is taken.
+        prefer: the names to look for, in this order.
+
+    Raises:
+        CheckpointError: nothing there; the message names every place that was looked at.
+    """
+    root = Path(path).expanduser()
+    if root.is_file():
+        return FoundCheckpoint(root, root.stem if root.stem in ORDER else "file")
+    if not root.exists():
+        raise CheckpointError(f"{root}: no such checkpoint or run folder.")
+    folders = [root, root / "checkpoints", *(v / "checkpoints" for v in versions(root))]
+    for folder in folders:
+        for name in prefer:
+            if (folder / f"{name}.ckpt").is_file():
+                return FoundCheckpoint(folder / f"{name}.ckpt", name)
+    names = " or ".join(f"{name}.ckpt" for name in prefer)
+    looked = ", ".join(str(f) for f in folders)
+    others = sorted(f for folder in folders if folder.is_dir() for f in folder.glob("*.ckpt"))
+    hint = f" There is {others[-1]}: name that file itself to use it." if others else ""
+    raise CheckpointError(f"{root}: no {names} found (looked in {looked}).{hint}")
+
+
+def versions(root: str | PathLike[str]) -> list[Path]:
+    """The folders `version_N` of a run, newest (largest N) first."""
+    found = [(int(m[1]), p) for p in Path(root).glob("version_*") if (m := re.fullmatch(r"version_(\d+)", p.name))]
+    return [p for _, p in sorted(found, reverse=True) if p.is_dir()]
+
+
+def run_folder(checkpoint: str | PathLike[str]) -> Path:
+    """The folder that the results of a checkpoint belong in: that of its run (its version), else the file's own."""
+    parent = Path(checkpoint).parent
+    return parent.parent if parent.name == "checkpoints" else parent
+
+
+def read_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
+    """Reads a detkit checkpoint onto the CPU, with `weights_only=True` (no code in the file is run).
+
+    Raises:
+        CheckpointError: the file cannot be read, holds pickled objects, or is not a checkpoint of detkit's.
+    """
+    import torch
+
+    path = Path(path)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        why = str(error).strip().splitlines()[0][:200] if zipfile.is_zipfile(path) else "it is not a PyTorch file"
+        raise CheckpointError(
+            f"{path}: not loaded, since it holds more than tensors and plain values or is damaged ({why})."
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        why = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({why}).") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or "detkit" not in checkpoint:
+        raise CheckpointError(
+            f"{path}: not a checkpoint written by detkit. Weights from elsewhere are given by --model.weights, "
+            "torchvision detectors by FasterRCNN.from_torchvision."
+        )
+    return checkpoint
+
+
+def hyper_parameters(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The constructor arguments kept in a checkpoint, without what Lightning notes for itself (`_class_path`, ...)."""
+    return {k: v for k, v in checkpoint.get("hyper_parameters", {}).items() if not k.startswith("_")}
+
+
+def check_fits(state: dict[str, Any], expected: dict[str, Any], path: str | PathLike[str], limit: int = 3) -> None:
+    """Refuses a state dict that does not fit a model, naming the first keys that differ.
+
+    Args:
+        state: the checkpoint's state dict, name -> tensor.
+        expected: the model's own state dict.
+        path: the checkpoint, for the message.
+        limit: how many keys of each sort are named.
+
+    Raises:
+        CheckpointError: a key is missing, unknown, or of another shape.
+    """
+    missing = [k for k in expected if k not in state]
+    unknown = [k for k in state if k not in expected]
+    shapes = [
+        f"{k}: {tuple(state[k].shape)} in the file, {tuple(v.shape)} in the model"
+        for k, v in expected.items()
+        if k in state and hasattr(v, "shape") and state[k].shape != v.shape
+    ]
+    parts = [
+        f"{len(keys)} {what} ({'; '.join(keys[:limit])}{'; ...' if len(keys) > limit else ''})"
+        for keys, what in ((missing, "missing"), (unknown, "unknown"), (shapes, "of another shape"))
+        if keys
+    ]
+    if parts:
+        raise CheckpointError(f"{path}: its weights are of another model: {', '.join(parts)}.")
