@@ -1,0 +1,200 @@
+"""The metric itself: what it takes, what it refuses, what it keeps."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+import subprocess
+import sys
+
+import lightning as L
+import pytest
+import torch
+
+from detkit.errors import ConfigError, DataError
+from detkit.evaluation import MeanAveragePrecision
+
+PROTOCOLS = ["coco", "voc07", "voc10"]
+BOX = [10.0, 10.0, 60.0, 60.0]
+
+
+def found(*labels: int, dtype: torch.dtype = torch.float32) -> dict:
+    return {
+        "boxes": torch.tensor([BOX] * len(labels)).reshape(-1, 4).to(dtype),
+        "scores": torch.linspace(1, 0.5, len(labels)).to(dtype),
+        "labels": torch.tensor(labels, dtype=torch.int64),
+    }
+
+
+def target(*labels: int, **fields: object) -> dict:
+    boxes = torch.tensor([BOX] * len(labels)).reshape(-1, 4)
+    return {"boxes": boxes, "labels": torch.tensor(labels, dtype=torch.int64), **fields}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_perfect_detector_and_a_blind_one(protocol: str) -> None:
+    for detections, expected in ((found(1), 1.0), (found(), 0.0), (found(1, dtype=torch.bfloat16), 1.0)):
+        metric = MeanAveragePrecision(protocol, ["cat"])
+        metric.update([detections], [target(1, image_id="a")])
+        result = metric.compute()
+        assert result["map"].item() == pytest.approx(expected)
+        assert result["map_50"].item() == pytest.approx(expected)
+        assert {value.dtype for key, value in result.items() if key != "classes"} == {torch.float64}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("images", [[], [(found(1), target())], [(found(), target())]])
+def test_nothing_to_count_is_nan(protocol: str, images: list) -> None:
+    metric = MeanAveragePrecision(protocol, ["cat", "dog"])
+    metric.update([detections for detections, _ in images], [sample for _, sample in images])
+    result = metric.compute()
+    assert result["classes"].tolist() == [1, 2]
+    assert all(value.isnan().all() for key, value in result.items() if key != "classes")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_class_without_objects_is_nan_and_not_part_of_the_mean(protocol: str) -> None:
+    metric = MeanAveragePrecision(protocol, ["cat", "dog", "cow"])
+    metric.update([found(1, 2)], [target(1, 3)])
+    result = metric.compute()
+    assert result["map_per_class"].tolist() == pytest.approx([1, math.nan, 0], nan_ok=True)
+    assert result["map"].item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_one_class_gives_vectors_too(protocol: str) -> None:
+    metric = MeanAveragePrecision(protocol)
+    metric.update([found(4)], [target(4)])
+    for result in (metric.compute(), metric.compute()):  # computed, and remembered
+        assert result["classes"].tolist() == [4]
+        assert result["map_per_class"].shape == (1,)
+        assert result["map"].shape == ()
+
+
+def test_without_names_the_labels_that_came_are_the_classes() -> None:
+    metric = MeanAveragePrecision()
+    metric.update([found(7, 2)], [target(2, 5)])
+    assert metric.compute()["classes"].tolist() == [2, 5, 7]
+    assert MeanAveragePrecision()._labels([]) == []
+
+
+def test_an_image_counts_once_by_its_id_and_always_without() -> None:
+    metric = MeanAveragePrecision("voc10", ["cat"])
+    for image_id in (1, "1", torch.tensor(1), 1):
+        metric.update([found(1)], [target(1, image_id=image_id)])
+        metric.update([found()], [target(1)])
+    # The ids 1 and "1" differ; the four images without id are all counted, and all missed.
+    assert metric.compute()["map"].item() == pytest.approx(2 / 6)
+
+
+def test_the_order_of_the_images_does_not_matter() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = []
+    for image_id in [3, "b", 1, "a", 10, 2]:
+        detections = found(1, 1, 1)
+        detections["boxes"] = detections["boxes"] + torch.randint(0, 12, (3, 4), generator=generator)
+        detections["scores"] = torch.tensor([0.5, 0.5, 0.25])
+        images.append((detections, target(1, image_id=image_id)))
+    results = []
+    for order in (images, images[::-1]):
+        metric = MeanAveragePrecision("coco", ["cat"])
+        for detections, sample in order:
+            metric.update([detections], [sample])
+        results.append(metric.compute()["map"].item())
+    assert results[0] == results[1]
+    assert 0 < results[0] < 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(("owner", "field"), [("detections", "boxes"), ("detections", "scores"), ("target", "boxes")])
+def test_what_is_not_finite_is_refused_by_the_images_id(owner: str, field: str, value: float) -> None:
+    detections, sample = found(1), target(1, image_id="007.jpg")
+    {"detections": detections, "target": sample}[owner][field][0] = value
+    metric = MeanAveragePrecision()
+    with pytest.raises(DataError, match=rf"007\.jpg.*{owner}.*{field}.*not finite"):
+        metric.update([found(1), detections], [target(1), sample])
+    assert metric.images == []  # nothing of a refused batch is kept
+
+
+@pytest.mark.parametrize(
+    ("detections", "sample", "told"),
+    [
+        ({"boxes": torch.zeros(0, 4), "labels": torch.zeros(0)}, target(image_id=5), r"image 5.*'scores'"),
+        (found(1), {"boxes": torch.zeros(1, 4)}, r"without image_id.*target.*'labels'"),
+        (found(1), {"labels": torch.ones(1)}, r"target.*'boxes'"),
+        (found(1) | {"scores": torch.ones(2)}, target(1), r"1 boxes.*'scores'.*\(2,\)"),
+        (found(1), target(1, difficult=torch.zeros(3).bool()), r"1 boxes.*'difficult'.*\(3,\)"),
+        (found(1) | {"boxes": torch.zeros(0)}, target(1), r"\(N, 4\)"),
+        (found(0), target(1), r"label 0.*1\.\.2"),
+        (found(1), target(3), r"label 3.*1\.\.2"),
+    ],
+)
+def test_what_does_not_fit_is_told(detections: dict, sample: dict, told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        MeanAveragePrecision(class_names=["cat", "dog"]).update([detections], [sample])
+
+
+def test_unequally_many_are_told() -> None:
+    with pytest.raises(DataError, match="1 detections for 2 targets"):
+        MeanAveragePrecision().update([found(1)], [target(1), target(1)])
+
+
+def test_options_that_cannot_work_are_told() -> None:
+    with pytest.raises(ConfigError, match=r"voc12.*coco, voc07, voc10"):
+        MeanAveragePrecision("voc12")
+    with pytest.raises(ConfigError, match=r"iou_threshold.*voc07 and voc10"):
+        MeanAveragePrecision("coco", iou_threshold=0.5)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_protocol_says_how_difficult_and_crowd_were_treated(protocol: str) -> None:
+    description = MeanAveragePrecision(protocol).protocol_description
+    assert description.startswith(protocol.upper())
+    assert all(word in description for word in ("IoU", "difficult", "crowd", "ignored"))
+
+
+def test_reset_copy_pickle_and_moving() -> None:
+    metric = MeanAveragePrecision("coco", ["cat"])
+    detections, sample = found(1), target(1, image_id=1)
+    metric.update([detections], [sample])
+    detections["boxes"].zero_()  # what was taken in is the metric's own
+    for same in (copy.deepcopy(metric), pickle.loads(pickle.dumps(metric)), metric.half().to("meta"), metric):
+        assert same.compute()["map"].item() == pytest.approx(1)
+        assert same.compute()["map_per_class"].shape == (1,)
+    metric.reset()
+    assert metric.images == []
+    metric.update([found()], [target(1, image_id=1)])
+    assert metric.compute()["map"].item() == 0
+
+
+def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    metric = MeanAveragePrecision("coco", ["cat"])
+    metric.update([found(1)], [target(1)])
+    metric.compute()
+    assert capfd.readouterr().out == ""
+
+
+def test_lightning_logs_the_scalars() -> None:
+    class Judge(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.metric = MeanAveragePrecision("coco", ["cat"])
+
+        def validation_step(self, batch: list, index: int) -> None:
+            self.metric.update([found(1)], [target(1, image_id=index)])
+
+        def on_validation_epoch_end(self) -> None:
+            self.log_dict({k: v for k, v in self.metric.compute().items() if v.ndim == 0}, prog_bar=True)
+
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    (logged,) = trainer.validate(Judge(), torch.utils.data.DataLoader([0, 1]), verbose=False)
+    assert logged["map"] == pytest.approx(1)
+    assert logged["map_50"] == pytest.approx(1)
+
+
+def test_the_room_does_not_import_what_is_slow() -> None:
+    code = "import sys, detkit.evaluation as e; slow = {'torchmetrics', 'pycocotools', 'numba'} & set(sys.modules)"
+    code += "; assert not slow, slow; assert 'MeanAveragePrecision' in dir(e); e.MeanAveragePrecision"
+    code += "; assert 'pycocotools' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,159 @@
+"""The VOC protocols: published answers, and the devkit's port read as plain Python."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detkit.evaluation import MeanAveragePrecision
+
+INCLUSIVE = torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64)  # VOC's boxes minus this are half-open
+
+
+def sample(boxes: list, labels: list[int], **fields: object) -> dict:
+    return {
+        "boxes": torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4),
+        "labels": torch.tensor(labels, dtype=torch.int64),
+        **fields,
+    }
+
+
+@pytest.mark.slow
+def test_the_known_answer_on_voc2007_test(shared: Callable[[str], Path]) -> None:
+    root = shared("fixtures/voc07_test")
+    with gzip.open(root / "ground_truth.json.gz", "rt") as file:
+        truth = json.load(file)
+    names = sorted({entry["name"] for objects in truth.values() for entry in objects})
+    found: dict[str, list] = {image: [] for image in truth}
+    for path in sorted((root / "detections").iterdir()):
+        label = names.index(path.name.split("_")[3].split(".")[0]) + 1
+        with gzip.open(path, "rt") as file:
+            for image, score, *box in map(str.split, file):
+                found[image].append((label, float(score), [float(value) for value in box]))
+    metrics = [MeanAveragePrecision(protocol, names) for protocol in ("voc07", "voc10")]
+    for image, objects in truth.items():
+        rows = found[image]
+        detections = sample([row[2] for row in rows], [row[0] for row in rows])
+        detections["scores"] = torch.tensor([row[1] for row in rows], dtype=torch.float64)
+        target = sample(
+            [entry["bbox"] for entry in objects],
+            [names.index(entry["name"]) + 1 for entry in objects],
+            difficult=torch.tensor([bool(entry["difficult"]) for entry in objects]),
+            image_id=image,
+        )
+        for part in (detections, target):
+            part["boxes"] = part["boxes"] - INCLUSIVE
+        for metric in metrics:
+            metric.update([detections], [target])
+    results = [metric.compute() for metric in metrics]
+    assert [round(result["map"].item(), 4) for result in results] == [0.6775, 0.6968]
+    assert [result["map_per_class"].shape for result in results] == [(20,), (20,)]
+
+
+@pytest.mark.parametrize(("protocol", "expected"), [("voc07", 26.84), ("voc10", 24.57)])
+def test_the_known_answer_on_the_toy_set(shared: Callable[[str], Path], protocol: str, expected: float) -> None:
+    root = shared("fixtures/toy_ap30")
+
+    def read(path: Path, scored: bool) -> tuple[list, list]:
+        rows = [[float(value) for value in line.split()[1:]] for line in path.read_text().splitlines()]
+        scores = [row.pop(0) for row in rows] if scored else []
+        return [[x, y, x + w + 1, y + h + 1] for x, y, w, h in rows], scores
+
+    metric = MeanAveragePrecision(protocol, ["person"], iou_threshold=0.3)
+    for path in sorted((root / "groundtruths").iterdir()):
+        boxes, _ = read(path, scored=False)
+        found, scores = read(root / "detections" / path.name, scored=True)
+        detections = sample(found, [1] * len(found), scores=torch.tensor(scores))
+        metric.update([detections], [sample(boxes, [1] * len(boxes), image_id=path.stem)])
+    result = metric.compute()
+    assert round(result["map"].item() * 100, 2) == expected
+    assert "map_50" not in result  # it is not at .5
+    assert "IoU > 0.30" in metric.protocol_description
+
+
+def voc_eval(images: list[tuple], threshold: float, eleven: bool) -> float:
+    """voc_eval.py of py-faster-rcnn for one class, in plain Python on inclusive boxes (papers.md 2.3).
+
+    images: (boxes, difficult, detected boxes, scores) of each.
+    """
+    flat = [(-s, i, b) for i, (_, _, found, scores) in enumerate(images) for b, s in zip(found, scores, strict=True)]
+    flat.sort(key=lambda row: row[0])
+    objects = sum(not hard for _, difficult, _, _ in images for hard in difficult)
+    taken = [[False] * len(boxes) for boxes, *_ in images]
+    hits, misses, recall, precision = 0, 0, [], []
+    for _, i, (x1, y1, x2, y2) in flat:
+        boxes, difficult = images[i][:2]
+        best, owner = -np.inf, -1
+        for j, (u1, v1, u2, v2) in enumerate(boxes):
+            width, height = max(min(x2, u2) - max(x1, u1) + 1, 0), max(min(y2, v2) - max(y1, v1) + 1, 0)
+            union = (x2 - x1 + 1) * (y2 - y1 + 1) + (u2 - u1 + 1) * (v2 - v1 + 1) - width * height
+            if width * height / union > best:
+                best, owner = width * height / union, j
+        if best > threshold:
+            if not difficult[owner]:
+                hits += not taken[i][owner]
+                misses += taken[i][owner]
+                taken[i][owner] = True
+        else:
+            misses += 1
+        recall.append(hits / objects)
+        precision.append(hits / max(hits + misses, np.finfo(np.float64).eps))
+    pairs = list(zip(recall, precision, strict=True))
+    if eleven:
+        return sum(max((p for r, p in pairs if r >= point), default=0.0) for point in np.arange(0.0, 1.1, 0.1)) / 11
+    area, before = 0.0, 0.0
+    for k, reached in enumerate(recall):
+        area += (reached - before) * max(precision[k:])
+        before = reached
+    return area
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.3, 0.5]), st.booleans())
+def test_equal_to_the_devkits_port(seed: int, threshold: float, eleven: bool) -> None:
+    rng = np.random.default_rng(seed)
+
+    def boxes(count: int) -> list[list[int]]:
+        corner = rng.integers(1, 12, (count, 2))
+        return np.concatenate((corner, corner + rng.integers(0, 9, (count, 2))), axis=1).tolist()
+
+    images, metric = [], MeanAveragePrecision("voc07" if eleven else "voc10", ["it"], iou_threshold=threshold)
+    for image in range(4):
+        truths, found = boxes(int(rng.integers(0, 4))), boxes(int(rng.integers(0, 8)))
+        difficult = (rng.random(len(truths)) < 0.3).tolist()
+        scores = (rng.integers(0, 9, len(found)) / 8).tolist()
+        images.append((truths, difficult, found, scores))
+        detections = sample(found, [1] * len(found), scores=torch.tensor(scores))
+        target = sample(truths, [1] * len(truths), difficult=torch.tensor(difficult).bool(), image_id=image)
+        for part in (detections, target):
+            part["boxes"] = part["boxes"] - INCLUSIVE
+        metric.update([detections], [target])
+    ours = metric.compute()["map"].item()
+    if all(hard for _, difficult, _, _ in images for hard in difficult):
+        assert np.isnan(ours)
+    else:
+        assert ours == pytest.approx(voc_eval(images, threshold, eleven), abs=1e-12)
+
+
+def test_a_match_is_strictly_above_the_threshold() -> None:
+    target = sample([[0, 0, 10, 10]], [1])
+    for height, expected in ((5.0, 0.0), (5.5, 1.0)):  # IoU .5 and .55
+        metric = MeanAveragePrecision("voc10", ["it"])
+        metric.update([sample([[0, 0, 10, height]], [1], scores=torch.ones(1))], [target])
+        assert metric.compute()["map_50"].item() == expected
+
+
+def test_crowds_count_as_difficult() -> None:
+    boxes = [[0, 0, 10, 10], [50, 50, 90, 90]]
+    found = sample([boxes[1], boxes[1], boxes[0]], [1, 1, 1], scores=torch.tensor([0.9, 0.8, 0.7]))
+    metric = MeanAveragePrecision("voc10", ["it"])
+    metric.update([found], [sample(boxes, [1, 1], crowd=torch.tensor([False, True]))])
+    assert metric.compute()["map"].item() == 1
