@@ -50,7 +50,7 @@ class COCO(DetectionDataModule):
         batch_size: int = 2,
         eval_batch_size: int | None = None,
         num_workers: int | None = None,
-        transforms: list[Any] | None = None,
+        transforms: list[dict[str, Any]] | None = None,
         seed: int = 0,
         group_by_aspect: bool = False,
         class_names: list[str] | None = None,
@@ -143,7 +143,8 @@ def read_coco(
         try:
             image, category = annotation["image_id"], annotation["category_id"]
             x, y, width, height = (float(value) for value in annotation["bbox"])
-            crowd, area = bool(annotation.get("iscrowd", 0)), float(annotation.get("area", "nan"))
+            crowd, given = bool(annotation.get("iscrowd", 0)), annotation.get("area")
+            area = float("nan") if given is None else float(given)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{where}: incomplete or not as COCO writes it ({error!r})") from None
         if image not in images:

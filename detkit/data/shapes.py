@@ -53,7 +53,7 @@ class Shapes(VOC):
         batch_size: int = 2,
         eval_batch_size: int | None = None,
         num_workers: int | None = None,
-        transforms: list[Any] | None = None,
+        transforms: list[dict[str, Any]] | None = None,
         seed: int = 0,
         group_by_aspect: bool = False,
         class_names: list[str] | None = None,

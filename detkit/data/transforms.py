@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from detkit.errors import ConfigError
+
+# Its look-up of newer versions on the network must be off before anyone imports it.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 Item = dict[str, Any]
 """A sample on its way: "image" uint8 (H, W, 3), "boxes" float32 (N, 4), further per-box arrays
@@ -68,6 +72,11 @@ class AlbumentationsPipeline:
         boxes = np.concatenate([item["boxes"], proposals]).astype(np.float32)
         result = compose(image=np.ascontiguousarray(item["image"]), bboxes=boxes, index=np.arange(len(boxes)))
         image = result["image"]
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
+            raise ConfigError(
+                f"transforms: the image came out as {type(image).__name__} {getattr(image, 'dtype', '')} instead of "
+                "uint8 (H, W, 3); leave Normalize, ToFloat, ToGray(1) and ToTensorV2 out, the detector does their work"
+            )
         kept = np.asarray(result["index"]).astype(np.int64).reshape(-1)
         boxes = np.asarray(result["bboxes"], np.float32).reshape(-1, 4)
         # A sliver that passes the area test can still be thinner than a pixel.
@@ -91,7 +100,8 @@ class AlbumentationsPipeline:
             ConfigError: an unknown class_path, or arguments that the transform does not take.
         """
         if self._compose is None:
-            albumentations = import_albumentations()
+            import albumentations  # takes seconds: only where it is used
+
             parameters = albumentations.BboxParams(
                 format="pascal_voc",
                 label_fields=["index"],
@@ -101,6 +111,9 @@ class AlbumentationsPipeline:
                 min_visibility=self.min_visibility,
             )
             steps = [instantiate(transform) for transform in self.transforms]
+            for step in steps:
+                if not isinstance(step, albumentations.BasicTransform | albumentations.BaseCompose):
+                    raise ConfigError(f"transforms: {step!r} is no albumentations transform")
             self._compose = albumentations.Compose(steps, bbox_params=parameters)
         return self._compose
 
@@ -111,14 +124,6 @@ def _scaled_area(item: Item, boxes: np.ndarray, rows: np.ndarray) -> np.ndarray:
     old = (before[:, 2:] - before[:, :2]).prod(1)
     new = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     return (item["area"][rows] * new / np.maximum(old, 1e-6)).astype(np.float32)
-
-
-def import_albumentations() -> Any:
-    """Import albumentations (seconds) without its look-up of newer versions on the network."""
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    import albumentations
-
-    return albumentations
 
 
 def instantiate(spec: Any) -> Any:
@@ -138,14 +143,11 @@ def instantiate(spec: Any) -> Any:
     if not isinstance(path, str) or unknown:
         raise ConfigError(f"transforms: each entry needs class_path and may have init_args, got {dict(spec)}")
     module, _, name = path.rpartition(".")
-    albumentations = import_albumentations()
     try:
-        cls = getattr(importlib.import_module(module) if module else albumentations, name)
+        cls = getattr(importlib.import_module(module or "albumentations"), name)
     except (ImportError, AttributeError, ValueError):
         raise ConfigError(f"transforms: no class {path!r}; for example albumentations.HorizontalFlip") from None
     arguments = _resolve(spec.get("init_args") or {})
-    import warnings
-
     try:
         with warnings.catch_warnings():
             # albumentations warns about an unknown argument and goes on without it.
