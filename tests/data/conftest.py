@@ -12,8 +12,6 @@ from PIL import Image
 from detkit.data.voc_files import VOCObject
 from detkit.data.voc_writing import format_annotation
 
-MakeVOC = Callable[..., Path]
-
 
 def write_image(path: Path, width: int = 40, height: int = 30, seed: int = 0, **save: object) -> Path:
     """A noise image in a format that the suffix tells."""
@@ -23,8 +21,14 @@ def write_image(path: Path, width: int = 40, height: int = 30, seed: int = 0, **
     return path
 
 
+@pytest.fixture(name="write_image")
+def _write_image() -> Callable[..., Path]:
+    """`write_image(path, width, height, seed, **save)` -> path."""
+    return write_image
+
+
 @pytest.fixture
-def make_voc(tmp_path: Path) -> MakeVOC:
+def make_voc(tmp_path: Path) -> Callable[..., Path]:
     """`make_voc({"a": [VOCObject, ...]}, sets={"train": ["a"]})` -> a VOC folder; boxes are half-open."""
 
     def make(
@@ -48,7 +52,7 @@ def make_voc(tmp_path: Path) -> MakeVOC:
 
 
 @pytest.fixture
-def two_cats(make_voc: MakeVOC) -> Path:
+def two_cats(make_voc: Callable[..., Path]) -> Path:
     """A VOC folder with images "a" (a cat and a difficult dog) and "b" (a cat)."""
     cat, dog = VOCObject("cat", (1, 2, 20, 22), False), VOCObject("dog", (5, 5, 35, 30), True)
     sets = {"train": ["a", "b"], "val": ["b"], "test": ["a"]}

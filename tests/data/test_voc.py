@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.data.conftest import MakeVOC, write_image
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,7 +65,7 @@ def test_writing_and_reading_is_the_identity(tmp_path_factory: pytest.TempPathFa
         np.testing.assert_allclose((x1 - 1, y1 - 1, x2, y2), written.box, atol=1e-9)
 
 
-def test_several_years_and_the_folder_around(make_voc: MakeVOC, tmp_path: Path) -> None:
+def test_several_years_and_the_folder_around(make_voc: Callable[..., Path], tmp_path: Path) -> None:
     make_voc({"000001": [CAT]}, {"trainval": ["000001"]}, "VOCdevkit/VOC2007")
     make_voc({"2012_1": [CAT], "2012_2": []}, {"trainval": ["2012_1", "2012_2"]}, "VOCdevkit/VOC2012")
     both = "2007/trainval+2012/trainval"
@@ -118,9 +118,7 @@ def test_flag_column_and_blank_lines(two_cats: Path) -> None:
         ("<xmin>2<", "<xmin>0<", "zero_based", 2),
     ],
 )
-def test_what_is_wrong_with_a_box_becomes_a_finding(
-    two_cats: Path, old: str, new: str, kind: str, boxes: int
-) -> None:
+def test_what_is_wrong_with_a_box_becomes_a_finding(two_cats: Path, old: str, new: str, kind: str, boxes: int) -> None:
     edit(two_cats / "Annotations" / "a.xml", old, new)
     train = VOC(str(two_cats)).annotations("train")
     assert train.counts[0] == boxes
@@ -191,7 +189,7 @@ def test_given_classes_keep_their_order(two_cats: Path) -> None:
     assert data.num_classes == 3
 
 
-def test_class_of_the_validation_set_alone_counts_and_warns(make_voc: MakeVOC) -> None:
+def test_class_of_the_validation_set_alone_counts_and_warns(make_voc: Callable[..., Path]) -> None:
     dog = VOCObject("dog", (1, 1, 9, 9), False)
     data = VOC(str(make_voc({"a": [CAT], "b": [dog]}, {"train": ["a"], "val": ["b"]})), test=None)
     assert data.class_names == ["cat", "dog"]
@@ -255,13 +253,13 @@ def test_file_that_is_no_annotation(two_cats: Path) -> None:
         VOC(str(two_cats))
 
 
-def test_jpeg_and_upper_case_suffixes(two_cats: Path) -> None:
+def test_jpeg_and_upper_case_suffixes(two_cats: Path, write_image: Callable[..., Path]) -> None:
     (two_cats / "JPEGImages" / "a.png").unlink()
     write_image(two_cats / "JPEGImages" / "a.JPEG")
     assert VOC(str(two_cats)).annotations("train").path(0).endswith("a.JPEG")
 
 
-def test_blood_cells(shared) -> None:  # type: ignore[no-untyped-def]
+def test_blood_cells(shared: Callable[[str], Path]) -> None:
     data = VOC(str(shared("data/bccd")))
     summary = data.summary()
     assert sum(split.images for split in summary.splits.values()) == 364
@@ -271,7 +269,7 @@ def test_blood_cells(shared) -> None:  # type: ignore[no-untyped-def]
     assert {each.kind for each in found} == {"degenerate"} and all(each.object for each in found)
 
 
-def test_animals(shared) -> None:  # type: ignore[no-untyped-def]
+def test_animals(shared: Callable[[str], Path]) -> None:
     data = VOC(str(shared("data/voc-animals")), test=None, num_workers=0)
     summary = data.summary()
     assert (summary.splits["train"].images, summary.splits["val"].images) == (1697, 400)

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detkit.data import COCO
+from detkit.errors import DataError
+
+
+@pytest.fixture
+def folder(tmp_path: Path, write_image: Callable[..., Path]) -> Path:
+    write_image(tmp_path / "images" / "a.png")
+    write_image(tmp_path / "images" / "b.png", 20, 50)
+    return tmp_path
+
+
+def content(**changes: Any) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "images": [
+            {"id": 30, "file_name": "a.png", "width": 40, "height": 30},
+            {"id": 7, "file_name": "b.png", "width": 20, "height": 50},
+        ],
+        "categories": [{"id": 18, "name": "dog"}, {"id": 3, "name": "car"}],
+        "annotations": [
+            {"id": 1, "image_id": 30, "category_id": 18, "bbox": [1, 2, 10, 20], "area": 120.5, "iscrowd": 0},
+            {"id": 2, "image_id": 30, "category_id": 3, "bbox": [5, 5, 10.5, 10], "area": 80, "iscrowd": 1},
+        ],
+    }
+    return result | changes
+
+
+def annotation(**changes: Any) -> dict[str, Any]:
+    return content()["annotations"][0] | changes
+
+
+def image(**changes: Any) -> dict[str, Any]:
+    return content()["images"][0] | changes
+
+
+def load(folder: Path, data: Any, **options: Any) -> COCO:
+    (folder / "x.json").write_text(data if isinstance(data, str) else json.dumps(data))
+    return COCO(
+        str(folder), train_annotations="x.json", train_images="images", val_annotations=None, num_workers=0, **options
+    )
+
+
+def test_ids_areas_crowds_and_empty_images(folder: Path) -> None:
+    data = load(folder, content())
+    assert (data.class_names, data.category_ids) == (["car", "dog"], [3, 18])
+    train = data.annotations("train")
+    assert train is not None and train.image_ids.tolist() == [30, 7]
+    fields = train.fields(0)
+    np.testing.assert_array_equal(fields["boxes"], [[1, 2, 11, 22], [5, 5, 15.5, 15]])
+    assert fields["labels"].tolist() == [2, 1] and fields["crowd"].tolist() == [False, True]
+    assert fields["area"].tolist() == [120.5, 80] and not fields["difficult"].any()
+    empty = data.dataset("train")[1]
+    assert empty["boxes"].shape == (0, 4) and empty["labels"].shape == (0,) and empty["image_id"] == 7
+
+
+def test_categories_are_matched_by_name(folder: Path) -> None:
+    data = load(folder, content(), class_names=["dog", "car"])
+    assert data.category_ids == [18, 3]
+    assert data.annotations("train").fields(0)["labels"].tolist() == [1, 2]
+    with pytest.raises(DataError, match=r"no category cat \(there are: dog, car\)"):
+        load(folder, content(), class_names=["cat", "car"])
+    with pytest.raises(DataError, match=r"annotation 2: its category 3 is not among the classes \(dog\)"):
+        load(folder, content(), class_names=["dog"])
+
+
+@pytest.mark.parametrize(
+    ("bbox", "kind"),
+    [
+        ([1, 2, 0, 5], "degenerate"),
+        ([1, 2, 5, 0.5], "degenerate"),
+        ([9, 2, -5, 5], "inverted"),
+        ([1, 2, 500, 5], "clipped"),
+        ([50, 2, 5, 5], "outside"),
+        ([1, 2, float("nan"), 5], "not_finite"),
+    ],
+)
+def test_bad_boxes_become_findings(folder: Path, bbox: list[float], kind: str) -> None:
+    train = load(folder, content(annotations=[annotation(id=77, bbox=bbox)])).annotations("train")
+    assert [(each.kind, each.object) for each in train.findings] == [(kind, 77)]
+    assert len(train.boxes) == (kind == "clipped")
+
+
+def test_thin_boxes_stay_in_evaluation(folder: Path) -> None:
+    (folder / "v.json").write_text(json.dumps(content(annotations=[annotation(bbox=[1, 1, 0.5, 9])])))
+    load(folder, content())
+    data = COCO(str(folder), "x.json", "images", "v.json", "images", num_workers=0)
+    assert len(data.annotations("val").boxes) == 1
+
+
+def test_rounding_is_no_finding(folder: Path) -> None:
+    train = load(folder, content(annotations=[annotation(bbox=[0, 0, 40.01, 30])])).annotations("train")
+    assert train.findings == [] and train.boxes.tolist() == [[0, 0, 40, 30]]
+
+
+def test_missing_area_is_the_box(folder: Path) -> None:
+    train = load(folder, content(annotations=[annotation(area=None)])).annotations("train")
+    assert train.area.tolist() == [200]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[]", "no list 'images'"),
+        (content(images=[]), "'images' is empty"),
+        (content(categories=[]), "'categories' is empty"),
+        (content(annotations=None), "no list 'annotations'"),
+        (content(annotations=[annotation(image_id=5)]), "annotation 1: image id 5 is not among the images"),
+        (content(annotations=[annotation(category_id=5)]), "annotation 1: category id 5 is not among"),
+        (content(annotations=[{"id": 4}]), "annotation 4: incomplete"),
+        (content(annotations=[annotation(bbox=[1, 2])]), "annotation 1: incomplete"),
+        (content(annotations=["x"]), "annotation None: incomplete"),
+        (content(images=[image(), image()]), "image id 30 is given twice"),
+        (content(images=[image(file_name="../a.png")]), "refused"),
+        (content(images=[image(file_name="/etc/passwd")]), "refused"),
+        (content(images=[image(file_name="c.png")]), "no file c.png"),
+        (content(images=[image(width=0)]), "size is 0 x 30"),
+        (content(images=[{"id": 1}]), "lacks id, file_name"),
+        (content(categories=[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]), "given twice"),
+        (content(categories=[{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]), "given twice"),
+        (content(categories=[{"id": 1}]), "lacks id or name"),
+    ],
+)
+def test_bad_file(folder: Path, data: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message) as error:
+        load(folder, data)
+    assert "x.json" in str(error.value)
+
+
+def test_missing_files(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"instances_train2017\.json: annotation file does not exist"):
+        COCO(str(folder))
+    load(folder, content())
+    with pytest.raises(DataError, match="image folder does not exist"):
+        COCO(str(folder), train_annotations="x.json", train_images="nowhere")
+    with pytest.raises(DataError, match="without test_images"):
+        COCO(str(folder), train_annotations="x.json", train_images="images", test_annotations="x.json")
+
+
+def test_high_crowd_share_is_warned_of(folder: Path) -> None:
+    summary = load(folder, content()).summary()
+    assert summary.splits["train"].crowd == 1
+    assert any("iscrowd" in text for text in summary.warnings)
+
+
+def test_coco128(shared: Callable[[str], Path]) -> None:
+    data = COCO(str(shared("data/coco128")), val_annotations=None, num_workers=0, transforms=[])
+    split = data.summary().splits["train"]
+    assert (split.images, split.boxes, split.crowd) == (128, 939, 10)
+    assert data.num_classes == 80 and data.category_ids[-1] == 90
+    dataset = data.dataset("train")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no image may differ in size from its annotation
+        samples = [dataset[index] for index in range(len(dataset))]
+    assert all(sample["image"].shape[0] == 3 for sample in samples)
+    assert any((sample["image"][0] == sample["image"][1]).all() for sample in samples)  # the gray one

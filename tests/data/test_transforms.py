@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detkit.data.transforms import AlbumentationsPipeline, HorizontalFlip, make_transform
+from detkit.errors import ConfigError
+
+WIDTH, HEIGHT = 40, 30
+
+
+def spec(name: str, **init_args: Any) -> dict[str, Any]:
+    return {"class_path": f"albumentations.{name}", "init_args": init_args}
+
+
+def make_item(boxes: list[tuple[int, int, int, int]]) -> dict[str, Any]:
+    """Each object's fields all tell its number; its box is filled with that number in the image."""
+    rows = np.array(boxes, np.float32).reshape(-1, 4)
+    number = np.arange(1, len(rows) + 1)
+    return {
+        "image": np.full((HEIGHT, WIDTH, 3), 7, np.uint8),
+        "boxes": rows,
+        "labels": number.astype(np.int64) + 2**40,
+        "difficult": number % 2 == 0,
+        "crowd": number % 3 == 0,
+        "area": (rows[:, 2:] - rows[:, :2]).prod(1),
+        "proposals": rows.copy(),
+    }
+
+
+boxes = st.lists(
+    st.tuples(st.integers(0, 30), st.integers(0, 20), st.integers(1, 10), st.integers(1, 10)).map(
+        lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3])
+    ),
+    max_size=6,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(boxes, st.integers(0, 2**32 - 1))
+def test_fields_stay_in_step_under_flips_and_crops(rows: list, seed: int) -> None:
+    pipeline = AlbumentationsPipeline([spec("HorizontalFlip"), spec("RandomCrop", width=25, height=20)])
+    item = make_item(rows)
+    output = pipeline(item, seed)
+    count = len(output["boxes"])
+    number = output["labels"] - 2**40
+    assert output["boxes"].shape == (count, 4) and output["boxes"].dtype == np.float32
+    assert all(len(output[name]) == count for name in ("labels", "difficult", "crowd", "area"))
+    assert (output["labels"].dtype, output["difficult"].dtype, output["area"].dtype) == (np.int64, bool, np.float32)
+    np.testing.assert_array_equal(output["difficult"], number % 2 == 0)
+    np.testing.assert_array_equal(output["crowd"], number % 3 == 0)
+    sides = output["boxes"][:, 2:] - output["boxes"][:, :2]
+    assert (sides >= 1).all() and (output["boxes"] >= 0).all() and (output["boxes"] <= [25, 20, 25, 20]).all()
+    np.testing.assert_allclose(output["area"], sides.prod(1), rtol=1e-4)
+    np.testing.assert_array_equal(output["proposals"], output["boxes"])
+
+
+@pytest.mark.parametrize("transform", [HorizontalFlip(1.0), AlbumentationsPipeline([spec("HorizontalFlip", p=1.0)])])
+def test_flip_moves_boxes_with_their_pixels(transform: Any) -> None:
+    item = make_item([(3, 4, 13, 9)])
+    item["image"][4:9, 3:13] = 200
+    output = transform(item, 0)
+    np.testing.assert_allclose(output["boxes"], [[27, 4, 37, 9]], atol=1e-4)
+    assert (output["image"][4:9, 27:37] == 200).all() and (output["image"] == 200).sum() == 5 * 10 * 3
+    np.testing.assert_allclose(output["proposals"], output["boxes"])
+    assert (item["boxes"] == [[3, 4, 13, 9]]).all() and (item["image"][4:9, 3:13] == 200).all()
+
+
+@pytest.mark.parametrize("transform", [HorizontalFlip(), AlbumentationsPipeline([spec("HorizontalFlip")])])
+def test_pure_function_of_the_seed(transform: Any) -> None:
+    item = make_item([(3, 4, 13, 9)])
+    item["image"][:, :5] = 99
+    outcomes = [transform(item, seed)["image"][0, 0, 0] == 99 for seed in range(64)]
+    assert outcomes == [transform(item, seed)["image"][0, 0, 0] == 99 for seed in range(64)]
+    assert 16 < sum(outcomes) < 48
+
+
+def test_no_boxes_and_all_boxes_lost() -> None:
+    crop = AlbumentationsPipeline([spec("Crop", x_min=0, y_min=0, x_max=10, y_max=10)])
+    for item in (make_item([]), make_item([(20, 20, 30, 28)])):
+        output = crop(item, 0)
+        assert output["boxes"].shape == output["proposals"].shape == (0, 4)
+        assert output["labels"].shape == (0,) and output["labels"].dtype == np.int64
+
+
+def test_slivers_are_dropped() -> None:
+    crop = AlbumentationsPipeline([spec("Crop", x_min=0, y_min=0, x_max=20, y_max=30)])
+    item = make_item([(19, 0, 30, 10)])
+    item["boxes"][0, 0] = 19.5  # 0.5 x 10 px remain: more than a square pixel, but thinner than one
+    assert len(crop(item, 0)["boxes"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        (spec("HorizontlFlip"), "no class 'albumentations.HorizontlFlip'"),
+        ({"class_path": "nowhere.at.All"}, "no class 'nowhere.at.All'"),
+        (spec("HorizontalFlip", q=1), "albumentations.HorizontalFlip does not take .*'q'"),
+        (spec("RandomCrop", width=-3, height=4), "albumentations.RandomCrop does not take"),
+        ({"class": "x"}, "each entry needs class_path"),
+        ("albumentations.HorizontalFlip", "write class_path"),
+        ({"class_path": "builtins.dict"}, "no albumentations transform"),
+    ],
+)
+def test_wrong_transform_is_named(transform: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        AlbumentationsPipeline([transform]).build()
+
+
+def test_images_must_stay_uint8() -> None:
+    with pytest.raises(ConfigError, match="leave Normalize"):
+        AlbumentationsPipeline([spec("Normalize")])(make_item([]), 0)
+
+
+def test_nested_transforms_and_objects() -> None:
+    nested = spec("OneOf", transforms=[spec("HorizontalFlip", p=1.0)], p=1.0)
+    output = AlbumentationsPipeline([nested])(make_item([(0, 0, 10, 10)]), 0)
+    np.testing.assert_allclose(output["boxes"], [[30, 0, 40, 10]], atol=1e-4)
+    import albumentations
+
+    output = AlbumentationsPipeline([albumentations.HorizontalFlip(p=1.0)])(make_item([(0, 0, 10, 10)]), 0)
+    np.testing.assert_allclose(output["boxes"], [[30, 0, 40, 10]], atol=1e-4)
+
+
+def test_choice_of_pipeline() -> None:
+    assert isinstance(make_transform(None), HorizontalFlip)
+    assert make_transform([]) is None
+    assert isinstance(make_transform([spec("HorizontalFlip")]), AlbumentationsPipeline)
+
+
+def test_importing_the_package_is_light() -> None:
+    code = "import sys, detkit.data; detkit.data.VOC; print([m for m in ('albumentations', 'cv2') if m in sys.modules])"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip().endswith("[]")
