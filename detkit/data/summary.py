@@ -77,6 +77,7 @@ class DataSummary:
 
     def table(self) -> Any:
         """A rich Table: one column a split, one row a count, then one row a class."""
+        from rich.markup import escape
         from rich.table import Table
 
         table = Table(title="Data", title_justify="left", show_edge=False, pad_edge=False)
@@ -89,7 +90,9 @@ class DataSummary:
             table.add_row(text, *(f"{getattr(split, key):,}" for split in self.splits.values()))
         table.add_section()
         for name, number in self.category_ids.items():
-            table.add_row(f"{name} [dim]({number})[/dim]", *(f"{s.per_class[name]:,}" for s in self.splits.values()))
+            table.add_row(
+                f"{escape(name)} [dim]({number})[/dim]", *(f"{s.per_class[name]:,}" for s in self.splits.values())
+            )
         return table
 
     def lines(self) -> list[str]:
