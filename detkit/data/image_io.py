@@ -30,15 +30,15 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # of Pillow, about odd metadata
             with Image.open(path) as image:
                 image.load()
                 image = _upright(image, size)
                 return np.array(_to_rgb(image))
     except FileNotFoundError:
         raise DataError(f"{path}: image file does not exist") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: image is too large to be read safely ({error})") from None
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: image is too large to be read safely ({error}); cut it into parts") from None
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, OverflowError) as error:
         raise DataError(f"{path}: image cannot be read or is cut short ({error}); replace or remove it") from error
 

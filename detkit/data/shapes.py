@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from detkit.data.annotations import Annotations
 from detkit.data.shapes_drawing import SHAPE_CLASSES, draw_scene
 from detkit.data.voc import VOC
 from detkit.data.voc_files import VOCObject
@@ -83,6 +84,11 @@ class Shapes(VOC):
             DataError: the folder holds something else.
         """
         draw_shapes(self.path, self.counts, self.image_size, self.drawing_seed)
+
+    def read(self, split: str) -> Annotations | None:
+        """Read a split; draws the pictures first, if need be."""
+        self.prepare_data()
+        return super().read(split)
 
 
 def draw_shapes(path: str, counts: dict[str, int], image_size: int, seed: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning as L
@@ -33,6 +35,9 @@ class Recorder(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+Whole = Callable[..., tuple[Recorder, Path]]
 
 
 @pytest.fixture(scope="module")
@@ -66,28 +71,41 @@ def run(
     return model
 
 
+@pytest.fixture(scope="module")
+def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """`whole(workers, val, max_epochs=3)` -> an uninterrupted run and the folder of its checkpoints."""
+
+    @functools.cache
+    def find(workers: int, val: int, **options: int) -> tuple[Recorder, Path]:
+        root = tmp_path_factory.mktemp("whole")
+        return run(folder, root, workers, val=val, **options), root
+
+    return find
+
+
 @pytest.mark.parametrize(("workers", "val"), [(0, 0), (0, 1), (2, 1)])
 @pytest.mark.parametrize("name", ["step=1", "step=3", "step=4", "step=6", "step=8", "end-step=4", "end-step=8"])
-def test_resumed_run_equals_uninterrupted(folder: Path, tmp_path: Path, workers: int, val: int, name: str) -> None:
-    whole = run(folder, tmp_path, workers, val=val, max_epochs=3)
-    assert len(whole.seen) == 3 * BATCHES
-    resumed = run(folder, tmp_path, workers, tmp_path / f"{name}.ckpt", val, max_epochs=3)
-    step = int(name.split("=")[1])
-    assert resumed.seen == whole.seen[step:]
+def test_resumed_run_equals_uninterrupted(
+    whole: Whole, folder: Path, tmp_path: Path, workers: int, val: int, name: str
+) -> None:
+    first, root = whole(workers, val, max_epochs=3)
+    assert len(first.seen) == 3 * BATCHES
+    resumed = run(folder, tmp_path, workers, root / f"{name}.ckpt", val, max_epochs=3)
+    assert resumed.seen == first.seen[int(name.split("=")[1]) :]
 
 
 @pytest.mark.parametrize("val", [0, 1])
 @pytest.mark.parametrize("name", ["step=3", "step=4", "step=6", "end-step=4", "end-step=8"])
-def test_resumed_by_steps_equals_uninterrupted(folder: Path, tmp_path: Path, val: int, name: str) -> None:
-    whole = run(folder, tmp_path, 0, val=val, max_steps=10)
-    assert len(whole.seen) == 10
-    resumed = run(folder, tmp_path, 0, tmp_path / f"{name}.ckpt", val, max_steps=10)
-    assert resumed.seen == whole.seen[int(name.split("=")[1]) :]
+def test_resumed_by_steps_equals_uninterrupted(whole: Whole, folder: Path, tmp_path: Path, val: int, name: str) -> None:
+    first, root = whole(0, val, max_steps=14)
+    assert len(first.seen) == 14
+    resumed = run(folder, tmp_path, 0, root / f"{name}.ckpt", val, max_steps=14)
+    assert resumed.seen == first.seen[int(name.split("=")[1]) :]
 
 
-def test_resuming_twice_equals_uninterrupted(folder: Path, tmp_path: Path) -> None:
-    whole = run(folder, tmp_path, 0, max_steps=14)
-    run(folder, tmp_path, 0, tmp_path / "end-step=4.ckpt", max_steps=8)
+def test_resuming_twice_equals_uninterrupted(whole: Whole, folder: Path, tmp_path: Path) -> None:
+    first, root = whole(0, 0, max_steps=14)
+    run(folder, tmp_path, 0, root / "end-step=4.ckpt", max_steps=8)
     for name in ("step=6", "end-step=8"):
-        resumed = run(folder, tmp_path / "again", 0, tmp_path / "resumed" / f"{name}.ckpt", max_steps=14)
-        assert resumed.seen == whole.seen[int(name.split("=")[1]) :]
+        resumed = run(folder, tmp_path / name, 0, tmp_path / "resumed" / f"{name}.ckpt", max_steps=14)
+        assert resumed.seen == first.seen[int(name.split("=")[1]) :]

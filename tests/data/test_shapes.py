@@ -46,6 +46,10 @@ def test_a_data_module_like_any_other(tmp_path: Path) -> None:
     again.setup("test")  # another seed of the shuffle is no other data set
 
 
+def test_drawn_when_first_looked_at(tmp_path: Path) -> None:
+    assert Shapes(str(tmp_path / "a"), 3, 1, 1, 48).summary().splits["train"].images == 3
+
+
 def test_other_parameters_are_refused(tmp_path: Path) -> None:
     draw_shapes(str(tmp_path / "a"), COUNTS, 64, 0)
     with pytest.raises(DataError, match="other parameters"):
