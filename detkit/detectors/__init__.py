@@ -1,0 +1,6 @@
+"""The detectors: one LightningModule for each generation."""
+
+from detkit.detectors.base import Detector
+from detkit.detectors.faster_rcnn import FasterRCNN
+
+__all__ = ["Detector", "FasterRCNN"]

@@ -1,0 +1,246 @@
+"""What every generation shares: one LightningModule with losses, detections, metric, optimizer and checkpoints."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from detkit.__about__ import __version__
+from detkit.detectors.loss_guard import LossGuard
+from detkit.detectors.optimization import parameter_groups, schedule, sgd_with_schedule
+from detkit.detectors.prediction import PredictionMixin
+from detkit.detectors.trainable_table import trainable_table
+from detkit.errors import ConfigError
+from detkit.evaluation import MeanAveragePrecision
+from detkit.features import ImageBatch, Preprocessing
+
+Batch = list[dict[str, Any]]
+
+
+class Detector(PredictionMixin, L.LightningModule):
+    """Base of R-CNN, Fast R-CNN and Faster R-CNN.
+
+    A generation implements `encode` (one pass over the features), `losses` and `detect`; both take the result of
+    `encode`, so that validation has losses and detections from one pass. Neither changes train or eval mode.
+
+    All hyper-parameters are plain values: a checkpoint is read with ``weights_only=True``, and it alone is enough to
+    predict.
+    """
+
+    def __init__(
+        self,
+        class_names: list[str],
+        category_ids: list[int] | None,
+        preprocessing: Preprocessing,
+        optimization: dict[str, Any],
+        optimizer: OptimizerCallable | None,
+        lr_scheduler: LRSchedulerCallable | None,
+        protocol: str,
+    ) -> None:
+        super().__init__()
+        self.save_plain_hyperparameters()
+        if not class_names or len(set(class_names)) != len(class_names):
+            raise ConfigError(f"class_names must be one or more different names, not {class_names}")
+        if category_ids is not None and len(category_ids) != len(class_names):
+            raise ConfigError(f"{len(category_ids)} category_ids for {len(class_names)} class_names")
+        self.class_names = list(class_names)
+        self.category_ids = list(category_ids or range(1, len(class_names) + 1))
+        self.preprocessing = preprocessing
+        self.optimization = optimization
+        self.optimizer_callable = optimizer
+        self.lr_scheduler_callable = lr_scheduler
+        self.metric = MeanAveragePrecision(protocol=protocol, class_names=self.class_names)
+        self.last_metrics: dict[str, Any] = {}
+        self._lr_override: float | None = None
+        self._guard = LossGuard(interval=1)
+
+    # -- what a generation implements ----------------------------------------------------------
+
+    def encode(self, batch: Batch) -> Any:
+        """One pass over the features of a batch, to be given to `losses` and `detect`."""
+        raise NotImplementedError(f"{type(self).__name__} must implement encode")
+
+    def losses(self, batch: Batch, encoded: Any = None) -> dict[str, Tensor]:
+        """Losses by name; their sum is minimised."""
+        raise NotImplementedError(f"{type(self).__name__} must implement losses")
+
+    def detect(self, batch: Batch, encoded: Any = None) -> list[dict[str, Tensor]]:
+        """Detections of each image, in its own pixels, best first."""
+        raise NotImplementedError(f"{type(self).__name__} must implement detect")
+
+    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        """Detections of uint8 images (3, H_i, W_i)."""
+        return self.detect([{"image": image} for image in images])
+
+    # -- shared parts --------------------------------------------------------------------------
+
+    @property
+    def num_classes(self) -> int:
+        """Classes without background."""
+        return len(self.class_names)
+
+    def prepare(self, batch: Batch) -> ImageBatch:
+        """Resize, normalise and batch the images, on the module's device."""
+        return self.preprocessing([sample["image"] for sample in batch])
+
+    def targets(self, batch: Batch, images: ImageBatch) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """What is to be found: boxes and labels in the batch's pixels, and regions where background does not count.
+
+        Crowds, and difficult objects unless ``train_on_difficult``, are neither positive nor negative.
+        """
+        boxes, labels, regions = [], [], []
+        for i, sample in enumerate(batch):
+            ignored = sample["crowd"] if self.train_on_difficult else sample["crowd"] | sample["difficult"]
+            scaled = images.to_batch(sample["boxes"], i)
+            boxes.append(scaled[~ignored])
+            labels.append(sample["labels"][~ignored])
+            regions.append(scaled[ignored])
+        device = images.tensor.device
+        boxes, labels, regions = ([t.to(device, non_blocking=True) for t in kind] for kind in (boxes, labels, regions))
+        return boxes, labels, regions
+
+    train_on_difficult: bool = False
+
+    # -- Lightning -----------------------------------------------------------------------------
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move the images only: annotations are small, and sorting them on the host spares waits for the device."""
+        return [{**sample, "image": sample["image"].to(device, non_blocking=True)} for sample in batch]
+
+    def on_fit_start(self) -> None:
+        """Print what learns and what is fixed."""
+        self._guard = LossGuard(interval=self.trainer.log_every_n_steps)
+        if self.trainer.is_global_zero:
+            self.print(trainable_table(self))
+
+    def on_train_start(self) -> None:
+        """Apply a learning rate that the command line asks for against the checkpoint's."""
+        if self._lr_override is not None:
+            for optimizer in self.trainer.optimizers:
+                factor = self._lr_override / optimizer.param_groups[0]["initial_lr"]
+                for group in optimizer.param_groups:
+                    group["initial_lr"] *= factor
+                    group["lr"] *= factor
+            for config in self.trainer.lr_scheduler_configs:
+                if hasattr(config.scheduler, "base_lrs"):
+                    config.scheduler.base_lrs = [g["initial_lr"] for g in config.scheduler.optimizer.param_groups]
+
+    def on_resume_override(self, changed: dict[str, Any]) -> None:
+        """Hyper-parameters that win against those of the checkpoint a run is resumed from."""
+        self._lr_override = changed.get("lr", self._lr_override)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Make the step's randomness a function of seed, step and rank, so that a resumed run goes on exactly."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        step = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        torch.manual_seed((seed * 1_000_003 + step) * 1_009 + self.global_rank)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The sum of the losses of one batch."""
+        losses = self.losses(batch, self.encode(batch))
+        self._guard.watch(losses, batch)
+        total = torch.stack(list(losses.values())).sum()
+        values = {f"train/{name}": value.detach() for name, value in (losses | self.health).items()}
+        self.log_dict(values, batch_size=len(batch))
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
+        return total
+
+    #: What the samplers of the last call of `losses` met; see `RegionProposalNetwork.losses`.
+    health: dict[str, Tensor] = {}  # noqa: RUF012 - replaced at each call, never changed in place
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Losses and detections from one pass."""
+        encoded = self.encode(batch)
+        losses = self.losses(batch, encoded)
+        values = {f"val/{name}": value for name, value in losses.items()}
+        values["val/loss"] = torch.stack(list(losses.values())).sum()
+        self.log_dict(values, batch_size=len(batch), sync_dist=True)
+        self.metric.update(self.detect(batch, encoded), batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Detections for the metric."""
+        self.metric.update(self.detect(batch), batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Tensor]]:
+        """Detections of each image."""
+        return self.detect(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metric."""
+        self._guard.check()
+        self._log_metric("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metric."""
+        self._log_metric("test")
+
+    def _log_metric(self, stage: str) -> None:
+        result = self.metric.compute()
+        self.metric.reset()
+        per_class = result["map_per_class"].reshape(-1).tolist()
+        scalars = {k: v for k, v in result.items() if isinstance(v, Tensor) and v.numel() == 1 and v.ndim == 0}
+        self.last_metrics = {
+            **{k: v.item() for k, v in scalars.items()},
+            "map_per_class": dict(zip(self.class_names, per_class, strict=True)),
+            "protocol": self.metric.protocol_description,
+        }
+        values = {f"{stage}/{k}": v.float() for k, v in scalars.items() if k.startswith(("map", "mar"))}
+        # Every rank has computed the same numbers from all images.
+        self.log_dict(values, prog_bar=False, rank_zero_only=False, sync_dist=False)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """SGD with warm-up and drops, or what ``optimizer`` and ``lr_scheduler`` say; schedules step per batch."""
+        o, scheduler = self.optimization, None
+        total = self.trainer.estimated_stepping_batches
+        if self.optimizer_callable is not None:
+            optimizer = self.optimizer_callable([p for p in self.parameters() if p.requires_grad])
+            if self.lr_scheduler_callable is not None:
+                scheduler = self.lr_scheduler_callable(optimizer)
+        else:
+            groups = parameter_groups(
+                self,
+                lr=o["lr"],
+                weight_decay=o["weight_decay"],
+                decay_biases=o["decay_biases"],
+                bias_lr_factor=o["bias_lr_factor"],
+            )
+            optimizer, scheduler = sgd_with_schedule(groups, o["momentum"], self.lr_factor(int(min(total, 2**62))))
+            if self.lr_scheduler_callable is not None:
+                scheduler = self.lr_scheduler_callable(optimizer)
+        if scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def lr_factor(self, total_steps: int) -> Any:
+        """The learning rate's factor as a function of the step; see `schedule`."""
+        o = self.optimization
+        return schedule(
+            o["lr_schedule"],
+            total_steps,
+            warmup_steps=o["warmup_steps"],
+            warmup_factor=o["warmup_factor"],
+            milestones=o["lr_milestones"],
+            gamma=o["lr_gamma"],
+        )
+
+    # -- checkpoints ---------------------------------------------------------------------------
+
+    def save_plain_hyperparameters(self) -> None:
+        """Keep the constructor's arguments, without what is no plain value (optimizer and scheduler factories)."""
+        frame = inspect.currentframe().f_back.f_back  # the constructor of the generation
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"], frame=frame, logger=False)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write which detector this is, and its arguments as plain values."""
+        self._guard.check()
+        checkpoint["detkit"] = {"class": type(self).__name__, "version": __version__}
+        arguments = checkpoint.get("hyper_parameters", {})
+        kept = {k: v for k, v in arguments.items() if not k.startswith("_") and k not in ("optimizer", "lr_scheduler")}
+        checkpoint["hyper_parameters"] = {**kept, "class_names": self.class_names, "category_ids": self.category_ids}

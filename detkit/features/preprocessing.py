@@ -1,0 +1,123 @@
+"""From uint8 images of any size to one normalised batch: the only place where pixels are scaled."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detkit.errors import ConfigError, ImageTypeError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass
+class ImageBatch:
+    """Resized, normalised and padded images.
+
+    Attributes:
+        tensor: float32 (N, 3, H, W); an image lies in the upper left corner, zeros pad the rest.
+        sizes: (height, width) of each image in the batch, without padding.
+        original_sizes: (height, width) of each image as it came.
+    """
+
+    tensor: Tensor
+    sizes: list[tuple[int, int]]
+    original_sizes: list[tuple[int, int]]
+
+    def to_batch(self, boxes: Tensor, index: int) -> Tensor:
+        """Boxes (N, 4) in the original image's pixels, in those of the batch."""
+        return boxes * self._scale(boxes, index)
+
+    def to_original(self, boxes: Tensor, index: int) -> Tensor:
+        """Boxes (N, 4) in the batch's pixels, in those of the original image."""
+        return boxes / self._scale(boxes, index)
+
+    def scale(self, index: int) -> float:
+        """Pixels of the batch per pixel of the original image (the geometric mean of both axes)."""
+        (h, w), (height, width) = self.sizes[index], self.original_sizes[index]
+        return math.sqrt((h / height) * (w / width))
+
+    def _scale(self, boxes: Tensor, index: int) -> Tensor:
+        (h, w), (height, width) = self.sizes[index], self.original_sizes[index]
+        return torch.tensor([w / width, h / height] * 2, dtype=boxes.dtype).to(boxes.device, non_blocking=True)
+
+
+class Preprocessing(nn.Module):
+    """Resize the shorter side to ``min_size`` (at most ``max_size`` for the longer), normalise, pad, batch.
+
+    Args:
+        min_size: pixels of the shorter side; several values are drawn from in training, the last serves otherwise.
+        max_size: limit for the longer side.
+        mean, std: per RGB channel, for values from 0 to 1.
+        divisor: height and width of the batch become multiples of it.
+        channels_last: memory format of the batch, and so of the whole network's features.
+    """
+
+    def __init__(
+        self,
+        min_size: int | list[int],
+        max_size: int,
+        mean: list[float],
+        std: list[float],
+        divisor: int = 32,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.min_sizes = [min_size] if isinstance(min_size, int) else list(min_size)
+        if not self.min_sizes or min(self.min_sizes) < 1 or max_size < max(self.min_sizes):
+            raise ConfigError(f"min_size {min_size} must be at least 1 and at most max_size {max_size}")
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ConfigError(f"image_mean {mean} and image_std {std} need three values each, std above 0")
+        self.max_size, self.divisor = max_size, divisor
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: list[Tensor]) -> ImageBatch:
+        """Batch uint8 images (3, H_i, W_i).
+
+        Raises:
+            ImageTypeError: for anything but uint8 tensors of three channels.
+        """
+        for image in images:
+            check_image(image)
+        originals = [(image.shape[1], image.shape[2]) for image in images]
+        sizes = [self.size_of(h, w) for h, w in originals]
+        height, width = (math.ceil(max(s[i] for s in sizes) / self.divisor) * self.divisor for i in (0, 1))
+        batch = torch.zeros((len(images), 3, height, width), device=self.mean.device, dtype=self.mean.dtype).contiguous(
+            memory_format=self.memory_format
+        )
+        for slot, image, (h, w) in zip(batch, images, sizes, strict=True):
+            pixels = image.to(self.mean.device, non_blocking=True).to(self.mean.dtype)
+            # In torchvision's order, so that its weights give the same bits.
+            pixels.div_(255).sub_(self.mean).div_(self.std)
+            if image.shape[1:] != (h, w):
+                pixels = F.interpolate(pixels[None], size=(h, w), mode="bilinear", align_corners=False)[0]
+            slot[:, :h, :w].copy_(pixels)
+        return ImageBatch(batch, sizes, originals)
+
+    def size_of(self, height: int, width: int) -> tuple[int, int]:
+        """The size that an image of that size is resized to; drawn among ``min_sizes`` in training mode."""
+        side = self.min_sizes[-1]
+        if self.training and len(self.min_sizes) > 1:
+            side = self.min_sizes[int(torch.randint(len(self.min_sizes), (1,)))]
+        scale = min(side / min(height, width), self.max_size / max(height, width))
+        return max(int(height * scale), 1), max(int(width * scale), 1)
+
+
+def check_image(image: object) -> None:
+    """Refuse anything but a uint8 tensor (3, H, W) with at least one pixel.
+
+    Raises:
+        ImageTypeError: saying what came and what is wanted.
+    """
+    wanted = "a uint8 tensor of shape (3, H, W), RGB, values 0-255"
+    if not isinstance(image, Tensor):
+        raise ImageTypeError(f"image is a {type(image).__name__}; wanted is {wanted}")
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
+        raise ImageTypeError(f"image is a {image.dtype} tensor of shape {tuple(image.shape)}; wanted is {wanted}")

@@ -1,0 +1,69 @@
+"""RoI pooling: each region's features in a grid of fixed size, from one map or from a pyramid."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import roi_align, roi_pool
+
+from detkit.boxes import area
+from detkit.errors import ConfigError
+
+
+class RoIPooler(nn.Module):
+    """RoI max pooling (Fast R-CNN, section 2.1) or RoIAlign (He et al. 2017) over one or several feature maps.
+
+    With several maps each region is read from the level that fits its size: floor(4 + log2(sqrt(area) / 224)), kept
+    inside the pyramid (Lin et al. 2017, equation 1).
+
+    Args:
+        kind: ``max`` or ``align``.
+        output_size: cells a side.
+        strides: pixels per cell of each map, finest first; maps beyond these are not read.
+        sampling_ratio: samples per cell and axis of RoIAlign; 0 adapts to the region's size.
+    """
+
+    def __init__(self, kind: str, output_size: int, strides: list[int], sampling_ratio: int = 2) -> None:
+        super().__init__()
+        if kind not in ("max", "align"):
+            raise ConfigError(f"unknown pooling {kind!r}; the known ones are max, align")
+        self.kind, self.output_size, self.strides, self.sampling_ratio = kind, output_size, strides, sampling_ratio
+
+    def forward(self, features: list[Tensor], boxes: list[Tensor]) -> Tensor:
+        """Pool every region of every image.
+
+        Args:
+            features: maps (N, C, H/s, W/s), one for each of ``strides``.
+            boxes: N tensors (R_i, 4), in pixels of the batch.
+
+        Returns:
+            (sum of R_i, C, output_size, output_size), in the order of ``boxes``, of the features' type.
+        """
+        features = features[: len(self.strides)]
+        image = torch.cat([b.new_full((len(b), 1), i) for i, b in enumerate(boxes)])
+        rois = torch.cat([image, torch.cat(boxes)], dim=1).float()
+        if len(features) == 1:
+            return self._pool(features[0], rois, self.strides[0])
+        levels = self.levels(rois[:, 1:])
+        pooled = features[0].new_zeros(len(rois), features[0].shape[1], self.output_size, self.output_size)
+        for level, (feature, stride) in enumerate(zip(features, self.strides, strict=True)):
+            (here,) = torch.where(levels == level)
+            pooled = pooled.index_copy(0, here, self._pool(feature, rois[here], stride).to(pooled.dtype))
+        return pooled
+
+    def levels(self, boxes: Tensor) -> Tensor:
+        """The level (0 is the finest) that each of the boxes (R, 4) is read from, int64 (R,)."""
+        finest, coarsest = (torch.tensor(float(s)).log2().item() for s in (self.strides[0], self.strides[-1]))
+        level = torch.floor(4 + torch.log2(area(boxes).sqrt() / 224) + 1e-6)
+        return (level.clamp(finest, coarsest) - finest).long()
+
+    def _pool(self, feature: Tensor, rois: Tensor, stride: int) -> Tensor:
+        # The compiled kernels know no half types on the CPU, and rounding coordinates to them would move the cells.
+        source = feature.float() if feature.dtype in (torch.bfloat16, torch.float16) else feature
+        if self.kind == "align":
+            pooled = roi_align(source, rois, self.output_size, 1 / stride, self.sampling_ratio)
+        else:
+            # The kernel takes inclusive corners, as the paper's code gave it.
+            inclusive = rois - rois.new_tensor([0, 0, 0, 1, 1])
+            pooled = roi_pool(source, inclusive, self.output_size, 1 / stride)
+        return pooled.to(feature.dtype)

@@ -1,0 +1,114 @@
+"""Weights for a classification network: by torchvision's name, or from a local file."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from detkit.errors import WeightsError
+
+#: Last layers, which know the classes of the set they were trained on and are not part of a detector.
+_CLASSIFIERS = ("fc.", "classifier.")
+
+
+def load_classification_weights(network: nn.Module, name: str, weights: str) -> None:
+    """Load weights into a classification network, in place and strictly.
+
+    Args:
+        network: the network, as `detkit.features.architectures.classification_network` builds it.
+        name: the backbone's name, for torchvision's table of weights and for messages.
+        weights: ``DEFAULT``, a torchvision weight name such as ``IMAGENET1K_V1`` (both are downloaded once by
+            torchvision), or the path of a file that holds a state dict of the network.
+
+    Raises:
+        WeightsError: if the name or the file does not exist, the file holds more than tensors, or keys or
+            shapes do not fit; the message names them. A last classifier of another number of classes is fine.
+    """
+    path = Path(weights).expanduser()
+    if path.is_file():
+        state = read_state_dict(path)
+    elif path.suffix in {".pth", ".pt", ".ckpt", ".bin"} or path.parent != Path("."):
+        raise WeightsError(f"weights file {weights} does not exist")
+    else:
+        state = _torchvision_weights(name, weights)
+    fit_state_dict(network, state, source=weights, optional=_CLASSIFIERS)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read a file of tensors with ``weights_only=True``; ``{"state_dict": ...}`` and ``{"model": ...}`` are opened.
+
+    Raises:
+        WeightsError: if the file cannot be read or is no state dict.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(
+            f"weights file {path} cannot be read: {reason[:200]}. It must be a state dict of tensors saved with "
+            "torch.save(model.state_dict(), file)"
+        ) from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise WeightsError(f"weights file {path} holds a {type(state).__name__}, not a state dict of tensors")
+    return state
+
+
+def fit_state_dict(network: nn.Module, state: dict[str, Tensor], source: str, optional: tuple[str, ...] = ()) -> None:
+    """`load_state_dict`, strict, with a message that names what does not fit.
+
+    Keys that begin with one of ``optional`` may be missing, left over or of another shape: those are skipped.
+
+    Raises:
+        WeightsError: naming up to three missing, unexpected and misshapen keys each.
+    """
+    wanted = network.state_dict()
+    counters = {k for k in wanted if k.endswith("num_batches_tracked")}  # absent from frozen batch norms
+    missing = [k for k in wanted if k not in state and k not in counters and not k.startswith(optional or ("\0",))]
+    unexpected = [
+        k
+        for k in state
+        if k not in wanted and not k.endswith("num_batches_tracked") and not k.startswith(optional or ("\0",))
+    ]
+    misshapen = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
+    misshapen = [k for k in misshapen if not k.startswith(optional or ("\0",))]
+    problems = []
+    if missing:
+        problems.append(f"{len(missing)} keys are missing ({_some(missing)})")
+    if unexpected:
+        problems.append(f"{len(unexpected)} keys are not in the network ({_some(unexpected)})")
+    if misshapen:
+        shapes = [f"{k}: {tuple(state[k].shape)} instead of {tuple(wanted[k].shape)}" for k in misshapen]
+        problems.append(f"{len(misshapen)} keys have another shape ({_some(shapes)})")
+    if problems:
+        raise WeightsError(f"weights {source} do not fit {type(network).__name__}: " + "; ".join(problems))
+    network.load_state_dict(
+        {k: v for k, v in state.items() if k in wanted and v.shape == wanted[k].shape}, strict=False
+    )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _torchvision_weights(name: str, weights: str) -> dict[str, Tensor]:
+    try:
+        known = torchvision.models.get_model_weights(name)
+    except ValueError as error:
+        raise WeightsError(f"torchvision has no weights for {name}; use weights: null or a local file") from error
+    if weights not in known.__members__:
+        names = ", ".join(known.__members__)
+        raise WeightsError(f"weights {weights!r} of {name}: no such file, and torchvision has only {names}")
+    try:
+        return known[weights].get_state_dict(progress=True, check_hash=True)
+    except OSError as error:
+        raise WeightsError(
+            f"weights {weights} of {name} could not be downloaded ({error}); download them elsewhere and give "
+            "the file's path as weights"
+        ) from error

@@ -1,0 +1,237 @@
+"""Region proposal network (Ren et al. 2015, section 3.1): boxes and objectness from the feature maps themselves.
+
+Shape letters: N images, L levels, A anchors of an image (all levels), P proposals, G ground-truth boxes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from detkit.boxes import AnchorGenerator, BoxCodec, box_iou, clip, nms
+from detkit.features.initialization import normal_
+from detkit.features.preprocessing import ImageBatch
+from detkit.training.losses import binary_cross_entropy, box_regression_loss
+from detkit.training.matching import Matches, ignore_in_regions, match
+from detkit.training.sampling import Samples, sample
+
+
+class RPNOutput(NamedTuple):
+    """What the network says about every anchor.
+
+    anchors: (A, 4); per_level: anchors of each level; logits: (N, A); deltas: (N, A, 4).
+    """
+
+    anchors: Tensor
+    per_level: list[int]
+    logits: Tensor
+    deltas: Tensor
+
+
+class Proposals(NamedTuple):
+    """Boxes (P, 4) in the batch's pixels, best first, and their objectness (P,), 0-1.
+
+    A score of -1 marks padding: a box that was too small or scored too low. Keeping it spares the training step a
+    wait for the device.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+
+    @property
+    def usable(self) -> Tensor:
+        """bool (P,): False for padding."""
+        return self.scores >= 0
+
+
+class RPNHead(nn.Module):
+    """3x3 convolutions, then for each anchor one objectness logit and four deltas; the same for every level.
+
+    The paper's softmax over two logits a and b is a sigmoid of their difference, so one logit is enough.
+    """
+
+    def __init__(self, channels: int, num_anchors: int, depth: int = 1, hidden: int | None = None) -> None:
+        super().__init__()
+        hidden = hidden or channels
+        self.conv = nn.Sequential(
+            *(
+                nn.Sequential(nn.Conv2d(channels if i == 0 else hidden, hidden, 3, padding=1), nn.ReLU(inplace=True))
+                for i in range(depth)
+            )
+        )
+        self.cls_logits = nn.Conv2d(hidden, num_anchors, 1)
+        self.bbox_pred = nn.Conv2d(hidden, num_anchors * 4, 1)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                normal_(layer, 0.01)
+
+    def forward(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits (N, A) and deltas (N, A, 4), in float32, for maps [(N, C, H, W), ...]; order level, row, column, anchor."""
+        logits, deltas = [], []
+        for feature in features:
+            hidden = self.conv(feature)
+            logits.append(self.cls_logits(hidden).permute(0, 2, 3, 1).flatten(1))
+            deltas.append(self.bbox_pred(hidden).permute(0, 2, 3, 1).reshape(len(feature), -1, 4))
+        return torch.cat(logits, 1).float(), torch.cat(deltas, 1).float()
+
+
+@dataclass
+class RPNSettings:
+    """The numbers of an RPN (papers.md 2.3 and 2.5); counts are pairs (training, otherwise).
+
+    Args:
+        foreground_iou: anchors from this IoU are foreground, and so are those that tie a ground truth's best.
+        background_iou: anchors whose best IoU is below are background; those between do not count.
+        batch_size: anchors sampled of each image.
+        positive_fraction: at most this share of them foreground.
+        pre_nms: best anchors of each level that enter suppression.
+        post_nms: proposals kept of each image.
+        nms_threshold: IoU above which the lower one is suppressed.
+        min_size: proposals with a shorter side are dropped, in pixels of the original image.
+        score_threshold: proposals with a lower objectness (0-1) are dropped.
+        straddle: in training, anchors that reach further out of the image than this many pixels do not count
+            (0 in the paper); None counts all.
+        box_loss, beta: see `box_regression_loss`.
+        ignore_threshold: background anchors of which this share lies in a crowd or difficult region do not count.
+    """
+
+    foreground_iou: float = 0.7
+    background_iou: float = 0.3
+    batch_size: int = 256
+    positive_fraction: float = 0.5
+    pre_nms: tuple[int, int] = (2000, 1000)
+    post_nms: tuple[int, int] = (2000, 1000)
+    nms_threshold: float = 0.7
+    min_size: float = 0.0
+    score_threshold: float = 0.0
+    straddle: float | None = None
+    box_loss: str = "smooth_l1"
+    beta: float = 1 / 9
+    ignore_threshold: float = 0.5
+
+
+class RegionProposalNetwork(nn.Module):
+    """Anchors, head, selection of proposals, and the two losses.
+
+    Args:
+        channels: of the feature maps.
+        anchor_generator: with the same number of anchors at each level.
+        settings: see `RPNSettings`.
+        depth: 3x3 convolutions in the head.
+        hidden: their channels (default: those of the features).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        anchor_generator: AnchorGenerator,
+        settings: RPNSettings | None = None,
+        depth: int = 1,
+        hidden: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.anchor_generator = anchor_generator
+        self.settings = settings or RPNSettings()
+        self.head = RPNHead(channels, anchor_generator.num_anchors[0], depth, hidden)
+        self.codec = BoxCodec()
+        self.sample = sample
+
+    def forward(self, features: list[Tensor], images: ImageBatch) -> RPNOutput:
+        """Score every anchor; see `RPNOutput`."""
+        logits, deltas = self.head(features)
+        sizes = [(f.shape[-2], f.shape[-1]) for f in features]
+        anchors = self.anchor_generator(sizes, (images.tensor.shape[-2], images.tensor.shape[-1]), logits.device)
+        return RPNOutput(torch.cat(anchors), [len(a) for a in anchors], logits, deltas)
+
+    @torch.no_grad()
+    def propose(self, output: RPNOutput, images: ImageBatch) -> list[Proposals]:
+        """The best boxes of each image after suppression within each level.
+
+        No gradient flows into the boxes' coordinates: this is what makes joint training approximate (section 3.2).
+        """
+        return [self._propose_one(output, images, i) for i in range(len(images.sizes))]
+
+    def _propose_one(self, output: RPNOutput, images: ImageBatch, index: int) -> Proposals:
+        s, phase = self.settings, 0 if self.training else 1
+        min_size = s.min_size * images.scale(index)
+        boxes, scores = [], []
+        for anchors, logits, deltas in zip(
+            output.anchors.split(output.per_level),
+            output.logits[index].detach().split(output.per_level),
+            output.deltas[index].detach().split(output.per_level),
+            strict=True,
+        ):
+            logits, best = logits.topk(min(s.pre_nms[phase], len(logits)))
+            box = clip(self.codec.decode(deltas[best], anchors[best]), images.sizes[index])
+            score, sides = logits.sigmoid(), box[:, 2:] - box[:, :2]
+            good = (sides >= min_size).all(1) & (sides > 0).all(1) & (score >= s.score_threshold)
+            score = score.masked_fill(~good, -1)
+            keep = nms(box, score, s.nms_threshold)
+            boxes.append(box[keep])
+            scores.append(score[keep])
+        score, order = torch.cat(scores).sort(descending=True)
+        return Proposals(torch.cat(boxes)[order[: s.post_nms[phase]]], score[: s.post_nms[phase]])
+
+    def losses(
+        self, output: RPNOutput, images: ImageBatch, boxes: list[Tensor], regions: list[Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses over a balanced sample of anchors of each image.
+
+        Args:
+            output: from `forward`.
+            images: the batch.
+            boxes: N tensors (G_i, 4) to be found, in the batch's pixels.
+            regions: N tensors (R_i, 4) in which background does not count (crowds, difficult objects).
+
+        Returns:
+            ``loss_objectness`` and ``loss_rpn_box_reg``, both over the number of sampled anchors of the batch (so
+            lambda = 1; papers.md 2.3), and the sampler's health: foreground and background anchors per image.
+        """
+        s, sampled = self.settings, []
+        for i, (truth, region) in enumerate(zip(boxes, regions, strict=True)):
+            matches = self.label(output.anchors, truth, region, images.sizes[i])
+            chosen = self.sample(matches.label, s.batch_size, s.positive_fraction)
+            sampled.append(self._sampled(output, i, matches, chosen, truth))
+        logits, predicted, target, positive, valid = (torch.cat(part) for part in zip(*sampled, strict=True))
+        count = valid.sum().clamp(min=1)
+        losses = {
+            "loss_objectness": binary_cross_entropy(logits, positive, valid),
+            "loss_rpn_box_reg": box_regression_loss(predicted, target, positive & valid, count, s.box_loss, s.beta),
+        }
+        images_in_batch = len(boxes)
+        health = {
+            "rpn_foreground": (positive & valid).sum() / images_in_batch,
+            "rpn_background": (~positive & valid).sum() / images_in_batch,
+        }
+        return losses, health
+
+    @torch.no_grad()
+    def label(self, anchors: Tensor, boxes: Tensor, regions: Tensor, size: tuple[int, int]) -> Matches:
+        """Foreground, background or neither for each of the anchors (A, 4); see `match`."""
+        s = self.settings
+        iou = box_iou(boxes, anchors)
+        if s.straddle is not None:  # left out before the best anchor of each ground truth is looked for
+            height, width = size
+            low, high = anchors[:, :2] + s.straddle, anchors[:, 2:] - s.straddle
+            inside = (low >= 0).all(1) & (high[:, 0] <= width) & (high[:, 1] <= height)
+            iou = iou.masked_fill(~inside, 0)
+        matches = match(iou, s.foreground_iou, s.background_iou, low_quality=True)
+        matches = ignore_in_regions(matches, anchors, regions, s.ignore_threshold)
+        if s.straddle is not None:
+            matches = matches._replace(label=matches.label.masked_fill(~inside, -1))
+        return matches
+
+    def _sampled(
+        self, output: RPNOutput, index: int, matches: Matches, chosen: Samples, boxes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        anchors = output.anchors[chosen.index]
+        deltas = output.deltas[index][chosen.index]
+        truth = boxes[matches.index[chosen.index]] if len(boxes) else anchors
+        if self.settings.box_loss == "giou":
+            predicted, target = self.codec.decode(deltas, anchors), truth
+        else:
+            predicted, target = deltas, self.codec.encode(truth, anchors)
+        return output.logits[index][chosen.index], predicted, target, chosen.positive, chosen.valid
