@@ -126,8 +126,8 @@ class FasterRCNN(Detector):
         channels_last: bool = False,
         min_size: int | list[int] = 800,
         max_size: int = 1333,
-        image_mean: list[float] = list(IMAGENET_MEAN),  # noqa: B006, B008 - never changed
-        image_std: list[float] = list(IMAGENET_STD),  # noqa: B006, B008
+        image_mean: list[float] = list(IMAGENET_MEAN),  # noqa: B006 - never changed
+        image_std: list[float] = list(IMAGENET_STD),  # noqa: B006
         size_divisor: int = 32,
         anchor_sizes: list[list[float]] | None = None,
         anchor_ratios: list[float] = [0.5, 1.0, 2.0],  # noqa: B006

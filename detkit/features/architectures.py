@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torchvision
 from torch import nn
@@ -33,7 +34,7 @@ class Architecture:
 
 def _numbers(*bounds: int) -> tuple[tuple[str, ...], ...]:
     """Stages of consecutive child numbers: (0, 2, 4) is (0, 1), (2, 3)."""
-    return tuple(tuple(str(i) for i in range(a, b)) for a, b in zip(bounds, bounds[1:], strict=False))
+    return tuple(tuple(str(i) for i in range(a, b)) for a, b in pairwise(bounds))
 
 
 _RESNET = {

@@ -116,7 +116,7 @@ def build_backbone(
     backbone = Backbone(layers, levels, fpn_channels if fpn else None, fpn_norm)
     top = None
     if not fpn and spec.top_is_fully_connected:
-        # torchvision's classifier: VGG [fc6, relu, drop, fc7, relu, drop, fc8], AlexNet [drop, fc6, relu, drop, fc7, ...]
+        # torchvision's classifier: VGG fc6, relu, drop, fc7, relu, drop, fc8; AlexNet drop, fc6, relu, drop, fc7, ...
         top = nn.Sequential(nn.Flatten(), *_without_last_linear(network.classifier))
     elif not fpn and spec.top:
         top = nn.Sequential(

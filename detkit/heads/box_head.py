@@ -105,7 +105,7 @@ def build_box_head(
         top.train(training)
     except RuntimeError as error:
         raise ConfigError(
-            f"box_head: top of this backbone does not take {pool_size}x{pool_size} features; its own pool_size is 7 for "
-            "vgg16 and 6 for alexnet"
+            f"box_head: top of this backbone does not take {pool_size}x{pool_size} features; its own pool_size is 7 "
+            "for vgg16 and 6 for alexnet"
         ) from error
     return top, outputs

@@ -69,7 +69,7 @@ class RPNHead(nn.Module):
                 normal_(layer, 0.01)
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits (N, A) and deltas (N, A, 4), in float32, for maps [(N, C, H, W), ...]; order level, row, column, anchor."""
+        """Logits (N, A) and deltas (N, A, 4), float32, for maps [(N, C, H, W), ...]: level, row, column, anchor."""
         logits, deltas = [], []
         for feature in features:
             hidden = self.conv(feature)
