@@ -120,7 +120,9 @@ def read_config(path: str | Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigError(f"{file}: must hold `model:`, `data:` and `trainer:` sections, not a {type(content).__name__}.")
+        raise ConfigError(
+            f"{file}: must hold `model:`, `data:` and `trainer:` sections, not a {type(content).__name__}."
+        )
     return content
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -42,7 +43,7 @@ class BestCheckpoint(ModelCheckpoint):
         if not old or not folder or not Path(old).is_file():
             return
         new = os.path.join(folder, "best.ckpt")
-        if os.path.abspath(old) != os.path.abspath(new) and int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0:
+        if os.path.abspath(old) != os.path.abspath(new) and rank_zero_only.rank == 0:
             os.makedirs(folder, exist_ok=True)
             shutil.copyfile(old, f"{new}.part")
             os.replace(f"{new}.part", new)
@@ -55,6 +56,13 @@ class BestCheckpoint(ModelCheckpoint):
             "last_model_path": "",
         }
         super().load_state_dict(state)
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        # Lightning writes over the old best; a run killed meanwhile would be left with neither.
+        super()._save_checkpoint(trainer, f"{filepath}.part")
+        if trainer.is_global_zero:
+            os.replace(f"{filepath}.part", filepath)
+        self._last_checkpoint_saved = filepath
 
 
 class LastCheckpoint(Checkpoint):
@@ -80,4 +88,7 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         if not trainer.fast_dev_run:
-            trainer.save_checkpoint(self.path)
+            part = self.path.with_name("last.ckpt.part")
+            trainer.save_checkpoint(part)
+            if trainer.is_global_zero:
+                os.replace(part, self.path)

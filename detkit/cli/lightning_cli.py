@@ -13,16 +13,16 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from detkit.__about__ import __version__
 from detkit.cli.arguments import Arguments, read_arguments
 from detkit.cli.checkpointing import BestCheckpoint
 from detkit.cli.messages import shorten
 from detkit.cli.predictions import PredictionWriter
-from detkit.cli.results import print_metrics, write_metrics
+from detkit.cli.reports import Reports
+from detkit.cli.results import print_differences
 from detkit.cli.resume import Plan, plan
 from detkit.cli.run_folder import new_version
 from detkit.cli.trainer import SaveConfig, complete
-from detkit.detectors.checkpoints import check_fits, run_folder
+from detkit.detectors.checkpoints import check_fits
 from detkit.errors import CheckpointError, ConfigError, DetkitError
 
 CLASS_NAMES = "model.init_args.class_names"
@@ -31,10 +31,12 @@ TRAINER_DEFAULTS = {"num_sanity_val_steps": 0, "log_every_n_steps": 10, "enable_
 
 def base_classes() -> tuple[type[LightningModule], type[LightningDataModule]]:
     """The classes that `--model` and `--data` choose from; importing them makes their short names known."""
-    import detkit.data
-    import detkit.detectors
+    from detkit import data, detectors
 
-    return detkit.detectors.Detector, detkit.data.DetectionDataModule
+    for room in (data, detectors):
+        for name in room.__all__:
+            getattr(room, name)
+    return detectors.Detector, data.DetectionDataModule
 
 
 def run(command: str, args: Sequence[str]) -> DetkitCLI:
@@ -55,7 +57,7 @@ def run(command: str, args: Sequence[str]) -> DetkitCLI:
         raise ConfigError(str(error)) from error
 
 
-class DetkitCLI(LightningCLI):
+class DetkitCLI(Reports, LightningCLI):
     """LightningCLI for detectors; see `run`.
 
     Args:
@@ -71,13 +73,13 @@ class DetkitCLI(LightningCLI):
         self.command, self.arguments = command, arguments
         self.plan: Plan
         self.folder: Path | None = None
-        quiet_errors = {"exit_on_error": False}
+        raising = {name: {"exit_on_error": False} for name in self.subcommands()}
         super().__init__(
             model,
             data,
             save_config_callback=SaveConfig if command == "fit" else None,
             seed_everything_default=0,
-            parser_kwargs={**quiet_errors, **{name: dict(quiet_errors) for name in self.subcommands()}},
+            parser_kwargs={"prog": "detkit", "exit_on_error": False, **raising},
             subclass_mode_model=True,
             subclass_mode_data=True,
             args=[command, *arguments.options],
@@ -147,9 +149,20 @@ class DetkitCLI(LightningCLI):
         if rank_zero_only.rank == 0 and self.plan.checkpoint is not None:
             print(f"checkpoint: {self.plan.checkpoint}", flush=True)
             if self.plan.differences:
-                from detkit.cli.results import print_differences
-
                 print_differences(self.plan.differences)
+
+    def instantiate_classes(self) -> None:
+        """Builds data set, model and trainer; an error of ours comes through as it is."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError) as error:
+            # jsonargparse wraps what a constructor raises in a text about types.
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, DetkitError):
+                cause = cause.__cause__ or cause.__context__
+            if cause is None:
+                raise
+            raise cause from None
 
     def after_instantiate_classes(self) -> None:
         """Holds the checkpoint's weights against the model before anything runs."""
@@ -200,58 +213,6 @@ class DetkitCLI(LightningCLI):
         if (self.folder / "checkpoints" / "last.ckpt").is_file():
             return f"Go on from the last epoch that ended with: detkit fit --ckpt_path {self.folder}"
         return "No epoch had ended, so there is no checkpoint to go on from."
-
-    # -- afterwards ----------------------------------------------------------------------------
-
-    def after_fit(self) -> None:
-        """Says where the run is."""
-        if self.folder is not None and self.trainer.is_global_zero:
-            best = self.folder / "checkpoints" / "best.ckpt"
-            score = getattr(self.trainer.checkpoint_callback, "best_model_score", None)
-            shown = f", {self.trainer.checkpoint_callback.monitor} {float(score):.4f}" if score is not None else ""
-            print(f"checkpoints: {best.parent} (best{shown})" if best.is_file() else f"run: {self.folder}", flush=True)
-
-    def after_validate(self) -> None:
-        """Prints the metric."""
-        if self.trainer.is_global_zero:
-            print_metrics(self._metrics(), f"validation: {self._data_in_words()}")
-
-    def after_test(self) -> None:
-        """Prints the metric and writes `metrics.json` into the run's folder."""
-        if not self.trainer.is_global_zero:
-            return
-        checkpoint = self.plan.checkpoint.path
-        print_metrics(self._metrics(), f"test: {self._data_in_words()}")
-        loaders = self.trainer.test_dataloaders
-        loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
-        path = write_metrics(
-            run_folder(checkpoint),
-            self._metrics(),
-            checkpoint=checkpoint,
-            data=self._data_in_words(),
-            split="test",
-            num_images=sum(len(loader.dataset) for loader in loaders),
-            version=__version__,
-        )
-        print(f"metrics: {path}", flush=True)
-
-    def after_predict(self) -> None:
-        """Says where the predictions are."""
-        if self.trainer.is_global_zero:
-            print(f"predictions: {self.writer.folder / 'predictions.json'}", flush=True)
-            if self.writer.draw:
-                print(f"drawn: {self.writer.folder / 'predictions'}", flush=True)
-
-    def _metrics(self) -> dict[str, Any]:
-        metrics = getattr(self.model, "last_metrics", None)
-        if not metrics:
-            raise DetkitError("The detector computed no metric: is the split empty?")
-        return metrics
-
-    def _data_in_words(self) -> str:
-        data = self._get(self.config, "data")
-        name, path = data["class_path"].rsplit(".", 1)[-1], data.get("init_args", {}).get("path")
-        return f"{name}({path})" if path else name
 
 
 def _known(base: type) -> list[str]:

@@ -40,6 +40,9 @@ def shorten(message: str, command: str, arguments: Arguments, known: list[str] |
     for line in lines:  # "model:", "FasterRCNN:", "lr:", "expected a float" make one line
         text += line if not text else f" {line}" if text.endswith(":") else f"\n{line}"
     text = text.rstrip(":") or message
+    value = re.search(r"\n\s*Given value: (?!\{|\[|Namespace|NestedArg)(.{1,60})$", message)
+    if value and "Got value" not in text:
+        text = f"{text.rstrip('.')}. Got value: {value[1]}"
     file = _culprit(message, arguments)
     if file:
         text = f"{file}: {text}"

@@ -25,6 +25,10 @@ WARNINGS = (
     r".*LightningCLI's args parameter is intended to run from within Python.*",
     r".*The `srun` command is available on your system.*",
     r".*was configured.*so validation loop will run.*",
+    # Detectors move their batches (lists of samples) themselves.
+    r".*You have overridden `transfer_batch_to_device` in `LightningModule`.*",
+    # The metric synchronises itself: every rank logs the same number.
+    r".*It is recommended to use `self\.log\('(val|test)/ma[pr].*sync_dist=True.*",
     # Testing and predicting need no checkpoint callbacks.
     r".*callbacks used to create the checkpoint need to be provided.*",
     # The CPU of a machine without a GPU: chosen by `accelerator: auto`, reported by Lightning's own line.
@@ -34,6 +38,7 @@ WARNINGS = (
 LOG_LINES = re.compile(
     r"(?i)💡|\btip:|litmodels|litlogger|tensorboardX|lightning\.ai"
     r"|`weights_only` was not set|Loaded model weights from|Loading .*`train_dataloader`"
+    r"|^Initializing distributed: |distributed_backend=|^\[rank: \d+\] Seed set"
     r"|^(TPU|HPU|IPU) available|^GPU available: False|^Seed set to|^Restored all states from|^Restoring states from"
     r"|`Trainer\.fit` stopped:"
 )
@@ -53,6 +58,7 @@ def quiet() -> None:
     for name in (
         "lightning.pytorch.utilities.rank_zero",
         "lightning.fabric.utilities.rank_zero",
+        "lightning.fabric.utilities.distributed",
         "lightning.fabric.utilities.seed",
         "lightning.pytorch.trainer.connectors.checkpoint_connector",
     ):

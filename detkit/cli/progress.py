@@ -26,6 +26,11 @@ class EpochLines(ProgressBar):
         self._enabled = True
         self._epoch_start = self._said = time.monotonic()
 
+    @property
+    def is_enabled(self) -> bool:
+        """Whether this process prints; asked for by `LightningModule.print`."""
+        return self._enabled
+
     def disable(self) -> None:
         """Called by Lightning in every process but the first."""
         self._enabled = False
@@ -49,11 +54,13 @@ class EpochLines(ProgressBar):
         """Says how far a long epoch is."""
         self._say(f"epoch {_epoch(trainer)}", batch_idx, [trainer.num_training_batches])
 
-    def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
-        """The epoch in one line: steps, seconds, losses and mAP."""
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The epoch in one line: steps, seconds, losses, and the mAP with its protocol."""
         values = {k: float(v) for k, v in trainer.callback_metrics.items() if k in SHOWN}
         shown = "  ".join(f"{k} {values[k]:.4f}" for k in SHOWN if k in values and not math.isnan(values[k]))
         seconds = time.monotonic() - self._epoch_start
+        if any(k.startswith("val/map") for k in values):
+            shown += f" ({getattr(getattr(pl_module, 'metric', None), 'protocol', 'mAP')})"
         self.print(f"epoch {_epoch(trainer)}  step {trainer.global_step}  {seconds:.1f} s  {shown}".rstrip())
 
     def on_validation_batch_end(

@@ -21,9 +21,9 @@ NAMES = {
     "map_small": "AP small",
     "map_medium": "AP medium",
     "map_large": "AP large",
-    "mar_1": "AR, 1 a picture",
-    "mar_10": "AR, 10",
-    "mar_100": "AR, 100",
+    "mar_1": "AR, 1 detection",
+    "mar_10": "AR, 10 detections",
+    "mar_100": "AR, 100 detections",
     "mar_small": "AR small",
     "mar_medium": "AR medium",
     "mar_large": "AR large",
@@ -53,8 +53,7 @@ def print_metrics(metrics: Mapping[str, Any], title: str, console: Console | Non
         console: where to; standard output by default.
     """
     console = console or Console()
-    protocol = escape(str(metrics.get("protocol", "")))
-    table = Table(title=escape(title), title_justify="left", caption=protocol, caption_justify="left")
+    table = Table()
     table.add_column("metric")
     table.add_column("value", justify="right")
     for key, value in plain(metrics).items():
@@ -67,6 +66,7 @@ def print_metrics(metrics: Mapping[str, Any], title: str, console: Console | Non
         table.add_section()
         for name, value in per_class.items():
             table.add_row(escape(f"AP {name}"), _number(value))
+    console.print(f"\n{escape(title)}\n{escape(str(metrics.get('protocol', '')))}", highlight=False)
     console.print(table)
 
 
@@ -111,11 +111,13 @@ def print_differences(rows: list[tuple[str, Any, Any, str]], console: Console | 
         rows: (option, checkpoint's value, the other value, which wins).
         console: where to; standard output by default.
     """
-    table = Table(title="The checkpoint and what was asked for differ", title_justify="left")
+    console = console or Console()
+    console.print("The checkpoint and what was asked for differ:", highlight=False)
+    table = Table()
     for column in ("option", "checkpoint", "asked for", "wins"):
         table.add_column(column)
     for option, theirs, ours, winner in rows:
         table.add_row(escape(f"model.{option}"), escape(str(theirs)), escape(str(ours)), winner)
-    (console or Console()).print(table)
+    console.print(table)
     if any(row[3] == "checkpoint" for row in rows):
-        print("An option given on the command line (--model.NAME VALUE) wins against the checkpoint.", flush=True)
+        console.print("Given on the command line (--model.NAME VALUE), an option wins.", highlight=False)

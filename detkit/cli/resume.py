@@ -99,7 +99,9 @@ def locate(wanted: str, root: Path, command: str) -> FoundCheckpoint:
     """
     if wanted in ("last", "best"):
         if not root.exists():
-            raise CheckpointError(f"--ckpt_path {wanted}: the run's folder {root} does not exist, so there is nothing to go on from.")
+            raise CheckpointError(
+                f"--ckpt_path {wanted}: the run's folder {root} does not exist, so there is nothing to go on from."
+            )
         return find_checkpoint(root, (wanted,))
     return find_checkpoint(wanted, ("last", "best") if command == "fit" else ("best", "last"))
 
@@ -186,7 +188,9 @@ def _data_of(arguments: Arguments, content: dict[str, Any], own: Path | None) ->
         return []
     data = read_config(own).get("data") if own is not None else None
     if not data:
-        raise ConfigError("No data set given: add --data (VOC, COCO, ImageFolder, Shapes) and --data.path, or --config.")
+        raise ConfigError(
+            "No data set given: add --data (VOC, COCO, ImageFolder, Shapes) and --data.path, or --config."
+        )
     if isinstance(data, dict) and isinstance(data.get("init_args"), dict):
         data = {**data, "init_args": {**data["init_args"], "class_names": content_classes(content)}}
     return [f"--data={json.dumps(data)}"]

@@ -31,7 +31,7 @@ def new_version(root: Path, rank: int) -> Path:
         rank: this process's global rank.
     """
     if rank > 0:
-        # Started by torchrun and the like there is nothing to inherit; only rank 0 writes, so the name is all that counts.
+        # Under torchrun there is nothing to inherit; only rank 0 writes, so a name is all that is needed.
         return Path(os.environ.get(VARIABLE) or next(iter(versions(root)), root / "version_0"))
     taken = versions(root)
     number = int(taken[0].name.removeprefix("version_")) + 1 if taken else 0

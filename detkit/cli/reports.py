@@ -1,0 +1,87 @@
+"""What is said and written after each command: where the run is, the metric, the predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+
+from detkit.__about__ import __version__
+from detkit.cli.predictions import PredictionWriter
+from detkit.cli.results import print_metrics, write_metrics
+from detkit.cli.resume import Plan
+from detkit.detectors.checkpoints import run_folder
+from detkit.errors import DataError
+
+
+class Reports:
+    """The `after_*` hooks of LightningCLI; mixed into `DetkitCLI`, which sets the attributes."""
+
+    folder: Path | None
+    plan: Plan
+    trainer: Trainer
+    model: LightningModule
+    writer: PredictionWriter
+
+    def after_fit(self) -> None:
+        """Says where the run is."""
+        if self.folder is not None and self.trainer.is_global_zero:
+            best = self.folder / "checkpoints" / "best.ckpt"
+            callback = self.trainer.checkpoint_callback
+            score = getattr(callback, "best_model_score", None)
+            protocol = getattr(getattr(self.model, "metric", None), "protocol", None)
+            by = (
+                f", {callback.monitor} {float(score):.4f}{f' ({protocol})' if protocol else ''}"
+                if score is not None
+                else ""
+            )
+            print(f"checkpoint: {best} (best{by})" if best.is_file() else f"run: {self.folder}", flush=True)
+            if not (self.folder / "checkpoints" / "last.ckpt").is_file() and self.plan.checkpoint is not None:
+                print(
+                    f"Nothing was left to train: the checkpoint has ended epoch {self.trainer.current_epoch}; "
+                    "--trainer.max_epochs says how many there are in all.",
+                    flush=True,
+                )
+
+    def after_validate(self) -> None:
+        """Prints the metric."""
+        if self.trainer.is_global_zero:
+            print_metrics(self._metrics(), f"validation: {self._data_in_words()}")
+
+    def after_test(self) -> None:
+        """Prints the metric and writes `metrics.json` into the run's folder."""
+        if not self.trainer.is_global_zero:
+            return
+        checkpoint = self.plan.checkpoint.path
+        print_metrics(self._metrics(), f"test: {self._data_in_words()}")
+        loaders = self.trainer.test_dataloaders
+        loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
+        path = write_metrics(
+            run_folder(checkpoint),
+            self._metrics(),
+            checkpoint=checkpoint,
+            data=self._data_in_words(),
+            split="test",
+            num_images=sum(len(loader.dataset) for loader in loaders),
+            version=__version__,
+        )
+        print(f"metrics: {path}", flush=True)
+
+    def after_predict(self) -> None:
+        """Says where the predictions are."""
+        if self.trainer.is_global_zero:
+            print(f"predictions: {self.writer.folder / 'predictions.json'}", flush=True)
+            if self.writer.draw:
+                print(f"drawn: {self.writer.folder / 'predictions'}", flush=True)
+
+    def _metrics(self) -> dict[str, Any]:
+        metrics = getattr(self.model, "last_metrics", None)
+        if not metrics:
+            raise DataError("No metric was computed: is the split empty?")
+        return metrics
+
+    def _data_in_words(self) -> str:
+        data = self._get(self.config, "data")
+        name, path = data["class_path"].rsplit(".", 1)[-1], data.get("init_args", {}).get("path")
+        return f"{name}({path})" if path else name

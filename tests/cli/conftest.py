@@ -1,0 +1,51 @@
+"""`detkit` in this process, with the toy classes of `fakes.py`, in a folder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from detkit.cli import lightning_cli
+from detkit.cli.main import main
+from tests.cli import fakes
+
+CONFIG = """
+model:
+  class_path: Tiny
+  init_args:
+    lr: 0.05
+data:
+  class_path: Numbers
+trainer:
+  accelerator: cpu
+  max_epochs: 2
+"""
+
+
+class Result(NamedTuple):
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def detkit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Result]:
+    """`detkit("fit", "--config", "toy.yaml")` in a fresh folder that holds toy.yaml."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(lightning_cli, "base_classes", lambda: (fakes.Model, fakes.Data))
+    Path("toy.yaml").write_text(CONFIG)
+
+    def run(*args: str) -> Result:
+        capsys.readouterr()
+        code = main(list(args))
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run

@@ -1,0 +1,94 @@
+"""The real thing, small: Shapes and Faster R-CNN through fit, test and predict, in one process and in two."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CONFIG = """
+model:
+  class_path: FasterRCNN
+  init_args:
+    backbone: tiny
+    fpn: false
+    min_size: 64
+    max_size: 64
+    anchor_sizes: [[16, 32]]
+    rpn_post_nms: [40, 40]
+    rpn_batch_size: 32
+    roi_batch_size: 32
+    head_channels: 32
+    warmup_steps: 0
+    lr: 0.01
+data:
+  class_path: Shapes
+  init_args: {path: shapes, num_train: 6, num_val: 3, num_test: 5, image_size: 64, num_workers: 0}
+trainer: {accelerator: cpu, max_epochs: 1}
+"""
+
+
+def detkit(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "detkit", *args]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a trained run in runs/small."""
+    folder = tmp_path_factory.mktemp("end_to_end")
+    (folder / "small.yaml").write_text(CONFIG)
+    result = detkit(folder, "fit", "--config", "small.yaml")
+    assert result.returncode == 0, result.stderr
+    # What comes through the filters is worth reading; here nothing should.
+    assert result.stderr == ""
+    return folder
+
+
+def test_test_writes_the_metrics_of_every_image(run: Path) -> None:
+    result = detkit(run, "test", "--ckpt_path", "runs/small")
+    assert (result.returncode, result.stderr) == (0, "")
+    metrics = json.loads((run / "runs/small/version_0/metrics.json").read_text())
+    assert metrics["num_images"] == 5
+    assert metrics["protocol"].startswith("COCO")
+    assert set(metrics["map_per_class"]) == {"circle", "rectangle", "ring", "star", "triangle"}
+    assert metrics["protocol"] in result.stdout.replace("\n", " ").replace("  ", " ")
+
+
+def test_predict_as_printed_in_the_help(run: Path) -> None:
+    photos = next((run / "shapes").rglob("JPEGImages"))
+    options = ["--predictions.draw", "true", "--predictions.score_threshold", "0"]
+    arguments = ["--ckpt_path", "runs/small", "--data", "ImageFolder", "--data.path", str(photos), *options]
+    result = detkit(run, "predict", *arguments)
+    assert (result.returncode, result.stderr) == (0, "")
+    version = run / "runs/small/version_0"
+    files = {p.name for p in photos.iterdir()}
+    assert {row["image_id"] for row in json.loads((version / "predictions.json").read_text())} <= files
+    assert len(list((version / "predictions").iterdir())) == len(files)
+
+
+@pytest.mark.slow
+def test_two_processes_fit_test_and_predict(run: Path) -> None:
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    root = ["--trainer.default_root_dir", "runs/two"]
+    fit = detkit(run, "fit", "--config", "small.yaml", *two, *root)
+    assert (fit.returncode, fit.stderr) == (0, "")
+    assert [p.name for p in (run / "runs/two").iterdir()] == ["version_0"]
+    written, found = run / "runs/two/version_0/metrics.json", []
+    for processes in (two, []):
+        result = detkit(run, "test", "--ckpt_path", "runs/two", *processes)
+        assert (result.returncode, result.stderr) == (0, "")
+        found.append(json.loads(written.read_text()))
+    # Five images on two processes: the sampler pads, the metric counts each image once.
+    assert found[0]["map_per_class"] == pytest.approx(found[1]["map_per_class"], abs=1e-4)
+    assert found[0]["num_images"] == found[1]["num_images"] == 5
+    predict = detkit(run, "predict", "--ckpt_path", "runs/two", *two)
+    assert (predict.returncode, predict.stderr) == (0, "")
+    rows = json.loads((run / "runs/two/version_0/predictions.json").read_text())
+    keys = [(row["image_id"], *row["bbox"], row["score"], row["category_id"]) for row in rows]
+    assert len(keys) == len(set(keys))

@@ -1,0 +1,198 @@
+"""fit: the run's folder, the checkpoints, resuming, and who wins where words contradict."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+Detkit = Callable[..., Any]
+RUN = Path("runs/toy/version_0")
+
+
+def state(path: Path) -> dict[str, Any]:
+    return torch.load(path, weights_only=True)
+
+
+def weights(path: Path) -> torch.Tensor:
+    return state(path)["state_dict"]["linear.weight"]
+
+
+def test_a_run_has_its_layout(detkit: Detkit) -> None:
+    result = detkit("fit", "--config", "toy.yaml")
+    assert result.code == 0
+    assert result.err == ""
+    names = {p.relative_to(RUN).as_posix().split(".tfevents")[0] for p in RUN.rglob("*") if p.is_file()}
+    assert names >= {"config.yaml", "metrics.csv", "events.out", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+    assert not [n for n in names if "part" in n]
+    config = yaml.safe_load((RUN / "config.yaml").read_text())
+    assert config["model"]["init_args"]["lr"] == 0.05
+    assert config["trainer"]["default_root_dir"] == "runs/toy"
+    rows = list(csv.DictReader((RUN / "metrics.csv").open()))
+    assert [float(r["val/map"]) for r in rows if r["val/map"]] == pytest.approx([0.1, 0.5])
+
+
+def test_the_output_is_one_line_an_epoch(detkit: Detkit) -> None:
+    lines = detkit("fit", "--config", "toy.yaml").out.splitlines()
+    assert [line.split()[:2] for line in lines[1:3]] == [["epoch", "1/2"], ["epoch", "2/2"]]
+    assert lines[0] == f"run: {RUN}"
+    assert lines[3].startswith(f"checkpoint: {RUN}/checkpoints/best.ckpt (best, val/map 0.5000")
+    assert len(lines) == 4
+
+
+def test_versions_count_up_and_names_come_from_config_or_model(detkit: Detkit) -> None:
+    for _ in range(2):
+        detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "1")
+    detkit("fit", "--model", "Tiny", "--data", "Numbers", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu")
+    detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "1", "--trainer.default_root_dir", "here")
+    assert sorted(str(p) for p in Path().rglob("version_*")) == [
+        "here/version_0",
+        "runs/Tiny/version_0",
+        "runs/toy/version_0",
+        "runs/toy/version_1",
+    ]
+
+
+def test_best_and_last_are_those_epochs(detkit: Detkit) -> None:
+    assert detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "3").code == 0
+    best, last = (state(RUN / "checkpoints" / f"{name}.ckpt") for name in ("best", "last"))
+    assert (best["epoch"], last["epoch"]) == (1, 2)
+
+
+def test_an_map_that_is_not_a_number_does_not_stop_a_run(detkit: Detkit) -> None:
+    assert detkit("fit", "--config", "toy.yaml", "--model.nan_map", "true").code == 0
+    assert state(RUN / "checkpoints/last.ckpt")["epoch"] == 1
+    assert (RUN / "checkpoints/best.ckpt").is_file()
+
+
+def test_the_users_callbacks_are_added_and_replace_their_own_kind(detkit: Detkit) -> None:
+    callbacks = [
+        {"class_path": "EarlyStopping", "init_args": {"monitor": "val/map", "mode": "max", "patience": 1}},
+        {"class_path": "ModelCheckpoint", "init_args": {"monitor": "train/loss", "filename": "mine"}},
+    ]
+    Path("more.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks, "max_epochs": 9}}))
+    assert detkit("fit", "--config", "toy.yaml", "--config", "more.yaml").code == 0
+    assert sorted(p.name for p in (RUN / "checkpoints").iterdir()) == ["last.ckpt", "mine.ckpt"]
+    assert state(RUN / "checkpoints/last.ckpt")["epoch"] == 2  # stopped after the first epoch without a better one
+
+
+def test_what_is_switched_off_stays_off(detkit: Detkit) -> None:
+    off = ["--trainer.logger", "false", "--trainer.enable_checkpointing", "false", "--checkpoint.monitor", "val/x"]
+    result = detkit("fit", "--config", "toy.yaml", *off, "--trainer.enable_progress_bar", "false")
+    assert result.code == 0
+    assert "epoch" not in result.out
+    assert [p.name for p in RUN.rglob("*") if p.is_file() and p.suffix != ".ckpt"] == ["config.yaml"]
+    assert not (RUN / "checkpoints/best.ckpt").exists()
+
+
+def test_options_win_over_files_wherever_they_stand(detkit: Detkit) -> None:
+    assert detkit("fit", "--model.lr", "0.25", "--config", "toy.yaml", "--trainer.max_epochs", "1").code == 0
+    assert yaml.safe_load((RUN / "config.yaml").read_text())["model"]["init_args"]["lr"] == 0.25
+
+
+@pytest.mark.parametrize("how", [["--config", "toy.yaml", "--ckpt_path", "last"], ["--ckpt_path", "runs/toy"]])
+def test_a_resumed_run_equals_an_uninterrupted_one(detkit: Detkit, how: list[str]) -> None:
+    detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "4", "--trainer.default_root_dir", "whole")
+    detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "2")
+    result = detkit("fit", *how, "--trainer.max_epochs", "4")
+    assert result.code == 0
+    assert f"checkpoint: {RUN}/checkpoints/last.ckpt (last)" in result.out
+    second = Path("runs/toy/version_1/checkpoints")
+    assert torch.equal(weights(second / "last.ckpt"), weights(Path("whole/version_0/checkpoints/last.ckpt")))
+    # The best epoch was in the first part: the second run's folder has it all the same.
+    assert state(second / "best.ckpt")["epoch"] == 1
+
+
+def test_going_on_without_a_checkpoint_is_an_error(detkit: Detkit) -> None:
+    Path("runs/toy/version_0").mkdir(parents=True)
+    result = detkit("fit", "--config", "toy.yaml", "--ckpt_path", "last")
+    assert result.code == 2
+    assert "no last.ckpt found" in result.err
+    assert not Path("runs/toy/version_1").exists()
+
+
+def test_the_command_line_beats_the_checkpoint_and_says_so(detkit: Detkit) -> None:
+    detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "1")
+    out = detkit("fit", "--ckpt_path", "runs/toy", "--model.lr", "0.5", "--trainer.max_epochs", "2").out
+    row = next(line for line in out.splitlines() if "model.lr" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == ["model.lr", "0.05", "0.5", "command line"]
+    assert state(Path("runs/toy/version_1/checkpoints/last.ckpt"))["hyper_parameters"]["lr"] == 0.5
+
+
+def test_the_checkpoint_beats_a_config_file_and_says_so(detkit: Detkit) -> None:
+    detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "1")
+    Path("toy.yaml").write_text(Path("toy.yaml").read_text().replace("0.05", "0.7"))
+    out = detkit("fit", "--config", "toy.yaml", "--ckpt_path", "last", "--trainer.max_epochs", "2").out
+    row = next(line for line in out.splitlines() if "model.lr" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == ["model.lr", "0.05", "0.7", "checkpoint"]
+    assert state(Path("runs/toy/version_1/checkpoints/last.ckpt"))["hyper_parameters"]["lr"] == 0.05
+
+
+def test_nothing_is_said_where_nothing_is_contradicted(detkit: Detkit) -> None:
+    detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "1", "--model.window", "[5, 7]")
+    again = ["--model.window", "[5, 7]", "--model.lr", "5e-2"]
+    out = detkit("fit", "--config", "toy.yaml", "--ckpt_path", "last", "--trainer.max_epochs", "2", *again).out
+    assert "differ" not in out
+
+
+def test_the_model_is_told_what_overrides_the_checkpoint(detkit: Detkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.cli import fakes
+
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(fakes.Tiny, "on_resume_override", lambda self, changed: told.append(changed))
+    detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "1")
+    detkit("fit", "--ckpt_path", "runs/toy", "--model.lr", "0.5", "--trainer.max_epochs", "2")
+    assert told == [{"lr": 0.5}]
+
+
+def test_a_checkpoint_of_another_model_is_refused(detkit: Detkit) -> None:
+    detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "1")
+    other = detkit("fit", "--ckpt_path", "runs/toy", "--model", "Other", "--data", "Numbers")
+    assert other.code == 2
+    assert "is of a Tiny" in other.err
+    wider = detkit("fit", "--ckpt_path", "runs/toy", "--model.width", "7")
+    assert wider.code == 2
+    assert "linear.weight: (4, 4) in the file, (7, 4) in the model" in wider.err
+
+
+def test_classes_reach_the_checkpoint_from_the_data(detkit: Detkit) -> None:
+    detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "1", "--data.class_names", "[x, y]")
+    kept = state(RUN / "checkpoints/last.ckpt")["hyper_parameters"]
+    assert (kept["class_names"], kept["category_ids"]) == (["x", "y"], [3, 17])
+
+
+def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    (tmp_path / "toy.yaml").write_text("model: Tiny\ndata: Numbers\ntrainer: {accelerator: cpu, max_epochs: 100000}\n")
+    code = (
+        "import sys; from tests.cli import fakes; from detkit.cli import lightning_cli as cli\n"
+        "cli.base_classes = lambda: (fakes.Model, fakes.Data)\n"
+        "from detkit.cli.main import main; sys.exit(main(['fit', '--config', 'toy.yaml']))"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert run.stdout is not None
+    for line in run.stdout:
+        if line.startswith("epoch 2/"):
+            break
+    run.send_signal(signal.SIGINT)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "detkit fit --ckpt_path runs/toy/version_0" in err
+    assert "Traceback" not in err
+    assert state(tmp_path / RUN / "checkpoints/last.ckpt")["epoch"] >= 0

@@ -1,0 +1,87 @@
+"""Wrong options and values: a few lines that name the culprit, and exit code 2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--model.lrr", "3"], ["'lrr'", "'lr'"]),
+        (["--model.lr", "fast"], ["lr: expected float", "fast"]),
+        (["--modle.lr", "3"], ["'--modle.lr'"]),
+        (["--trainer.max_epochz", "3"], ["'--trainer.max_epochz'"]),
+        (["--trainer.max_epochs", "few"], ["trainer.max_epochs: expected int", "few"]),
+        (["--model", "Tinny"], ["no class 'Tinny'", "'Tiny'"]),
+        (["--data", "Photos"], ["Photos", "path"]),
+        (["--model.class_names", "[a,b]"], ["--model.class_names", "--data.class_names"]),
+        (["--model.init_args.category_ids=[1]"], ["--model.category_ids", "data set"]),
+        (["--ckpt_path", "last"], ["runs/toy", "nothing to go on from"]),
+        (["--ckpt_path", "elsewhere"], ["elsewhere"]),
+    ],
+)
+def test_a_wrong_option_gets_a_few_lines(detkit: Callable[..., Any], given: list[str], said: list[str]) -> None:
+    result = detkit("fit", "--config", "toy.yaml", *given)
+    assert result.code == 2
+    assert len(result.err.splitlines()) <= 4
+    for words in said:
+        assert words in result.err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model:\n  class_path: Tiny\n  init_args:\n    lrr: 3\ndata: Numbers\n", ["wrong.yaml", "'lrr'", "'lr'"]),
+        ("model:\n  class_path: Tiny\n  init_args:\n    lr: fast\ndata: Numbers\n", ["wrong.yaml", "expected float"]),
+        ("model: Tinny\ndata: Numbers\n", ["wrong.yaml", "'Tinny'"]),
+        ("model: Tiny\ndata: Numbers\ntrainor:\n  max_epochs: 1\n", ["wrong.yaml", "trainor"]),
+        ("model: Tiny\n  lr: [\n", ["wrong.yaml, line 2"]),
+        ("- model\n", ["wrong.yaml", "list"]),
+        ("model:\n  class_path: Tiny\n  init_args: {class_names: [a]}\ndata: Numbers\n", ["wrong.yaml", "class_names"]),
+    ],
+)
+def test_an_error_in_a_config_names_the_file(detkit: Callable[..., Any], text: str, said: list[str]) -> None:
+    Path("wrong.yaml").write_text(text)
+    result = detkit("fit", "--config", "wrong.yaml")
+    assert result.code == 2
+    assert len(result.err.splitlines()) <= 4
+    for words in said:
+        assert words in result.err
+
+
+def test_a_missing_config_is_named(detkit: Callable[..., Any]) -> None:
+    result = detkit("fit", "--config", "none.yaml")
+    assert (result.code, result.err) == (2, "detkit: none.yaml: no such config file.\n")
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_a_checkpoint_is_asked_for(detkit: Callable[..., Any], command: str) -> None:
+    result = detkit(command, "--data", "Photos", "--data.path", "x")
+    assert result.code == 2
+    assert "--ckpt_path" in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+def test_an_error_of_ours_from_a_constructor_comes_through(
+    detkit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from detkit.errors import ConfigError
+    from tests.cli import fakes
+
+    def refuse(self: Any, *args: Any, **kwargs: Any) -> None:
+        raise ConfigError("toys are out")
+
+    monkeypatch.setattr(fakes.Numbers, "train_dataloader", refuse)
+    assert detkit("fit", "--config", "toy.yaml").err == "detkit: toys are out\n"
+    Path("model.yaml").write_text("model:\n  class_path: tests.cli.fakes.Refusing\ndata: Numbers\n")
+    refusing = type("Refusing", (fakes.Tiny,), {"__module__": fakes.__name__, "__init__": fakes.Tiny.__init__})
+    monkeypatch.setattr(fakes, "Refusing", refusing, raising=False)
+    monkeypatch.setattr(fakes.torch.nn, "Linear", refuse)
+    result = detkit("fit", "--config", "model.yaml")
+    assert (result.code, result.err) == (2, "detkit: toys are out\n")
