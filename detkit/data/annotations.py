@@ -7,13 +7,14 @@ since reading an element writes its reference count.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from detkit.errors import DataError
+from detkit.errors import ConfigError, DataError
 
 
 class Finding(NamedTuple):
@@ -21,19 +22,21 @@ class Finding(NamedTuple):
 
     Attributes:
         kind: "degenerate", "inverted", "not_finite", "clipped", "outside", "no_difficult",
-            "bad_difficult", "no_size", ...
-        file: the file that holds it.
+            "bad_difficult", "no_size", "other_class", ...
+        file: the file that holds it; of several, their folder.
         object: the object's number in the file (from 1; in COCO the annotation's id), or None.
         message: what was found and what was done.
+        count: how many objects it speaks of.
     """
 
     kind: str
     file: str
     object: int | None
     message: str
+    count: int = 1
 
 
-DROPPED = ("degenerate", "inverted", "not_finite", "outside")
+DROPPED = ("degenerate", "inverted", "not_finite", "outside", "other_class")
 """Kinds of findings that say a box was left out."""
 
 
@@ -106,6 +109,7 @@ class AnnotationsBuilder:
     def __init__(self, root: str, min_side: float) -> None:
         self.root, self.min_side = root, min_side
         self.findings: list[Finding] = []
+        self._others: Counter[str] = Counter()
         self._images: list[tuple[Any, str, int, int, str]] = []
         self._rows: list[tuple[int, int | None, int, bool, bool, float]] = []
         self._boxes: list[tuple[float, float, float, float]] = []
@@ -129,6 +133,10 @@ class AnnotationsBuilder:
         self._boxes.append(box)
         self._rows.append((image, number, label, difficult, crowd, area))
 
+    def other_class(self, name: str) -> None:
+        """Leave out an object of a class that is not to be learnt; `build` sums them up in one finding."""
+        self._others[name] += 1
+
     def build(self) -> Annotations:
         """Check, clip and drop boxes; each such step becomes a finding.
 
@@ -144,6 +152,10 @@ class AnnotationsBuilder:
         limits = np.tile(size[image], 2).astype(np.float64)
         boxes = np.clip(raw, 0.0, limits)
         keep = self._check(raw, boxes, limits, image)
+        if self._others:
+            counts = ", ".join(f"{name} {count}" for name, count in self._others.most_common())
+            text = f"objects of other classes left out: {counts}"
+            self.findings.append(Finding("other_class", self.root, None, text, self._others.total()))
         order = np.argsort(image, kind="stable")
         order = order[keep[order]]
         boxes = boxes[order].astype(np.float32)
@@ -190,6 +202,17 @@ class AnnotationsBuilder:
                 bounds = f" ({limits[row, 0]:g} x {limits[row, 1]:g})" if kind in ("outside", "clipped") else ""
                 self.findings.append(Finding(kind, source, self._rows[row][1], f"[{place}]{bounds} {text}"))
         return good & ~outside
+
+
+def check_other_classes(value: str) -> str:
+    """What is done with objects of other classes than those given: "error" or "drop".
+
+    Raises:
+        ConfigError: anything else.
+    """
+    if value not in ("error", "drop"):
+        raise ConfigError(f"other_classes must be 'error' or 'drop', got {value!r}")
+    return value
 
 
 def check_class_names(names: Sequence[str]) -> list[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from detkit.data.annotations import Annotations, AnnotationsBuilder
+from detkit.data.annotations import Annotations, AnnotationsBuilder, check_other_classes
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.voc_files import is_inside
 from detkit.errors import DataError
@@ -36,6 +36,8 @@ class COCO(DetectionDataModule):
         group_by_aspect: make up batches of wide or of tall images.
         class_names: the classes in the order of the labels, matched to the categories by name (as for a
             trained model); None takes all categories of the training file.
+        other_classes: what to do with an object of another class than class_names: "error", or "drop" to leave it
+            out (it is then background); the summary says how many were.
     """
 
     def __init__(
@@ -54,9 +56,11 @@ class COCO(DetectionDataModule):
         seed: int = 0,
         group_by_aspect: bool = False,
         class_names: list[str] | None = None,
+        other_classes: Literal["error", "drop"] = "error",
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, transforms, seed, group_by_aspect, class_names)
         self.path = str(path)
+        self.other_classes = check_other_classes(other_classes)
         self.sources = {
             "train": (train_annotations, train_images),
             "val": (val_annotations, val_images),
@@ -91,7 +95,8 @@ class COCO(DetectionDataModule):
         file, images = self.sources[split]
         source, folder = os.path.join(self.path, str(file)), os.path.join(self.path, str(images))
         # A box thinner than a pixel makes training unstable; in evaluation it stays, as the official score has it.
-        return read_coco(content, source, folder, self.class_names, 1.0 if split == "train" else 0.0)
+        min_side = 1.0 if split == "train" else 0.0
+        return read_coco(content, source, folder, self.class_names, min_side, self.other_classes)
 
 
 def load_json(path: str) -> dict[str, Any]:
@@ -117,7 +122,12 @@ def load_json(path: str) -> dict[str, Any]:
 
 
 def read_coco(
-    content: Mapping[str, Any], source: str, folder: str, class_names: Sequence[str], min_side: float
+    content: Mapping[str, Any],
+    source: str,
+    folder: str,
+    class_names: Sequence[str],
+    min_side: float,
+    other_classes: str = "error",
 ) -> Annotations:
     """Flat arrays of an annotation file.
 
@@ -127,6 +137,7 @@ def read_coco(
         folder: of the images.
         class_names: the classes in the order of the labels.
         min_side: boxes with a side of this many pixels or less are left out.
+        other_classes: "drop" leaves out annotations of categories that are not in class_names.
 
     Raises:
         DataError: a duplicate or unknown id, a missing image, or an entry that is incomplete.
@@ -135,7 +146,7 @@ def read_coco(
     images = _add_images(builder, content, source, folder)
     names, ids = _classes(content, class_names, source)
     labels = {category: label for label, category in enumerate(ids, 1)}
-    others = {category["id"] for category in content["categories"]} - set(labels)
+    others = {each["id"]: str(each["name"]) for each in content["categories"] if each["id"] not in labels}
     wanted = ", ".join(names)
     for annotation in content["annotations"]:
         number = annotation.get("id") if isinstance(annotation, dict) else None
@@ -149,8 +160,14 @@ def read_coco(
             raise DataError(f"{where}: incomplete or not as COCO writes it ({error!r})") from None
         if image not in images:
             raise DataError(f"{where}: image id {image!r} is not among the images")
+        if category in others and other_classes == "drop":
+            builder.other_class(others[category])
+            continue
         if category in others:
-            raise DataError(f"{where}: its category {category!r} is not among the classes ({wanted})")
+            raise DataError(
+                f"{where}: its category {category!r} is not among the classes ({wanted}); give class_names with it, "
+                "or leave such objects out with other_classes: drop"
+            )
         if category not in labels:
             raise DataError(f"{where}: category id {category!r} is not among the categories")
         box = (x, y, x + width, y + height)

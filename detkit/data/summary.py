@@ -101,11 +101,12 @@ class DataSummary:
         for split, findings in self.findings.items():
             for kind, count in self.splits[split].found.items():
                 lines.append(f"{split}: {kind.replace('_', ' ')}: {count}")
-                for finding in [each for each in findings if each.kind == kind][:_SHOWN]:
+                same = [each for each in findings if each.kind == kind]
+                for finding in same[:_SHOWN]:
                     number = "" if finding.object is None else f", object {finding.object}"
                     lines.append(f"  {finding.file}{number}: {finding.message}")
-                if count > _SHOWN:
-                    lines.append(f"  and {count - _SHOWN} more")
+                if len(same) > _SHOWN:
+                    lines.append(f"  and {len(same) - _SHOWN} more")
         return lines + [f"warning: {text}" for text in self.warnings]
 
     def __str__(self) -> str:
@@ -120,16 +121,18 @@ class DataSummary:
 
 def _count(annotations: Annotations, class_names: Sequence[str]) -> SplitSummary:
     per_class = np.bincount(annotations.labels, minlength=len(class_names) + 1)[1:]
-    found = dict(Counter(finding.kind for finding in annotations.findings))
+    found: Counter[str] = Counter()
+    for finding in annotations.findings:
+        found[finding.kind] += finding.count
     return SplitSummary(
         images=len(annotations),
         empty=int((annotations.counts == 0).sum()),
         boxes=len(annotations.boxes),
         difficult=int(annotations.difficult.sum()),
         crowd=int(annotations.crowd.sum()),
-        dropped=sum(found.get(kind, 0) for kind in DROPPED),
+        dropped=sum(found[kind] for kind in DROPPED),
         per_class=dict(zip(class_names, per_class.tolist(), strict=True)),
-        found=found,
+        found=dict(found),
     )
 
 

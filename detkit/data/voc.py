@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from detkit.data.annotations import Annotations, AnnotationsBuilder, Finding
+from detkit.data.annotations import Annotations, AnnotationsBuilder, Finding, check_other_classes
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.image_io import image_size
 from detkit.data.voc_files import (
@@ -46,6 +46,8 @@ class VOC(DetectionDataModule):
         group_by_aspect: make up batches of wide or of tall images.
         class_names: the classes in the order of the labels; None takes those found in the
             training and validation set, sorted.
+        other_classes: what to do with an object of another class than class_names: "error", or "drop" to leave it
+            out (it is then background); the summary says how many were.
         download: fetch VOC2007 and VOC2012, as far as the image sets name them, where they are missing.
     """
 
@@ -62,10 +64,12 @@ class VOC(DetectionDataModule):
         seed: int = 0,
         group_by_aspect: bool = False,
         class_names: list[str] | None = None,
+        other_classes: Literal["error", "drop"] = "error",
         download: bool = False,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, transforms, seed, group_by_aspect, class_names)
         self.path, self.download = str(path), download
+        self.other_classes = check_other_classes(other_classes)
         self.image_sets = {"train": train, "val": val, "test": test}
         if class_names is None and self.download and self._to_download():
             self._set_classes(VOC_CLASSES)  # known before prepare_data has fetched anything
@@ -109,7 +113,7 @@ class VOC(DetectionDataModule):
 
             rank_zero_info(f"no test set is named: testing on the validation set {self.image_sets['val']!r}")
             return self.annotations("val")
-        return to_annotations(read_voc(self.path, image_set), self.class_names)
+        return to_annotations(read_voc(self.path, image_set), self.class_names, self.other_classes)
 
 
 class VOCSet(NamedTuple):
@@ -157,17 +161,17 @@ def read_voc(path: str, image_set: str) -> VOCSet:
     return VOCSet(path, image_set, items, findings)
 
 
-def to_annotations(voc: VOCSet, class_names: Sequence[str]) -> Annotations:
+def to_annotations(voc: VOCSet, class_names: Sequence[str], other_classes: str = "error") -> Annotations:
     """Flat arrays of an image set. Boxes with a side of 1 px or less are left out.
 
     Raises:
-        DataError: an object of a class that is not in `class_names`.
+        DataError: an object of a class that is not in `class_names`, unless `other_classes` is "drop".
     """
     labels = {name: label for label, name in enumerate(class_names, 1)}
     builder = AnnotationsBuilder(voc.path, min_side=1.0)
     builder.findings.extend(voc.findings)
     for image_id, file, source, image in voc.items:
-        _add(builder, image_id, file, source, image, labels)
+        _add(builder, image_id, file, source, image, labels, other_classes == "drop")
     return builder.build()
 
 
@@ -188,7 +192,13 @@ def _find_image(folder: str, image_id: str, image: VOCImage, images: dict[str, s
 
 
 def _add(
-    builder: AnnotationsBuilder, image_id: str, file: str, source: str, image: VOCImage, labels: dict[str, int]
+    builder: AnnotationsBuilder,
+    image_id: str,
+    file: str,
+    source: str,
+    image: VOCImage,
+    labels: dict[str, int],
+    drop_others: bool,
 ) -> None:
     width, height = image.width, image.height
     findings = builder.findings
@@ -197,10 +207,13 @@ def _add(
         findings.append(Finding("no_size", source, None, f"no size is given; {width} x {height} read from the image"))
     index = builder.image(image_id, os.path.relpath(file, builder.root), width, height, source)
     for number, item in enumerate(image.objects, 1):
+        if item.name not in labels and drop_others:
+            builder.other_class(item.name)
+            continue
         if item.name not in labels:
             raise DataError(
                 f"{source}: object {number} is a {item.name!r}, which is not among the classes ({', '.join(labels)}); "
-                "correct the label or give class_names with it"
+                "correct the label, give class_names with it, or leave such objects out with other_classes: drop"
             )
         if item.difficult is None:
             findings.append(Finding("no_difficult", source, number, "difficult is missing or unclear; taken as 0"))

@@ -73,6 +73,16 @@ def test_categories_are_matched_by_name(folder: Path) -> None:
         load(folder, content(), class_names=["dog"])
 
 
+def test_other_categories_are_left_out_on_request(folder: Path) -> None:
+    data = load(folder, content(), class_names=["dog"], other_classes="drop")
+    train = data.annotations("train")
+    assert train is not None and train.counts.tolist() == [1, 0] and data.category_ids == [18]
+    assert data.summary().splits["train"].found == {"other_class": 1}
+    unknown = content(annotations=[annotation(category_id=99)])
+    with pytest.raises(DataError, match="99 is not among the categories"):
+        load(folder, unknown, class_names=["dog"], other_classes="drop").annotations("train")
+
+
 @pytest.mark.parametrize(
     ("bbox", "kind"),
     [

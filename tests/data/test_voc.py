@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from detkit.data import VOC
 from detkit.data.voc_files import VOCObject, parse_annotation, read_image_set
 from detkit.data.voc_writing import format_annotation
-from detkit.errors import DataError
+from detkit.errors import ConfigError, DataError
 
 CAT = VOCObject("cat", (1, 2, 20, 22), False)
 
@@ -194,6 +194,24 @@ def test_class_of_the_validation_set_alone_counts_and_warns(make_voc: Callable[.
     data = VOC(str(make_voc({"a": [CAT], "b": [dog]}, {"train": ["a"], "val": ["b"]})), test=None)
     assert data.class_names == ["cat", "dog"]
     assert "train: no box of dog" in data.summary().warnings[0]
+
+
+def test_other_classes_are_left_out_on_request(make_voc: Callable[..., Path]) -> None:
+    box = (1.0, 2.0, 20.0, 22.0)
+    cat, dog, cow = (VOCObject(name, box, False) for name in ("cat", "dog", "cow"))
+    path = str(make_voc({"a": [dog, cat, cow], "b": [dog]}))
+    sets = {"val": None, "test": None}
+    with pytest.raises(DataError, match=r"object 1 is a 'dog'.*other_classes: drop"):
+        VOC(path, **sets, class_names=["cat"]).annotations("train")
+    data = VOC(path, **sets, class_names=["cat"], other_classes="drop")
+    train = data.annotations("train")
+    assert train is not None and train.counts.tolist() == [1, 0] and train.labels.tolist() == [1]
+    split = data.summary().splits["train"]
+    assert (split.dropped, split.found, split.empty) == (3, {"other_class": 3}, 1)
+    (line,) = [line for line in data.summary().lines() if "left out" in line]
+    assert line.endswith("objects of other classes left out: dog 2, cow 1")
+    with pytest.raises(ConfigError, match="'error' or 'drop'"):
+        VOC(path, other_classes="keep")  # type: ignore[arg-type]
 
 
 def test_missing_things_are_named(two_cats: Path, tmp_path: Path) -> None:
