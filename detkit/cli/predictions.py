@@ -52,7 +52,6 @@ class PredictionWriter(BasePredictionWriter):
         super().__init__(write_interval="batch")
         self.output, self.draw, self.score_threshold = output, draw, score_threshold
         self.folder = Path(output) if output else Path()
-        self.images = self.boxes = 0
         self._file: Any = None
 
     def use_run(self, checkpoint: Path) -> None:
@@ -63,7 +62,6 @@ class PredictionWriter(BasePredictionWriter):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens this process's part."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.images = self.boxes = 0
         self._drawn: set[str] = set()
         self._file = self._part(trainer.global_rank).open("w", encoding="utf-8")
 
@@ -77,12 +75,11 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Writes one batch, a row a line."""
+        """Writes one batch, an image a line."""
         for sample, detections in zip(batch, prediction, strict=True):
-            self.images += 1
-            for row in coco_results(sample["image_id"], detections, pl_module.category_ids):
-                self.boxes += 1
-                self._file.write(json.dumps(row) + "\n")
+            image_id = sample["image_id"]
+            rows = list(coco_results(image_id, detections, pl_module.category_ids))
+            self._file.write(json.dumps([image_id, rows]) + "\n")
             if self.draw:
                 self._draw(sample, detections, pl_module.class_names)
 
@@ -97,11 +94,9 @@ class PredictionWriter(BasePredictionWriter):
         with whole.open("w", encoding="utf-8") as out:
             out.write("[")
             separator = "\n"
-            for part in parts:
-                with part.open(encoding="utf-8") as rows:
-                    for row in rows:
-                        out.write(separator + row.rstrip("\n"))
-                        separator = ",\n"
+            for row in _rows(parts):
+                out.write(separator + json.dumps(row, ensure_ascii=False))
+                separator = ",\n"
             out.write("\n]\n")
         os.replace(whole, self.folder / "predictions.json")
         for part in parts:
@@ -135,3 +130,17 @@ class PredictionWriter(BasePredictionWriter):
             name = f"{stem}-{number}"
         self._drawn.add(name)
         return f"{name}.jpg"
+
+
+def _rows(parts: list[Path]) -> Iterator[dict[str, Any]]:
+    """The rows of all processes, each image once: samplers repeat images so that every process has as many."""
+    earlier: set[str | int] = set()
+    for part in parts:
+        here = set()
+        with part.open(encoding="utf-8") as lines:
+            for line in lines:
+                image_id, rows = json.loads(line)
+                if image_id not in earlier:
+                    here.add(image_id)
+                    yield from rows
+        earlier |= here
