@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from detkit.detectors.prediction import ImageLike
+
+Rectangle = tuple[float, float, float, float]
+
+SHORTER_SIDE, LONGER_SIDE = 240, 4000
 
 
 def draw(
@@ -30,11 +35,11 @@ def draw(
         detections: ``boxes`` (N, 4) in the image's pixels, ``labels`` (N,) from 1, and ``scores`` (N,) where known.
         targets: ground truth in the same form, drawn white beneath.
         class_names: names of the labels; without them the numbers are shown.
-        score_threshold: detections with a lower score are left out; 0 draws all.
+        score_threshold: detections with a lower score (0-1) are left out; 0 draws all.
 
     Returns:
-        a new PIL image of the same size; small images are enlarged to a shorter side of 240 pixels or more, in whole
-        multiples, so that the labels can be read.
+        a new PIL image of the same size; small images are enlarged in whole multiples until their shorter side has 240
+        pixels (as far as the longer one stays within 4000), so that the labels can be read.
 
     Raises:
         ImageTypeError, DataError: as `detkit.FasterRCNN.predict` does for the image.
@@ -44,26 +49,90 @@ def draw(
 
     pixels = as_image(image)
     picture = PILImage.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
-    factor = max(1, -(-240 // min(picture.size)))
+    factor = max(1, min(-(-SHORTER_SIDE // min(picture.size)), LONGER_SIDE // max(picture.size)))
     picture = picture.resize((picture.width * factor, picture.height * factor), PILImage.Resampling.LANCZOS)
     pen = ImageDraw.Draw(picture)
     thickness = max(2, round(min(picture.size) / 200))
     font = ImageFont.load_default(size=max(11, round(min(picture.size) / 32)))
     for box in targets["boxes"].tolist() if targets is not None else []:
-        x1, y1, x2, y2 = (v * factor for v in box)
-        pen.rectangle([x1 - 1, y1 - 1, x2, y2], outline="black", width=thickness + 2)
-        pen.rectangle([x1, y1, x2 - 1, y2 - 1], outline="white", width=thickness)
+        x1, y1, x2, y2 = _frame(box, factor, picture.size)
+        pen.rectangle([x1 - 1, y1 - 1, x2 + 1, y2 + 1], outline="black", width=thickness + 2)
+        pen.rectangle([x1, y1, x2, y2], outline="white", width=thickness)
     if detections is None:
         return picture
     scores = detections["scores"].tolist() if "scores" in detections else [None] * len(detections["boxes"])
-    rows = list(zip(detections["boxes"].tolist(), detections["labels"].tolist(), scores, strict=True))
-    for box, label, score in reversed(rows):  # the best lies on top
-        if score is not None and score < score_threshold:
-            continue
-        name = class_names[label - 1] if class_names else str(label)
+    rows = zip(detections["boxes"].tolist(), detections["labels"].tolist(), scores, strict=True)
+    shown = [
+        (_frame(box, factor, picture.size), label, score)
+        for box, label, score in rows
+        if score is None or score >= score_threshold
+    ]
+    for frame, label, _ in reversed(shown):  # the best lies on top
+        pen.rectangle(frame, outline=colour(label), width=thickness)
+    taken: list[Rectangle] = []
+    for i, (frame, label, score) in enumerate(shown):
+        known = class_names is not None and 1 <= label <= len(class_names)
+        name = class_names[label - 1] if class_names is not None and known else str(label)
         text = name if score is None else f"{name} {score:.2f}"
-        _labelled(pen, [v * factor for v in box], text, colour(label), thickness, font, picture.size)
+        left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+        others = [other for j, (other, _, _) in enumerate(shown) if j != i]
+        x, y = place_label((right - left + 6, bottom - top + 4), frame, picture.size, taken, others)
+        taken.append((x, y, x + right - left + 6, y + bottom - top + 4))
+        fill = colour(label)
+        luminance = 0.299 * fill[0] + 0.587 * fill[1] + 0.114 * fill[2]
+        pen.rectangle(taken[-1], fill=fill)
+        pen.text((x + 3 - left, y + 2 - top), text, fill="black" if luminance > 140 else "white", font=font)
     return picture
+
+
+def place_label(
+    label: tuple[float, float],
+    frame: Rectangle,
+    size: tuple[int, int],
+    taken: Sequence[Rectangle],
+    others: Sequence[Rectangle],
+) -> tuple[int, int]:
+    """Where a label stands: at a corner of its box, within the picture, off other labels and small objects.
+
+    Above the box is tried first, then below it, within, and beside.
+
+    Args:
+        label: its width and height in pixels.
+        frame: its box.
+        size: width and height of the picture.
+        taken: where labels stand already.
+        others: the other boxes.
+
+    Returns:
+        x and y of its upper left corner: whole pixels, since text at fractions of them is cut by Pillow.
+    """
+    (width, height), (x1, y1, x2, y2) = label, frame
+    corners = itertools.product((y1 - height, y2 + 1, y1, y2 - height), (x1, x2 - width))
+    spots = [*corners, (y1, x2 + 1), (y1, x1 - width)]
+    best, least = (0, 0), None
+    for y, x in [spot for spot in spots if 0 <= spot[0] <= size[1] - height - 1] or [(0, x1)]:
+        spot = (round(min(max(x, 0), max(size[0] - width - 1, 0))), round(y))
+        ground = (*spot, spot[0] + width, spot[1] + height)
+        covered = [_overlap(ground, other) / _area(other) for other in others]
+        cost = (sum(_overlap(ground, each) for each in taken), sum(share for share in covered if share > 0.3))
+        if least is None or cost < least:
+            best, least = spot, cost
+    return best
+
+
+def _frame(box: Sequence[float], factor: int, size: tuple[int, int]) -> Rectangle:
+    """The first and last pixels of a box in the picture, at least one of them, within the picture."""
+    x1, y1, x2, y2 = (value * factor for value in box)
+    x1, y1 = min(max(x1, 0), size[0] - 1), min(max(y1, 0), size[1] - 1)
+    return x1, y1, min(max(x2 - 1, x1), size[0] - 1), min(max(y2 - 1, y1), size[1] - 1)
+
+
+def _overlap(a: Rectangle, b: Rectangle) -> float:
+    return max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0)
+
+
+def _area(a: Rectangle) -> float:
+    return max((a[2] - a[0]) * (a[3] - a[1]), 1)
 
 
 def colour(label: int) -> tuple[int, int, int]:
@@ -71,17 +140,3 @@ def colour(label: int) -> tuple[int, int, int]:
     hue = (label * 0.618033988749895) % 1.0  # the golden ratio spreads any number of hues evenly
     r, g, b = colorsys.hsv_to_rgb(hue, 0.75, 0.95)
     return round(r * 255), round(g * 255), round(b * 255)
-
-
-def _labelled(
-    pen: Any, box: list[float], text: str, fill: tuple[int, int, int], thickness: int, font: Any, size: tuple[int, int]
-) -> None:
-    x1, y1, x2, y2 = box
-    pen.rectangle([x1, y1, max(x2 - 1, x1), max(y2 - 1, y1)], outline=fill, width=thickness)
-    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
-    width, height = right - left + 6, bottom - top + 4
-    x = min(max(x1, 0), max(size[0] - width, 0))
-    y = y1 - height if y1 >= height else min(y1, size[1] - height)  # inside the box where there is no room above
-    pen.rectangle([x, y, x + width, y + height], fill=fill)
-    luminance = 0.299 * fill[0] + 0.587 * fill[1] + 0.114 * fill[2]
-    pen.text((x + 3 - left, y + 2 - top), text, fill="black" if luminance > 140 else "white", font=font)
