@@ -27,6 +27,8 @@ WARNINGS = (
     r".*was configured.*so validation loop will run.*",
     # Detectors move their batches (lists of samples) themselves.
     r".*You have overridden `transfer_batch_to_device` in `LightningModule`.*",
+    # Without a validation there is no best checkpoint; said at the end of the fit.
+    r".*`ModelCheckpoint\(monitor=.*\)` could not find the monitored key.*",
     # The metric synchronises itself: every rank logs the same number.
     r".*It is recommended to use `self\.log\('(val|test)/ma[pr].*sync_dist=True.*",
     # Testing and predicting need no checkpoint callbacks.

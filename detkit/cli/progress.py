@@ -1,4 +1,4 @@
-"""Progress where the output is no terminal: one line an epoch, and one a minute within long ones."""
+"""Progress: a bar on a terminal; elsewhere one line an epoch, and one a minute within long ones."""
 
 from __future__ import annotations
 
@@ -8,9 +8,25 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 
 SHOWN = ("train/loss", "val/loss", "val/map", "val/map_50")
+
+
+class EpochBar(RichProgressBar):
+    """Lightning's rich bar, a line of which stays for every epoch, with the last mAP in it."""
+
+    def __init__(self) -> None:
+        super().__init__(leave=True)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """What stands beside the bar."""
+        metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        value = trainer.callback_metrics.get("val/map")
+        if value is not None:
+            metrics[f"val/map ({_protocol(pl_module)})"] = float(value)
+        return metrics
 
 
 class EpochLines(ProgressBar):
@@ -60,7 +76,7 @@ class EpochLines(ProgressBar):
         shown = "  ".join(f"{k} {values[k]:.4f}" for k in SHOWN if k in values and not math.isnan(values[k]))
         seconds = time.monotonic() - self._epoch_start
         if any(k.startswith("val/map") for k in values):
-            shown += f" ({getattr(getattr(pl_module, 'metric', None), 'protocol', 'mAP')})"
+            shown += f" ({_protocol(pl_module)})"
         self.print(f"epoch {_epoch(trainer)}  step {trainer.global_step}  {seconds:.1f} s  {shown}".rstrip())
 
     def on_validation_batch_end(
@@ -91,3 +107,7 @@ class EpochLines(ProgressBar):
 def _epoch(trainer: Trainer) -> str:
     last = trainer.max_epochs
     return f"{trainer.current_epoch + 1}/{last}" if last is not None and last > 0 else f"{trainer.current_epoch + 1}"
+
+
+def _protocol(module: LightningModule) -> str:
+    return str(getattr(getattr(module, "metric", None), "protocol", "protocol of the model"))

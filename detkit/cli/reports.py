@@ -27,17 +27,15 @@ class Reports:
     def after_fit(self) -> None:
         """Says where the run is."""
         if self.folder is not None and self.trainer.is_global_zero:
-            best = self.folder / "checkpoints" / "best.ckpt"
-            callback = self.trainer.checkpoint_callback
+            folder, callback = self.folder / "checkpoints", self.trainer.checkpoint_callback
             score = getattr(callback, "best_model_score", None)
-            protocol = getattr(getattr(self.model, "metric", None), "protocol", None)
-            by = (
-                f", {callback.monitor} {float(score):.4f}{f' ({protocol})' if protocol else ''}"
-                if score is not None
-                else ""
-            )
-            print(f"checkpoint: {best} (best{by})" if best.is_file() else f"run: {self.folder}", flush=True)
-            if not (self.folder / "checkpoints" / "last.ckpt").is_file() and self.plan.checkpoint is not None:
+            if (folder / "best.ckpt").is_file() and score is not None:
+                protocol = getattr(getattr(self.model, "metric", None), "protocol", None)
+                by = f"{callback.monitor} {float(score):.4f}" + (f" ({protocol})" if protocol else "")
+                print(f"checkpoint: {folder / 'best.ckpt'} (best, {by})", flush=True)
+            elif (folder / "last.ckpt").is_file():
+                print(f"checkpoint: {folder / 'last.ckpt'} (last; no validation chose a best one)", flush=True)
+            if not (folder / "last.ckpt").is_file() and self.plan.checkpoint is not None:
                 print(
                     f"Nothing was left to train: the checkpoint has ended epoch {self.trainer.current_epoch}; "
                     "--trainer.max_epochs says how many there are in all.",

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from detkit.cli.checkpointing import LastCheckpoint
-from detkit.cli.progress import EpochLines
+from detkit.cli.progress import EpochBar, EpochLines
 from detkit.cli.run_folder import write_beside
 
 EPOCHS = 12
@@ -72,7 +72,7 @@ def complete(
 
 def progress() -> ProgressBar:
     """A bar on a terminal, lines where the output goes to a file."""
-    return RichProgressBar(leave=True) if sys.stdout.isatty() else EpochLines()
+    return EpochBar() if sys.stdout.isatty() else EpochLines()
 
 
 def default_loggers(folder: Path) -> list[Logger]:

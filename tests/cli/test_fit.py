@@ -74,6 +74,26 @@ def test_an_map_that_is_not_a_number_does_not_stop_a_run(detkit: Detkit) -> None
     assert (RUN / "checkpoints/best.ckpt").is_file()
 
 
+def test_without_a_validation_the_last_epoch_is_kept(detkit: Detkit) -> None:
+    result = detkit("fit", "--config", "toy.yaml", "--trainer.limit_val_batches", "0")
+    assert (result.code, result.err) == (0, "")
+    assert f"checkpoint: {RUN}/checkpoints/last.ckpt (last; no validation" in result.out
+    assert [p.name for p in (RUN / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_a_metric_that_does_not_exist_is_an_error(detkit: Detkit) -> None:
+    result = detkit("fit", "--config", "toy.yaml", "--checkpoint.monitor", "val/mapp")
+    assert result.code == 2
+    assert "val/mapp" in result.err
+
+
+def test_an_exhausted_run_says_that_nothing_is_left(detkit: Detkit) -> None:
+    detkit("fit", "--config", "toy.yaml")
+    result = detkit("fit", "--ckpt_path", "runs/toy")
+    assert result.code == 0
+    assert "Nothing was left to train" in result.out
+
+
 def test_the_users_callbacks_are_added_and_replace_their_own_kind(detkit: Detkit) -> None:
     callbacks = [
         {"class_path": "EarlyStopping", "init_args": {"monitor": "val/map", "mode": "max", "patience": 1}},
