@@ -37,10 +37,11 @@ def main(args: Sequence[str]) -> int:
 
     began = time.monotonic()
     data = ["--data.path", options.data]
-    quick = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
+    quick = ["max_epochs", "limit_train_batches", "limit_val_batches", "check_val_every_n_epoch", "log_every_n_steps"]
+    once = [word for name in quick for word in (f"--trainer.{name}", "1")]
     _say(1, f"draw pictures into {options.data} and train Faster R-CNN on them ({config})")
     root = ["--trainer.default_root_dir", options.output]
-    run("fit", ["--config", str(config), *root, *data, *(quick if options.fast_dev_run else [])])
+    run("fit", ["--config", str(config), *root, *data, *(once if options.fast_dev_run else [])])
     checkpoint = find_checkpoint(options.output).path
     folder = checkpoint.parent.parent
     limit = {c: ["--trainer.limit_" + c + "_batches", "1"] if options.fast_dev_run else [] for c in ("test", "predict")}
