@@ -33,8 +33,8 @@ def coco_results(image_id: str | int, detections: Detections, category_ids: Sequ
         yield {
             "image_id": image_id,
             "category_id": int(category_ids[label - 1]),
-            "bbox": [round(v, 3) for v in (x1, y1, x2 - x1, y2 - y1)],
-            "score": round(score, 6),
+            "bbox": [float(f"{v:.7g}") for v in (x1, y1, x2 - x1, y2 - y1)],  # all digits that float32 has
+            "score": float(f"{score:.9g}"),
         }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -124,10 +125,12 @@ class Detector(PredictionMixin, L.LightningModule):
         """Apply a learning rate that the command line asks for against the checkpoint's."""
         if self._lr_override is not None:
             for optimizer in self.trainer.optimizers:
-                factor = self._lr_override / optimizer.param_groups[0]["initial_lr"]
+                first = optimizer.param_groups[0]
+                factor = self._lr_override / first.get("initial_lr", first["lr"])
                 for group in optimizer.param_groups:
-                    group["initial_lr"] *= factor
                     group["lr"] *= factor
+                    if "initial_lr" in group:
+                        group["initial_lr"] *= factor
             for config in self.trainer.lr_scheduler_configs:
                 if hasattr(config.scheduler, "base_lrs"):
                     config.scheduler.base_lrs = [g["initial_lr"] for g in config.scheduler.optimizer.param_groups]
@@ -146,7 +149,8 @@ class Detector(PredictionMixin, L.LightningModule):
         """The sum of the losses of one batch."""
         losses = self.losses(batch, self.encode(batch))
         self._guard.watch(losses, batch)
-        total = torch.stack(list(losses.values())).sum()
+        # Losses of parts that are fixed for now (alternating training) are only logged.
+        total = torch.stack([loss for loss in losses.values() if loss.requires_grad]).sum()
         values = {f"train/{name}": value.detach() for name, value in (losses | self.health).items()}
         self.log_dict(values, batch_size=len(batch))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
@@ -218,7 +222,7 @@ class Detector(PredictionMixin, L.LightningModule):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def lr_factor(self, total_steps: int) -> Any:
+    def lr_factor(self, total_steps: int) -> Callable[[int], float]:
         """The learning rate's factor as a function of the step; see `schedule`."""
         o = self.optimization
         return schedule(

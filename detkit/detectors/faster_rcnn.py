@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +11,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from detkit.boxes import AnchorGenerator
+from detkit.detectors.alternating import Alternation, check_strategy, repeated
 from detkit.detectors.base import Batch, Detector
 from detkit.errors import ConfigError
 from detkit.features import ImageBatch, Preprocessing, RoIPooler, apply_transfer, build_backbone
@@ -268,12 +271,15 @@ class FasterRCNN(Detector):
         )
         if channels_last:
             self.to(memory_format=torch.channels_last)
+        self.rpn_backbone = copy.deepcopy(self.backbone) if training_scheme == "alternating" else None
+        self.alternation = Alternation(self) if training_scheme == "alternating" else None
 
     def encode(self, batch: Batch) -> Encoded:
         """Backbone and RPN head over a batch of samples (only ``image`` is read)."""
         images = self.prepare(batch)
         features = self.backbone(images.tensor)
-        return Encoded(images, features, self.rpn(features, images))
+        own = self.alternation is not None and not self.alternation.shares_backbone
+        return Encoded(images, features, self.rpn(self.rpn_backbone(images.tensor) if own else features, images))
 
     def losses(self, batch: Batch, encoded: Encoded | None = None) -> dict[str, Tensor]:
         """``loss_objectness``, ``loss_rpn_box_reg``, ``loss_classifier``, ``loss_box_reg`` of a batch of samples."""
@@ -297,6 +303,43 @@ class FasterRCNN(Detector):
         images, features, rpn = encoded or self.encode(batch)
         proposals = [p.boxes[p.usable] for p in self.rpn.propose(rpn, images)]
         return self.roi_heads.detect(features, proposals, images)
+
+    # -- alternating training ------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Print what learns; with ``alternating`` check that the strategy can do it."""
+        super().on_fit_start()
+        if self.alternation is not None:
+            check_strategy(self)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """With ``alternating``, let those parts learn whose turn it is."""
+        super().on_train_batch_start(batch, batch_idx)
+        if self.alternation is not None:
+            total = int(min(self.trainer.estimated_stepping_batches, 2**62))
+            self.alternation.advance(self, self.trainer.global_step, total)
+
+    def lr_factor(self, total_steps: int) -> Callable[[int], float]:
+        """The learning rate's factor; with ``alternating`` the schedule runs anew in each of the four steps."""
+        if self.alternation is None:
+            return super().lr_factor(total_steps)
+        return repeated(super().lr_factor, total_steps)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """With ``alternating``, keep the step, and the RPN's own backbone only while it is needed."""
+        super().on_save_checkpoint(checkpoint)
+        if self.alternation is not None:
+            checkpoint["detkit"]["alternating_step"] = self.alternation.step
+            if self.alternation.shares_backbone:
+                for name in [n for n in checkpoint["state_dict"] if n.startswith("rpn_backbone.")]:
+                    del checkpoint["state_dict"][name]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """With ``alternating``, go on in the step that was saved."""
+        if self.alternation is not None:
+            self.alternation.step = checkpoint["detkit"].get("alternating_step", 0)
+            for name, value in self.rpn_backbone.state_dict().items():
+                checkpoint["state_dict"].setdefault(f"rpn_backbone.{name}", value)
 
     @classmethod
     def from_torchvision(

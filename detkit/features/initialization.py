@@ -1,8 +1,8 @@
 """How layers without weights begin, by name.
 
 ``he``: He et al. 2015, for ReLU (fan-out for convolutions, fan-in for linear layers); ``xavier``: Glorot and Bengio
-2010. The layers that a detector adds (RPN, predictors) begin as the papers did: normal with deviation 0.01, and 0.001 for box regression (papers.md
-2.2 and 2.3); their modules call `normal_` themselves.
+2010. The layers that a detector adds (RPN, predictors) begin as the papers did: normal with deviation 0.01, and 0.001
+for box regression (papers.md 2.2 and 2.3); their modules call `normal_` themselves.
 """
 
 from __future__ import annotations

@@ -1,0 +1,108 @@
+"""The paper's 4-step alternating training (Ren et al. 2015, section 3.2), as one fit.
+
+1. The RPN learns on a backbone of its own, which begins with the given weights.
+2. The region classifier learns, on a second backbone with the same beginning and with step 1's proposals.
+3. The RPN's own layers are tuned on step 2's backbone, which is fixed from now on: both share it.
+4. The region classifier's own layers are tuned on step 3's proposals.
+
+The authors' run has 80k, 40k, 80k and 40k steps, each with its own drop of the rate (papers.md 2.3); here the four
+share a run's steps in the same proportion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from detkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from detkit.detectors.faster_rcnn import FasterRCNN
+
+STEPS = 4
+SHARES = (2 / 6, 1 / 6, 2 / 6, 1 / 6)
+
+
+def bounds(total_steps: int) -> list[int]:
+    """The training step at which each of the four steps ends."""
+    ends, passed = [], 0.0
+    for share in SHARES:
+        passed += share
+        ends.append(round(passed * total_steps))
+    return ends
+
+
+def step_at(training_step: int, total_steps: int) -> int:
+    """Which of the four steps, 0 to 3, a training step belongs to."""
+    return min(sum(training_step >= end for end in bounds(total_steps)), STEPS - 1)
+
+
+def repeated(factor_of: Callable[[int], Callable[[int], float]], total_steps: int) -> Callable[[int], float]:
+    """A schedule of the learning rate that runs anew in each of the four steps.
+
+    Args:
+        factor_of: from a number of steps to the factor as a function of the step.
+        total_steps: of the whole run.
+    """
+    ends = bounds(total_steps)
+    starts = [0, *ends[:-1]]
+    factors = [factor_of(max(end - start, 1)) for start, end in zip(starts, ends, strict=True)]
+
+    def factor(step: int) -> float:
+        current = step_at(step, total_steps)
+        return factors[current](step - starts[current])
+
+    return factor
+
+
+#: The parts that learn in each of the four steps.
+LEARNING = (("rpn_backbone", "rpn"), ("backbone", "roi_heads"), ("rpn",), ("roi_heads",))
+
+
+class Alternation:
+    """Moves a `FasterRCNN` through the four steps.
+
+    Args:
+        model: with a backbone of the RPN's own, ``rpn_backbone``. What its transfer policy fixes stays fixed.
+    """
+
+    def __init__(self, model: FasterRCNN) -> None:
+        self.step = 0
+        self._trainable = [name for name, p in model.named_parameters() if p.requires_grad]
+
+    @property
+    def shares_backbone(self) -> bool:
+        """Whether the RPN reads the same features as the region classifier (from the third step on)."""
+        return self.step >= 2
+
+    def advance(self, model: FasterRCNN, training_step: int, total_steps: int) -> None:
+        """Let those parts learn whose turn it is; called before each training step.
+
+        Raises:
+            ConfigError: if the run's length is not known.
+        """
+        if not 0 < total_steps < 2**62:
+            raise ConfigError("training_scheme: alternating needs trainer.max_epochs or trainer.max_steps")
+        now = step_at(training_step, total_steps)
+        if now != self.step:
+            for optimizer in model.trainer.optimizers:
+                optimizer.state.clear()  # momentum of the step before
+        self.step = now
+        for name in self._trainable:
+            model.get_parameter(name).requires_grad_(name.split(".")[0] in LEARNING[now])
+        # A backbone that does not learn keeps its batch norms' statistics too.
+        for part in ("backbone", "rpn_backbone"):
+            model.get_submodule(part).train(part in LEARNING[now])
+
+
+def check_strategy(model: FasterRCNN) -> None:
+    """Refuse a DDP that waits for gradients of parts whose turn it is not.
+
+    Raises:
+        ConfigError: naming the strategy to choose.
+    """
+    options = getattr(model.trainer.strategy, "_ddp_kwargs", {})
+    if model.trainer.world_size > 1 and not options.get("find_unused_parameters"):
+        raise ConfigError(
+            "training_scheme: alternating on several devices needs trainer.strategy: ddp_find_unused_parameters_true"
+        )
