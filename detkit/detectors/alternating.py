@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from detkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -75,6 +77,11 @@ class Alternation:
         """Whether the RPN reads the same features as the region classifier (from the third step on)."""
         return self.step >= 2
 
+    def release(self, model: FasterRCNN) -> None:
+        """Let everything learn that does in any step; a fit begins with it."""
+        for name in self._trainable:
+            model.get_parameter(name).requires_grad_(True)
+
     def advance(self, model: FasterRCNN, training_step: int, total_steps: int) -> None:
         """Let those parts learn whose turn it is; called before each training step.
 
@@ -83,16 +90,18 @@ class Alternation:
         """
         if not 0 < total_steps < 2**62:
             raise ConfigError("training_scheme: alternating needs trainer.max_epochs or trainer.max_steps")
-        now = step_at(training_step, total_steps)
+        # A run that is resumed with a later end does not go back: the RPN's own backbone is gone after step 2.
+        now = max(self.step, step_at(training_step, total_steps)) if training_step else 0
         if now != self.step:
             for optimizer in model.trainer.optimizers:
                 optimizer.state.clear()  # momentum of the step before
         self.step = now
         for name in self._trainable:
             model.get_parameter(name).requires_grad_(name.split(".")[0] in LEARNING[now])
-        # A backbone that does not learn keeps its batch norms' statistics too.
-        for part in ("backbone", "rpn_backbone"):
-            model.get_submodule(part).train(part in LEARNING[now])
+        # What does not learn keeps its batch norms' statistics too (a ResNet's conv5 is the head of each region).
+        for part, module in model.named_children():
+            for norm in (m for m in module.modules() if isinstance(m, _BatchNorm)):
+                norm.train(part in LEARNING[now])
 
 
 def check_strategy(model: FasterRCNN) -> None:

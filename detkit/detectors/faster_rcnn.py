@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from detkit.boxes import AnchorGenerator
@@ -305,6 +306,12 @@ class FasterRCNN(Detector):
         return self.roi_heads.detect(features, proposals, images)
 
     # -- alternating training ------------------------------------------------------------------
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """With ``alternating``, one optimizer for what learns in any of the four steps."""
+        if self.alternation is not None:
+            self.alternation.release(self)
+        return super().configure_optimizers()
 
     def on_fit_start(self) -> None:
         """Print what learns; with ``alternating`` check that the strategy can do it."""
