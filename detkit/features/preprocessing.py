@@ -44,7 +44,8 @@ class ImageBatch:
 
     def _scale(self, boxes: Tensor, index: int) -> Tensor:
         (h, w), (height, width) = self.sizes[index], self.original_sizes[index]
-        return torch.tensor([w / width, h / height] * 2, dtype=boxes.dtype).to(boxes.device, non_blocking=True)
+        dtype = boxes.dtype if boxes.is_floating_point() else torch.float32
+        return torch.tensor([w / width, h / height] * 2, dtype=dtype).to(boxes.device, non_blocking=True)
 
 
 class Preprocessing(nn.Module):

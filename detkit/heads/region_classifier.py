@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from detkit.boxes import BoxCodec, batched_nms, box_iou, clip
+from detkit.boxes.ordering import best_first
 from detkit.features.preprocessing import ImageBatch
 from detkit.features.roi_pooling import RoIPooler
 from detkit.training.losses import box_regression_loss, cross_entropy
@@ -166,7 +167,8 @@ class RegionClassifier(nn.Module):
         boxes = clip(self.codec.decode(deltas[region, label + 1], proposals[region]), images.sizes[index])
         (large,) = torch.where(((boxes[:, 2:] - boxes[:, :2]) >= s.min_detection_size).all(1))
         boxes, scores, label = boxes[large], scores[large], label[large]
-        keep = batched_nms(boxes, scores, label, s.nms_threshold)[: s.max_detections]
+        keep = batched_nms(boxes, scores, label, s.nms_threshold).sort().values
+        keep = keep[best_first(scores[keep], len(scores))[: s.max_detections]]
         return {
             "boxes": images.to_original(boxes[keep], index),
             "scores": scores[keep],

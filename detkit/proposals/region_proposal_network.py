@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from detkit.boxes import AnchorGenerator, BoxCodec, box_iou, clip, nms
+from detkit.boxes.ordering import best_first
 from detkit.features.initialization import normal_
 from detkit.features.preprocessing import ImageBatch
 from detkit.training.losses import binary_cross_entropy, box_regression_loss
@@ -35,7 +36,7 @@ class Proposals(NamedTuple):
     """Boxes (P, 4) in the batch's pixels, best first, and their objectness (P,), 0-1.
 
     A score of -1 marks padding: a box that was too small or scored too low. Keeping it spares the training step a
-    wait for the device.
+    wait for the device; in eval mode there is none.
     """
 
     boxes: Tensor
@@ -157,7 +158,7 @@ class RegionProposalNetwork(nn.Module):
     def _propose_one(self, output: RPNOutput, images: ImageBatch, index: int) -> Proposals:
         s, phase = self.settings, 0 if self.training else 1
         min_size = s.min_size * images.scale(index)
-        boxes, scores = [], []
+        boxes, scores, candidates = [], [], 0
         for anchors, logits, deltas in zip(
             output.anchors.split(output.per_level),
             output.logits[index].detach().split(output.per_level),
@@ -168,12 +169,17 @@ class RegionProposalNetwork(nn.Module):
             box = clip(self.codec.decode(deltas[best], anchors[best]), images.sizes[index])
             score, sides = logits.sigmoid(), box[:, 2:] - box[:, :2]
             good = (sides >= min_size).all(1) & (sides > 0).all(1) & (score >= s.score_threshold)
-            score = score.masked_fill(~good, -1)
-            keep = nms(box, score, s.nms_threshold)
+            if self.training:
+                score = score.masked_fill(~good, -1)
+            else:  # what follows waits for the device anyway
+                box, score = box[good], score[good]
+            keep = nms(box, score, s.nms_threshold).sort().values
             boxes.append(box[keep])
             scores.append(score[keep])
-        score, order = torch.cat(scores).sort(descending=True)
-        return Proposals(torch.cat(boxes)[order[: s.post_nms[phase]]], score[: s.post_nms[phase]])
+            candidates += len(box)
+        box, score = torch.cat(boxes), torch.cat(scores)
+        order = best_first(score, candidates)[: s.post_nms[phase]]
+        return Proposals(box[order], score[order])
 
     def losses(
         self, output: RPNOutput, images: ImageBatch, boxes: list[Tensor], regions: list[Tensor]

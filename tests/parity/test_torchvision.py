@@ -1,0 +1,295 @@
+"""Weights of torchvision's Faster R-CNN detectors: the same detections, proposals and losses here as there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+
+import detkit
+from detkit.boxes import batched_nms
+from detkit.boxes.ordering import best_first
+from detkit.errors import ConfigError, WeightsError
+from detkit.training import Samples
+
+NAMES = ["a", "b", "c", "d", "e"]
+SIZES: dict[str, dict[str, int]] = {
+    "fasterrcnn_resnet50_fpn": {"min_size": 96, "max_size": 160},
+    "fasterrcnn_resnet50_fpn_v2": {"min_size": 96, "max_size": 160},
+    "fasterrcnn_mobilenet_v3_large_fpn": {"min_size": 256, "max_size": 320},
+    "fasterrcnn_mobilenet_v3_large_320_fpn": {},
+}
+# So few candidates of each level in training and proposals of an image otherwise, for the head takes most of the time.
+FEW = 50
+EXACT = {"fasterrcnn_mobilenet_v3_large_320_fpn": 150}  # as torchvision has it
+
+
+class Pair(NamedTuple):
+    """One of torchvision's detectors, and its name."""
+
+    arch: str
+    theirs: nn.Module
+
+    def ours(self, **overrides: Any) -> detkit.FasterRCNN:
+        few = EXACT.get(self.arch)
+        numbers = {"rpn_pre_nms": (FEW, few or 1000), "rpn_post_nms": (2000, few or FEW)}
+        arguments = SIZES[self.arch] | numbers | overrides
+        return detkit.FasterRCNN.from_torchvision(self.arch, self.theirs.state_dict(), NAMES, **arguments)
+
+
+def randomise(model: nn.Module) -> nn.Module:
+    """Weights and batch-norm statistics of a detector that detects something: scores from 0.2 to 0.95."""
+    generator = torch.Generator().manual_seed(1)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d | torchvision.ops.FrozenBatchNorm2d):
+            layer.running_mean.normal_(0, 0.1, generator=generator)
+            layer.running_var.uniform_(0.5, 1.5, generator=generator)
+            layer.weight.data.uniform_(0.5, 1.2, generator=generator)
+            layer.bias.data.normal_(0, 0.1, generator=generator)
+    model.eval()
+    calibrate(model, model.rpn.head.cls_logits, 2.0, generator)
+    calibrate(model, model.roi_heads.box_predictor.cls_score, 1.0, generator)
+    model.roi_heads.box_predictor.bbox_pred.weight.data.normal_(0, 0.02, generator=generator)
+    return model
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, layer: nn.Conv2d | nn.Linear, deviation: float, generator: torch.Generator) -> None:
+    """Random weights for a layer of scores, such that these differ from place to place and from class to class."""
+    seen: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda module, given: seen.append(given[0].movedim(1, -1).flatten(0, -2)))
+    model([image / 255 for image in images()[:2]])
+    hook.remove()
+    features = torch.cat(seen)
+    weight = torch.randn(
+        layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features,
+        features.shape[1],
+        generator=generator,
+    )
+    centred = (features - features.mean(0)) @ weight.T
+    weight *= deviation / centred.std(0)[:, None]
+    layer.weight.copy_(weight.reshape(layer.weight.shape))
+    layer.bias.copy_(-weight @ features.mean(0))
+
+
+def build(arch: str) -> Pair:
+    torch.manual_seed(0)
+    factory = getattr(torchvision.models.detection, arch)
+    arguments = SIZES[arch] | {"rpn_pre_nms_top_n_train": FEW}
+    if arch not in EXACT:
+        arguments["rpn_post_nms_top_n_test"] = FEW
+    model = factory(weights=None, weights_backbone=None, num_classes=len(NAMES) + 1, **arguments)
+    return Pair(arch, randomise(model))
+
+
+@pytest.fixture(scope="module", params=list(SIZES))
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    yield build(request.param)
+
+
+def images() -> list[Tensor]:
+    """Three images of different sizes with structure in them: noise alone looks the same everywhere."""
+    generator = torch.Generator().manual_seed(2)
+    coarse = [torch.rand(1, 3, 8, 8, generator=generator) for _ in range(3)]
+    sizes = [(120, 160), (150, 100), (128, 128)]
+    grown = [nn.functional.interpolate(c, size, mode="bilinear")[0] for c, size in zip(coarse, sizes, strict=True)]
+    return [(g * 255).round().to(torch.uint8) for g in grown]
+
+
+def targets() -> list[dict[str, Tensor]]:
+    """Objects of each image; the last has none."""
+    boxes = [[[10.0, 20, 70, 90], [60, 15, 150, 110]], [[5.0, 5, 80, 140], [40, 60, 60, 90], [42, 10, 95, 60]], []]
+    labels = [[1, 5], [2, 2, 4], []]
+    return [
+        {"boxes": torch.tensor(b).reshape(-1, 4), "labels": torch.tensor(one, dtype=torch.int64)}
+        for b, one in zip(boxes, labels, strict=True)
+    ]
+
+
+def batch() -> list[dict[str, Any]]:
+    """The same as samples of ours."""
+    return [
+        {
+            "image": image,
+            **target,
+            "difficult": torch.zeros(len(target["labels"]), dtype=torch.bool),
+            "crowd": torch.zeros(len(target["labels"]), dtype=torch.bool),
+            "image_id": i,
+        }
+        for i, (image, target) in enumerate(zip(images(), targets(), strict=True))
+    ]
+
+
+def assert_same_detections(theirs: list[dict[str, Tensor]], ours: list[dict[str, Tensor]]) -> None:
+    for a, b in zip(theirs, ours, strict=True):
+        assert len(a["boxes"]) == len(b["boxes"]) > 0
+        assert torch.equal(a["labels"], b["labels"])
+        torch.testing.assert_close(a["scores"], b["scores"], atol=1e-4, rtol=0)
+        torch.testing.assert_close(a["boxes"], b["boxes"], atol=1e-2, rtol=0)
+
+
+@torch.no_grad()
+def test_same_detections(pair: Pair) -> None:
+    theirs = pair.theirs.eval()([image / 255 for image in images()[:2]])
+    assert all(0.1 < found["scores"].max() < 0.99 for found in theirs)
+    assert len({label for found in theirs for label in found["labels"].tolist()}) > 1
+    assert_same_detections(theirs, pair.ours()(images()[:2]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pair", ["fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn_resnet50_fpn"], indirect=True)
+def test_same_detections_where_scores_tie(pair: Pair) -> None:
+    layers = (pair.theirs.roi_heads.box_predictor.cls_score, pair.theirs.rpn.head.cls_logits)
+    weights = [(tensor, tensor.clone()) for layer in layers for tensor in (layer.weight, layer.bias)]
+    try:
+        for tensor, _ in weights:  # scores of 1.0, to the last bit
+            tensor.mul_(20)
+        theirs = pair.theirs.eval()([image / 255 for image in images()[:2]])
+        ours = pair.ours()(images()[:2])
+    finally:
+        for tensor, before in weights:
+            tensor.copy_(before)
+    assert all(len(found["scores"].unique()) < len(found["scores"]) for found in theirs)
+    assert_same_detections(theirs, ours)
+
+
+def chosen(labels: Tensor, size: int, fraction: float) -> tuple[Tensor, Tensor]:
+    """A balanced sample without chance: which positives and which negatives, spread over all of them.
+
+    Rows that may not be drawn do not count, for where torchvision leaves proposals out, ours are marked.
+    """
+    spread = ((labels >= 0).cumsum(0) * 7919 + 13) % 10_007
+    order = spread.argsort(stable=True)
+    positive, negative = order[labels[order] > 0], order[labels[order] == 0]
+    positive = positive[: int(size * fraction)]
+    return positive, negative[: size - len(positive)]
+
+
+class TheirSampler:
+    def __init__(self, size: int, fraction: float) -> None:
+        self.size, self.fraction = size, fraction
+        self.counts: list[tuple[int, int]] = []
+
+    def __call__(self, labels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        masks: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for image in labels:
+            picked = chosen(image, self.size, self.fraction)
+            self.counts.append((len(picked[0]), len(picked[1])))
+            for kind, index in zip(masks, picked, strict=True):
+                kind.append(torch.zeros(len(image), dtype=torch.uint8).index_fill(0, index, 1))
+        return masks
+
+
+def our_sample(labels: Tensor, size: int, fraction: float) -> Samples:
+    positive, negative = chosen(labels, size, fraction)
+    index = torch.cat((positive, negative))
+    return Samples(index, torch.arange(len(index)) < len(positive), torch.ones(len(index), dtype=torch.bool))
+
+
+def fine_tuned(model: nn.Module) -> nn.Module:
+    """Training mode with the batch norms left as they are, for the scores would saturate and tie otherwise."""
+    for layer in model.train().modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eval()
+    return model
+
+
+def test_same_losses_from_the_same_samples(pair: Pair) -> None:
+    theirs, ours = (fine_tuned(model) for model in (pair.theirs, pair.ours()))
+    rpn_sampler, roi_sampler = TheirSampler(256, 0.5), TheirSampler(64, 0.25)
+    before = theirs.rpn.fg_bg_sampler, theirs.roi_heads.fg_bg_sampler
+    theirs.rpn.fg_bg_sampler, theirs.roi_heads.fg_bg_sampler = rpn_sampler, roi_sampler
+    ours.rpn.sample = our_sample
+    ours.roi_heads.sample = lambda labels, size, fraction: our_sample(labels, 64, fraction)
+
+    proposed: list[Tensor] = []
+    hook = theirs.rpn.register_forward_hook(lambda module, given, result: proposed.extend(result[0]))
+    try:
+        expected = theirs([image / 255 for image in images()], targets())
+    finally:
+        hook.remove()
+        theirs.rpn.fg_bg_sampler, theirs.roi_heads.fg_bg_sampler = before
+    encoded = ours.encode(batch())
+    got = ours.losses(batch(), encoded)
+
+    for here, there in zip(ours.rpn.propose(encoded.rpn, encoded.images), proposed, strict=True):
+        torch.testing.assert_close(here.boxes[here.usable], there, atol=1e-3, rtol=0)
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, atol=1e-4, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        assert value > 1e-3
+    # The samples were worth comparing: some of both kinds, and an image without objects.
+    assert all(positive > 0 for positive, _ in rpn_sampler.counts[:2] + roi_sampler.counts[:2])
+    assert rpn_sampler.counts[2][0] == roi_sampler.counts[2][0] == 0
+    # Logged beside the losses: per image, over three images.
+    assert ours.health["roi_foreground"].item() == pytest.approx(sum(p for p, _ in roi_sampler.counts) / 3)
+    assert ours.health["rpn_background"].item() == pytest.approx(sum(n for _, n in rpn_sampler.counts) / 3)
+
+
+@torch.no_grad()
+def test_weights_of_frozen_batch_norms() -> None:
+    """torchvision's pretrained detectors have frozen batch norms, which count no batches."""
+    network = torchvision.models.resnet50(norm_layer=torchvision.ops.FrozenBatchNorm2d)
+    arch = "fasterrcnn_resnet50_fpn"
+    backbone = _resnet_fpn_extractor(network, 3)
+    arguments = SIZES[arch] | {"rpn_post_nms_top_n_test": FEW}
+    theirs = randomise(TorchvisionFasterRCNN(backbone, len(NAMES) + 1, **arguments)).eval()
+    assert not any(key.endswith("num_batches_tracked") for key in theirs.state_dict())
+    expected = theirs([image / 255 for image in images()[:2]])
+    for freeze in (False, True):
+        ours = Pair(arch, theirs).ours(freeze_batch_norm=freeze)
+        frozen = [m for m in ours.backbone.body.modules() if isinstance(m, torchvision.ops.FrozenBatchNorm2d)]
+        assert len(frozen) == (53 if freeze else 0)
+        assert_same_detections(expected, ours(images()[:2]))
+
+
+@torch.no_grad()
+def test_the_zero_epsilon_of_torchvisions_own_weights() -> None:
+    """torchvision sets the batch norms' epsilon to 0 for its COCO_V1 files; `batch_norm_eps` is for that."""
+    pair = build("fasterrcnn_mobilenet_v3_large_320_fpn")
+    for layer in pair.theirs.backbone.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_var.mul_(1e-3)
+            layer.weight.data.mul_(1e-3**0.5)
+            layer.eps = 0.0
+    theirs = pair.theirs.eval()([image / 255 for image in images()[:2]])
+    assert_same_detections(theirs, pair.ours(batch_norm_eps=0.0)(images()[:2]))
+    without = pair.ours()(images()[:2])
+    assert any(
+        len(a["scores"]) != len(b["scores"]) or not torch.allclose(a["scores"], b["scores"], atol=1e-4)
+        for a, b in zip(theirs, without, strict=True)
+    )
+
+
+def test_unknown_architectures_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'retinanet_resnet50_fpn'.*fasterrcnn_resnet50_fpn, "):
+        detkit.FasterRCNN.from_torchvision("retinanet_resnet50_fpn", {}, NAMES)
+
+
+def test_keys_that_do_not_fit_are_named() -> None:
+    pair = build("fasterrcnn_mobilenet_v3_large_320_fpn")
+    state = pair.theirs.state_dict()
+    del state["rpn.head.cls_logits.bias"]
+    state["roi_heads.mask_head.weight"] = torch.zeros(1)
+    with pytest.raises(WeightsError) as caught:
+        detkit.FasterRCNN.from_torchvision(pair.arch, state, NAMES[:2])
+    shapes = "roi_heads.box_predictor.cls_score.weight: (6, 1024) instead of (3, 1024)"
+    for words in (pair.arch, "rpn.head.cls_logits.bias", "roi_heads.mask_head.weight", shapes):
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("count", [300, 1500])
+def test_ties_are_in_torchvisions_order(count: int) -> None:
+    corner = torch.randint(0, 200, (count, 2)).float()
+    boxes = torch.cat((corner, corner + 5 + 35 * torch.rand(count, 2)), dim=1)
+    scores, groups = torch.randint(1, 6, (count,)) / 8, torch.randint(0, 4, (count,))
+    kept = batched_nms(boxes, scores, groups, 0.3).sort().values
+    expected = torchvision.ops.batched_nms(boxes, scores, groups, 0.3)
+    assert len(expected) < count
+    assert torch.equal(kept[best_first(scores[kept], count)], expected)
