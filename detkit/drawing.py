@@ -34,7 +34,7 @@ def draw(
         image: a path, PIL image, uint8 RGB array (H, W, 3) or uint8 tensor (3, H, W).
         detections: ``boxes`` (N, 4) in the image's pixels, ``labels`` (N,) from 1, and ``scores`` (N,) where known.
         targets: ground truth in the same form, drawn white beneath.
-        class_names: names of the labels; without them the numbers are shown.
+        class_names: names of the labels; those of `predict`'s detections are known, otherwise numbers are shown.
         score_threshold: detections with a lower score (0-1) are left out; 0 draws all.
 
     Returns:
@@ -47,6 +47,7 @@ def draw(
     from PIL import Image as PILImage
     from PIL import ImageDraw, ImageFont
 
+    class_names = class_names if class_names is not None else getattr(detections, "class_names", None)
     pixels = as_image(image)
     picture = PILImage.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
     factor = max(1, min(-(-SHORTER_SIDE // min(picture.size)), LONGER_SIDE // max(picture.size)))

@@ -10,6 +10,11 @@ from __future__ import annotations
 class DetkitError(Exception):
     """Base of every error of detkit's own."""
 
+    def __str__(self) -> str:
+        # A DataLoader hands on what a worker raised with the worker's traceback before it.
+        text, own = super().__str__(), f"{type(self).__qualname__}: "
+        return text.rpartition(own)[2].strip() if text.startswith("Caught ") and own in text else text
+
 
 class DataError(DetkitError):
     """A data set, an annotation or an image that cannot be used as it is."""

@@ -22,7 +22,7 @@ from detkit.cli.results import print_differences
 from detkit.cli.resume import Plan, plan
 from detkit.cli.run_folder import new_version
 from detkit.cli.trainer import SaveConfig, complete
-from detkit.detectors.checkpoints import check_fits
+from detkit.detectors.checkpoints import check_fits, hyper_parameters
 from detkit.errors import CheckpointError, ConfigError, DetkitError
 
 CLASS_NAMES = "model.init_args.class_names"
@@ -167,7 +167,16 @@ class DetkitCLI(Reports, LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Holds the checkpoint's weights against the model before anything runs."""
         if self.plan.checkpoint is not None:
+            if self.command == "fit" and self.plan.classes != list(self.datamodule.class_names):
+                raise CheckpointError(
+                    f"{self.plan.checkpoint.path} was trained on the classes {self.plan.classes}, the data set has "
+                    f"{list(self.datamodule.class_names)}: a run goes on with the same classes in the same order."
+                )
+            if hasattr(self.model, "restore_parts"):
+                self.model.restore_parts(self.plan.content)
             check_fits(self.plan.content["state_dict"], self.model.state_dict(), self.plan.checkpoint.path)
+            if "weights" in self.model.hparams:
+                self.model.hparams["weights"] = hyper_parameters(self.plan.content).get("weights")
             if self.command == "fit" and self.plan.overrides and hasattr(self.model, "on_resume_override"):
                 self.model.on_resume_override(self.plan.overrides)
             self.plan.content = {}

@@ -114,9 +114,9 @@ class PredictionWriter(BasePredictionWriter):
     def _draw(self, sample: dict[str, Any], detections: Detections, class_names: list[str]) -> None:
         import detkit
 
-        shown = detections["scores"] >= self.score_threshold
-        kept = {k: v[shown].cpu() for k, v in detections.items() if k in ("boxes", "scores", "labels")}
-        picture = detkit.draw(sample["image"].cpu(), kept, class_names=class_names)
+        picture = detkit.draw(
+            sample["image"].cpu(), detections, class_names=class_names, score_threshold=self.score_threshold
+        )
         path = self.folder / "predictions" / self._name(sample["image_id"])
         path.parent.mkdir(exist_ok=True)
         picture.save(path, quality=90)

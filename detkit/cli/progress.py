@@ -19,6 +19,11 @@ class EpochBar(RichProgressBar):
     def __init__(self) -> None:
         super().__init__(leave=True)
 
+    def _update_metrics(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Reading the loss makes the device wait: only as often as it is logged anyway.
+        if not trainer.training or trainer.fit_loop.epoch_loop.total_batch_idx % trainer.log_every_n_steps == 0:
+            super()._update_metrics(trainer, pl_module)
+
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """What stands beside the bar."""
         metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)

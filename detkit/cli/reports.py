@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from detkit.__about__ import __version__
 from detkit.cli.predictions import PredictionWriter
@@ -22,6 +22,7 @@ class Reports:
     plan: Plan
     trainer: Trainer
     model: LightningModule
+    datamodule: LightningDataModule
     writer: PredictionWriter
 
     def after_fit(self) -> None:
@@ -53,15 +54,13 @@ class Reports:
             return
         checkpoint = self.plan.checkpoint.path
         print_metrics(self._metrics(), f"test: {self._data_in_words()}")
-        loaders = self.trainer.test_dataloaders
-        loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
         path = write_metrics(
             run_folder(checkpoint),
             self._metrics(),
             checkpoint=checkpoint,
             data=self._data_in_words(),
-            split="test",
-            num_images=sum(len(loader.dataset) for loader in loaders),
+            split=getattr(self.datamodule, "test_split", "test"),
+            num_images=getattr(self.model.metric, "num_images", 0),
             version=__version__,
         )
         print(f"metrics: {path}", flush=True)

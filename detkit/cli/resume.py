@@ -35,6 +35,7 @@ class Plan:
         args: the arguments for the parser, with what the checkpoint adds.
         root: the folder of all versions of the run.
         checkpoint: the checkpoint used, if any.
+        classes: the checkpoint's class names.
         differences: rows (option, checkpoint's value, the other value, which wins).
         overrides: options of the model given on the command line that differ from the checkpoint -> value.
     """
@@ -43,6 +44,7 @@ class Plan:
     root: Path
     checkpoint: FoundCheckpoint | None = None
     content: dict[str, Any] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list)
     differences: list[tuple[str, Any, Any, str]] = field(default_factory=list)
     overrides: dict[str, Any] = field(default_factory=dict)
 
@@ -78,7 +80,7 @@ def plan(command: str, arguments: Arguments, parse_model: Callable[[list[str]], 
         arguments.sections.append(read_config(own))
         if arguments.option("trainer.default_root_dir") is None and run_folder(found.path).name.startswith("version_"):
             root = run_folder(found.path).parent
-    result = Plan([], root, found, content)
+    result = Plan([], root, found, content, content_classes(content))
     _compare(result, command, arguments, parse_model)
     options = _without(arguments.options, "ckpt_path")
     result.args = [
@@ -177,7 +179,7 @@ def _model_of(content: dict[str, Any], command: str) -> dict[str, Any]:
     if command == "fit":
         for name in CLASSES:
             kept.pop(name, None)
-    elif "weights" in kept:
+    if "weights" in kept:
         # The checkpoint holds every weight: nothing is to be downloaded only to be overwritten.
         kept["weights"] = None
     return {"class_path": content["detkit"]["class"], "init_args": kept}

@@ -32,7 +32,7 @@ class COCO(DetectionDataModule):
         num_workers: processes that read images; None takes one less than the cores, at most 4.
         transforms: training augmentation: albumentations transforms, each as class_path and init_args;
             None is a horizontal flip half of the time, an empty list no augmentation.
-        seed: of shuffling and augmentation.
+        seed: of shuffling and augmentation; None takes seed_everything's.
         group_by_aspect: make up batches of wide or of tall images.
         class_names: the classes in the order of the labels, matched to the categories by name (as for a
             trained model); None takes all categories of the training file.
@@ -53,7 +53,7 @@ class COCO(DetectionDataModule):
         eval_batch_size: int | None = None,
         num_workers: int | None = None,
         transforms: list[dict[str, Any]] | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         group_by_aspect: bool = False,
         class_names: list[str] | None = None,
         other_classes: Literal["error", "drop"] = "error",
@@ -78,6 +78,11 @@ class COCO(DetectionDataModule):
         if source == train_annotations:
             # Only the arrays are kept: the JSON of a large data set takes gigabytes.
             self._annotations["train"] = self._read(content, "train")
+
+    @property
+    def test_split(self) -> str:
+        """The split that `test` reads: "test", or "val" where no test set is named."""
+        return "val" if self.sources["test"][0] is None else "test"
 
     def read(self, split: str) -> Annotations | None:
         """Read a split's file; "test" falls back on "val"."""

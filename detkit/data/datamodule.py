@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ class DetectionDataModule(L.LightningDataModule):
             the main process.
         transforms: training augmentation: albumentations transforms, each as `class_path` and
             `init_args`; None is a horizontal flip half of the time, an empty list no augmentation.
-        seed: of shuffling and augmentation; any integer from 0.
+        seed: of shuffling and augmentation; any integer from 0; None takes seed_everything's.
         group_by_aspect: make up batches of wide or of tall images, so that little is padded.
         class_names: the classes in the order of the labels 1..K; None finds them in the data.
 
@@ -45,13 +46,14 @@ class DetectionDataModule(L.LightningDataModule):
         eval_batch_size: int | None = None,
         num_workers: int | None = None,
         transforms: list[dict[str, Any]] | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         group_by_aspect: bool = False,
         class_names: list[str] | None = None,
     ) -> None:
         super().__init__()
         eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         num_workers = default_workers() if num_workers is None else num_workers
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
@@ -107,6 +109,11 @@ class DetectionDataModule(L.LightningDataModule):
                 transform.build()  # a wrong transform is told now, not from within a worker
             self._datasets[split] = DetectionDataset(annotations, transform, self.proposals, self.seed)
         return self._datasets[split]
+
+    @property
+    def test_split(self) -> str:
+        """The split that `test` reads: "test", or "val" where there is no other."""
+        return "test"
 
     def summary(self, splits: Sequence[str] = ("train", "val", "test")) -> DataSummary:
         """What the splits hold and what was found in them."""

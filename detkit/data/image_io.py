@@ -33,8 +33,8 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None
             warnings.simplefilter("ignore")  # of Pillow, about odd metadata
             with Image.open(path) as image:
                 image.load()
-                image = _upright(image, size)
-                return np.array(_to_rgb(image))
+                image = upright(image, size)
+                return np.array(to_rgb(image))
     except FileNotFoundError:
         raise DataError(f"{path}: image file does not exist") from None
     except Image.DecompressionBombError as error:
@@ -58,7 +58,8 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
-def _upright(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+def upright(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+    """Turned as EXIF says, unless the annotation's (width, height) fits the image only as it is stored."""
     if image.getexif().get(0x0112, 1) == 1:
         return image
     turned = ImageOps.exif_transpose(image)
@@ -67,7 +68,8 @@ def _upright(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
     return turned
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode as RGB: 16 bits scaled to 8, transparency laid on white."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16") or image.mode == "I":

@@ -17,7 +17,7 @@ from detkit.data.voc_files import VOCObject
 from detkit.data.voc_writing import format_annotation
 from detkit.errors import ConfigError, DataError
 
-_VERSION = 1  # raised whenever the same parameters give other pictures
+_VERSION = 2  # raised whenever the same parameters give other pictures
 _PARAMETERS = "shapes.json"
 
 
@@ -38,7 +38,7 @@ class Shapes(VOC):
         num_workers: processes that read images; None takes one less than the cores, at most 4.
         transforms: training augmentation: albumentations transforms, each as class_path and init_args;
             None is a horizontal flip half of the time, an empty list no augmentation.
-        seed: of shuffling and augmentation; the pictures stay the same.
+        seed: of shuffling and augmentation; the pictures stay the same; None takes seed_everything's.
         group_by_aspect: without effect here, since all images are square.
         class_names: the five classes, in an order of your own; None sorts them.
     """
@@ -55,7 +55,7 @@ class Shapes(VOC):
         eval_batch_size: int | None = None,
         num_workers: int | None = None,
         transforms: list[dict[str, Any]] | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         group_by_aspect: bool = False,
         class_names: list[str] | None = None,
     ) -> None:

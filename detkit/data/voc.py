@@ -42,7 +42,7 @@ class VOC(DetectionDataModule):
         num_workers: processes that read images; None takes one less than the cores, at most 4.
         transforms: training augmentation: albumentations transforms, each as class_path and init_args;
             None is a horizontal flip half of the time, an empty list no augmentation.
-        seed: of shuffling and augmentation.
+        seed: of shuffling and augmentation; None takes seed_everything's.
         group_by_aspect: make up batches of wide or of tall images.
         class_names: the classes in the order of the labels; None takes those found in the
             training and validation set, sorted.
@@ -61,7 +61,7 @@ class VOC(DetectionDataModule):
         eval_batch_size: int | None = None,
         num_workers: int | None = None,
         transforms: list[dict[str, Any]] | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         group_by_aspect: bool = False,
         class_names: list[str] | None = None,
         other_classes: Literal["error", "drop"] = "error",
@@ -102,6 +102,11 @@ class VOC(DetectionDataModule):
         if self.trainer is None:
             self.prepare_data()
         super().setup(stage)
+
+    @property
+    def test_split(self) -> str:
+        """The split that `test` reads: "test", or "val" where no test set is named."""
+        return "val" if self.image_sets["test"] is None else "test"
 
     def read(self, split: str) -> Annotations | None:
         """Read a split's image set; "test" falls back on "val"."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from detkit.detectors.optimization import UNKNOWN
 from detkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Alternation:
         Raises:
             ConfigError: if the run's length is not known.
         """
-        if not 0 < total_steps < 2**62:
+        if not 0 < total_steps < UNKNOWN:
             raise ConfigError("training_scheme: alternating needs trainer.max_epochs or trainer.max_steps")
         # A run that is resumed with a later end does not go back: the RPN's own backbone is gone after step 2.
         now = max(self.step, step_at(training_step, total_steps)) if training_step else 0

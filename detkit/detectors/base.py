@@ -12,13 +12,15 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
 
 from detkit.__about__ import __version__
-from detkit.detectors.loss_guard import LossGuard
-from detkit.detectors.optimization import parameter_groups, schedule, sgd_with_schedule
+from detkit.detectors.loss_guard import LossGuard, check_finite
+from detkit.detectors.optimization import UNKNOWN, parameter_groups, schedule
 from detkit.detectors.prediction import PredictionMixin
 from detkit.detectors.trainable_table import trainable_table
-from detkit.errors import ConfigError
+from detkit.errors import CheckpointError, ConfigError
 from detkit.evaluation import MeanAveragePrecision
 from detkit.features import ImageBatch, Preprocessing
 
@@ -44,6 +46,7 @@ class Detector(PredictionMixin, L.LightningModule):
         optimizer: OptimizerCallable | None,
         lr_scheduler: LRSchedulerCallable | None,
         protocol: str,
+        train_on_difficult: bool,
     ) -> None:
         super().__init__()
         self.save_plain_hyperparameters()
@@ -59,8 +62,12 @@ class Detector(PredictionMixin, L.LightningModule):
         self.lr_scheduler_callable = lr_scheduler
         self.metric = MeanAveragePrecision(protocol=protocol, class_names=self.class_names)
         self.last_metrics: dict[str, Any] = {}
-        self._lr_override: float | None = None
+        self.train_on_difficult = train_on_difficult
+        #: What the samplers of the last call of `losses` met; see `RegionProposalNetwork.losses`.
+        self.health: dict[str, Tensor] = {}
         self._guard = LossGuard(interval=1)
+        self._overridden = False
+        self._resumed_optimizer: str | None = None
 
     # -- what a generation implements ----------------------------------------------------------
 
@@ -107,8 +114,6 @@ class Detector(PredictionMixin, L.LightningModule):
         boxes, labels, regions = ([t.to(device, non_blocking=True) for t in kind] for kind in (boxes, labels, regions))
         return boxes, labels, regions
 
-    train_on_difficult: bool = False
-
     # -- Lightning -----------------------------------------------------------------------------
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
@@ -122,22 +127,27 @@ class Detector(PredictionMixin, L.LightningModule):
             self.print(trainable_table(self))
 
     def on_train_start(self) -> None:
-        """Apply a learning rate that the command line asks for against the checkpoint's."""
-        if self._lr_override is not None:
-            for optimizer in self.trainer.optimizers:
-                first = optimizer.param_groups[0]
-                factor = self._lr_override / first.get("initial_lr", first["lr"])
-                for group in optimizer.param_groups:
-                    group["lr"] *= factor
-                    if "initial_lr" in group:
-                        group["initial_lr"] *= factor
+        """After a resume: refuse another optimizer's state, and apply what the command line asks for against it."""
+        optimizer = self.trainer.optimizers[0]
+        resumed = self.trainer.ckpt_path is not None
+        if resumed and self._resumed_optimizer not in (None, type(optimizer).__name__):
+            raise CheckpointError(
+                f"the checkpoint was trained with {self._resumed_optimizer}, this run asks for "
+                f"{type(optimizer).__name__}: its state does not fit. Resume with the same optimizer"
+            )
+        if self._overridden and self.optimizer_callable is None:
+            for group, wanted in zip(optimizer.param_groups, self.parameter_groups(), strict=True):
+                group.update({k: wanted[k] for k in ("momentum", "weight_decay")}, initial_lr=wanted["lr"])
             for config in self.trainer.lr_scheduler_configs:
-                if hasattr(config.scheduler, "base_lrs"):
-                    config.scheduler.base_lrs = [g["initial_lr"] for g in config.scheduler.optimizer.param_groups]
+                if isinstance(config.scheduler, LambdaLR):
+                    config.scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+                    factors = [f(config.scheduler.last_epoch) for f in config.scheduler.lr_lambdas]
+                    for group, factor in zip(optimizer.param_groups, factors, strict=True):
+                        group["lr"] = group["initial_lr"] * factor
 
     def on_resume_override(self, changed: dict[str, Any]) -> None:
         """Hyper-parameters that win against those of the checkpoint a run is resumed from."""
-        self._lr_override = changed.get("lr", self._lr_override)
+        self._overridden = bool({"lr", "momentum", "weight_decay", "decay_biases", "bias_lr_factor"} & set(changed))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make the step's randomness a function of seed, step and rank, so that a resumed run goes on exactly."""
@@ -156,13 +166,11 @@ class Detector(PredictionMixin, L.LightningModule):
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
         return total
 
-    #: What the samplers of the last call of `losses` met; see `RegionProposalNetwork.losses`.
-    health: dict[str, Tensor] = {}  # noqa: RUF012 - replaced at each call, never changed in place
-
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Losses and detections from one pass."""
         encoded = self.encode(batch)
         losses = self.losses(batch, encoded)
+        self._guard.watch(losses, batch)
         values = {f"val/{name}": value for name, value in losses.items()}
         values["val/loss"] = torch.stack(list(losses.values())).sum()
         self.log_dict(values, batch_size=len(batch), sync_dist=True)
@@ -201,26 +209,30 @@ class Detector(PredictionMixin, L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """SGD with warm-up and drops, or what ``optimizer`` and ``lr_scheduler`` say; schedules step per batch."""
-        o, scheduler = self.optimization, None
-        total = self.trainer.estimated_stepping_batches
+        total = int(min(self.trainer.estimated_stepping_batches, UNKNOWN))
         if self.optimizer_callable is not None:
             optimizer = self.optimizer_callable([p for p in self.parameters() if p.requires_grad])
-            if self.lr_scheduler_callable is not None:
-                scheduler = self.lr_scheduler_callable(optimizer)
+            ignored = "lr, momentum, weight_decay, decay_biases and bias_lr_factor"
+            self.print(f"optimizer: {type(optimizer).__name__} as configured; {ignored} of the model do not count")
         else:
-            groups = parameter_groups(
-                self,
-                lr=o["lr"],
-                weight_decay=o["weight_decay"],
-                decay_biases=o["decay_biases"],
-                bias_lr_factor=o["bias_lr_factor"],
-            )
-            optimizer, scheduler = sgd_with_schedule(groups, o["momentum"], self.lr_factor(int(min(total, 2**62))))
-            if self.lr_scheduler_callable is not None:
-                scheduler = self.lr_scheduler_callable(optimizer)
-        if scheduler is None:
-            return optimizer
+            optimizer = SGD(self.parameter_groups(), lr=self.optimization["lr"])
+        if self.lr_scheduler_callable is not None:
+            scheduler = self.lr_scheduler_callable(optimizer)
+        else:
+            scheduler = LambdaLR(optimizer, self.lr_factor(total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What SGD is given: the trainable parameters with their rates, momentum and decay."""
+        o = self.optimization
+        groups = parameter_groups(
+            self,
+            lr=o["lr"],
+            weight_decay=o["weight_decay"],
+            decay_biases=o["decay_biases"],
+            bias_lr_factor=o["bias_lr_factor"],
+        )
+        return [{**group, "momentum": o["momentum"]} for group in groups]
 
     def lr_factor(self, total_steps: int) -> Callable[[int], float]:
         """The learning rate's factor as a function of the step; see `schedule`."""
@@ -244,7 +256,18 @@ class Detector(PredictionMixin, L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write which detector this is, and its arguments as plain values."""
         self._guard.check()
+        check_finite(checkpoint["state_dict"])
         checkpoint["detkit"] = {"class": type(self).__name__, "version": __version__}
+        if self.trainer.optimizers:
+            checkpoint["detkit"]["optimizer"] = type(self.trainer.optimizers[0]).__name__
         arguments = checkpoint.get("hyper_parameters", {})
         kept = {k: v for k, v in arguments.items() if not k.startswith("_") and k not in ("optimizer", "lr_scheduler")}
         checkpoint["hyper_parameters"] = {**kept, "class_names": self.class_names, "category_ids": self.category_ids}
+
+    def restore_parts(self, checkpoint: dict[str, Any]) -> None:
+        """Make module and checkpoint have the same parts, before the weights are loaded."""
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember which optimizer the state belongs to."""
+        self.restore_parts(checkpoint)
+        self._resumed_optimizer = checkpoint["detkit"].get("optimizer")

@@ -14,6 +14,7 @@ from torch import Tensor
 from detkit.boxes import AnchorGenerator
 from detkit.detectors.alternating import Alternation, check_strategy, repeated
 from detkit.detectors.base import Batch, Detector
+from detkit.detectors.optimization import UNKNOWN
 from detkit.errors import ConfigError
 from detkit.features import ImageBatch, Preprocessing, RoIPooler, apply_transfer, build_backbone
 from detkit.features.preprocessing import IMAGENET_MEAN, IMAGENET_STD
@@ -195,8 +196,16 @@ class FasterRCNN(Detector):
             "lr_gamma": lr_gamma,
         }
         preprocessing = Preprocessing(min_size, max_size, image_mean, image_std, size_divisor, channels_last)
-        super().__init__(class_names, category_ids, preprocessing, optimization, optimizer, lr_scheduler, protocol)
-        self.train_on_difficult = train_on_difficult
+        super().__init__(
+            class_names,
+            category_ids,
+            preprocessing,
+            optimization,
+            optimizer,
+            lr_scheduler,
+            protocol,
+            train_on_difficult,
+        )
         if training_scheme not in ("joint", "alternating"):
             raise ConfigError(f"unknown training_scheme {training_scheme!r}; the known ones are joint, alternating")
 
@@ -323,7 +332,7 @@ class FasterRCNN(Detector):
         """With ``alternating``, let those parts learn whose turn it is."""
         super().on_train_batch_start(batch, batch_idx)
         if self.alternation is not None:
-            total = int(min(self.trainer.estimated_stepping_batches, 2**62))
+            total = int(min(self.trainer.estimated_stepping_batches, UNKNOWN))
             self.alternation.advance(self, self.trainer.global_step, total)
 
     def lr_factor(self, total_steps: int) -> Callable[[int], float]:
@@ -341,8 +350,8 @@ class FasterRCNN(Detector):
                 for name in [n for n in checkpoint["state_dict"] if n.startswith("rpn_backbone.")]:
                     del checkpoint["state_dict"][name]
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """With ``alternating``, go on in the step that was saved."""
+    def restore_parts(self, checkpoint: dict[str, Any]) -> None:
+        """With ``alternating``, go on in the step that was saved, whose weights may lack the RPN's own backbone."""
         if self.alternation is not None:
             self.alternation.step = checkpoint["detkit"].get("alternating_step", 0)
             for name, value in self.rpn_backbone.state_dict().items():

@@ -52,3 +52,18 @@ class LossGuard:
                     "checkpoint is kept. Lower model.lr, lengthen model.warmup_steps, set trainer.gradient_clip_val, "
                     "or look at these images' boxes"
                 )
+
+
+def check_finite(state: dict[str, Tensor]) -> None:
+    """Refuse to save weights that are not finite: a finite loss may have had a gradient that was not.
+
+    Raises:
+        TrainingError: naming the first few of them.
+    """
+    floats = {name: value for name, value in state.items() if value.is_floating_point()}
+    if not bool(torch.stack([value.isfinite().all() for value in floats.values()]).all()):
+        bad = [name for name, value in floats.items() if not bool(value.isfinite().all())]
+        raise TrainingError(
+            f"{len(bad)} weights became NaN or infinite ({', '.join(bad[:3])}, ...); training stops, and the last good "
+            "checkpoint is kept. Lower model.lr, lengthen model.warmup_steps, or set trainer.gradient_clip_val"
+        )

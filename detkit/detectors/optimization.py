@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from detkit.errors import ConfigError
 
+#: Number of steps of a run whose length is not known.
+UNKNOWN = 2**62
 SCHEDULES = ("multistep", "cosine", "constant")
 
 
@@ -68,7 +68,7 @@ def schedule(
     if kind not in SCHEDULES:
         raise ConfigError(f"unknown schedule {kind!r}; the known ones are {', '.join(SCHEDULES)}")
     fractions = kind == "cosine" or any(0 < m < 1 for m in milestones)
-    if fractions and not 0 < total_steps < float("inf"):
+    if fractions and not 0 < total_steps < UNKNOWN:
         raise ConfigError(f"schedule {kind} with milestones {list(milestones)} needs max_epochs or max_steps")
     steps = sorted(m * total_steps if 0 < m < 1 else m for m in milestones)
 
@@ -79,11 +79,3 @@ def schedule(
         return warm * (gamma ** sum(step >= m for m in steps) if kind == "multistep" else 1.0)
 
     return factor
-
-
-def sgd_with_schedule(
-    groups: list[dict[str, Any]], momentum: float, factor: Callable[[int], float]
-) -> tuple[Optimizer, LambdaLR]:
-    """SGD with momentum over parameter groups, its rate multiplied by ``factor(step)``."""
-    optimizer = SGD(groups, lr=groups[0]["lr"], momentum=momentum)
-    return optimizer, LambdaLR(optimizer, factor)

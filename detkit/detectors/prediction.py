@@ -30,9 +30,9 @@ def as_image(image: ImageLike) -> Tensor:
 
         image = read_image(image)
     elif hasattr(image, "convert"):  # a PIL image, without importing PIL
-        from PIL import ImageOps
+        from detkit.data.image_io import to_rgb, upright
 
-        image = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        image = np.array(to_rgb(upright(image, None)))
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ImageTypeError(
@@ -43,13 +43,27 @@ def as_image(image: ImageLike) -> Tensor:
     return image
 
 
+class Detections(dict[str, Tensor]):
+    """``boxes``, ``scores`` and ``labels`` of one image, and what the labels are called.
+
+    Attributes:
+        class_names: the name of label k is ``class_names[k - 1]``.
+    """
+
+    def __init__(self, fields: dict[str, Tensor], class_names: list[str]) -> None:
+        super().__init__(fields)
+        self.class_names = class_names
+
+
 class PredictionMixin:
     """`predict`, for every detector."""
+
+    class_names: list[str]
 
     @torch.no_grad()
     def predict(
         self, images: ImageLike | list[ImageLike], score_threshold: float = 0.0, batch_size: int = 1
-    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+    ) -> Detections | list[Detections]:
         """Detect objects.
 
         Args:
@@ -70,7 +84,7 @@ class PredictionMixin:
                 batch: list[dict[str, Any]] = [{"image": as_image(i)} for i in todo[start : start + batch_size]]
                 for found in self.detect(batch):
                     keep = found["scores"] >= score_threshold
-                    results.append({k: v[keep].cpu() for k, v in found.items()})
+                    results.append(Detections({k: v[keep].cpu() for k, v in found.items()}, self.class_names))
         finally:
             self.train(training)
         return results if many else results[0]

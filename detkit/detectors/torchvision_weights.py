@@ -53,6 +53,11 @@ def from_torchvision(
     if arch not in ARCHITECTURES:
         raise ConfigError(f"unknown torchvision detector {arch!r}; the known ones are {', '.join(ARCHITECTURES)}")
     arguments = {"rpn_min_size": 1e-3, **ARCHITECTURES[arch], **overrides}
-    model = detector(class_names=class_names, **arguments)
+    model = detector(class_names=unique(class_names), **arguments)
     fit_state_dict(model, state_dict, source=f"of {arch}")
     return model.eval()
+
+
+def unique(names: list[str]) -> list[str]:
+    """The names, repeated ones numbered: torchvision's COCO categories hold "N/A" ten times."""
+    return [f"{name} {i}" if names.count(name) > 1 else name for i, name in enumerate(names, start=1)]

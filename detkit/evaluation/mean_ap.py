@@ -56,6 +56,8 @@ class MeanAveragePrecision(Metric):
         self.class_names = None if class_names is None else list(class_names)
         self.iou_threshold = 0.5 if iou_threshold is None else float(iou_threshold)
         self.add_state("images", default=[], dist_reduce_fx=None)
+        #: Images that the last `compute` counted.
+        self.num_images = 0
 
     @property
     def protocol_description(self) -> str:
@@ -91,6 +93,7 @@ class MeanAveragePrecision(Metric):
         All: classes, int64 (K,), the labels that the vectors are in the order of.
         """
         images = unique_images(self.images)
+        self.num_images = len(images)
         labels = self._labels(images)
         if self.protocol == "coco":
             result = coco.evaluate(images, labels)

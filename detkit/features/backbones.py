@@ -6,11 +6,12 @@ from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
+from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from detkit.errors import ConfigError
 from detkit.features.architectures import architecture, classification_network, convolution_layers
+from detkit.features.frozen_batch_norm import FrozenBatchNorm
 from detkit.features.initialization import initialize
 from detkit.features.weights import load_classification_weights
 
@@ -91,7 +92,7 @@ def build_backbone(
         levels: the layers to read instead of the architecture's usual ones (torchvision's child names).
         fpn_norm: batch norm in the pyramid (torchvision's v2 model).
         initialization: ``he`` or ``xavier``, for what is trained from scratch.
-        freeze_batch_norm: batch norm becomes a fixed scale and shift (`FrozenBatchNorm2d`).
+        freeze_batch_norm: batch norm becomes a fixed scale and shift (`FrozenBatchNorm`).
         batch_norm_eps: replaces the network's own epsilon of batch norm.
 
     Returns:
@@ -138,10 +139,10 @@ def _without_last_linear(classifier: nn.Sequential) -> list[nn.Module]:
 
 
 def freeze_batch_norms(module: nn.Module) -> None:
-    """Replace each BatchNorm2d below ``module`` by a FrozenBatchNorm2d of the same scale, shift and statistics."""
+    """Replace each BatchNorm2d below ``module`` by a `FrozenBatchNorm` of the same scale, shift and statistics."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
-            frozen = FrozenBatchNorm2d(child.num_features, eps=child.eps)
+            frozen = FrozenBatchNorm(child.num_features, eps=child.eps)
             frozen.load_state_dict(child.state_dict())
             setattr(module, name, frozen)
         else:

@@ -13,6 +13,8 @@ from detkit.errors import ConfigError, ImageTypeError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+#: No side of a batch is shorter: the largest stride of the backbones, below which their last map would be empty.
+SMALLEST = 32
 
 
 @dataclass
@@ -90,6 +92,7 @@ class Preprocessing(nn.Module):
         originals = [(image.shape[1], image.shape[2]) for image in images]
         sizes = [self.size_of(h, w) for h, w in originals]
         height, width = (math.ceil(max(s[i] for s in sizes) / self.divisor) * self.divisor for i in (0, 1))
+        height, width = max(height, SMALLEST), max(width, SMALLEST)
         batch = torch.zeros((len(images), 3, height, width), device=self.mean.device, dtype=self.mean.dtype).contiguous(
             memory_format=self.memory_format
         )

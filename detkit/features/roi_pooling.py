@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align, roi_pool
@@ -48,12 +50,12 @@ class RoIPooler(nn.Module):
         pooled = features[0].new_zeros(len(rois), features[0].shape[1], self.output_size, self.output_size)
         for level, (feature, stride) in enumerate(zip(features, self.strides, strict=True)):
             (here,) = torch.where(levels == level)
-            pooled = pooled.index_copy(0, here, self._pool(feature, rois[here], stride).to(pooled.dtype))
+            pooled[here] = self._pool(feature, rois[here], stride).to(pooled.dtype)
         return pooled
 
     def levels(self, boxes: Tensor) -> Tensor:
         """The level (0 is the finest) that each of the boxes (R, 4) is read from, int64 (R,)."""
-        finest, coarsest = (torch.tensor(float(s)).log2().item() for s in (self.strides[0], self.strides[-1]))
+        finest, coarsest = math.log2(self.strides[0]), math.log2(self.strides[-1])
         level = torch.floor(4 + torch.log2(area(boxes).sqrt() / 224) + 1e-6)
         return (level.clamp(finest, coarsest) - finest).long()
 
@@ -64,6 +66,6 @@ class RoIPooler(nn.Module):
             pooled = roi_align(source, rois, self.output_size, 1 / stride, self.sampling_ratio)
         else:
             # The kernel takes inclusive corners, as the paper's code gave it.
-            inclusive = rois - rois.new_tensor([0, 0, 0, 1, 1])
+            inclusive = torch.cat([rois[:, :3], rois[:, 3:] - 1], dim=1)
             pooled = roi_pool(source, inclusive, self.output_size, 1 / stride)
         return pooled.to(feature.dtype)

@@ -11,9 +11,6 @@ from torch import Tensor, nn
 
 from detkit.errors import WeightsError
 
-#: Last layers, which know the classes of the set they were trained on and are not part of a detector.
-_CLASSIFIERS = ("fc.", "classifier.")
-
 
 def load_classification_weights(network: nn.Module, name: str, weights: str) -> None:
     """Load weights into a classification network, in place and strictly.
@@ -35,7 +32,14 @@ def load_classification_weights(network: nn.Module, name: str, weights: str) -> 
         raise WeightsError(f"weights file {weights} does not exist")
     else:
         state = _torchvision_weights(name, weights)
-    fit_state_dict(network, state, source=weights, optional=_CLASSIFIERS)
+    fit_state_dict(network, state, source=weights, optional=last_layer(network))
+
+
+def last_layer(network: nn.Module) -> tuple[str, ...]:
+    """The prefix of the last classifier, which knows the classes of its own training set and is in no detector."""
+    layers = [n for n, m in network.named_modules() if isinstance(m, nn.Linear) or n.startswith("classifier.")]
+    layers = [n for n in layers if any(True for _ in network.get_submodule(n).parameters(recurse=False))]
+    return (f"{layers[-1]}.",)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -107,7 +111,7 @@ def _torchvision_weights(name: str, weights: str) -> dict[str, Tensor]:
         raise WeightsError(f"weights {weights!r} of {name}: no such file, and torchvision has only {names}")
     try:
         return known[weights].get_state_dict(progress=True, check_hash=True)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: the checksum differs
         raise WeightsError(
             f"weights {weights} of {name} could not be downloaded ({error}); download them elsewhere and give "
             "the file's path as weights"

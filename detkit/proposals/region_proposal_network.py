@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from detkit.boxes import AnchorGenerator, BoxCodec, box_iou, clip, nms
 from detkit.boxes.ordering import best_first
+from detkit.errors import ConfigError
 from detkit.features.initialization import normal_
 from detkit.features.preprocessing import ImageBatch
 from detkit.training.losses import binary_cross_entropy, box_regression_loss
@@ -35,8 +36,8 @@ class RPNOutput(NamedTuple):
 class Proposals(NamedTuple):
     """Boxes (P, 4) in the batch's pixels, best first, and their objectness (P,), 0-1.
 
-    A score of -1 marks padding: a box that was too small or scored too low. Keeping it spares the training step a
-    wait for the device; in eval mode there is none.
+    A score of -1 marks padding: a box that was too small or scored too low. Keeping it spares the training step
+    one more wait for the device than suppression itself needs; in eval mode there is none.
     """
 
     boxes: Tensor
@@ -134,6 +135,11 @@ class RegionProposalNetwork(nn.Module):
         hidden: int | None = None,
     ) -> None:
         super().__init__()
+        if len(set(anchor_generator.num_anchors)) != 1:
+            raise ConfigError(
+                f"the RPN's head is shared by all levels, so each needs as many anchors; there are "
+                f"{anchor_generator.num_anchors}: give as many sizes for each feature map"
+            )
         self.anchor_generator = anchor_generator
         self.settings = settings or RPNSettings()
         self.head = RPNHead(channels, anchor_generator.num_anchors[0], depth, hidden)
