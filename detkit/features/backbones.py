@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 
 import torch
@@ -68,7 +69,7 @@ class Backbone(nn.Module):
         side, training = 256, self.training
         maps = self.eval()._levels(torch.zeros(1, 3, side, side)).values()
         self.train(training)
-        return [m.shape[1] for m in maps], [2 ** round(torch.tensor(side / m.shape[-1]).log2().item()) for m in maps]
+        return [m.shape[1] for m in maps], [2 ** round(math.log2(side / m.shape[-1])) for m in maps]
 
 
 def build_backbone(
