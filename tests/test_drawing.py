@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import detkit
+from detkit.detectors.prediction import Detections
 from detkit.drawing import colour, place_label
 from detkit.errors import DataError, ImageTypeError
 
@@ -83,6 +84,16 @@ def test_a_label_is_drawn_with_its_score_and_differs_by_name() -> None:
     assert widths[0] < widths[1] < widths[2]
 
 
+def test_detections_of_predict_know_their_names() -> None:
+    plain = found([50, 60, 150, 140])
+    known, given = (
+        np.asarray(detkit.draw(grey(), each, None, names))
+        for each, names in ((Detections(plain, NAMES), None), (plain, NAMES))
+    )
+    assert np.array_equal(known, given)
+    assert not np.array_equal(known, np.asarray(detkit.draw(grey(), plain)))
+
+
 def test_a_label_without_a_name_is_shown_by_its_number() -> None:
     box = [50, 60, 150, 140]
     numbered = detkit.draw(grey(), found(box, labels=[4]))
@@ -130,6 +141,19 @@ def test_every_kind_of_image_gives_the_same_picture(tmp_path: Path) -> None:
     ]
     pictures = [np.asarray(detkit.draw(image, found([20, 30, 90, 95]))) for image in images]
     assert all(np.array_equal(picture, pictures[0]) for picture in pictures[1:])
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "LA", "RGBA", "I;16"])
+def test_a_pil_image_of_any_mode_is_drawn_as_its_file_is(mode: str, tmp_path: Path) -> None:
+    if mode == "I;16":
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 65536, (250, 260), np.uint16))
+    else:
+        array = np.random.default_rng(0).integers(0, 256, (250, 260, 4), np.uint8)
+        image = Image.fromarray(array, "RGBA").convert("RGB" if mode in ("CMYK", "P") else "RGBA").convert(mode)
+    file = tmp_path / f"image.{'tif' if mode == 'CMYK' else 'png'}"
+    image.save(file)
+    assert image.mode == mode
+    assert np.array_equal(np.asarray(detkit.draw(image, None)), np.asarray(detkit.draw(file, None)))
 
 
 def test_images_that_are_none_are_refused(tmp_path: Path) -> None:

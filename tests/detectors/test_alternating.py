@@ -16,6 +16,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 import detkit
+from detkit.cli.main import main
 from detkit.data import Shapes
 from detkit.detectors.alternating import bounds, check_strategy, repeated, step_at
 from detkit.errors import ConfigError
@@ -258,6 +259,35 @@ def test_a_checkpoint_of_any_step_is_loaded_and_detects_the_same(run: Run, stop:
     found, wanted = loaded.predict(image), reference.predict(image)
     assert len(wanted["scores"])
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+CONFIG = """
+model:
+  class_path: FasterRCNN
+  init_args:
+    {backbone: tiny, fpn: false, min_size: 64, max_size: 64, anchor_sizes: [[16, 32]], rpn_post_nms: [20, 20],
+     pool_size: 3, head_channels: 16, training_scheme: alternating}
+data:
+  class_path: Shapes
+  init_args: {path: shapes, num_train: 4, num_val: 1, num_test: 2, image_size: 64, num_workers: 0}
+trainer: {accelerator: cpu, max_epochs: 5}
+"""
+
+
+def test_the_command_line_tests_and_goes_on_with_what_it_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("four.yaml").write_text(CONFIG)
+    for arguments in (
+        ["fit", "--config", "four.yaml"],
+        ["test", "--ckpt_path", "runs/four/version_0/checkpoints/last.ckpt"],
+        ["fit", "--config", "four.yaml", "--ckpt_path", "last", "--trainer.max_epochs", "6"],
+    ):
+        assert main(arguments) == 0, capsys.readouterr().err
+    content = torch.load("runs/four/version_1/checkpoints/last.ckpt", weights_only=True)
+    assert content["detkit"]["alternating_step"] == 3
+    assert content["global_step"] == 12
 
 
 def test_a_run_without_an_end_is_refused(run: Run) -> None:
