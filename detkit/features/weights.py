@@ -28,7 +28,7 @@ def load_classification_weights(network: nn.Module, name: str, weights: str) -> 
     path = Path(weights).expanduser()
     if path.is_file():
         state = read_state_dict(path)
-    elif path.suffix in {".pth", ".pt", ".ckpt", ".bin"} or path.parent != Path("."):
+    elif path.suffix in {".pth", ".pt", ".ckpt", ".bin"} or path.name != weights:
         raise WeightsError(f"weights file {weights} does not exist")
     else:
         state = _torchvision_weights(name, weights)
@@ -59,7 +59,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     for wrapper in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise WeightsError(f"weights file {path} holds a {type(state).__name__}, not a state dict of tensors")
     return state
 

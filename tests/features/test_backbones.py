@@ -1,0 +1,123 @@
+"""Backbones by name: where each network is cut, with and without a pyramid."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet18
+from torchvision.ops import FrozenBatchNorm2d
+
+from detkit.errors import ConfigError
+from detkit.features import ARCHITECTURES, build_backbone
+
+# name: (stride and channels of the trunk, channels of the top or None, cells a side the top takes, strides with fpn)
+EXPECTED = {
+    "alexnet": (16, 256, 4096, 6, [8, 16, 32]),
+    "vgg16": (16, 512, 4096, 7, [4, 8, 16, 32]),
+    "resnet18": (16, 256, 512, 7, [4, 8, 16, 32, 64]),
+    "resnet34": (16, 256, 512, 7, [4, 8, 16, 32, 64]),
+    "resnet50": (16, 1024, 2048, 7, [4, 8, 16, 32, 64]),
+    "resnet101": (16, 1024, 2048, 7, [4, 8, 16, 32, 64]),
+    "mobilenet_v2": (16, 96, 320, 7, [4, 8, 16, 32, 64]),
+    "mobilenet_v3_large": (16, 112, 960, 7, [4, 8, 16, 32, 64]),
+    "squeezenet1_0": (16, 512, None, None, [4, 8, 16, 32]),
+    "tiny": (8, 128, 192, 7, [4, 8, 16, 32]),
+}
+
+
+def test_every_backbone_is_tested() -> None:
+    assert set(EXPECTED) == set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_trunk_and_what_is_left_of_the_network(name: str) -> None:
+    stride, channels, outputs, side, _ = EXPECTED[name]
+    with torch.device("meta"):  # shapes without numbers: large networks cost nothing
+        backbone, top = build_backbone(name)
+        assert (backbone.strides, backbone.channels, backbone.fpn) == ([stride], [channels], None)
+        (features,) = backbone(torch.zeros(2, 3, 192, 256))
+        assert features.shape[:2] == (2, channels)
+        # Without padding, AlexNet and SqueezeNet lose a cell or two at the border.
+        assert abs(features.shape[2] - 192 / stride) <= 1 and abs(features.shape[3] - 256 / stride) <= 1
+        if outputs is None:
+            assert top is None
+        else:
+            assert top(torch.zeros(5, channels, side, side)).shape == (5, outputs)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_pyramid(name: str) -> None:
+    strides = EXPECTED[name][-1]
+    with torch.device("meta"):
+        backbone, top = build_backbone(name, fpn=True, fpn_channels=48)
+        assert top is None
+        assert backbone.strides == strides
+        assert backbone.channels == [48] * len(strides)
+        features = backbone(torch.zeros(2, 3, 256, 320))
+    assert len(features) == len(strides)
+    for feature, stride in zip(features, strides, strict=True):
+        assert feature.shape[:2] == (2, 48)
+        assert abs(feature.shape[2] - 256 / stride) <= 2 and abs(feature.shape[3] - 320 / stride) <= 2
+
+
+def test_a_trunk_and_its_top_are_the_whole_network() -> None:
+    torch.manual_seed(0)
+    network = resnet18().eval()
+    backbone, top = build_backbone("resnet18")
+    state = network.state_dict()
+    backbone.body.load_state_dict({k: v for k, v in state.items() if k.split(".")[0] in backbone.body})
+    top.load_state_dict({k: v for k, v in state.items() if k.startswith("layer4")})
+    network.fc = nn.Identity()
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        (features,) = backbone.eval()(image)
+        assert torch.equal(top.eval()(features), network(image))
+
+
+def test_building_leaves_batch_norms_as_they_were() -> None:
+    """Measuring strides passes an empty image through; that must not count as a batch."""
+    backbone, _ = build_backbone("tiny")
+    norms = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms and all(m.training and m.num_batches_tracked == 0 for m in norms)
+    assert all(torch.equal(m.running_mean, torch.zeros_like(m.running_mean)) for m in norms)
+
+
+def test_levels_of_ones_own() -> None:
+    backbone, _ = build_backbone("tiny", fpn=True, levels=["0", "2"], fpn_channels=16)
+    assert backbone.strides == [2, 8, 16]
+    assert list(backbone.body) == ["0", "1", "2"]  # nothing is computed that is not read
+    assert [f.shape[-1] for f in backbone(torch.zeros(1, 3, 64, 64))] == [32, 8, 4]
+
+
+def test_batch_norm_options() -> None:
+    backbone, top = build_backbone("tiny", batch_norm_eps=0.125, freeze_batch_norm=True)
+    norms = [m for part in (backbone, top) for m in part.modules() if isinstance(m, FrozenBatchNorm2d)]
+    assert len(norms) == 7 and all(m.eps == 0.125 for m in norms)
+    assert not any(isinstance(m, nn.BatchNorm2d) for part in (backbone, top) for m in part.modules())
+    assert (
+        sum(isinstance(m, nn.BatchNorm2d) for m in build_backbone("tiny", fpn=True, fpn_norm=True)[0].fpn.modules())
+        == 6
+    )
+
+
+def test_frozen_batch_norms_compute_what_those_did_in_eval_mode() -> None:
+    from detkit.features.backbones import freeze_batch_norms
+
+    layer = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, eps=0.01)).eval()
+    layer[1].running_mean.normal_()
+    layer[1].running_var.uniform_(0.5, 2)
+    layer[1].weight.data.normal_()
+    image = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        before = layer(image)
+        freeze_batch_norms(layer)
+        torch.testing.assert_close(layer.train()(image), before)
+    assert {name for name, _ in layer.named_parameters()} == {"0.weight", "0.bias"}
+
+
+def test_what_does_not_exist_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"'resnet52'.*alexnet, mobilenet_v2.*vgg16"):
+        build_backbone("resnet52")
+    with pytest.raises(ConfigError, match=r"no layers \['9'\]; it has 0, 1, 2, 3"):
+        build_backbone("tiny", levels=["1", "9"])
