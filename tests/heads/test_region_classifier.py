@@ -1,0 +1,293 @@
+"""Sampling, losses and detections of the second stage, held to plain readings of the authors' code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detkit.boxes import box_iou
+from detkit.features import ImageBatch
+from detkit.heads import RegionClassifier, RegionSettings
+from detkit.training import Samples, sample
+
+NOTHING, NO_LABELS = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+
+
+class Coordinates(nn.Module):
+    """Stands for RoI pooling: a region's features are its coordinates."""
+
+    def forward(self, features: list[Tensor], boxes: list[Tensor]) -> Tensor:
+        return torch.cat(boxes) / 100
+
+
+class Predictor(nn.Module):
+    """Random linear scores and deltas of a region's coordinates, for K classes and background."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.score, self.delta = nn.Linear(4, classes + 1), nn.Linear(4, (classes + 1) * 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.score(x), self.delta(x).unflatten(1, (-1, 4))
+
+
+def classifier(predictor: nn.Module | None = None, **settings: Any) -> RegionClassifier:
+    return RegionClassifier(Coordinates(), nn.Identity(), predictor or Predictor(3), RegionSettings(**settings))
+
+
+def some_boxes(count: int, side: float = 200.0) -> Tensor:
+    corner = torch.rand(count, 2) * side * 0.7
+    return torch.cat((corner, corner + 20 + torch.rand(count, 2) * side * 0.3), dim=1)
+
+
+def usable(*proposals: Tensor) -> list[Tensor]:
+    return [torch.ones(len(p), dtype=torch.bool) for p in proposals]
+
+
+class Spy:
+    """Samples as ours does, and keeps what was asked and chosen."""
+
+    def __init__(self) -> None:
+        self.labels: list[Tensor] = []
+        self.chosen: list[Samples] = []
+
+    def __call__(self, labels: Tensor, *rest: Any) -> Samples:
+        self.labels.append(labels)
+        self.chosen.append(sample(labels, *rest))
+        return self.chosen[-1]
+
+
+# -- sampling ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("band", [(0.0, 0.5), (0.1, 0.5), (0.1, 0.4)])
+def test_sampling_is_that_of_the_authors_code(band: tuple[float, float]) -> None:
+    """proposal_target_layer.py and, with a band that begins at 0.1, Fast R-CNN's minibatch.py."""
+    low, high = band
+    truths = torch.tensor([[20.0, 20, 100, 90], [110, 60, 180, 190]])
+    near = truths.repeat(60, 1) + torch.randn(120, 4) * 12
+    proposals = torch.cat((near, some_boxes(400)))
+    heads = classifier(background_iou=band, batch_size=128)
+    heads.sample = spy = Spy()
+    _, health = heads.losses([], [proposals], usable(proposals), [truths], [torch.tensor([1, 3])], [NOTHING])
+
+    everything = torch.cat((proposals, truths))  # the objects themselves are among the regions
+    best = box_iou(truths, everything).amax(0)
+    foreground = [i for i in range(len(everything)) if best[i] >= 0.5]
+    background = [i for i in range(len(everything)) if low <= best[i] < high]
+    assert torch.where(spy.labels[0] == 1)[0].tolist() == foreground
+    assert torch.where(spy.labels[0] == 0)[0].tolist() == background
+    assert {520, 521} < set(foreground) and len(foreground) > 32
+
+    chosen = spy.chosen[0]
+    assert chosen.valid.all() and len(chosen.index.unique()) == 128
+    assert set(chosen.index[chosen.positive].tolist()) <= set(foreground)
+    assert set(chosen.index[~chosen.positive].tolist()) <= set(background)
+    assert (health["roi_foreground"], health["roi_background"]) == (32, 96)
+
+
+def test_a_short_batch_counts_what_there_is() -> None:
+    truths = torch.tensor([[20.0, 20, 100, 90]])
+    proposals = torch.tensor([[20.0, 20, 100, 80], [150, 150, 190, 190], [22, 20, 100, 90], [0, 0, 10, 10]])
+    mask = torch.tensor([True, True, True, False])  # the last is padding
+    heads = classifier(batch_size=64)
+    heads.sample = spy = Spy()
+    losses, health = heads.losses([], [proposals], [mask], [truths], [torch.tensor([2])], [NOTHING])
+    assert spy.labels[0].tolist() == [1, 0, 1, -1, 1]
+    assert (health["roi_foreground"], health["roi_background"]) == (3, 1)
+    rows = [0, 2, 4, 1]
+    logits, _ = heads.box_predictor(torch.cat((proposals, truths))[rows] / 100)
+    torch.testing.assert_close(losses["loss_classifier"], F.cross_entropy(logits, torch.tensor([2, 2, 2, 0])))
+
+
+def test_crowds_and_difficult_objects_are_neither_object_nor_background() -> None:
+    region = torch.tensor([[100.0, 100, 200, 200]])
+    proposals = torch.tensor([[100.0, 100, 150, 150], [0, 0, 50, 50], [80, 100, 120, 200], [70, 100, 120, 200]])
+    heads = classifier()
+    heads.sample = spy = Spy()
+    heads.losses([], [proposals], usable(proposals), [NOTHING], [NO_LABELS], [region])
+    assert spy.labels[0].tolist() == [-1, 0, -1, 0]
+
+
+def test_health_tells_how_well_proposals_cover_the_objects() -> None:
+    truths = [torch.tensor([[0.0, 0, 100, 100], [100, 100, 200, 200]]), torch.tensor([[0.0, 0, 50, 50]])]
+    proposals = [torch.tensor([[0.0, 0, 100, 60], [100, 100, 200, 140]]), torch.tensor([[0.0, 0, 50, 25]])]
+    labels = [torch.tensor([1, 2]), torch.tensor([1])]
+    heads = classifier()
+    _, health = heads.losses([], proposals, usable(*proposals), truths, labels, [NOTHING] * 2)
+    assert health["roi_mean_best_iou"].item() == pytest.approx((0.6 + 0.4 + 0.5) / 3)
+    assert health["proposal_recall_50"].item() == pytest.approx(2 / 3)
+    padded = [torch.tensor([False, True]), torch.tensor([False])]  # padding finds nothing
+    _, health = heads.losses([], proposals, padded, truths, labels, [NOTHING] * 2)
+    assert health["roi_mean_best_iou"].item() == pytest.approx(0.4 / 3)
+
+
+# -- losses ------------------------------------------------------------------------------------
+
+
+def fixed_sample(labels: Tensor, *rest: Any) -> Samples:
+    """Everything that may be drawn, foreground first."""
+    index = torch.cat((torch.where(labels > 0)[0], torch.where(labels == 0)[0]))
+    return Samples(index, labels[index] > 0, torch.ones(len(index), dtype=torch.bool))
+
+
+@pytest.mark.parametrize(("kind", "beta"), [("smooth_l1", 1 / 9), ("smooth_l1", 1.0), ("l1", 1.0), ("giou", 1.0)])
+def test_losses_equal_a_plain_computation(kind: str, beta: float) -> None:
+    truths = [torch.tensor([[20.0, 20, 100, 90], [110, 60, 180, 190]]), torch.tensor([[30.0, 50, 120, 150]])]
+    labels = [torch.tensor([3, 1]), torch.tensor([2])]
+    proposals = [torch.cat((t.repeat(8, 1) + torch.randn(len(t) * 8, 4) * 6, some_boxes(15))) for t in truths]
+    heads = classifier(box_loss=kind, beta=beta)
+    heads.sample = fixed_sample
+    losses, _ = heads.losses([], proposals, usable(*proposals), truths, labels, [NOTHING] * 2)
+
+    classification, regression, count = 0.0, 0.0, 0
+    for boxes, own, regions in zip(truths, labels, proposals, strict=True):
+        for roi in torch.cat((regions, boxes)):
+            iou = box_iou(boxes, roi[None])[:, 0]
+            target = own[iou.argmax()].item() if iou.max() >= 0.5 else 0
+            logits, deltas = (x[0] for x in heads.box_predictor(roi[None] / 100))
+            classification += torch.logsumexp(logits, 0) - logits[target]
+            count += 1
+            if target == 0:
+                continue
+            truth, given = boxes[iou.argmax()], deltas[target]  # the deltas of the object's own class
+            w, h = roi[2] - roi[0], roi[3] - roi[1]
+            centre = torch.stack(((roi[0] + roi[2]) / 2, (roi[1] + roi[3]) / 2))
+            side, wanted = torch.stack((w, h)), truth[2:] - truth[:2]
+            if kind == "giou":
+                middle, extent = given[:2] / 10 * side + centre, (given[2:] / 5).exp() * side
+                box = torch.cat((middle - extent / 2, middle + extent / 2))
+                around = (torch.maximum(box, truth)[2:] - torch.minimum(box, truth)[:2]).prod()
+                shared = (torch.minimum(box, truth)[2:] - torch.maximum(box, truth)[:2]).clamp(min=0).prod()
+                union = extent.prod() + wanted.prod() - shared
+                regression += 1 - shared / union + (around - union) / around
+            else:
+                shift = ((truth[:2] + truth[2:]) / 2 - centre) / side * 10  # stds .1 .1 .2 .2 (papers.md 2.3)
+                wrong = (given - torch.cat((shift, (wanted / side).log() * 5))).abs()
+                linear = wrong if kind == "l1" else torch.where(wrong < beta, wrong**2 / 2 / beta, wrong - beta / 2)
+                regression += linear.sum()
+    torch.testing.assert_close(losses["loss_classifier"], classification / count)
+    torch.testing.assert_close(losses["loss_box_reg"], regression / count, rtol=1e-4, atol=1e-5)
+
+
+def test_only_the_deltas_of_an_objects_own_class_learn() -> None:
+    heads = classifier()
+    proposals = torch.tensor([[20.0, 20, 100, 80], [150, 150, 190, 190]])
+    losses, _ = heads.losses(
+        [], [proposals], usable(proposals), [torch.tensor([[20.0, 20, 100, 90]])], [torch.tensor([2])], [NOTHING]
+    )
+    losses["loss_box_reg"].backward()
+    learns = heads.box_predictor.delta.bias.grad.view(4, 4).any(1)
+    assert learns.tolist() == [False, False, True, False]
+
+
+@pytest.mark.parametrize("kind", ["smooth_l1", "l1", "l2", "giou"])
+@pytest.mark.parametrize("proposals", [NOTHING, torch.tensor([[10.0, 10, 60, 60]])])
+def test_losses_without_objects(kind: str, proposals: Tensor) -> None:
+    heads = classifier(box_loss=kind)
+    losses, health = heads.losses([], [proposals], usable(proposals), [NOTHING], [NO_LABELS], [NOTHING])
+    sum(losses.values()).backward()
+    assert losses["loss_box_reg"] == 0
+    assert (losses["loss_classifier"] > 0) == bool(len(proposals))
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in heads.parameters())
+    assert health["roi_mean_best_iou"].isnan() and health["proposal_recall_50"].isnan()
+
+
+def test_an_object_without_any_proposal_still_teaches() -> None:
+    heads = classifier()
+    losses, health = heads.losses(
+        [],
+        [NOTHING],
+        [torch.ones(0, dtype=torch.bool)],
+        [torch.tensor([[9.0, 9, 40, 40]])],
+        [torch.tensor([1])],
+        [NOTHING],
+    )
+    assert losses["loss_classifier"] > 0
+    assert (health["roi_foreground"], health["proposal_recall_50"]) == (1, 0)
+
+
+# -- detections --------------------------------------------------------------------------------
+
+
+class Table(nn.Module):
+    """Answers with given probabilities (R, K) of the classes and deltas (R, K + 1, 4)."""
+
+    def __init__(self, probabilities: list[list[float]], deltas: Tensor | None = None) -> None:
+        super().__init__()
+        known = torch.tensor(probabilities)
+        self.logits = torch.cat((1 - known.sum(1, keepdim=True), known), dim=1).log()
+        self.deltas = torch.zeros(*self.logits.shape, 4) if deltas is None else deltas
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.logits, self.deltas
+
+
+def batch(size: tuple[int, int] = (100, 200), original: tuple[int, int] | None = None) -> ImageBatch:
+    return ImageBatch(torch.zeros(1, 3, 128, 256), [size], [original or size])
+
+
+def test_scores_above_the_threshold_best_first() -> None:
+    boxes = torch.tensor([[0.0, 0, 20, 20], [50, 0, 70, 20], [100, 0, 120, 20]])
+    heads = classifier(Table([[0.3, 0.1], [0.05, 0.9], [0.049, 0.2]]), score_threshold=0.05)
+    (found,) = heads.detect([], [boxes], batch())
+    torch.testing.assert_close(found["scores"], torch.tensor([0.9, 0.3, 0.2, 0.1, 0.05])[: len(found["scores"])])
+    assert found["labels"].tolist()[:4] == [2, 1, 2, 2]
+    assert found["boxes"][:4].tolist() == boxes[[1, 0, 2, 0]].tolist()
+    assert (found["scores"] > 0.05).all()
+    assert [found[k].dtype for k in ("boxes", "scores", "labels")] == [torch.float32, torch.float32, torch.int64]
+
+
+def test_suppression_is_per_class() -> None:
+    near = torch.tensor([[0.0, 0, 100, 100], [0, 0, 100, 90], [0, 0, 100, 30]])
+    heads = classifier(Table([[0.6, 0.3], [0.7, 0.2], [0.5, 0.1]]), nms_threshold=0.5)
+    (found,) = heads.detect([], [near], batch())
+    kept = list(zip(found["labels"].tolist(), found["boxes"][:, 3].tolist(), strict=True))
+    assert kept == [(1, 90), (1, 30), (2, 100), (2, 30)]
+
+
+def test_at_most_so_many_over_all_classes() -> None:
+    boxes = torch.stack([torch.tensor([10.0 * i, 0, 10 * i + 9, 9]) for i in range(5)])
+    heads = classifier(Table([[0.1 + i / 100, 0.3 - i / 100] for i in range(5)]), max_detections=6)
+    (found,) = heads.detect([], [boxes], batch())
+    assert found["labels"].tolist() == [2, 2, 2, 2, 2, 1]
+    torch.testing.assert_close(found["scores"], torch.tensor([0.3, 0.29, 0.28, 0.27, 0.26, 0.14]))
+
+
+def test_boxes_are_refined_by_the_deltas_of_their_class_and_clipped() -> None:
+    deltas = torch.zeros(1, 3, 4)
+    deltas[0, 1] = torch.tensor([5.0, 0, 0, 0])  # 5 / 10 of the width to the right
+    deltas[0, 2] = torch.tensor([0.0, -10, 0, 5 * torch.log(torch.tensor(2.0))])  # up by its height, then twice as high
+    heads = classifier(Table([[0.3, 0.6]], deltas))
+    (found,) = heads.detect([], [torch.tensor([[10.0, 10, 50, 30]])], batch())
+    torch.testing.assert_close(found["boxes"], torch.tensor([[10.0, 0, 50, 20], [30, 10, 70, 30]]))
+
+
+def test_boxes_are_in_pixels_of_the_original_image() -> None:
+    heads = classifier(Table([[0.9, 0.05]]))
+    (found,) = heads.detect([], [torch.tensor([[20.0, 30, 500, 60]])], batch((100, 200), original=(50, 400)))
+    torch.testing.assert_close(found["boxes"], torch.tensor([[40.0, 15, 400, 30]]))
+
+
+def test_boxes_that_clipping_leaves_nothing_of_are_dropped() -> None:
+    boxes = torch.tensor([[210.0, 10, 250, 50], [199.995, 0, 230, 20], [100, 0, 199, 20]])
+    (found,) = classifier(Table([[0.9], [0.8], [0.7]])).detect([], [boxes], batch())
+    assert found["boxes"].tolist() == [[100, 0, 199, 20]]
+
+
+def test_images_of_a_batch_do_not_mix() -> None:
+    proposals = [some_boxes(7, 90), NOTHING, some_boxes(4, 90)]
+    heads = classifier(score_threshold=0.0, nms_threshold=1.0)
+    three = ImageBatch(torch.zeros(3, 3, 128, 128), [(100, 100)] * 3, [(100, 100), (50, 50), (200, 200)])
+    together = heads.detect([], proposals, three)
+    assert [len(found["boxes"]) for found in together] == [21, 0, 12]
+    assert together[1]["boxes"].shape == (0, 4)
+    for i in range(3):
+        one = ImageBatch(torch.zeros(1, 3, 128, 128), [(100, 100)], three.original_sizes[i : i + 1])
+        (alone,) = heads.detect([], proposals[i : i + 1], one)
+        for key, value in alone.items():
+            torch.testing.assert_close(together[i][key], value)
