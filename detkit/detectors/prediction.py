@@ -77,7 +77,7 @@ class PredictionMixin:
         """
         many = isinstance(images, list | tuple)
         todo = list(images) if many else [images]
-        training, results = self.training, []
+        modes, results = [(module, module.training) for module in self.modules()], []
         self.eval()
         try:
             for start in range(0, len(todo), batch_size):
@@ -86,5 +86,6 @@ class PredictionMixin:
                     keep = found["scores"] >= score_threshold
                     results.append(Detections({k: v[keep].cpu() for k, v in found.items()}, self.class_names))
         finally:
-            self.train(training)
+            for module, training in modes:  # one by one: parts may be fixed while others learn
+                module.training = training
         return results if many else results[0]

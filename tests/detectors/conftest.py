@@ -1,0 +1,124 @@
+"""A detector so small that a step takes some milliseconds, data for it, and a silent trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor
+
+import detkit
+from detkit.data import Shapes
+from detkit.data.shapes_drawing import SHAPE_CLASSES
+
+Small = Callable[..., detkit.FasterRCNN]
+Sample = dict[str, Any]
+
+OPTIONS: dict[str, Any] = {
+    "class_names": list(SHAPE_CLASSES),
+    "backbone": "tiny",
+    "fpn": False,
+    "min_size": 64,
+    "max_size": 96,
+    "anchor_sizes": [[16.0, 32.0]],
+    "rpn_pre_nms": [60, 40],
+    "rpn_post_nms": [30, 20],
+    "rpn_batch_size": 32,
+    "roi_batch_size": 16,
+    "pool_size": 3,
+    "head_channels": 16,
+    "score_threshold": 0.01,
+    "warmup_steps": 2,
+    "lr": 0.01,
+}
+
+
+@pytest.fixture
+def small() -> Small:
+    """`small(**options)` -> a Faster R-CNN; the same options give the same weights."""
+
+    def build(**options: Any) -> detkit.FasterRCNN:
+        torch.manual_seed(0)
+        return detkit.FasterRCNN(**(OPTIONS | options))
+
+    return build
+
+
+@pytest.fixture
+def detecting(small: Small) -> Small:
+    """As `small`, but with scores that differ from place to place, as after training."""
+
+    def build(**options: Any) -> detkit.FasterRCNN:
+        model = small(**options)
+        for layer, deviation in ((model.rpn.head.cls_logits, 0.5), (model.roi_heads.box_predictor.cls_score, 0.3)):
+            torch.nn.init.normal_(layer.weight, std=deviation)
+        torch.nn.init.normal_(model.roi_heads.box_predictor.bbox_pred.weight, std=0.05)
+        return model.eval()
+
+    return build
+
+
+def sample(
+    height: int, width: int, boxes: list[list[float]] | None = None, labels: list[int] | None = None, **fields: Any
+) -> Sample:
+    """A sample with a random image; `difficult` and `crowd` are False where they are not given."""
+    boxes = boxes or []
+    count = len(boxes)
+    made: Sample = {
+        "image": torch.randint(0, 256, (3, height, width), dtype=torch.uint8),
+        "boxes": torch.tensor(boxes).reshape(-1, 4).float(),
+        "labels": torch.tensor(labels or [1] * count, dtype=torch.int64),
+        "difficult": torch.zeros(count, dtype=torch.bool),
+        "crowd": torch.zeros(count, dtype=torch.bool),
+        "area": torch.zeros(count),
+        "image_id": f"{height}x{width}",
+    }
+    return made | fields
+
+
+def assert_same(a: dict[str, Tensor], b: dict[str, Tensor], pixels: float = 1e-3) -> None:
+    """Detections that are equal up to rounding."""
+    assert torch.equal(a["labels"], b["labels"])
+    torch.testing.assert_close(a["scores"], b["scores"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(a["boxes"], b["boxes"], atol=pixels, rtol=0)
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shapes on disk: 8 images to train on, 3 to validate, 3 to test; 64 pixels a side."""
+    path = tmp_path_factory.mktemp("drawn") / "shapes"
+    Shapes(str(path), 8, 3, 3, 64).prepare_data()
+    return path
+
+
+@pytest.fixture
+def shapes(drawn: Path) -> Callable[..., Shapes]:
+    """`shapes(**options)` -> the data module of `drawn`."""
+
+    def build(**options: Any) -> Shapes:
+        return Shapes(str(drawn), 8, 3, 3, 64, **({"batch_size": 2, "num_workers": 0} | options))
+
+    return build
+
+
+@pytest.fixture
+def trainer() -> Callable[..., L.Trainer]:
+    """`trainer(**options)` -> one that prints and writes nothing unless asked."""
+
+    def build(**options: Any) -> L.Trainer:
+        silent: dict[str, Any] = {
+            "accelerator": "cpu",
+            "devices": 1,
+            "logger": False,
+            "enable_checkpointing": any(type(c).__name__ == "ModelCheckpoint" for c in options.get("callbacks", ())),
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+        }
+        return L.Trainer(**(silent | options))
+
+    return build

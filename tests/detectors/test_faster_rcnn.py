@@ -1,0 +1,300 @@
+"""Faster R-CNN as a whole: batches, images of every sort, one pass for losses and detections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import detkit
+from detkit.errors import ConfigError, ImageTypeError
+
+from .conftest import Sample, Small, assert_same, sample
+
+LOSSES = ["loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"]
+ONE_MAP: dict[str, Any] = {}
+PYRAMID: dict[str, Any] = {"fpn": True, "fpn_channels": 16, "anchor_sizes": [[8.0], [16.0], [32.0], [64.0]]}
+MAX_POOLING: dict[str, Any] = {"pooling": "max", "box_head": "top", "anchor_convention": "paper", "rpn_straddle": 0.0}
+ALL = pytest.mark.parametrize("options", [ONE_MAP, PYRAMID, MAX_POOLING], ids=["map", "pyramid", "paper"])
+
+
+def backward(model: detkit.FasterRCNN, batch: list[Sample]) -> dict[str, Tensor]:
+    """Losses of a batch, which are finite, as are their gradients; nothing is left without one."""
+    model.zero_grad()
+    losses = model.losses(batch)
+    assert list(losses) == LOSSES
+    assert all(loss.isfinite() and loss >= 0 for loss in losses.values())
+    sum(losses.values()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    return losses
+
+
+def check(model: detkit.FasterRCNN, found: list[dict[str, Tensor]], batch: list[Sample]) -> None:
+    """Detections are inside their image, sorted, of the right types, and of known classes."""
+    assert len(found) == len(batch)
+    for one, given in zip(found, batch, strict=True):
+        boxes, scores, labels = one["boxes"], one["scores"], one["labels"]
+        height, width = given["image"].shape[1:]
+        assert (boxes.dtype, scores.dtype, labels.dtype) == (torch.float32, torch.float32, torch.int64)
+        assert boxes.shape == (len(scores), 4) and len(labels) == len(scores)
+        assert boxes.isfinite().all() and scores.isfinite().all()
+        assert (boxes >= 0).all() and (boxes <= torch.tensor([width, height] * 2) * (1 + 1e-6)).all()
+        assert (boxes[:, 2:] > boxes[:, :2]).all()
+        assert torch.equal(scores, scores.sort(descending=True).values)
+        assert ((labels >= 1) & (labels <= model.num_classes)).all()
+
+
+# -- batches -----------------------------------------------------------------------------------
+
+
+@ALL
+@torch.no_grad()
+def test_a_batch_equals_its_images_one_by_one(detecting: Small, options: dict[str, Any]) -> None:
+    model = detecting(**options)
+    batch = [sample(64, 96), sample(64, 96), sample(128, 192)]
+    together = model.detect(batch)
+    check(model, together, batch)
+    assert all(len(found["boxes"]) > 2 for found in together)
+    for one, found in zip(batch, together, strict=True):
+        assert_same(found, model.detect([one])[0])
+
+
+@ALL
+@torch.no_grad()
+def test_a_large_image_does_not_notice_the_small_ones_beside_it(detecting: Small, options: dict[str, Any]) -> None:
+    """Only images that are padded see the padding: one that fills the batch is as alone."""
+    model = detecting(**options)
+    batch = [sample(50, 30), sample(96, 96), sample(20, 64)]
+    model.preprocessing.max_size, model.preprocessing.min_sizes = 96, [96]
+    found = model.detect(batch)
+    check(model, found, batch)
+    assert_same(found[1], model.detect(batch[1:2])[0])
+    assert len(found[1]["boxes"]) > 2
+
+
+@ALL
+@torch.no_grad()
+def test_losses_of_a_batch_are_those_of_its_images_together(small: Small, options: dict[str, Any]) -> None:
+    """Each loss is over the number of samples in the batch, so equal images count equally."""
+    model = small(**options).eval()
+    model.rpn.sample = model.roi_heads.sample = first_ones
+    batch = [sample(64, 64, [[5.0, 5, 40, 40]]), sample(64, 64, [[20.0, 10, 60, 60], [1, 1, 20, 30]], [2, 3])]
+    together = model.losses(batch)
+    alone = [model.losses([one]) for one in batch]
+    for name in LOSSES:
+        torch.testing.assert_close(together[name], (alone[0][name] + alone[1][name]) / 2, rtol=1e-4, atol=1e-6)
+
+
+def first_ones(labels: Tensor, size: int, fraction: float) -> Any:
+    """A sample without chance and of the same size for each image."""
+    from detkit.training import Samples
+
+    order = torch.cat((torch.where(labels > 0)[0][:4], torch.where(labels == 0)[0]))[:12]
+    assert len(order) == 12
+    return Samples(order, labels[order] > 0, torch.ones(12, dtype=torch.bool))
+
+
+# -- images of every sort ----------------------------------------------------------------------
+
+
+@ALL
+def test_batches_without_any_object(small: Small, options: dict[str, Any]) -> None:
+    model = small(**options)
+    batch = [sample(64, 64), sample(64, 80)]
+    losses = backward(model.train(), batch)
+    assert losses["loss_rpn_box_reg"] == losses["loss_box_reg"] == 0
+    assert losses["loss_objectness"] > 0 and losses["loss_classifier"] > 0
+    check(model, model.eval().detect(batch), batch)
+
+
+@ALL
+def test_batches_in_which_some_images_have_objects(small: Small, options: dict[str, Any]) -> None:
+    model = small(**options)
+    batch = [sample(64, 64), sample(80, 64, [[10.0, 10, 50, 60]], [5]), sample(64, 90)]
+    losses = backward(model.train(), batch)
+    assert all(loss > 0 for loss in losses.values())
+    assert model.health["roi_foreground"] > 0
+    check(model, model.eval().detect(batch), batch)
+
+
+@ALL
+@pytest.mark.parametrize("size", [(1, 1), (20, 400), (400, 20), (1, 300), (2, 2)])
+def test_images_of_extreme_shape(detecting: Small, options: dict[str, Any], size: tuple[int, int]) -> None:
+    model = detecting(**options)
+    height, width = size
+    batch = [sample(height, width, [[0.0, 0, width, height]]), sample(64, 64, [[5.0, 5, 40, 50]])]
+    for given in (batch, batch[:1]):
+        backward(model.train(), given)
+        with torch.no_grad():
+            check(model, model.eval().detect(given), given)
+
+
+@ALL
+def test_images_with_no_proposal_left(small: Small, options: dict[str, Any]) -> None:
+    model = small(**options, rpn_min_size=1000.0)
+    batch = [sample(64, 64, [[5.0, 5, 40, 50]]), sample(64, 64)]
+    losses = backward(model.train(), batch)
+    assert losses["loss_classifier"] > 0  # the objects themselves are regions still
+    assert model.health["roi_foreground"] == 0.5 and model.health["proposal_recall_50"] == 0
+    found = model.eval().detect(batch)
+    assert [one["boxes"].shape for one in found] == [(0, 4)] * 2
+    assert [one["labels"].dtype for one in found] == [torch.int64] * 2
+    with torch.no_grad():
+        assert list(model.losses(batch)) == LOSSES  # as validation computes them
+        losses = model.losses(batch[1:])
+    assert losses["loss_classifier"] == losses["loss_box_reg"] == 0
+
+
+def test_a_single_class(detecting: Small) -> None:
+    model = detecting(class_names=["cell"])
+    batch = [sample(64, 64, [[5.0, 5, 40, 50]])]
+    backward(model.train(), batch)
+    found = model.eval().detect(batch)
+    check(model, found, batch)
+    assert found[0]["labels"].unique().tolist() == [1]
+
+
+@ALL
+@pytest.mark.parametrize("kind", ["smooth_l1", "l1", "l2", "giou"])
+def test_every_box_loss(small: Small, options: dict[str, Any], kind: str) -> None:
+    model = small(**options, rpn_box_loss=kind, box_loss=kind)
+    backward(model.train(), [sample(64, 64, [[5.0, 5, 40, 50]]), sample(64, 64)])
+
+
+def test_crowds_and_difficult_objects(small: Small) -> None:
+    boxes, labels = [[5.0, 5, 40, 40], [30, 30, 60, 60], [0, 40, 20, 64]], [1, 2, 3]
+    hard = torch.tensor([False, True, False])
+    crowd = torch.tensor([False, False, True])
+    batch = [sample(64, 64, boxes, labels, difficult=hard, crowd=crowd)]
+    for learn, found, ignored in ((False, [1], [1, 2]), (True, [1, 2], [2])):
+        model = small(train_on_difficult=learn)
+        images = model.prepare(batch)
+        wanted, names, regions = model.targets(batch, images)
+        assert names[0].tolist() == found
+        assert wanted[0].tolist() == [boxes[i - 1] for i in found]
+        assert regions[0].tolist() == [boxes[i] for i in ignored]
+        backward(model, batch)
+
+
+# -- one pass ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_losses_and_detections_share_a_pass_and_leave_the_mode_alone(detecting: Small, training: bool) -> None:
+    model = detecting()
+    model.train(training)
+    model.backbone.body["0"].eval()  # also where parts differ
+    modes = [module.training for module in model.modules()]
+    batch = [sample(64, 64, [[5.0, 5, 40, 50]])]
+    passes: list[int] = []
+    model.backbone.register_forward_hook(lambda *_: passes.append(1))
+    model.rpn.head.register_forward_hook(lambda *_: passes.append(2))
+    encoded = model.encode(batch)
+    torch.manual_seed(5)
+    losses = model.losses(batch, encoded)
+    found = model.detect(batch, encoded)
+    assert passes == [1, 2]
+    assert [module.training for module in model.modules()] == modes
+    if not training:  # in training the second pass would meet other running statistics
+        torch.manual_seed(5)
+        again = model.losses(batch)
+        assert all(torch.equal(losses[name], again[name]) for name in LOSSES)
+        assert_same(found[0], model.detect(batch)[0], 0)
+        assert_same(found[0], model([batch[0]["image"]])[0], 0)
+
+
+def test_detections_ask_for_images_only(detecting: Small) -> None:
+    assert len(detecting().detect([{"image": sample(64, 64)["image"]}])[0]["boxes"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (torch.rand(3, 64, 64), r"torch\.float32"),
+        (torch.zeros(64, 64, 3, dtype=torch.uint8), r"\(64, 64, 3\)"),
+        (np.zeros((64, 64, 3), dtype=np.uint8), "ndarray"),
+    ],
+)
+@pytest.mark.parametrize("call", [lambda m, b: m.detect(b), lambda m, b: m.losses(b), lambda m, b: m([b[0]["image"]])])
+def test_other_images_are_refused(
+    small: Small, wrong: object, message: str, call: Callable[[detkit.FasterRCNN, list[Sample]], Any]
+) -> None:
+    with pytest.raises(ImageTypeError, match=rf"{message}.*uint8 tensor of shape \(3, H, W\)"):
+        call(small(), [sample(64, 64, image=wrong)])
+
+
+def test_a_few_steps_on_one_batch_lower_every_loss(small: Small) -> None:
+    model = small(transfer="full")
+    batch = [sample(64, 64, [[5.0, 5, 40, 50], [40, 30, 60, 60]], [1, 2]), sample(64, 64, [[20.0, 10, 50, 30]], [3])]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    history: list[dict[str, Tensor]] = []
+    for _ in range(40):
+        history.append(backward(model, batch))
+        optimizer.step()
+    first, last = ({k: sum(h[k].item() for h in part) for k in LOSSES} for part in (history[:5], history[-5:]))
+    assert all(last[k] < 0.5 * first[k] for k in ("loss_objectness", "loss_rpn_box_reg", "loss_classifier")), (
+        first,
+        last,
+    )
+
+
+# -- options -----------------------------------------------------------------------------------
+
+
+def test_channels_last_changes_nothing_but_the_order_in_memory(detecting: Small) -> None:
+    one, other = detecting(), detecting(channels_last=True)
+    other.load_state_dict(one.state_dict())
+    batch = [sample(64, 96)]
+    assert other.encode(batch).features[0].is_contiguous(memory_format=torch.channels_last)
+    assert_same(one.detect(batch)[0], other.detect(batch)[0])
+
+
+def test_frozen_batch_norms_and_a_frozen_backbone(small: Small) -> None:
+    model = small(transfer="frozen", **PYRAMID)
+    names = {
+        name.split(".")[0] + "." + name.split(".")[1] for name, p in model.named_parameters() if not p.requires_grad
+    }
+    assert names == {"backbone.body"}
+    before = {k: v.clone() for k, v in model.backbone.body.state_dict().items()}
+    model.train().losses([sample(64, 64, [[5.0, 5, 40, 50]])])
+    assert all(torch.equal(v, before[k]) for k, v in model.backbone.body.state_dict().items())
+
+
+def test_paper_anchors_stand_at_the_backbones_stride(small: Small) -> None:
+    assert small(**MAX_POOLING).rpn.anchor_generator.strides == [8]
+    assert small().rpn.anchor_generator.strides is None
+
+
+def test_anchors_that_are_not_given(small: Small) -> None:
+    assert small(anchor_sizes=None).rpn.anchor_generator.num_anchors == [9]
+    assert small(anchor_sizes=None, fpn=True, fpn_channels=8).rpn.anchor_generator.num_anchors == [3] * 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_names": []}, "class_names must be one or more different names"),
+        ({"class_names": ["a", "b", "a"]}, "class_names must be one or more different names"),
+        ({"category_ids": [1, 2]}, "2 category_ids for 5 class_names"),
+        ({"backbone": "resnet999"}, "'resnet999'"),
+        ({"anchor_sizes": [[16.0], [32.0]]}, "2 level"),
+        ({"fpn": True, "anchor_sizes": [[16.0]]}, "1 level.* 4 levels"),
+        ({"pooling": "mean"}, "'mean'"),
+        ({"box_head": "head"}, "'head'"),
+        ({"fpn": True, "anchor_sizes": None, "box_head": "top"}, "without fpn"),
+        ({"transfer": "partial"}, "trainable_stages between 1 and 3"),
+        ({"initialization": "random"}, "'random'"),
+        ({"training_scheme": "stepwise"}, "'stepwise'"),
+        ({"protocol": "pascal"}, "'pascal'"),
+        ({"min_size": 200}, "min_size 200"),
+        ({"anchor_convention": "detectron"}, "'detectron'"),
+    ],
+)
+def test_options_that_cannot_work(small: Small, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        small(**options)
