@@ -175,7 +175,7 @@ class DetkitCLI(Reports, LightningCLI):
             if hasattr(self.model, "restore_parts"):
                 self.model.restore_parts(self.plan.content)
             check_fits(self.plan.content["state_dict"], self.model.state_dict(), self.plan.checkpoint.path)
-            if "weights" in self.model.hparams:
+            if self.command == "fit" and "weights" in self.model.hparams:
                 self.model.hparams["weights"] = hyper_parameters(self.plan.content).get("weights")
             if self.command == "fit" and self.plan.overrides and hasattr(self.model, "on_resume_override"):
                 self.model.on_resume_override(self.plan.overrides)

@@ -9,8 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
 
 from detkit.detectors.checkpoints import run_folder
 
@@ -28,14 +30,17 @@ def coco_results(image_id: str | int, detections: Detections, category_ids: Sequ
     Yields:
         image_id, category_id, bbox (x, y, width, height in pixels), score.
     """
-    boxes, scores, labels = (detections[k].detach().cpu().tolist() for k in ("boxes", "scores", "labels"))
-    for (x1, y1, x2, y2), score, label in zip(boxes, scores, labels, strict=True):
-        yield {
-            "image_id": image_id,
-            "category_id": int(category_ids[label - 1]),
-            "bbox": [float(f"{v:.7g}") for v in (x1, y1, x2 - x1, y2 - y1)],  # all digits that float32 has
-            "score": float(f"{score:.9g}"),
-        }
+    boxes, scores, labels = (detections[k].detach().cpu() for k in ("boxes", "scores", "labels"))
+    sides = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1)
+    for box, score, label in zip(_decimals(sides), _decimals(scores), labels.tolist(), strict=True):
+        yield {"image_id": image_id, "category_id": int(category_ids[label - 1]), "bbox": box, "score": score}
+
+
+def _decimals(values: Tensor) -> Any:
+    """float32 as (lists of) the shortest decimals that read back as the same numbers: nothing is lost to rounding."""
+    if values.ndim > 1:
+        return [_decimals(row) for row in values]
+    return [float(str(value)) for value in values.float().numpy()]
 
 
 class PredictionWriter(BasePredictionWriter):

@@ -60,7 +60,6 @@ class Reports:
             checkpoint=checkpoint,
             data=self._data_in_words(),
             split=getattr(self.datamodule, "test_split", "test"),
-            num_images=getattr(self.model.metric, "num_images", 0),
             version=__version__,
         )
         print(f"metrics: {path}", flush=True)

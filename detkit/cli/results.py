@@ -48,7 +48,7 @@ def print_metrics(metrics: Mapping[str, Any], title: str, console: Console | Non
 
     Args:
         metrics: as `Detector.last_metrics` keeps them: numbers by torchmetrics' names (in 0..1), `map_per_class` by
-            class name, and `protocol`.
+            class name, `num_images` that were counted, and `protocol`.
         title: what was evaluated.
         console: where to; standard output by default.
     """
@@ -71,7 +71,13 @@ def print_metrics(metrics: Mapping[str, Any], title: str, console: Console | Non
 
 
 def write_metrics(
-    folder: Path, metrics: Mapping[str, Any], *, checkpoint: Path, data: str, split: str, num_images: int, version: str
+    folder: Path,
+    metrics: Mapping[str, Any],
+    *,
+    checkpoint: Path,
+    data: str,
+    split: str,
+    version: str,
 ) -> Path:
     """Writes `metrics.json` into a run's folder, beside and renamed.
 
@@ -81,7 +87,6 @@ def write_metrics(
         checkpoint: the checkpoint evaluated.
         data: the data set in words.
         split: "test" or "val".
-        num_images: images evaluated.
         version: detkit's version.
 
     Returns:
@@ -92,7 +97,6 @@ def write_metrics(
         "checkpoint": str(checkpoint),
         "data": data,
         "split": split,
-        "num_images": num_images,
         "detkit": version,
     }
     path = folder / "metrics.json"

@@ -11,8 +11,9 @@ share a run's steps in the same proportion.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -116,3 +117,59 @@ def check_strategy(model: FasterRCNN) -> None:
         raise ConfigError(
             "training_scheme: alternating on several devices needs trainer.strategy: ddp_find_unused_parameters_true"
         )
+
+
+class AlternatingMixin:
+    """The hooks of a fit in four steps, for `FasterRCNN`; a joint one is not touched."""
+
+    def set_training_scheme(self, scheme: str) -> None:
+        """Train jointly or in four steps; for the first two of these the RPN gets a backbone of its own.
+
+        Raises:
+            ConfigError: for another scheme than ``joint`` and ``alternating``.
+        """
+        if scheme not in ("joint", "alternating"):
+            raise ConfigError(f"unknown training_scheme {scheme!r}; the known ones are joint, alternating")
+        self.rpn_backbone = copy.deepcopy(self.backbone) if scheme == "alternating" else None
+        self.alternation = Alternation(self) if scheme == "alternating" else None
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer for what learns in any of the four steps."""
+        if self.alternation is not None:
+            self.alternation.release(self)
+        return super().configure_optimizers()
+
+    def on_fit_start(self) -> None:
+        """Print what learns; check that the strategy can do it."""
+        super().on_fit_start()
+        if self.alternation is not None:
+            check_strategy(self)
+
+    def on_train_batch_start(self, batch: list[dict[str, Any]], batch_idx: int) -> None:
+        """Let those parts learn whose turn it is."""
+        super().on_train_batch_start(batch, batch_idx)
+        if self.alternation is not None:
+            total = int(min(self.trainer.estimated_stepping_batches, UNKNOWN))
+            self.alternation.advance(self, self.trainer.global_step, total)
+
+    def lr_factor(self, total_steps: int) -> Callable[[int], float]:
+        """The learning rate's factor; the schedule runs anew in each of the four steps."""
+        if self.alternation is None:
+            return super().lr_factor(total_steps)
+        return repeated(super().lr_factor, total_steps)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the step, and the RPN's own backbone only while it is needed."""
+        super().on_save_checkpoint(checkpoint)
+        if self.alternation is not None:
+            checkpoint["detkit"]["alternating_step"] = self.alternation.step
+            if self.alternation.shares_backbone:
+                for name in [n for n in checkpoint["state_dict"] if n.startswith("rpn_backbone.")]:
+                    del checkpoint["state_dict"][name]
+
+    def restore_parts(self, checkpoint: dict[str, Any]) -> None:
+        """Go on in the step that was saved, whose weights may lack the RPN's own backbone."""
+        if self.alternation is not None:
+            self.alternation.step = checkpoint["detkit"].get("alternating_step", 0)
+            for name, value in self.rpn_backbone.state_dict().items():
+                checkpoint["state_dict"].setdefault(f"rpn_backbone.{name}", value)

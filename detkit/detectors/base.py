@@ -201,6 +201,7 @@ class Detector(PredictionMixin, L.LightningModule):
         self.last_metrics = {
             **{k: v.item() for k, v in scalars.items()},
             "map_per_class": dict(zip(self.class_names, per_class, strict=True)),
+            "num_images": self.metric.num_images,
             "protocol": self.metric.protocol_description,
         }
         values = {f"{stage}/{k}": v.float() for k, v in scalars.items() if k.startswith(("map", "mar"))}

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from detkit.boxes import AnchorGenerator
-from detkit.detectors.alternating import Alternation, check_strategy, repeated
+from detkit.detectors.alternating import AlternatingMixin
 from detkit.detectors.base import Batch, Detector
-from detkit.detectors.optimization import UNKNOWN
-from detkit.errors import ConfigError
 from detkit.features import ImageBatch, Preprocessing, RoIPooler, apply_transfer, build_backbone
 from detkit.features.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from detkit.heads import BoxPredictor, RegionClassifier, RegionSettings, build_box_head
@@ -31,7 +26,7 @@ class Encoded(NamedTuple):
     rpn: RPNOutput
 
 
-class FasterRCNN(Detector):
+class FasterRCNN(AlternatingMixin, Detector):
     """Faster R-CNN, trained jointly on its four losses (approximate joint training, section 3.2).
 
     The defaults are torchvision's (the ``modern`` preset); ``configs/faster_rcnn`` holds those of the paper.
@@ -206,9 +201,6 @@ class FasterRCNN(Detector):
             protocol,
             train_on_difficult,
         )
-        if training_scheme not in ("joint", "alternating"):
-            raise ConfigError(f"unknown training_scheme {training_scheme!r}; the known ones are joint, alternating")
-
         self.backbone, top = build_backbone(
             backbone,
             fpn=fpn,
@@ -281,8 +273,7 @@ class FasterRCNN(Detector):
         )
         if channels_last:
             self.to(memory_format=torch.channels_last)
-        self.rpn_backbone = copy.deepcopy(self.backbone) if training_scheme == "alternating" else None
-        self.alternation = Alternation(self) if training_scheme == "alternating" else None
+        self.set_training_scheme(training_scheme)
 
     def encode(self, batch: Batch) -> Encoded:
         """Backbone and RPN head over a batch of samples (only ``image`` is read)."""
@@ -313,49 +304,6 @@ class FasterRCNN(Detector):
         images, features, rpn = encoded or self.encode(batch)
         proposals = [p.boxes[p.usable] for p in self.rpn.propose(rpn, images)]
         return self.roi_heads.detect(features, proposals, images)
-
-    # -- alternating training ------------------------------------------------------------------
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """With ``alternating``, one optimizer for what learns in any of the four steps."""
-        if self.alternation is not None:
-            self.alternation.release(self)
-        return super().configure_optimizers()
-
-    def on_fit_start(self) -> None:
-        """Print what learns; with ``alternating`` check that the strategy can do it."""
-        super().on_fit_start()
-        if self.alternation is not None:
-            check_strategy(self)
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """With ``alternating``, let those parts learn whose turn it is."""
-        super().on_train_batch_start(batch, batch_idx)
-        if self.alternation is not None:
-            total = int(min(self.trainer.estimated_stepping_batches, UNKNOWN))
-            self.alternation.advance(self, self.trainer.global_step, total)
-
-    def lr_factor(self, total_steps: int) -> Callable[[int], float]:
-        """The learning rate's factor; with ``alternating`` the schedule runs anew in each of the four steps."""
-        if self.alternation is None:
-            return super().lr_factor(total_steps)
-        return repeated(super().lr_factor, total_steps)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """With ``alternating``, keep the step, and the RPN's own backbone only while it is needed."""
-        super().on_save_checkpoint(checkpoint)
-        if self.alternation is not None:
-            checkpoint["detkit"]["alternating_step"] = self.alternation.step
-            if self.alternation.shares_backbone:
-                for name in [n for n in checkpoint["state_dict"] if n.startswith("rpn_backbone.")]:
-                    del checkpoint["state_dict"][name]
-
-    def restore_parts(self, checkpoint: dict[str, Any]) -> None:
-        """With ``alternating``, go on in the step that was saved, whose weights may lack the RPN's own backbone."""
-        if self.alternation is not None:
-            self.alternation.step = checkpoint["detkit"].get("alternating_step", 0)
-            for name, value in self.rpn_backbone.state_dict().items():
-                checkpoint["state_dict"].setdefault(f"rpn_backbone.{name}", value)
 
     @classmethod
     def from_torchvision(

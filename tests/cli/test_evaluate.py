@@ -114,8 +114,8 @@ def test_drawn_images_stay_in_their_folder(trained: Detkit, monkeypatch: pytest.
 
     shown: list[int] = []
 
-    def draw(image: Any, detections: Any, targets: Any = None, class_names: Any = None) -> Image.Image:
-        shown.append(len(detections["boxes"]))
+    def draw(image: Any, detections: Any, class_names: Any, score_threshold: float) -> Image.Image:
+        shown.append(int((detections["scores"] >= score_threshold).sum()))
         return Image.new("RGB", (4, 4))
 
     monkeypatch.setitem(vars(package), "draw", draw)
