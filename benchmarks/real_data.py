@@ -72,8 +72,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-def report(title: str, config: dict[str, Any], where: dict[str, Any], sides: dict[str, dict[str, Any]]) -> str:
-    """The table in markdown."""
+def report(title: str, content: dict[str, Any], cut: bool) -> str:
+    """The table in markdown of what the JSON holds; `cut` says that --max_steps ended the training early."""
+    config, where, sides = (content[key] for key in ("config", "machine", "sides"))
     ours, theirs = sides["detkit"], sides["torchvision"]
     settings, data = config["model"]["init_args"], config["data"]["init_args"]
     rows = [("", "detkit", "torchvision", "difference")]
@@ -89,6 +90,7 @@ def report(title: str, config: dict[str, Any], where: dict[str, Any], sides: dic
             rows.append((f"{text}, {kind}", f"{a:.3f}", f"{b:.3f}", f"{100 * (a / b - 1):+.1f} %"))
     a, b = (side["images_per_second"] for side in (ours, theirs))
     rows.append(("images/s in evaluation", f"{a:.2f}", f"{b:.2f}", f"{100 * (a / b - 1):+.0f} %"))
+    share = ours["step_seconds_mean"] / ours["step_cpu_seconds_mean"]
     for name in ours["ap"]["coco"]["per_class"]:
         a, b = (100 * side["ap"]["coco"]["per_class"][name] for side in (ours, theirs))
         rows.append((f"COCO AP of {name}", f"{a:.1f}", f"{b:.1f}", f"{a - b:+.1f}"))
@@ -99,12 +101,16 @@ def report(title: str, config: dict[str, Any], where: dict[str, Any], sides: dic
             f"# {title}: Faster R-CNN, detkit beside torchvision",
             "",
             f"{settings['backbone']}, shorter side {settings['min_size']} px, {ours['steps']} steps of "
-            f"{data['batch_size']} images, seed {ours['seed']}; {ours['images']} validation images.",
+            f"{data['batch_size']} images, seed {ours['seed']}; {ours['images']} validation images."
+            + (f" Cut short by --max_steps; the config has {config['trainer']['max_epochs']} epochs." if cut else ""),
             "",
             *table,
             "",
             f"AP in percent. {ours['ap']['coco']['protocol']}. {ours['ap']['voc07']['protocol']}.",
-            "A step is forward, backward and optimizer; loading is not in it. Both ran at the same time.",
+            "A step is forward, backward and optimizer; loading is not in it. Both ran at the same time."
+            + (
+                f" Other programs ran too: a step's wall time is {share:.1f} times its CPU time." if share > 1.1 else ""
+            ),
             "",
             f"{where['date']}: {where['cpu']}, {where['cores']} cores, one core and one thread a side; "
             f"Python {where['python']}, torch {where['torch']}, torchvision {where['torchvision']}.",
@@ -124,12 +130,11 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         sides = run_sides(options.config, options.max_steps, Path(folder))
-    where = machine()
     config = yaml.safe_load(Path(options.config).read_text(encoding="utf-8"))
-    text = report(Path(options.config).stem, config, where, sides)
+    content = {"config": config, "machine": machine(), "sides": sides}
+    text = report(Path(options.config).stem, content, options.max_steps is not None)
     print(text)
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    content = {"config": config, "machine": where, "sides": sides}
     options.output.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     options.output.with_suffix(".md").write_text(text, encoding="utf-8")
 

@@ -210,7 +210,7 @@ class Detector(PredictionMixin, L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """SGD with warm-up and drops, or what ``optimizer`` and ``lr_scheduler`` say; schedules step per batch."""
-        total = int(min(self.trainer.estimated_stepping_batches, UNKNOWN))
+        total = self._total_steps()
         if self.optimizer_callable is not None:
             optimizer = self.optimizer_callable([p for p in self.parameters() if p.requires_grad])
             ignored = "lr, momentum, weight_decay, decay_biases and bias_lr_factor"
@@ -222,6 +222,15 @@ class Detector(PredictionMixin, L.LightningModule):
         else:
             scheduler = LambdaLR(optimizer, self.lr_factor(total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _total_steps(self) -> int:
+        """Optimizer steps of the whole run; `UNKNOWN` if it has no end."""
+        steps = int(min(self.trainer.estimated_stepping_batches, UNKNOWN))
+        if self.trainer.ckpt_path is not None:
+            # Counting batches made Lightning build the training loader, before it knows how far the resumed run came.
+            # It has to build it again then, or the epoch would begin anew.
+            self.trainer.fit_loop._combined_loader = None
+        return steps
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What SGD is given: the trainable parameters with their rates, momentum and decay."""
