@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import SGD
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from detkit.__about__ import __version__
@@ -121,20 +121,16 @@ class Detector(PredictionMixin, L.LightningModule):
         return [{**sample, "image": sample["image"].to(device, non_blocking=True)} for sample in batch]
 
     def on_fit_start(self) -> None:
-        """Print what learns and what is fixed."""
+        """Go into training mode, and print what learns and what is fixed."""
         self._guard = LossGuard(interval=self.trainer.log_every_n_steps)
+        if not self.training:  # as `detkit.load` and `from_torchvision` give it; Lightning leaves the mode alone
+            self.train()
         if self.trainer.is_global_zero:
             self.print(trainable_table(self))
 
     def on_train_start(self) -> None:
-        """After a resume: refuse another optimizer's state, and apply what the command line asks for against it."""
+        """After a resume: apply what the command line asks for against the checkpoint."""
         optimizer = self.trainer.optimizers[0]
-        resumed = self.trainer.ckpt_path is not None
-        if resumed and self._resumed_optimizer not in (None, type(optimizer).__name__):
-            raise CheckpointError(
-                f"the checkpoint was trained with {self._resumed_optimizer}, this run asks for "
-                f"{type(optimizer).__name__}: its state does not fit. Resume with the same optimizer"
-            )
         if self._overridden and self.optimizer_callable is None:
             for group, wanted in zip(optimizer.param_groups, self.parameter_groups(), strict=True):
                 group.update({k: wanted[k] for k in ("momentum", "weight_decay")}, initial_lr=wanted["lr"])
@@ -217,11 +213,24 @@ class Detector(PredictionMixin, L.LightningModule):
             self.print(f"optimizer: {type(optimizer).__name__} as configured; {ignored} of the model do not count")
         else:
             optimizer = SGD(self.parameter_groups(), lr=self.optimization["lr"])
+        self._check_resumed(optimizer)
         if self.lr_scheduler_callable is not None:
             scheduler = self.lr_scheduler_callable(optimizer)
         else:
             scheduler = LambdaLR(optimizer, self.lr_factor(total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _check_resumed(self, optimizer: Optimizer) -> None:
+        """Refuse a checkpoint whose optimizer state is another optimizer's.
+
+        Raises:
+            CheckpointError: naming both.
+        """
+        if self.trainer.ckpt_path is not None and self._resumed_optimizer not in (None, type(optimizer).__name__):
+            raise CheckpointError(
+                f"the checkpoint was trained with {self._resumed_optimizer}, this run asks for "
+                f"{type(optimizer).__name__}: its state does not fit. Resume with the same optimizer"
+            )
 
     def _total_steps(self) -> int:
         """Optimizer steps of the whole run; `UNKNOWN` if it has no end."""

@@ -37,7 +37,7 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small() -> Small:
     """`small(**options)` -> a Faster R-CNN; the same options give the same weights."""
 
@@ -48,7 +48,7 @@ def small() -> Small:
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def detecting(small: Small) -> Small:
     """As `small`, but with scores that differ from place to place, as after training."""
 
@@ -95,7 +95,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shapes(drawn: Path) -> Callable[..., Shapes]:
     """`shapes(**options)` -> the data module of `drawn`."""
 
@@ -105,7 +105,7 @@ def shapes(drawn: Path) -> Callable[..., Shapes]:
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def trainer() -> Callable[..., L.Trainer]:
     """`trainer(**options)` -> one that prints and writes nothing unless asked."""
 
