@@ -1,0 +1,86 @@
+"""One fit of test_ddp.py on two processes: python ddp_script.py SHAPES_FOLDER RESULT_FOLDER.
+
+Lightning starts the second process with the same command.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+import detkit
+from detkit.data import Shapes
+from detkit.evaluation import coco
+
+
+def main(shapes: str, results: str) -> None:
+    warnings.filterwarnings("ignore")
+    counted: list[list[str]] = []
+    evaluate = coco.evaluate
+
+    def note(images: Any, labels: list[int]) -> dict[str, Any]:
+        counted.append([str(image.image_id) for image in images])
+        return evaluate(images, labels)
+
+    coco.evaluate = note
+    L.seed_everything(1, verbose=False)
+    data = Shapes(shapes, 7, 5, 3, 64, batch_size=2, num_workers=0)
+    model = detkit.FasterRCNN(
+        data.class_names,
+        backbone="tiny",
+        fpn=False,
+        min_size=64,
+        max_size=64,
+        anchor_sizes=[[16.0, 32.0]],
+        rpn_pre_nms=(60, 40),
+        rpn_post_nms=(30, 20),
+        pool_size=3,
+        head_channels=16,
+        score_threshold=0.01,
+        lr=0.02,
+        warmup_steps=2,
+    )
+    seen: list[str] = []
+    honest = model.losses
+
+    def losses(batch: list[dict[str, Any]], encoded: Any = None) -> dict[str, torch.Tensor]:
+        if model.training:
+            seen.extend(sample["image_id"] for sample in batch)
+        return honest(batch, encoded)
+
+    model.losses = losses  # type: ignore[method-assign]
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp",
+        max_epochs=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    metrics = []
+    trainer.fit(model, datamodule=data)
+    metrics.append({k: v.item() for k, v in trainer.callback_metrics.items()})
+    for run in (trainer.validate, trainer.test):
+        run(model, datamodule=data, verbose=False)
+        metrics.append({k: v for k, v in model.last_metrics.items() if k.startswith("ma")})
+    result = {
+        "counted": counted,
+        "seen": seen,
+        "metrics": metrics,
+        "weights": [v.double().sum().item() for v in model.state_dict().values()],
+    }
+    (Path(results) / f"{trainer.global_rank}.json").write_text(json.dumps(result))
+    trainer.save_checkpoint(Path(results) / "end.ckpt")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
