@@ -87,6 +87,12 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor], pixels: float = 1e-3
     torch.testing.assert_close(a["boxes"], b["boxes"], atol=pixels, rtol=0)
 
 
+def differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
+    """The names of tensors that are not equal to the bit."""
+    assert a.keys() == b.keys()
+    return [name for name in a if not torch.equal(a[name], b[name])]
+
+
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shapes on disk: 8 images to train on, 3 to validate, 3 to test; 64 pixels a side."""

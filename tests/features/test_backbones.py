@@ -116,6 +116,18 @@ def test_frozen_batch_norms_compute_what_those_did_in_eval_mode() -> None:
     assert {name for name, _ in layer.named_parameters()} == {"0.weight", "0.bias"}
 
 
+def test_frozen_batch_norms_keep_the_type() -> None:
+    from detkit.features.frozen_batch_norm import FrozenBatchNorm
+
+    layer = FrozenBatchNorm(4)
+    layer.running_mean.normal_()
+    layer.weight.uniform_(0.5, 2)
+    x = torch.randn(2, 4, 5, 5)
+    assert layer(x.bfloat16()).dtype == torch.bfloat16
+    torch.testing.assert_close(layer(x.bfloat16()).float(), layer(x), rtol=0.05, atol=0.05)
+    torch.testing.assert_close(layer(x), FrozenBatchNorm2d.forward(layer, x))
+
+
 def test_what_does_not_exist_is_named() -> None:
     with pytest.raises(ConfigError, match=r"'resnet52'.*alexnet, mobilenet_v2.*vgg16"):
         build_backbone("resnet52")

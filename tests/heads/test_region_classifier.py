@@ -1,4 +1,4 @@
-"""Sampling, losses and detections of the second stage, held to plain readings of the authors' code."""
+"""Sampling and losses of the second stage, held to plain readings of the authors' code."""
 
 from __future__ import annotations
 
@@ -6,46 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from detkit.boxes import box_iou
-from detkit.features import ImageBatch
-from detkit.heads import RegionClassifier, RegionSettings
 from detkit.training import Samples, sample
 
-NOTHING, NO_LABELS = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
-
-
-class Coordinates(nn.Module):
-    """Stands for RoI pooling: a region's features are its coordinates."""
-
-    def forward(self, features: list[Tensor], boxes: list[Tensor]) -> Tensor:
-        return torch.cat(boxes) / 100
-
-
-class Predictor(nn.Module):
-    """Random linear scores and deltas of a region's coordinates, for K classes and background."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.score, self.delta = nn.Linear(4, classes + 1), nn.Linear(4, (classes + 1) * 4)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.score(x), self.delta(x).unflatten(1, (-1, 4))
-
-
-def classifier(predictor: nn.Module | None = None, **settings: Any) -> RegionClassifier:
-    return RegionClassifier(Coordinates(), nn.Identity(), predictor or Predictor(3), RegionSettings(**settings))
-
-
-def some_boxes(count: int, side: float = 200.0) -> Tensor:
-    corner = torch.rand(count, 2) * side * 0.7
-    return torch.cat((corner, corner + 20 + torch.rand(count, 2) * side * 0.3), dim=1)
-
-
-def usable(*proposals: Tensor) -> list[Tensor]:
-    return [torch.ones(len(p), dtype=torch.bool) for p in proposals]
+from .conftest import NO_LABELS, NOTHING, classifier, some_boxes, usable
 
 
 class Spy:
@@ -209,85 +176,3 @@ def test_an_object_without_any_proposal_still_teaches() -> None:
     )
     assert losses["loss_classifier"] > 0
     assert (health["roi_foreground"], health["proposal_recall_50"]) == (1, 0)
-
-
-# -- detections --------------------------------------------------------------------------------
-
-
-class Table(nn.Module):
-    """Answers with given probabilities (R, K) of the classes and deltas (R, K + 1, 4)."""
-
-    def __init__(self, probabilities: list[list[float]], deltas: Tensor | None = None) -> None:
-        super().__init__()
-        known = torch.tensor(probabilities)
-        self.logits = torch.cat((1 - known.sum(1, keepdim=True), known), dim=1).log()
-        self.deltas = torch.zeros(*self.logits.shape, 4) if deltas is None else deltas
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.logits, self.deltas
-
-
-def batch(size: tuple[int, int] = (100, 200), original: tuple[int, int] | None = None) -> ImageBatch:
-    return ImageBatch(torch.zeros(1, 3, 128, 256), [size], [original or size])
-
-
-def test_scores_above_the_threshold_best_first() -> None:
-    boxes = torch.tensor([[0.0, 0, 20, 20], [50, 0, 70, 20], [100, 0, 120, 20]])
-    heads = classifier(Table([[0.3, 0.1], [0.05, 0.9], [0.049, 0.2]]), score_threshold=0.05)
-    (found,) = heads.detect([], [boxes], batch())
-    torch.testing.assert_close(found["scores"], torch.tensor([0.9, 0.3, 0.2, 0.1, 0.05])[: len(found["scores"])])
-    assert found["labels"].tolist()[:4] == [2, 1, 2, 2]
-    assert found["boxes"][:4].tolist() == boxes[[1, 0, 2, 0]].tolist()
-    assert (found["scores"] > 0.05).all()
-    assert [found[k].dtype for k in ("boxes", "scores", "labels")] == [torch.float32, torch.float32, torch.int64]
-
-
-def test_suppression_is_per_class() -> None:
-    near = torch.tensor([[0.0, 0, 100, 100], [0, 0, 100, 90], [0, 0, 100, 30]])
-    heads = classifier(Table([[0.6, 0.3], [0.7, 0.2], [0.5, 0.1]]), nms_threshold=0.5)
-    (found,) = heads.detect([], [near], batch())
-    kept = list(zip(found["labels"].tolist(), found["boxes"][:, 3].tolist(), strict=True))
-    assert kept == [(1, 90), (1, 30), (2, 100), (2, 30)]
-
-
-def test_at_most_so_many_over_all_classes() -> None:
-    boxes = torch.stack([torch.tensor([10.0 * i, 0, 10 * i + 9, 9]) for i in range(5)])
-    heads = classifier(Table([[0.1 + i / 100, 0.3 - i / 100] for i in range(5)]), max_detections=6)
-    (found,) = heads.detect([], [boxes], batch())
-    assert found["labels"].tolist() == [2, 2, 2, 2, 2, 1]
-    torch.testing.assert_close(found["scores"], torch.tensor([0.3, 0.29, 0.28, 0.27, 0.26, 0.14]))
-
-
-def test_boxes_are_refined_by_the_deltas_of_their_class_and_clipped() -> None:
-    deltas = torch.zeros(1, 3, 4)
-    deltas[0, 1] = torch.tensor([5.0, 0, 0, 0])  # 5 / 10 of the width to the right
-    deltas[0, 2] = torch.tensor([0.0, -10, 0, 5 * torch.log(torch.tensor(2.0))])  # up by its height, then twice as high
-    heads = classifier(Table([[0.3, 0.6]], deltas))
-    (found,) = heads.detect([], [torch.tensor([[10.0, 10, 50, 30]])], batch())
-    torch.testing.assert_close(found["boxes"], torch.tensor([[10.0, 0, 50, 20], [30, 10, 70, 30]]))
-
-
-def test_boxes_are_in_pixels_of_the_original_image() -> None:
-    heads = classifier(Table([[0.9, 0.05]]))
-    (found,) = heads.detect([], [torch.tensor([[20.0, 30, 500, 60]])], batch((100, 200), original=(50, 400)))
-    torch.testing.assert_close(found["boxes"], torch.tensor([[40.0, 15, 400, 30]]))
-
-
-def test_boxes_that_clipping_leaves_nothing_of_are_dropped() -> None:
-    boxes = torch.tensor([[210.0, 10, 250, 50], [199.995, 0, 230, 20], [100, 0, 199, 20]])
-    (found,) = classifier(Table([[0.9], [0.8], [0.7]])).detect([], [boxes], batch())
-    assert found["boxes"].tolist() == [[100, 0, 199, 20]]
-
-
-def test_images_of_a_batch_do_not_mix() -> None:
-    proposals = [some_boxes(7, 90), NOTHING, some_boxes(4, 90)]
-    heads = classifier(score_threshold=0.0, nms_threshold=1.0)
-    three = ImageBatch(torch.zeros(3, 3, 128, 128), [(100, 100)] * 3, [(100, 100), (50, 50), (200, 200)])
-    together = heads.detect([], proposals, three)
-    assert [len(found["boxes"]) for found in together] == [21, 0, 12]
-    assert together[1]["boxes"].shape == (0, 4)
-    for i in range(3):
-        one = ImageBatch(torch.zeros(1, 3, 128, 128), [(100, 100)], three.original_sizes[i : i + 1])
-        (alone,) = heads.detect([], proposals[i : i + 1], one)
-        for key, value in alone.items():
-            torch.testing.assert_close(together[i][key], value)

@@ -1,0 +1,115 @@
+"""Checkpoints of a fit: plain values, and enough to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+import detkit
+from detkit.data import Shapes
+from detkit.detectors.checkpoints import read_checkpoint
+from detkit.errors import CheckpointError
+
+from .conftest import Small, assert_same, differing, sample
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*overridden `transfer_batch_to_device`")
+
+
+class Saved(NamedTuple):
+    """A detector that was fitted, and its checkpoint."""
+
+    model: detkit.FasterRCNN
+    path: Path
+
+
+@pytest.fixture(scope="module")
+def saved(small: Small, shapes: Callable[..., Shapes], trainer: Any, tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    model, path = small(min_size=[48, 64], dropout=0.25), tmp_path_factory.mktemp("saved") / "fitted.ckpt"
+    runner = trainer(max_epochs=1, limit_val_batches=0)
+    runner.fit(model, datamodule=shapes())
+    runner.save_checkpoint(path)
+    return Saved(model, path)
+
+
+def plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and plain(v) for k, v in value.items())
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def test_a_checkpoint_holds_plain_values_and_is_enough_to_predict(saved: Saved) -> None:
+    content = torch.load(saved.path, weights_only=True)
+    arguments = content["hyper_parameters"]
+    assert plain(arguments) and plain(content["detkit"])
+    assert arguments["min_size"] == [48, 64] and arguments["dropout"] == 0.25
+    assert arguments["class_names"] == saved.model.class_names and arguments["category_ids"] == [1, 2, 3, 4, 5]
+    assert not {"optimizer", "lr_scheduler"} & set(arguments)
+
+    loaded = detkit.load(saved.path)
+    assert not loaded.training and not differing(saved.model.state_dict(), loaded.state_dict())
+    images = [sample(64, 64)["image"], sample(50, 90)["image"]]
+    for ours, theirs in zip(loaded.predict(images), saved.model.predict(images), strict=True):
+        assert len(ours["boxes"]) > 0
+        assert_same(ours, theirs, 0)
+
+
+def test_category_ids_are_kept(small: Small, shapes: Callable[..., Shapes], trainer: Any, tmp_path: Path) -> None:
+    runner = trainer(max_steps=1, limit_val_batches=0)
+    runner.fit(small(category_ids=[18, 3, 90, 7, 1]), datamodule=shapes())
+    runner.save_checkpoint(tmp_path / "one.ckpt")
+    assert detkit.load(tmp_path / "one.ckpt").category_ids == [18, 3, 90, 7, 1]
+
+
+def test_optimizer_factories_are_not_kept(
+    small: Small, shapes: Callable[..., Shapes], trainer: Any, tmp_path: Path
+) -> None:
+    runner = trainer(max_steps=1, limit_val_batches=0)
+    runner.fit(small(optimizer=lambda params: torch.optim.AdamW(params, lr=1e-3)), datamodule=shapes())
+    runner.save_checkpoint(tmp_path / "adam.ckpt")
+    assert read_checkpoint(tmp_path / "adam.ckpt")["detkit"]["optimizer"] == "AdamW"
+    detkit.load(tmp_path / "adam.ckpt")
+    with pytest.raises(CheckpointError, match="AdamW, this run asks for SGD"):
+        trainer(max_steps=2).fit(small(), datamodule=shapes(), ckpt_path=tmp_path / "adam.ckpt", weights_only=True)
+
+
+def test_weights_that_were_begun_with_are_not_read_again(
+    small: Small, shapes: Callable[..., Shapes], trainer: Any, tmp_path: Path
+) -> None:
+    from detkit.features.architectures import classification_network
+
+    file = tmp_path / "tiny.pth"
+    torch.save(classification_network("tiny").state_dict(), file)
+    model = small(weights=str(file))
+    runner = trainer(max_steps=1, limit_val_batches=0)
+    runner.fit(model, datamodule=shapes())
+    runner.save_checkpoint(tmp_path / "one.ckpt")
+    file.unlink()
+    assert not differing(model.state_dict(), detkit.load(tmp_path / "one.ckpt").state_dict())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["detkit"].update({"class": "YOLO"}), "holds a YOLO, which is not a detector"),
+        (lambda c: c["detkit"].update({"class": "Trainer"}), "holds a Trainer"),
+        (lambda c: c["hyper_parameters"].update(anchors=3), "does not fit FasterRCNN.*anchors"),
+        (lambda c: c["hyper_parameters"].pop("class_names"), "does not fit FasterRCNN.*class_names"),
+        (lambda c: c["hyper_parameters"].update(head_channels=99), "does not fit FasterRCNN"),
+        (lambda c: c["state_dict"].pop("rpn.head.cls_logits.bias"), "does not fit FasterRCNN"),
+        (lambda c: c.pop("hyper_parameters"), "does not fit FasterRCNN"),
+    ],
+)
+def test_checkpoints_that_do_not_fit(
+    saved: Saved, tmp_path: Path, change: Callable[[dict[str, Any]], Any], message: str
+) -> None:
+    content = torch.load(saved.path, weights_only=True)
+    change(content)
+    torch.save(content, tmp_path / "other.ckpt")
+    with pytest.raises(CheckpointError, match=rf"other\.ckpt.*{message}"):
+        detkit.load(tmp_path / "other.ckpt")
