@@ -17,7 +17,7 @@ from detkit.data.voc_files import VOCObject
 from detkit.data.voc_writing import format_annotation
 from detkit.errors import ConfigError, DataError
 
-_VERSION = 2  # raised whenever the same parameters give other pictures
+_VERSION = 3  # raised whenever the same parameters give other pictures
 _PARAMETERS = "shapes.json"
 
 

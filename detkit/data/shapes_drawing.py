@@ -17,7 +17,7 @@ Array = np.ndarray
 SHAPE_CLASSES = ("circle", "rectangle", "ring", "star", "triangle")
 
 _SUPERSAMPLING = 4
-_SMALLEST, _LARGEST = 26 / 128, 72 / 128  # extent of a shape as a share of the image's side
+_SMALLEST, _LARGEST = 28 / 128, 72 / 128  # extent of a shape as a share of the image's side
 _MIN_VISIBLE = 0.3  # no shape may be covered further than this
 _DIFFICULT_BELOW = 0.55  # visible share below which a shape counts as difficult
 _EMPTY_SHARE = 0.08

@@ -149,7 +149,10 @@ class Detector(PredictionMixin, L.LightningModule):
         """Make the step's randomness a function of seed, step and rank, so that a resumed run goes on exactly."""
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         step = self.trainer.fit_loop.epoch_loop.total_batch_idx
-        torch.manual_seed((seed * 1_000_003 + step) * 1_009 + self.global_rank)
+        seed = (seed * 1_000_003 + step) * 1_009 + self.global_rank
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` takes milliseconds
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum of the losses of one batch."""
@@ -157,8 +160,10 @@ class Detector(PredictionMixin, L.LightningModule):
         self._guard.watch(losses, batch)
         # Losses of parts that are fixed for now (alternating training) are only logged.
         total = torch.stack([loss for loss in losses.values() if loss.requires_grad]).sum()
-        values = {f"train/{name}": value.detach() for name, value in (losses | self.health).items()}
-        self.log_dict(values, batch_size=len(batch))
+        # Lightning keeps only what it is given in the steps it logs; handing it over costs time in every one.
+        if self.trainer._logger_connector.should_update_logs:
+            values = {f"train/{name}": value.detach() for name, value in (losses | self.health).items()}
+            self.log_dict(values, batch_size=len(batch))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
         return total
 

@@ -14,7 +14,7 @@ def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class TinyCNN(nn.Module):
-    """Four stages at strides 2, 4, 8 and 16 with 32, 64, 128 and 192 channels.
+    """Four stages at strides 2, 4, 8 and 16 with 24, 48, 112 and 192 channels.
 
     It has the shape of a torchvision classification model (``features`` and ``classifier``), so that it is
     handled as they are. There are no published weights for it.
@@ -23,10 +23,10 @@ class TinyCNN(nn.Module):
     def __init__(self, num_classes: int = 1000) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            _convolution(3, 32, stride=2),
-            nn.Sequential(_convolution(32, 64, stride=2), _convolution(64, 64)),
-            nn.Sequential(_convolution(64, 128, stride=2), _convolution(128, 128)),
-            nn.Sequential(_convolution(128, 192, stride=2), _convolution(192, 192)),
+            _convolution(3, 24, stride=2),
+            nn.Sequential(_convolution(24, 48, stride=2), _convolution(48, 48)),
+            nn.Sequential(_convolution(48, 112, stride=2), _convolution(112, 112)),
+            nn.Sequential(_convolution(112, 192, stride=2), _convolution(192, 192)),
         )
         self.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(192, num_classes))
 
