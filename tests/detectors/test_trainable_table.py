@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import lightning as L
 import pytest
+from torchvision.ops import FrozenBatchNorm2d
 
 from detkit.data import Shapes
 from detkit.detectors.trainable_table import trainable_table
@@ -24,10 +25,13 @@ def test_every_part_is_counted_once(small: Small) -> None:
     table = rows(trainable_table(model))
     learns = sum(p.numel() for p in model.parameters() if p.requires_grad)
     fixed = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-    frozen_norms = 2 * (32 + 64 + 64)  # scale and shift, which are no parameters any more
-    assert table["total"] == [f"{learns:,}", f"{fixed + frozen_norms:,}"]
-    assert table["backbone.body.0"] == ["0", f"{3 * 32 * 9 + 64:,}", "1", "frozen"]
-    assert table["backbone.body.2"] == [f"{(64 + 128) * 128 * 9 + 4 * 128:,}", "0", "2", "learning"]
+    frozen = [m for m in model.modules() if isinstance(m, FrozenBatchNorm2d)]
+    fixed += sum(2 * len(m.weight) for m in frozen)  # scale and shift, which are no parameters any more
+    assert len(frozen) == 3
+    assert table["total"] == [f"{learns:,}", f"{fixed:,}"]
+    first, last = (model.backbone.body[name] for name in ("0", "2"))
+    assert table["backbone.body.0"] == ["0", f"{first[0].weight.numel() + 2 * len(first[0].weight):,}", "1", "frozen"]
+    assert table["backbone.body.2"] == [f"{sum(p.numel() for p in last.parameters()):,}", "0", "2", "learning"]
     assert table["rpn.head"][1] == table["roi_heads.box_head"][1] == "0"
     counted = [int(row[0].replace(",", "")) for name, row in table.items() if name not in ("part", "total")]
     assert sum(counted) == learns

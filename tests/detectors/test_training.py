@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*overridden `transfer_batch_to_
 
 def test_losses_health_and_metric_are_logged(small: Small, shapes: Callable[..., Shapes], trainer: Any) -> None:
     model = small()
-    runner = trainer(max_epochs=1)
+    runner = trainer(max_epochs=1, log_every_n_steps=1)
     passes: list[bool] = []
     model.backbone.register_forward_hook(lambda *_: passes.append(model.training))
     runner.fit(model, datamodule=shapes())

@@ -38,12 +38,13 @@ def test_four_convolutions_and_one_fully_connected_layer() -> None:
 
 
 def test_the_rest_of_the_backbones_own_network() -> None:
-    _, top = build_backbone("tiny")
-    head, outputs = build_box_head("top", inputs=128, pool_size=5, channels=999, top=top)
+    backbone, top = build_backbone("tiny")
+    (inputs,) = backbone.channels
+    head, outputs = build_box_head("top", inputs=inputs, pool_size=5, channels=999, top=top)
     assert head is top and outputs == 192
     norm = next(m for m in top.modules() if isinstance(m, nn.BatchNorm2d))
     assert norm.training and norm.num_batches_tracked == 0  # measuring its outputs was no batch
-    assert head(torch.randn(3, 128, 5, 5)).shape == (3, 192)
+    assert head(torch.randn(3, inputs, 5, 5)).shape == (3, 192)
 
 
 def test_a_pool_size_the_rest_does_not_take() -> None:
