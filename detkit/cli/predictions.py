@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from detkit.detectors.checkpoints import run_folder
+from detkit.errors import ConfigError
 
 Detections = dict[str, Any]
 
@@ -55,6 +56,8 @@ class PredictionWriter(BasePredictionWriter):
 
     def __init__(self, output: str | None = None, draw: bool = False, score_threshold: float = 0.5) -> None:
         super().__init__(write_interval="batch")
+        if not 0 <= score_threshold <= 1:
+            raise ConfigError(f"predictions.score_threshold is {score_threshold}; scores go from 0 to 1")
         self.output, self.draw, self.score_threshold = output, draw, score_threshold
         self.folder = Path(output) if output else Path()
         self._file: Any = None
