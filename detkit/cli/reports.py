@@ -46,14 +46,14 @@ class Reports:
     def after_validate(self) -> None:
         """Prints the metric."""
         if self.trainer.is_global_zero:
-            print_metrics(self._metrics(), f"validation: {self._data_in_words()}")
+            print_metrics(self._metrics(), f"validation: {self._data_in_words()}{self._images()}")
 
     def after_test(self) -> None:
         """Prints the metric and writes `metrics.json` into the run's folder."""
         if not self.trainer.is_global_zero:
             return
         checkpoint = self.plan.checkpoint.path
-        print_metrics(self._metrics(), f"test: {self._data_in_words()}")
+        print_metrics(self._metrics(), f"test: {self._data_in_words()}{self._images()}")
         path = write_metrics(
             run_folder(checkpoint),
             self._metrics(),
@@ -76,6 +76,10 @@ class Reports:
         if not metrics:
             raise DataError("No metric was computed: is the split empty?")
         return metrics
+
+    def _images(self) -> str:
+        count = self._metrics().get("num_images")
+        return "" if count is None else f", {count} images"
 
     def _data_in_words(self) -> str:
         data = self._get(self.config, "data")

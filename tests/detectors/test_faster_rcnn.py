@@ -141,9 +141,10 @@ def test_images_with_no_proposal_left(small: Small, options: dict[str, Any]) -> 
     losses = backward(model.train(), batch)
     assert losses["loss_classifier"] > 0  # the objects themselves are regions still
     assert model.health["roi_foreground"] == 0.5 and model.health["proposal_recall_50"] == 0
-    found = model.eval().detect(batch)
-    assert [one["boxes"].shape for one in found] == [(0, 4)] * 2
-    assert [one["labels"].dtype for one in found] == [torch.int64] * 2
+    for training in (True, False):
+        found = model.train(training).detect(batch)
+        assert [one["boxes"].shape for one in found] == [(0, 4)] * 2
+        assert [one["labels"].dtype for one in found] == [torch.int64] * 2
     with torch.no_grad():
         assert list(model.losses(batch)) == LOSSES  # as validation computes them
         losses = model.losses(batch[1:])

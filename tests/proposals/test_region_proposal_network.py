@@ -60,7 +60,7 @@ def test_labels_are_those_of_the_authors_code() -> None:
             [200, 30, 214, 44],  # smaller than any anchor: low quality, and its best anchors tie
             [30, 200, 300, 222],  # very wide: low quality
             [250, 150, 314, 246],
-            [0, 150, 40, 190],  # at the border: its best anchors reach out, so its best one inside is taken
+            [0, 150, 20, 182],  # at the border: its best anchors reach out, so its best one inside is taken
         ]
     )
     labels = rpn.label(anchors, truths, NOTHING, size).label
