@@ -80,7 +80,7 @@ class DetectionDataModule(L.LightningDataModule):
 
     def read(self, split: str) -> Annotations | None:
         """Read "train", "val" or "test" from disk; None where the data set has no such split."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must implement read")
 
     def _set_classes(self, names: Sequence[str], category_ids: Sequence[int] | None = None) -> None:
         self.class_names = check_class_names(names)
