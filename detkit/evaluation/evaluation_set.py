@@ -1,0 +1,145 @@
+"""What every evaluation reads: the objects and detections of a set of images, as flat arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+ImageId = int | str | None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class EvaluationSet:
+    """I images with G objects and D detections in all.
+
+    Boxes are x, y, width, height in the pixels of the original image, in float64: COCO's own form, so that numbers
+    from COCO's files are used as they are written.
+
+    Attributes:
+        image_ids: I ids; None where none was given.
+        boxes: (G, 4) float64.
+        labels: (G,) int32, 1..K.
+        difficult, crowd: (G,) bool; both are ignored, and a crowd is a region rather than an object.
+        area: (G,) float64, square pixels: what COCO's ranges of areas go by.
+        object_offsets: (I + 1,) int64; the objects of image i are rows object_offsets[i]:object_offsets[i + 1].
+        detected_boxes: (D, 4) float64.
+        scores: (D,) float64.
+        detected_labels: (D,) int32, 1..K.
+        detection_offsets: (I + 1,) int64, likewise.
+    """
+
+    image_ids: list[ImageId]
+    boxes: np.ndarray
+    labels: np.ndarray
+    difficult: np.ndarray
+    crowd: np.ndarray
+    area: np.ndarray
+    object_offsets: np.ndarray
+    detected_boxes: np.ndarray
+    scores: np.ndarray
+    detected_labels: np.ndarray
+    detection_offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __deepcopy__(self, memo: dict) -> EvaluationSet:
+        """Itself: nothing changes a set, so a metric's state is copied without copying boxes."""
+        return self
+
+    @property
+    def ignored(self) -> np.ndarray:
+        """(G,) bool: objects that need not be found, and may be."""
+        return self.difficult | self.crowd
+
+    @property
+    def object_images(self) -> np.ndarray:
+        """(G,) int32: the number of each object's image."""
+        return np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.object_offsets))
+
+    @property
+    def detection_images(self) -> np.ndarray:
+        """(D,) int32: the number of each detection's image."""
+        return np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.detection_offsets))
+
+
+OBJECT_FIELDS = ("boxes", "labels", "difficult", "crowd", "area")
+DETECTION_FIELDS = ("detected_boxes", "scores", "detected_labels")
+
+
+def empty_set() -> EvaluationSet:
+    """A set without images."""
+    whole, none = np.zeros(1, np.int64), np.zeros(0)
+    return EvaluationSet(
+        image_ids=[],
+        boxes=np.zeros((0, 4)),
+        labels=none.astype(np.int32),
+        difficult=none.astype(bool),
+        crowd=none.astype(bool),
+        area=none,
+        object_offsets=whole,
+        detected_boxes=np.zeros((0, 4)),
+        scores=none,
+        detected_labels=none.astype(np.int32),
+        detection_offsets=whole,
+    )
+
+
+def merge(parts: Sequence[EvaluationSet]) -> EvaluationSet:
+    """All images of `parts`, each once, in the order of their ids: numbers, then strings.
+
+    A distributed sampler repeats images to make all ranks equally long; counting those twice would change the
+    result, so only the first of each id stays. The fixed order makes results independent of who saw which image, for
+    detections with equal scores are ranked in it. Images without an id are all kept, at the end.
+    """
+    whole = _concatenate(parts)
+    ids = whole.image_ids
+    first: dict[int | str, int] = {}
+    nameless = []
+    for index, image_id in enumerate(ids):
+        if image_id is None:
+            nameless.append(index)
+        else:
+            first.setdefault(image_id, index)
+    numbers = sorted(key for key in first if not isinstance(key, str))
+    names = sorted(key for key in first if isinstance(key, str))
+    order = [first[key] for key in (*numbers, *names)] + nameless
+    return whole if order == list(range(len(ids))) else select(whole, np.array(order, np.int64))
+
+
+def select(whole: EvaluationSet, images: np.ndarray) -> EvaluationSet:
+    """The images of these numbers (int64), in this order."""
+    object_rows, object_offsets = _rows(whole.object_offsets, images)
+    detection_rows, detection_offsets = _rows(whole.detection_offsets, images)
+    return EvaluationSet(
+        image_ids=[whole.image_ids[i] for i in images.tolist()],
+        object_offsets=object_offsets,
+        detection_offsets=detection_offsets,
+        **{name: getattr(whole, name)[object_rows] for name in OBJECT_FIELDS},
+        **{name: getattr(whole, name)[detection_rows] for name in DETECTION_FIELDS},
+    )
+
+
+def _rows(offsets: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of `images`, one image after the other, and their new offsets."""
+    counts = np.diff(offsets)[images]
+    new = np.zeros(len(images) + 1, np.int64)
+    np.cumsum(counts, out=new[1:])
+    return np.arange(new[-1]) + np.repeat(offsets[images] - new[:-1], counts), new
+
+
+def _concatenate(parts: Sequence[EvaluationSet]) -> EvaluationSet:
+    if len(parts) == 1:
+        return parts[0]
+    parts = [empty_set(), *parts]
+    joined = {
+        field.name: np.concatenate([getattr(part, field.name) for part in parts])
+        for field in fields(EvaluationSet)
+        if field.name in (*OBJECT_FIELDS, *DETECTION_FIELDS)
+    }
+    for name in ("object_offsets", "detection_offsets"):
+        counts = np.concatenate([np.diff(getattr(part, name)) for part in parts])
+        joined[name] = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
+    return EvaluationSet(image_ids=[image_id for part in parts for image_id in part.image_ids], **joined)
