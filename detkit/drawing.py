@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import colorsys
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from detkit.detectors.prediction import as_image
+from detkit.labelling import Rectangle, place_label
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from detkit.detectors.prediction import ImageLike
 
-Rectangle = tuple[float, float, float, float]
+__all__ = ["colour", "draw", "place_label"]
 
 SHORTER_SIDE, LONGER_SIDE = 240, 4000
 
@@ -86,54 +86,11 @@ def draw(
     return picture
 
 
-def place_label(
-    label: tuple[float, float],
-    frame: Rectangle,
-    size: tuple[int, int],
-    taken: Sequence[Rectangle],
-    others: Sequence[Rectangle],
-) -> tuple[int, int]:
-    """Where a label stands: at a corner of its box, within the picture, off other labels and small objects.
-
-    Above the box is tried first, then below it, within, and beside.
-
-    Args:
-        label: its width and height in pixels.
-        frame: its box.
-        size: width and height of the picture.
-        taken: where labels stand already.
-        others: the other boxes.
-
-    Returns:
-        x and y of its upper left corner: whole pixels, since text at fractions of them is cut by Pillow.
-    """
-    (width, height), (x1, y1, x2, y2) = label, frame
-    corners = itertools.product((y1 - height, y2 + 1, y1, y2 - height), (x1, x2 - width))
-    spots = [*corners, (y1, x2 + 1), (y1, x1 - width)]
-    best, least = (0, 0), None
-    for y, x in [spot for spot in spots if 0 <= spot[0] <= size[1] - height - 1] or [(0, x1)]:
-        spot = (round(min(max(x, 0), max(size[0] - width - 1, 0))), round(y))
-        ground = (*spot, spot[0] + width, spot[1] + height)
-        covered = [_overlap(ground, other) / _area(other) for other in others]
-        cost = (sum(_overlap(ground, each) for each in taken), sum(share for share in covered if share > 0.3))
-        if least is None or cost < least:
-            best, least = spot, cost
-    return best
-
-
 def _frame(box: Sequence[float], factor: int, size: tuple[int, int]) -> Rectangle:
     """The first and last pixels of a box in the picture, at least one of them, within the picture."""
     x1, y1, x2, y2 = (value * factor for value in box)
     x1, y1 = min(max(x1, 0), size[0] - 1), min(max(y1, 0), size[1] - 1)
     return x1, y1, min(max(x2 - 1, x1), size[0] - 1), min(max(y2 - 1, y1), size[1] - 1)
-
-
-def _overlap(a: Rectangle, b: Rectangle) -> float:
-    return max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0)
-
-
-def _area(a: Rectangle) -> float:
-    return max((a[2] - a[0]) * (a[3] - a[1]), 1)
 
 
 def colour(label: int) -> tuple[int, int, int]:

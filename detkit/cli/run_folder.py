@@ -7,6 +7,9 @@ from pathlib import Path
 
 from detkit.cli.arguments import Arguments
 from detkit.detectors.checkpoints import versions
+from detkit.files import write_beside
+
+__all__ = ["VARIABLE", "new_version", "run_root", "write_beside"]
 
 VARIABLE = "DETKIT_RUN_FOLDER"
 
@@ -44,11 +47,3 @@ def new_version(root: Path, rank: int) -> Path:
             continue
         os.environ[VARIABLE] = str(folder)
         return folder
-
-
-def write_beside(path: Path, text: str) -> None:
-    """Writes a text file beside its place and renames it, so that no reader ever meets half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
