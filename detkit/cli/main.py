@@ -13,6 +13,7 @@ COMMANDS = {
     "validate": "the mAP of a checkpoint on the validation split",
     "test": "the mAP of a checkpoint on the test split, into metrics.json",
     "predict": "the detections of a checkpoint on images, as COCO JSON and drawn",
+    "evaluate": "the mAP and a report of detections in files, COCO's or VOC's, without a model",
     "demo": "draw a small data set, train on it, test, and show what is found",
 }
 
@@ -33,6 +34,7 @@ examples:
   detkit fit --config my.yaml --ckpt_path last            go on where it stopped
   detkit test --ckpt_path runs/my
   detkit predict --ckpt_path runs/my --data ImageFolder --data.path photos/ --predictions.draw true
+  detkit evaluate --detections predictions.json --annotations instances_val2017.json
 """
 
 LIGHTNING = ("fit", "validate", "test", "predict")
@@ -78,6 +80,10 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, args: list[str]) -> int:
+    if command == "evaluate":  # needs neither torch nor lightning, and no one's silence
+        from detkit.cli import evaluate
+
+        return evaluate.main(args)
     from detkit.cli.noise import quiet
 
     quiet()

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from detkit.cli.run_folder import write_beside
+from detkit.files import write_beside
 
 NAMES = {
     "map": "AP",

@@ -1,0 +1,212 @@
+"""VOC's files: results as the devkit writes them, `comp4_det_test_CLASS.txt`, for a VOCdevkit's annotations.
+
+A row is `image_id score x1 y1 x2 y2`. All boxes are 1-based and inclusive; in the half-open ones they become, the
+devkit's arithmetic is the plain one: x2 - (x1 - 1) is its x2 - x1 + 1. Nothing is clipped or dropped.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from detkit.data.voc_files import (
+    IMAGE_SUFFIXES,
+    VOCObject,
+    find_folders,
+    list_files,
+    parse_annotation,
+    read_image_set,
+    split_set_name,
+)
+from detkit.errors import DataError
+
+from .from_files import Detected, EvaluationFiles, Objects, Strangers, assemble, read_bytes
+
+SUFFIXES = (".txt", ".txt.gz")
+COLUMNS = ("image_id", "score", "x1", "y1", "x2", "y2")
+
+
+def read_voc_results(
+    detections: str | Path,
+    annotations: str | Path,
+    split: str = "test",
+    *,
+    other_images: str = "error",
+    other_classes: str = "error",
+    difficult: str = "ignore",
+) -> EvaluationFiles:
+    """Reads the devkit's result files for the annotations of an image set.
+
+    Classes are those of the image set's objects, sorted.
+
+    Args:
+        detections: a folder of result files, or a pattern such as "results/comp4_det_test_*.txt"; gzip may have packed
+            them.
+        annotations: a VOC folder, a VOCdevkit, or the folder around that.
+        split: image set, such as "test" or "2007/test"; several are joined by "+".
+        other_images: "error", or "drop" to leave out detections of images that are not in the image set.
+        other_classes: "error", or "drop" to leave out result files of a class that no object of the image set is of.
+        difficult: "ignore" makes difficult objects neither hit nor miss; "count" takes them for ordinary ones.
+
+    Raises:
+        DataError: a file is missing or malformed, or names an image or a class that there is not.
+    """
+    annotations = Path(annotations)
+    folders = split_set_name(split, find_folders(str(annotations)))
+    image_folders = _image_folders(folders)
+    ids = sorted(image_folders)
+    content = [parse_annotation(os.path.join(image_folders[i], "Annotations", f"{i}.xml")).objects for i in ids]
+    names = sorted({each.name for objects in content for each in objects})
+    source = f"{annotations} ({split})"
+    strangers = Strangers(source, other_images, other_classes)
+    files = _class_files(_result_files(str(detections), split), names)
+    detected = _detected(files, ids, names, strangers)
+    strangers.findings += [f"no result file for {name}: nothing of it was found" for name in names if name not in files]
+    return EvaluationFiles(
+        evaluation_set=assemble(ids, _objects(content, names, difficult == "count"), detected),
+        class_names=names,
+        category_ids=list(range(1, len(names) + 1)),
+        image_files=_image_files(ids, image_folders),
+        data=source,
+        protocol=_protocol([folder for folder, _ in folders]),
+        findings=strangers.findings,
+    )
+
+
+def _image_folders(folders: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Image id -> the VOC folder it is in."""
+    found: dict[str, str] = {}
+    for folder, image_set in folders:
+        for image_id in read_image_set(folder, image_set):
+            if found.setdefault(image_id, folder) != folder:
+                raise DataError(f"{folder}: image id {image_id!r} is also in {found[image_id]}; ids must be unique")
+    return found
+
+
+def _image_files(ids: Sequence[str], folders: dict[str, str]) -> list[str]:
+    """The image of each id, "" where there is none: numbers need no images."""
+    below = {folder: os.path.join(folder, "JPEGImages") for folder in set(folders.values())}
+    names = {folder: list_files(path, IMAGE_SUFFIXES) for folder, path in below.items() if os.path.isdir(path)}
+    files = ((folders[image_id], names.get(folders[image_id], {}).get(image_id)) for image_id in ids)
+    return ["" if name is None else os.path.join(below[folder], name) for folder, name in files]
+
+
+def _protocol(folders: Sequence[str]) -> str:
+    """The devkits' own: eleven points until 2009, the area under the curve after."""
+    years = [re.search(r"VOC(\d{4})$", os.path.basename(os.path.abspath(folder))) for folder in folders]
+    return "voc07" if all(year and int(year[1]) < 2010 for year in years) else "voc10"
+
+
+def _objects(content: Sequence[Sequence[VOCObject]], names: Sequence[str], count_difficult: bool) -> Objects:
+    labels = {name: label for label, name in enumerate(names, 1)}
+    objects = list(chain.from_iterable(content))
+    boxes = _half_open(np.array([each.box for each in objects], np.float64).reshape(-1, 4))
+    if not np.isfinite(boxes).all():
+        raise DataError("an annotation holds a box that is not finite")
+    return Objects(
+        images=np.repeat(np.arange(len(content)), [len(each) for each in content]),
+        boxes=boxes,
+        labels=np.array([labels[each.name] for each in objects], np.int32),
+        difficult=np.array([bool(each.difficult) and not count_difficult for each in objects], bool),
+        crowd=np.zeros(len(objects), bool),
+        area=boxes[:, 2] * boxes[:, 3],
+    )
+
+
+def _half_open(boxes: np.ndarray) -> np.ndarray:
+    """x1, y1, x2, y2 as VOC means them to x, y, width, height."""
+    corner = boxes[:, :2] - 1.0
+    return np.concatenate((corner, boxes[:, 2:] - corner), axis=1)
+
+
+def _result_files(detections: str, split: str) -> list[Path]:
+    """The files that a folder or a pattern means; of a folder with several sets in it, those of the split.
+
+    Raises:
+        DataError: there are none, or they are of several competitions.
+    """
+    if os.path.isdir(detections):
+        found = sorted(each for each in Path(detections).iterdir() if each.name.endswith(SUFFIXES))
+        image_sets = {part.rpartition("/")[2].strip() for part in split.split("+")}
+        of_split = [each for each in found if any(f"_det_{name}_" in each.name for name in image_sets)]
+        found = of_split or found
+    else:
+        found = [Path(detections)] if os.path.isfile(detections) else sorted(map(Path, glob.glob(detections)))
+    if not found:
+        raise DataError(
+            f"{detections}: no result files here; give a folder or a pattern of files like comp4_det_{split}_CLASS.txt"
+        )
+    kinds = {match[0] for each in found if (match := re.match(r".*?_det_[^_]+_", each.name))}
+    if len(kinds) > 1:
+        pattern = os.path.join(detections if os.path.isdir(detections) else os.path.dirname(detections), min(kinds))
+        raise DataError(f"{detections}: files of several kinds: {', '.join(sorted(kinds))}; name one: '{pattern}*.txt'")
+    return found
+
+
+def _class_files(files: Sequence[Path], names: Collection[str]) -> dict[str, Path]:
+    """Class -> its file. What all file names begin with is cut off, as far as it leaves the most known classes."""
+    stems = [re.sub(r"\.txt(\.gz)?$", "", each.name) for each in files]
+    ends = [0, *(match.end() for match in re.finditer("_", stems[0]))]
+    cuts = [cut for cut in ends if all(stem.startswith(stems[0][:cut]) for stem in stems)]
+    known = {cut: sum(stem[cut:] in names for stem in stems) for cut in cuts}
+    # Without any known class, as it stands in the devkit's names.
+    official = re.match(r".*?_det_[^_]+_", stems[0])
+    best = max(cuts, key=lambda cut: (known[cut], official is not None and cut == official.end(), -cut))
+    twice = [name for name, count in Counter(stem[best:] for stem in stems).items() if count > 1]
+    if twice:
+        raise DataError(f"{files[0].parent}: two files for {', '.join(twice)} (packed and not?); remove one of them")
+    return {stem[best:]: each for stem, each in zip(stems, files, strict=True)}
+
+
+def _detected(files: dict[str, Path], ids: Sequence[str], names: Sequence[str], strangers: Strangers) -> Detected:
+    number_of = {os.fsencode(image_id): number for number, image_id in enumerate(ids)}
+    label_of = {name: label for label, name in enumerate(names, 1)}
+    images, values, labels = [np.zeros(0, np.int64)], [np.zeros((0, 5))], [np.zeros(0, np.int32)]
+    for name, path in files.items():
+        owners, rows = _rows(path)
+        label = np.full(len(rows), label_of.get(name, -1), np.int32)
+        strangers.check(label, lambda _, name=name: name, "detections", "classes", path, names)
+        number = np.array([number_of.get(each, -1) for each in owners], np.int64)
+        strangers.check(number, lambda i, owners=owners: os.fsdecode(owners[i]), "detections", "images", path, ids)
+        images.append(number)
+        values.append(rows)
+        labels.append(label)
+    rows = np.concatenate(values)
+    return Detected(np.concatenate(images), _half_open(rows[:, 1:]), rows[:, 0], np.concatenate(labels))
+
+
+def _rows(path: Path) -> tuple[list[bytes], np.ndarray]:
+    """Image ids, and (n, 5) float64: score and box as written.
+
+    Raises:
+        DataError: a line is not `image_id score x1 y1 x2 y2`.
+    """
+    lines = [line.split() for line in read_bytes(path).splitlines()]
+    rows = [line for line in lines if line]
+    if set(map(len, rows)) <= {len(COLUMNS)}:
+        try:
+            numbers = chain.from_iterable(row[1:] for row in rows)
+            values = np.fromiter(map(float, numbers), np.float64).reshape(-1, 5)
+            if np.isfinite(values).all():
+                return [row[0] for row in rows], values
+        except ValueError:
+            pass
+    for number, line in enumerate(lines, 1):
+        if line and not _is_row(line):
+            text = b" ".join(line).decode(errors="replace")
+            raise DataError(f"{path}, line {number}: {text!r} is not '{' '.join(COLUMNS)}' with finite numbers")
+    raise DataError(f"{path}: is not made of lines '{' '.join(COLUMNS)}'")
+
+
+def _is_row(line: Sequence[bytes]) -> bool:
+    try:
+        return len(line) == len(COLUMNS) and bool(np.isfinite([float(each) for each in line[1:]]).all())
+    except ValueError:
+        return False
