@@ -1,0 +1,155 @@
+"""All that is said about a set of detections beside its mean average precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from .assignment import Assignment, assign
+from .coco import RECALL_THRESHOLDS
+from .confusion import confusion_matrix
+from .curves import ClassCurve, WorkingPoint, best_f1, overall_curve, precision_recall
+from .error_ap import error_ap
+from .errors import BACKGROUND, FOREGROUND, Errors, find_errors
+from .evaluation_set import EvaluationSet
+from .ranking import best_first
+from .sensitivity import Bin, by_aspect, by_class, by_size
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Analysis:
+    """Errors, curves, confusions and sensitivities of K classes, by COCO's matching at one IoU threshold.
+
+    Shares and average precisions are in 0..1, and NaN where there is nothing to count.
+
+    Attributes:
+        class_names: K names.
+        foreground, background: the IoU thresholds of a hit and of an error about an object.
+        base_ap: mean AP at the IoU `foreground`.
+        error_ap: what would be added to it if all errors of one of errors.ERROR_KINDS were mended.
+        false_positive_ap, false_negative_ap: likewise without misses, and if nothing were left to find.
+        error_counts: how many errors there are of each kind.
+        curves: precision and recall of each class.
+        working_points: for each class, the score threshold with the best F1.
+        score_threshold: of the confusion matrix.
+        confusion: (K + 1, K + 1) int64, see `confusion_matrix`.
+        by_size, by_quantile, by_aspect, by_class: AP and recall of parts of the objects.
+        errors: what is wrong with each detection, and which objects are missed.
+        assignment: what each detection took.
+    """
+
+    class_names: list[str]
+    foreground: float
+    background: float
+    base_ap: float
+    error_ap: dict[str, float]
+    false_positive_ap: float
+    false_negative_ap: float
+    error_counts: dict[str, int]
+    curves: list[ClassCurve]
+    working_points: list[WorkingPoint]
+    score_threshold: float
+    confusion: np.ndarray
+    by_size: list[Bin]
+    by_quantile: list[Bin]
+    by_aspect: list[Bin]
+    by_class: list[Bin]
+    errors: Errors
+    assignment: Assignment
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold: NaN and infinity are None, and single detections and objects are left out.
+
+        Of a curve, the best precision at each of COCO's 101 recalls or beyond is kept (0 where the recall is not
+        reached), and the score at which it is reached (None likewise), to six digits.
+        """
+        single = ("curves", "working_points", "confusion", "errors", "assignment")
+        names = [name for name in self.__dataclass_fields__ if name not in single]
+        result = {name: getattr(self, name) for name in names if not name.startswith("by_")}
+        result |= {name: [asdict(row) for row in getattr(self, name)] for name in names if name.startswith("by_")}
+        result["confusion"] = self.confusion.tolist()
+        result["working_points"] = [asdict(point) for point in self.working_points]
+        result["curve_recalls"] = [round(recall, 2) for recall in RECALL_THRESHOLDS]
+        result["curves"] = [_sampled(curve) for curve in self.curves]
+        return _finite(result)
+
+
+def analyse(
+    evaluation_set: EvaluationSet,
+    classes: int | Sequence[str],
+    score_threshold: float | None = None,
+    foreground: float = FOREGROUND,
+    background: float = BACKGROUND,
+    max_detections: int = 100,
+) -> Analysis:
+    """Looks at the detections from every side.
+
+    Args:
+        evaluation_set: objects and detections.
+        classes: the names of the classes in the order of their labels, or how many there are.
+        score_threshold: least score in the confusion matrix. None: the one with the best F1 over the detections of all
+            classes together (0.5 where there is none).
+        foreground: least IoU of a hit.
+        background: least IoU of a detection that meant an object.
+        max_detections: how many detections of an image and class count.
+
+    Raises:
+        ConfigError: for thresholds that make no sense.
+    """
+    names = [str(label) for label in range(1, classes + 1)] if isinstance(classes, int) else list(classes)
+    s, count = evaluation_set, len(names)
+    assignment = assign(s, count, foreground, max_detections)
+    errors = find_errors(s, count, foreground, background, max_detections, assignment)
+    ranked = best_first(s.scores)
+    costs = error_ap(s, count, errors, assignment, ranked)
+    curves = precision_recall(s, count, assignment, ranked)
+    if score_threshold is None:
+        best = best_f1(overall_curve(s, count, assignment, ranked)).score
+        score_threshold = 0.5 if math.isnan(best) else best
+    sizes, quantiles = by_size(s, count, foreground, max_detections)
+    return Analysis(
+        class_names=names,
+        foreground=foreground,
+        background=background,
+        base_ap=costs.base,
+        error_ap=costs.dap,
+        false_positive_ap=costs.false_positives,
+        false_negative_ap=costs.false_negatives,
+        error_counts=errors.counts(),
+        curves=curves,
+        working_points=[best_f1(curve) for curve in curves],
+        score_threshold=float(score_threshold),
+        confusion=confusion_matrix(s, count, score_threshold, foreground, assignment),
+        by_size=sizes,
+        by_quantile=quantiles,
+        by_aspect=by_aspect(s, count, foreground, max_detections, ranked),
+        by_class=by_class(curves, costs.base_per_class, names),
+        errors=errors,
+        assignment=assignment,
+    )
+
+
+def _sampled(curve: ClassCurve) -> dict[str, Any]:
+    precision: list[float] = []
+    scores: list[float | None] = []
+    if curve.num_objects:
+        at = np.searchsorted(curve.recall, RECALL_THRESHOLDS)
+        reached = at[at < len(curve.recall)]
+        best = np.maximum.accumulate(curve.precision[::-1])[::-1][reached]
+        beyond = len(at) - len(reached)
+        precision = [float(f"{value:.6g}") for value in best.tolist()] + [0.0] * beyond
+        scores = [float(f"{value:.6g}") for value in curve.scores[reached].tolist()] + [None] * beyond
+    return {"label": curve.label, "num_objects": curve.num_objects, "precision": precision, "scores": scores}
+
+
+def _finite(value: Any) -> Any:
+    """`value` with None for every float that JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,95 @@
+"""Which classes are taken for which."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from detkit.errors import ConfigError
+
+from .assignment import Assignment, assign
+from .errors import objects_to_find
+from .evaluation_set import EvaluationSet
+from .matching import ALMOST_ONE, jit, overlap
+from .ranking import best_first
+
+
+def confusion_matrix(
+    evaluation_set: EvaluationSet,
+    num_classes: int,
+    score_threshold: float = 0.5,
+    iou_threshold: float = 0.5,
+    assignment: Assignment | None = None,
+) -> np.ndarray:
+    """Counts objects by their class and by the class of the detection that covers them.
+
+    Each object and each detection counts once. First come the hits, by COCO's rule: the diagonal is what precision
+    and recall at this threshold count. Then each detection left, best first, takes the object of another class that it
+    overlaps most, of those that nothing took yet. What is left of the detections is in the row of the background, what
+    is left of the objects in its column. Ignored objects and detections on them do not count.
+
+    Args:
+        evaluation_set: objects and detections.
+        num_classes: K.
+        score_threshold: least score of a detection that counts.
+        iou_threshold: least IoU with the object.
+        assignment: that of `assign` at this IoU threshold, where it is at hand already.
+
+    Returns:
+        (K + 1, K + 1) int64: rows are the objects' classes, columns the detections', in the order of the labels, and
+        the background last.
+
+    Raises:
+        ConfigError: unless 0 < iou_threshold <= 1 and score_threshold is a number.
+    """
+    if not 0 < iou_threshold <= 1 or np.isnan(score_threshold):
+        raise ConfigError(
+            f"confusion matrix at iou_threshold={iou_threshold} and score_threshold={score_threshold}: "
+            "choose an IoU above 0 and up to 1, and a number as score"
+        )
+    s = evaluation_set
+    if assignment is None:
+        assignment = assign(s, num_classes, iou_threshold)
+    kept = s.scores >= score_threshold
+    hits, misses = assignment.hits & kept, assignment.misses & kept
+    free = objects_to_find(s, num_classes)
+    free[assignment.object[hits]] = False
+    matrix = np.zeros((num_classes + 1, num_classes + 1), np.int64)
+    diagonal = np.arange(num_classes)
+    matrix[diagonal, diagonal] = np.bincount(s.detected_labels[hits] - 1, minlength=num_classes)
+    rows = np.flatnonzero(misses)
+    rows = rows[best_first(s.scores[rows])]
+    images = s.detection_images[rows]
+    order = np.argsort(images, kind="stable")
+    starts = np.searchsorted(images[order], np.arange(len(s) + 1))
+    _confuse(
+        s.object_offsets, s.boxes, s.labels, free, rows[order], starts, s.detected_boxes, s.detected_labels,
+        min(iou_threshold, ALMOST_ONE), matrix,
+    )  # fmt: skip
+    return matrix
+
+
+@jit
+def _confuse(
+    object_offsets, boxes, labels, free, rows, starts, detected_boxes, detected_labels, threshold, matrix
+):  # fmt: skip
+    """Adds to `matrix` the misses and the free objects; those of image i are rows[starts[i]:starts[i + 1]]."""
+    background = len(matrix) - 1
+    for image in range(len(object_offsets) - 1):
+        objects = range(object_offsets[image], object_offsets[image + 1])
+        for position in range(starts[image], starts[image + 1]):
+            row = rows[position]
+            best, chosen = threshold, -1
+            for i in objects:
+                if free[i]:
+                    iou = overlap(detected_boxes[row], boxes[i], False)
+                    if iou >= best:
+                        best, chosen = iou, i
+            detected = detected_labels[row] - 1
+            if chosen >= 0:
+                free[chosen] = False
+                matrix[labels[chosen] - 1, detected] += 1
+            else:
+                matrix[background, detected] += 1
+        for i in objects:
+            if free[i]:
+                matrix[labels[i] - 1, background] += 1

@@ -1,0 +1,118 @@
+"""What each kind of error costs: the mean AP that mending all errors of one kind, and of that kind only, would add.
+
+TIDE's dAP (arXiv 2008.08115, section 2.3), with AP at IoU t_f over COCO's 101 recalls. Mending is
+
+    classification, localization  of the errors about an object that is not found, the best-scored of either kind
+                                  becomes a hit of the object's class; the others are removed
+    duplicate, both, background   the detection is removed
+    missed                        the object is removed from the number to find
+    false positives               all misses are removed
+    false negatives               all objects that are not found are removed from the number to find
+
+As in tidecv, a class whose last object was removed leaves the mean if it has no detection, and counts 0 if it has
+misses. Where no class is left, nothing wrong is left either: the mean is 1. Classes without objects have no AP, as in
+COCOeval; tidecv counts them 0 if something was detected. The recalls are COCOeval's too, which a recall of 0.29, 0.35
+and others as a fraction misses by the last digit; tidecv's do not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .assignment import Assignment
+from .coco import average_precision
+from .errors import ERROR_KINDS, Errors, objects_to_find
+from .evaluation_set import EvaluationSet
+from .ranking import best_first, split_by_class
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ErrorAP:
+    """Average precision, and what would be added to it; in 0..1, NaN where there is no object to find.
+
+    Attributes:
+        base: mean AP of the classes with objects.
+        dap: what mending each of ERROR_KINDS adds to it, at least 0.
+        false_positives: what it adds to remove all misses.
+        false_negatives: what it adds if only what was found need be found.
+        base_per_class: (K,) AP of each class.
+        dap_per_class: (K,) for each of ERROR_KINDS, likewise; NaN too for a class that mending leaves nothing of.
+    """
+
+    base: float
+    dap: dict[str, float]
+    false_positives: float
+    false_negatives: float
+    base_per_class: np.ndarray
+    dap_per_class: dict[str, np.ndarray]
+
+
+def error_ap(
+    evaluation_set: EvaluationSet,
+    num_classes: int,
+    errors: Errors,
+    assignment: Assignment,
+    ranked: np.ndarray | None = None,
+) -> ErrorAP:
+    """Mends the errors of each kind in turn.
+
+    Args:
+        evaluation_set: objects and detections.
+        num_classes: K.
+        errors: of `find_errors`.
+        assignment: what `errors` were found in.
+        ranked: `best_first` of the scores, where it is at hand already.
+    """
+    s, hits = evaluation_set, assignment.hits
+    objects = _count(s.labels[objects_to_find(s, num_classes)], num_classes)
+    ranked = best_first(s.scores) if ranked is None else ranked
+    ranked = ranked[(assignment.counted & ~assignment.ignored)[ranked]]
+
+    def average(keep=None, hits=hits, labels=s.detected_labels, objects_left=objects) -> np.ndarray:
+        rows = split_by_class(ranked if keep is None else ranked[keep[ranked]], labels, num_classes)
+        result = np.full(num_classes, np.nan)
+        for k in np.flatnonzero(objects).tolist():
+            if objects_left[k]:
+                result[k] = average_precision(hits[rows[k]], int(objects_left[k]))
+            elif len(rows[k]):
+                result[k] = 0.0
+        return result
+
+    def mended(kind: str) -> np.ndarray:
+        if kind == "missed":
+            return average(objects_left=objects - _count(s.labels[errors.missed], num_classes))
+        wrong = errors.kind == ERROR_KINDS.index(kind)
+        repaired = wrong & errors.repairs
+        labels = s.detected_labels.copy()
+        labels[repaired] = s.labels[errors.object[repaired]]
+        return average(~wrong | repaired, hits | repaired, labels)
+
+    base_per_class = average()
+    base = _mean(base_per_class)
+    after = {kind: mended(kind) for kind in ERROR_KINDS}
+    found = _count(s.labels[assignment.object[hits]], num_classes)
+
+    def added(result: np.ndarray) -> float:
+        # Mending never takes anything away; less than 0 is the last digit of a mean.
+        return float("nan") if np.isnan(base) else max(_mean(result, nothing_left=1.0) - base, 0.0)
+
+    return ErrorAP(
+        base=base,
+        dap={kind: added(result) for kind, result in after.items()},
+        false_positives=added(average(keep=hits)),
+        false_negatives=added(average(objects_left=found)),
+        base_per_class=base_per_class,
+        dap_per_class={kind: np.maximum(result - base_per_class, 0.0) for kind, result in after.items()},
+    )
+
+
+def _count(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """(K,) int64: how often each of the labels 1..num_classes occurs."""
+    return np.bincount(labels, minlength=num_classes + 1)[1 : num_classes + 1]
+
+
+def _mean(values: np.ndarray, nothing_left: float = float("nan")) -> float:
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else nothing_left

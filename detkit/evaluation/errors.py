@@ -1,0 +1,109 @@
+"""Why detections are wrong and objects not found: the six kinds of TIDE, and what each of them costs.
+
+Bolya et al., TIDE: A General Toolbox for Identifying Object Detection Errors (arXiv 2008.08115), section 2. With IoU
+thresholds foreground t_f = 0.5 and background t_b = 0.1, a detection that is a miss is, by the first that fits (the
+order is that of the authors' implementation, tidecv):
+
+    localization    t_b <= best IoU with an object of its own class < t_f
+    classification  best IoU with an object of another class >= t_f
+    duplicate       best IoU with an object of its own class >= t_f: a better detection took that object
+    both            best IoU with an object of another class >= t_b
+    background      no object of any class overlaps it by t_b
+
+and an object is `missed` if no detection found it and no localization or classification error is about it.
+
+Where the paper leaves room, this does what tidecv does: an error may be about an object that is found already; of several
+errors about one object only the best-scored could find it, whichever kind it is of. Unlike tidecv: hits are COCO's (up
+to 100 detections of an image and class, where tidecv takes 100 of an image; equal IoUs to the last object); a
+detection on an ignored object is no error; IoUs of exactly t_b and t_f go where the paper puts them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from detkit.errors import ConfigError
+
+from .assignment import Assignment, assign
+from .error_kernels import classify
+from .evaluation_set import EvaluationSet
+from .matching import ALMOST_ONE
+
+ERROR_KINDS = ("classification", "localization", "both", "duplicate", "background", "missed")
+FOREGROUND, BACKGROUND = 0.5, 0.1
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Errors:
+    """The errors of D detections and G objects.
+
+    Attributes:
+        kind: (D,) int8, position in ERROR_KINDS; -1 for hits, for detections on ignored objects, and beyond the limit
+            of detections.
+        missed: (G,) bool, objects that count as `missed`.
+        object: (D,) int64, row of the object that a classification, localization or duplicate error is about, else -1.
+        repairs: (D,) bool, classification and localization errors that would find their object if they were mended: it
+            is not found, and no better-scored error is about it.
+    """
+
+    kind: np.ndarray
+    missed: np.ndarray
+    object: np.ndarray
+    repairs: np.ndarray
+
+    def counts(self) -> dict[str, int]:
+        """How many errors there are of each kind."""
+        found = np.bincount(self.kind[self.kind >= 0], minlength=len(ERROR_KINDS) - 1).tolist()
+        return dict(zip(ERROR_KINDS, [*found, int(self.missed.sum())], strict=True))
+
+
+def objects_to_find(evaluation_set: EvaluationSet, num_classes: int) -> np.ndarray:
+    """(G,) bool: objects that count, of the classes 1..num_classes."""
+    labels = evaluation_set.labels
+    return ~evaluation_set.ignored & (labels >= 1) & (labels <= num_classes)
+
+
+def find_errors(
+    evaluation_set: EvaluationSet,
+    num_classes: int,
+    foreground: float = FOREGROUND,
+    background: float = BACKGROUND,
+    max_detections: int = 100,
+    assignment: Assignment | None = None,
+) -> Errors:
+    """Sorts what went wrong into TIDE's kinds.
+
+    Args:
+        evaluation_set: objects and detections.
+        num_classes: K; labels beyond 1..K do not count.
+        foreground: t_f, least IoU of a hit.
+        background: t_b, least IoU of a detection that meant an object.
+        max_detections: how many detections of an image and class count.
+        assignment: that of `assign` with these settings, where it is at hand already.
+
+    Raises:
+        ConfigError: unless 0 < background < foreground <= 1.
+    """
+    if not 0 < background < foreground <= 1:
+        raise ConfigError(
+            f"error analysis at foreground={foreground} and background={background}: "
+            "choose 0 < background < foreground <= 1"
+        )
+    s = evaluation_set
+    if assignment is None:
+        assignment = assign(s, num_classes, foreground, max_detections)
+    to_find = objects_to_find(s, num_classes)
+    taken = np.zeros(len(s.labels), bool)
+    taken[assignment.object[assignment.hits]] = True
+    kind = np.full(len(s.scores), -1, np.int8)
+    object_of = np.full(len(s.scores), -1, np.int64)
+    best_claim = np.full(len(s.labels), -1, np.int64)
+    classify(
+        s.object_offsets, s.detection_offsets, s.boxes, s.labels, to_find, taken, s.detected_boxes, s.detected_labels,
+        s.scores, assignment.misses, min(foreground, ALMOST_ONE), float(background), kind, object_of, best_claim,
+    )  # fmt: skip
+    repairs = np.zeros(len(s.scores), bool)
+    repairs[best_claim[best_claim >= 0]] = True
+    return Errors(kind, to_find & ~taken & (best_claim < 0), object_of, repairs)

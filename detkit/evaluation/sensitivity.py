@@ -1,0 +1,139 @@
+"""Which objects are found worse than others: AP and recall by size, by aspect ratio and by class.
+
+AP by size is COCO's AP by area, at one IoU threshold: objects outside the range are ignored, and so are misses
+outside it. Aspect ratios are treated in the same way. The quantiles' shares are those of Hoiem et al., Diagnosing
+Error in Object Detectors (ECCV 2012), there within each class, here over the set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .assignment import assign
+from .coco import AREA_RANGES, average_precision, evaluate
+from .curves import ClassCurve
+from .errors import objects_to_find
+from .evaluation_set import EvaluationSet
+from .ranking import best_first, split_by_class
+
+SIZES = ("small", "medium", "large")
+#: Shares of the objects below which the sizes end.
+QUANTILES = {"extra small": 0.1, "small": 0.3, "medium": 0.7, "large": 0.9, "extra large": 1.0}
+#: Ratios, width to height, around those of anchors: 1/4, 1/2, 1, 2, 4, parted half-way between (as factors).
+ASPECTS = {
+    "very tall": (0.0, 2**-1.5),
+    "tall": (2**-1.5, 2**-0.5),
+    "square": (2**-0.5, 2**0.5),
+    "wide": (2**0.5, 2**1.5),
+    "very wide": (2**1.5, float("inf")),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """Some of the objects.
+
+    Attributes:
+        name: as a report names it.
+        low, high: from where to where (area in square pixels, or width to height); NaN for a class.
+        objects: how many there are to find.
+        recall: share of them that any detection found, NaN for no objects.
+        ap: mean AP of the classes that have objects in it, NaN for no objects.
+    """
+
+    name: str
+    low: float
+    high: float
+    objects: int
+    recall: float
+    ap: float
+
+
+def by_size(
+    evaluation_set: EvaluationSet, num_classes: int, iou_threshold: float = 0.5, max_detections: int = 100
+) -> tuple[list[Bin], list[Bin]]:
+    """COCO's small, medium and large, whose ends belong to both sides; and the set's own quantiles of area."""
+    s, to_find = evaluation_set, objects_to_find(evaluation_set, num_classes)
+    areas = s.area[to_find]
+    # Without objects any edge will do: there is nothing in the bins.
+    edges = np.quantile(areas, list(QUANTILES.values())[:-1]) if len(areas) else np.arange(1.0, len(QUANTILES))
+    edges = [0.0, *edges.tolist(), float("inf")]
+    names = [*SIZES, *QUANTILES]
+    lows = [*(AREA_RANGES[name][0] for name in SIZES), *edges[:-1]]
+    highs = [*(AREA_RANGES[name][1] for name in SIZES), *edges[1:]]
+    # A quantile's upper end belongs to the next one only: no object is counted twice.
+    most = [*highs[: len(SIZES)], *np.nextafter(edges[1:], -1).tolist()]
+    ranges = {str(a): limits for a, limits in enumerate(zip(lows, most, strict=True))}
+    curves = evaluate(s, num_classes, (iou_threshold,), max_detections=(max_detections,), area_ranges=ranges)
+    bins = []
+    for a, (name, low, high) in enumerate(zip(names, lows, highs, strict=True)):
+        inside = to_find & (s.area >= low) & (s.area <= most[a])
+        objects = np.bincount(s.labels[inside], minlength=num_classes + 1)[1:]
+        present = objects > 0
+        recall = _share(curves.recall[0, present, a, 0] @ objects[present], objects.sum())
+        ap = _mean(curves.precision[0, :, :, a].mean(axis=0)[present])
+        bins.append(Bin(name, low, high, int(objects.sum()), recall, ap))
+    return bins[: len(SIZES)], bins[len(SIZES) :]
+
+
+def by_aspect(
+    evaluation_set: EvaluationSet,
+    num_classes: int,
+    iou_threshold: float = 0.5,
+    max_detections: int = 100,
+    ranked: np.ndarray | None = None,
+) -> list[Bin]:
+    """Tall to wide objects: ASPECTS, of which each begins where the one before ends.
+
+    ranked: `best_first` of the scores, where it is at hand already.
+    """
+    s, to_find = evaluation_set, objects_to_find(evaluation_set, num_classes)
+    ratio, detected_ratio = _ratio(s.boxes), _ratio(s.detected_boxes)
+    ranked = best_first(s.scores) if ranked is None else ranked
+    result = []
+    for name, (low, high) in ASPECTS.items():
+        inside = (ratio >= low) & (ratio < high)
+        detected_inside = (detected_ratio >= low) & (detected_ratio < high)
+        part = replace(s, difficult=s.difficult | ~inside)
+        assignment = assign(part, num_classes, iou_threshold, max_detections)
+        hits = assignment.hits
+        points = ranked[(hits | (assignment.misses & detected_inside))[ranked]]
+        rows = split_by_class(points, s.detected_labels, num_classes)
+        objects = np.bincount(s.labels[to_find & inside], minlength=num_classes + 1)[1:].tolist()
+        ap = [average_precision(hits[rows[k]], n) for k, n in enumerate(objects) if n]
+        found, total = int(hits.sum()), sum(objects)
+        result.append(Bin(name, low, high, total, _share(found, total), _mean(np.array(ap))))
+    return result
+
+
+def by_class(curves: Sequence[ClassCurve], ap: np.ndarray, class_names: Sequence[str]) -> list[Bin]:
+    """One bin a class, from its curve and its AP (K,)."""
+    nan = float("nan")
+    return [
+        Bin(name, nan, nan, curve.num_objects, _last_recall(curve), float(value))
+        for name, curve, value in zip(class_names, curves, ap, strict=True)
+    ]
+
+
+def _last_recall(curve: ClassCurve) -> float:
+    if len(curve.recall):
+        return float(curve.recall[-1])
+    return 0.0 if curve.num_objects else float("nan")
+
+
+def _ratio(boxes: np.ndarray) -> np.ndarray:
+    """(N,) width to height; the largest number for a box without height, and 1 for a point."""
+    width, height = boxes[:, 2], boxes[:, 3]
+    flat = np.where(width > 0, np.finfo(np.float64).max, 1.0)
+    return np.divide(width, height, out=flat, where=height > 0)
+
+
+def _share(part: float, whole: int) -> float:
+    return float(part / whole) if whole else float("nan")
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")
