@@ -129,7 +129,7 @@ def evaluate(detect: Callable[[list[dict[str, Any]]], list[dict[str, Any]]], mod
     for name, metric in metrics.items():
         values = metric.compute()
         results["ap"][name] = {
-            "protocol": metric.protocol_description,
+            "protocol": metric.protocol.description,
             **{key: float(values[key]) for key in ("map", "map_50", "map_75") if key in values},
             "per_class": dict(zip(module.class_names, values["map_per_class"].reshape(-1).tolist(), strict=True)),
         }

@@ -21,7 +21,7 @@ from detkit.detectors.optimization import UNKNOWN, parameter_groups, schedule
 from detkit.detectors.prediction import PredictionMixin
 from detkit.detectors.trainable_table import trainable_table
 from detkit.errors import CheckpointError, ConfigError
-from detkit.evaluation import MeanAveragePrecision
+from detkit.evaluation import EvaluationSet, MeanAveragePrecision
 from detkit.features import ImageBatch, Preprocessing
 
 Batch = list[dict[str, Any]]
@@ -62,6 +62,7 @@ class Detector(PredictionMixin, L.LightningModule):
         self.lr_scheduler_callable = lr_scheduler
         self.metric = MeanAveragePrecision(protocol=protocol, class_names=self.class_names)
         self.last_metrics: dict[str, Any] = {}
+        self.last_evaluated: EvaluationSet | None = None
         self.train_on_difficult = train_on_difficult
         #: What the samplers of the last call of `losses` met; see `RegionProposalNetwork.losses`.
         self.health: dict[str, Tensor] = {}
@@ -196,16 +197,16 @@ class Detector(PredictionMixin, L.LightningModule):
 
     def _log_metric(self, stage: str) -> None:
         result = self.metric.compute()
+        # For the report of a test; validation only wants the numbers.
+        self.last_evaluated = self.metric.evaluated if stage == "test" else None
         self.metric.reset()
-        per_class = result["map_per_class"].reshape(-1).tolist()
-        scalars = {k: v for k, v in result.items() if isinstance(v, Tensor) and v.numel() == 1 and v.ndim == 0}
+        scalars = {k: v for k, v in result.items() if isinstance(v, Tensor) and v.ndim == 0}
         self.last_metrics = {
             **{k: v.item() for k, v in scalars.items()},
-            "map_per_class": dict(zip(self.class_names, per_class, strict=True)),
-            "num_images": self.metric.num_images,
-            "protocol": self.metric.protocol_description,
+            "map_per_class": result["map_by_class"],
+            **{k: result[k] for k in ("num_images", "num_over_limit", "protocol")},
         }
-        values = {f"{stage}/{k}": v.float() for k, v in scalars.items() if k.startswith(("map", "mar"))}
+        values = {f"{stage}/{k}": v.float() for k, v in scalars.items()}
         # Every rank has computed the same numbers from all images.
         self.log_dict(values, prog_bar=False, rank_zero_only=False, sync_dist=False)
 

@@ -1,6 +1,7 @@
 """Evaluation: how good detections are, always by a named protocol.
 
-`MeanAveragePrecision` is COCO's and VOC's mean average precision, a torchmetrics.Metric.
+`MeanAveragePrecision` is COCO's and VOC's mean average precision and `ProposalRecall` the recall of proposals, each a
+torchmetrics.Metric. `Protocol` computes the same numbers from an `EvaluationSet` of flat arrays, without torch.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .evaluation_set import EvaluationSet
     from .mean_ap import MeanAveragePrecision
+    from .protocol import Protocol
 
-__all__ = ["MeanAveragePrecision"]
+__all__ = ["EvaluationSet", "MeanAveragePrecision", "Protocol"]
 
-# torchmetrics takes seconds to import: only for those who evaluate.
-_HOMES = {"MeanAveragePrecision": ".mean_ap"}
+# torchmetrics and numba take seconds to import: only for those who evaluate.
+_HOMES = {"EvaluationSet": ".evaluation_set", "MeanAveragePrecision": ".mean_ap", "Protocol": ".protocol"}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .evaluation_set import EvaluationSet
-from .grouping import for_classes, group_by_class
-from .matching import by_score, choose, clear, jit, mark_objects, overlap
+from .grouping import for_classes, group_by_class, rank
+from .matching import ALMOST_ONE, choose, clear, find_candidates, jit, mark_objects
 
 
 class Assignment(NamedTuple):
@@ -52,9 +52,10 @@ def assign(
     s = evaluation_set
 
     def work(classes: np.ndarray) -> None:
+        rank(grouped, s.scores, classes)
         _assign(
-            classes, *grouped, len(s), s.boxes, s.ignored, s.crowd, s.detected_boxes, s.scores,
-            float(iou_threshold), int(max_detections), *result,
+            classes, *grouped, len(s), s.boxes, s.ignored, s.crowd, s.detected_boxes,
+            min(float(iou_threshold), ALMOST_ONE), int(max_detections), *result,
         )  # fmt: skip
 
     for_classes(work, grouped)
@@ -64,36 +65,33 @@ def assign(
 @jit
 def _assign(
     classes, detections, detection_starts, detection_images, objects, object_starts, object_images, num_images,
-    boxes, ignored, crowd, detected_boxes, scores, threshold, limit,
+    boxes, ignored, crowd, detected_boxes, threshold, limit,
     taken_object, on_ignored, counted,
 ):  # fmt: skip
     first, count = np.zeros(num_images, np.int32), np.zeros(num_images, np.int32)
     seen = np.zeros(num_images, np.int32)
-    overlaps = np.zeros(16)
     for k in classes:
         mine = objects[object_starts[k] : object_starts[k + 1]]
-        found = by_score(detections[detection_starts[k] : detection_starts[k + 1]], scores)
+        found = detections[detection_starts[k] : detection_starts[k + 1]]
         mark_objects(mine, object_images, first, count)
-        my_ignored, my_crowd = ignored[mine], crowd[mine]
+        my_ignored, my_crowd = np.zeros(len(mine), np.bool_), np.zeros(len(mine), np.bool_)
+        for position in range(len(mine)):
+            my_ignored[position], my_crowd[position] = ignored[mine[position]], crowd[mine[position]]
         taken = np.zeros(len(mine), np.bool_)
+        candidates, overlaps = np.zeros(len(mine), np.int64), np.zeros(len(mine))
         for row in found:
             image = detection_images[row]
             seen[image] += 1
             if seen[image] > limit:
                 continue
             counted[row] = True
-            n, start = count[image], first[image]
-            if n == 0:
-                continue
-            if n > len(overlaps):
-                overlaps = np.zeros(2 * n)
-            for i in range(n):
-                overlaps[i] = overlap(detected_boxes[row], boxes[mine[start + i]], my_crowd[start + i])
-            part = slice(start, start + n)
-            chosen = choose(overlaps[:n], threshold, taken[part], my_ignored[part], my_crowd[part])
+            near = find_candidates(
+                detected_boxes[row], boxes, crowd, mine, first[image], count[image], threshold, candidates, overlaps
+            )
+            chosen = choose(candidates, overlaps, near, threshold, taken, my_ignored, my_crowd)
             if chosen >= 0:
-                taken[start + chosen] = True
-                taken_object[row] = mine[start + chosen]
-                on_ignored[row] = my_ignored[start + chosen]
+                taken[chosen] = True
+                taken_object[row] = mine[chosen]
+                on_ignored[row] = my_ignored[chosen]
         clear(mine, object_images, count)
         clear(found, detection_images, seen)

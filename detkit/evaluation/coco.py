@@ -1,101 +1,183 @@
-"""The COCO protocol: COCOeval's own computation, fed from arrays instead of JSON files.
+"""The COCO protocol: COCOeval's numbers, computed by classes over flat arrays.
 
-What COCOeval cannot do is `difficult`: it overwrites each object's `ignore` with `iscrowd`. Here
-an object is ignored if it is either, but only crowds are compared by the intersection over
-the detection's area and may be matched again and again. A difficult object behaves as one
-outside the range of areas does: matched by IoU, once, and neither hit nor miss.
+Every step is COCOeval's own (cocoapi, PythonAPI/pycocotools/cocoeval.py), in the same order and precision: the results
+are equal to the last bit. What COCOeval cannot do is `difficult`: here such an object behaves as one outside the range
+of areas does: matched by IoU, once, and neither hit nor miss. Only crowds are compared by the intersection over the
+detection's area and may be matched again and again.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from .records import ImageRecord
+from .evaluation_set import EvaluationSet
+from .grouping import for_classes, group_by_class, rank
+from .matching import ALMOST_ONE, choose, clear, find_candidates, jit, mark_objects
 
-AREAS = ("all", "small", "medium", "large")
+#: COCO's own settings (COCOeval.Params.setDetParams).
+IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, round((0.95 - 0.5) / 0.05) + 1).tolist())
+RECALL_THRESHOLDS = tuple(np.linspace(0.0, 1.0, round((1.0 - 0.0) / 0.01) + 1).tolist())
+MAX_DETECTIONS = (1, 10, 100)
+AREA_RANGES = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 
 
-def evaluate(images: Sequence[ImageRecord], labels: Sequence[int]) -> dict[str, float | np.ndarray]:
-    """COCO's twelve numbers over `labels`, and AP and AR of each label (float64, in their order).
+class Curves(NamedTuple):
+    """Precision and recall of K classes; NaN where a class has nothing to find.
 
-    Keys are torchmetrics': map, map_50, ..., mar_1, ..., map_per_class, mar_100_per_class. What has
-    nothing to count is NaN.
+    Attributes:
+        precision: (T, R, K, A) at each IoU threshold, recall threshold, class and range of areas, of the largest
+            number of detections.
+        recall: (T, K, A, M) at each number of detections.
+        over_limit: detections beyond the largest number, which were not counted.
     """
-    precision, recall = _run(images, labels)
-    result: dict[str, float | np.ndarray] = {
-        "map": _mean(precision[..., 0, 2]),
-        "map_50": _mean(precision[0, ..., 0, 2]),
-        "map_75": _mean(precision[5, ..., 0, 2]),
-    }
-    for index, name in enumerate(AREAS[1:], start=1):
-        result[f"map_{name}"] = _mean(precision[..., index, 2])
-    for index, most in enumerate((1, 10, 100)):
-        result[f"mar_{most}"] = _mean(recall[..., 0, index])
-    for index, name in enumerate(AREAS[1:], start=1):
-        result[f"mar_{name}"] = _mean(recall[..., index, 2])
-    result["map_per_class"] = np.array([_mean(precision[:, :, k, 0, 2]) for k in range(len(labels))])
-    result["mar_100_per_class"] = np.array([_mean(recall[:, k, 0, 2]) for k in range(len(labels))])
-    return result
+
+    precision: np.ndarray
+    recall: np.ndarray
+    over_limit: int
 
 
-def _mean(values: np.ndarray) -> float:
-    """The mean of what COCOeval filled in; it marks what there is nothing to count for with -1."""
-    values = values[values > -1]
-    return float(np.mean(values)) if values.size else float("nan")
+def evaluate(
+    evaluation_set: EvaluationSet,
+    num_classes: int,
+    iou_thresholds: Sequence[float] = IOU_THRESHOLDS,
+    recall_thresholds: Sequence[float] = RECALL_THRESHOLDS,
+    max_detections: Sequence[int] = MAX_DETECTIONS,
+    area_ranges: Mapping[str, tuple[float, float]] = AREA_RANGES,
+) -> Curves:
+    """Precision and recall of the classes 1..num_classes.
+
+    Args:
+        evaluation_set: objects and detections.
+        num_classes: K; labels beyond are not counted.
+        iou_thresholds: T, least IoU of a hit.
+        recall_thresholds: R, ascending, in 0..1.
+        max_detections: M, ascending, numbers of detections of an image and class.
+        area_ranges: A, least and largest area of what counts, both included, in square pixels.
+    """
+    grouped = group_by_class(evaluation_set, num_classes)
+    ious, recalls = (
+        np.minimum(np.array(iou_thresholds, np.float64), ALMOST_ONE),
+        np.array(recall_thresholds, np.float64),
+    )
+    limits = np.array(max_detections, np.int64)
+    areas = np.array(list(area_ranges.values()), np.float64).reshape(-1, 2)
+    precision = np.full((num_classes, len(areas), len(ious), len(recalls)), np.nan)
+    recall = np.full((num_classes, len(areas), len(ious), len(limits)), np.nan)
+    over_limit = np.zeros(num_classes, np.int64)
+    s = evaluation_set
+
+    def work(classes: np.ndarray) -> None:
+        rank(grouped, s.scores, classes)
+        _evaluate(
+            classes, *grouped, len(s), s.boxes, s.ignored, s.crowd, s.area, s.detected_boxes,
+            ious, recalls, limits, areas, precision, recall, over_limit,
+        )  # fmt: skip
+
+    for_classes(work, grouped)
+    return Curves(precision.transpose(2, 3, 0, 1), recall.transpose(2, 0, 1, 3), int(over_limit.sum()))
 
 
-def _run(images: Sequence[ImageRecord], labels: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Precision (10 IoUs, 101 recalls, K, 4 areas, 3 limits) and recall (10, K, 4, 3); -1 where nothing counts."""
-    from pycocotools.cocoeval import COCOeval
+def average_precision(hits: np.ndarray, num_objects: int, recall_thresholds: Sequence[float] | None = None) -> float:
+    """The AP of one class at one IoU threshold.
 
-    class ArrayEval(COCOeval):
-        """COCOeval whose objects and detections come from `images`."""
-
-        def _prepare(self) -> None:
-            self._gts = _objects(images)
-            self._dts = _detections(images)
-
-    run = ArrayEval(iouType="bbox")
-    run.params.imgIds = list(range(len(images)))
-    run.params.catIds = list(labels)
-    with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress with print
-        run.evaluate()
-        run.accumulate()
-    return run.eval["precision"], run.eval["recall"]
+    Args:
+        hits: (N,) bool, what counts of the detections, best first: hit or miss.
+        num_objects: how many there are to find; NaN is returned for none.
+        recall_thresholds: COCO's 101 by default.
+    """
+    if not num_objects:
+        return float("nan")
+    thresholds = np.array(RECALL_THRESHOLDS if recall_thresholds is None else recall_thresholds, np.float64)
+    reached = np.flatnonzero(hits)
+    precision = np.arange(1, len(reached) + 1) / (reached + 1 + np.spacing(1))
+    interpolated = np.zeros(len(thresholds))
+    _interpolate(precision, len(precision), num_objects, thresholds, interpolated)
+    return float(interpolated.mean())
 
 
-def _objects(images: Sequence[ImageRecord]) -> defaultdict[tuple[int, int], list[dict]]:
-    """COCO's annotations by (image, label). Ids start at 1: COCOeval reads 0 as "not matched"."""
-    found: defaultdict[tuple[int, int], list[dict]] = defaultdict(list)
-    number = 0
-    for position, image in enumerate(images):
-        rows = zip(image.labels.tolist(), _xywh(image.boxes), image.area.tolist(), strict=True)
-        flags = zip(image.crowd.tolist(), image.difficult.tolist(), strict=True)
-        for (label, box, area), (crowd, difficult) in zip(rows, flags, strict=True):
-            number += 1
-            found[position, label].append(
-                {"id": number, "bbox": box, "area": area, "iscrowd": int(crowd), "ignore": crowd or difficult}
-            )
-    return found
+@jit
+def _evaluate(
+    classes, detections, detection_starts, detection_images, objects, object_starts, object_images, num_images,
+    boxes, ignored, crowd, area, detected_boxes,
+    ious, recalls, limits, areas, precision, recall, over_limit,
+):  # fmt: skip
+    """Writes precision (K, A, T, R), recall (K, A, T, M) and over_limit (K,) of `classes`."""
+    num_ious, num_areas, num_limits = len(ious), len(areas), len(limits)
+    least, most = ious.min(), limits[num_limits - 1]
+    first, count = np.zeros(num_images, np.int32), np.zeros(num_images, np.int32)
+    seen = np.zeros(num_images, np.int32)
+    eps = np.spacing(1.0)
+    for k in classes:
+        mine = objects[object_starts[k] : object_starts[k + 1]]
+        found = detections[detection_starts[k] : detection_starts[k + 1]]
+        size = len(mine)
+        mark_objects(mine, object_images, first, count)
+        my_crowd, ignore = np.zeros(size, np.bool_), np.zeros((num_areas, size), np.bool_)
+        wanted = np.zeros(num_areas, np.int64)
+        for i in range(size):
+            row = mine[i]
+            my_crowd[i] = crowd[row]
+            for a in range(num_areas):
+                ignore[a, i] = ignored[row] or area[row] < areas[a, 0] or area[row] > areas[a, 1]
+                wanted[a] += not ignore[a, i]
+        taken = np.zeros((num_areas, num_ious, size), np.bool_)
+        hits = np.zeros((num_areas, num_ious, num_limits), np.int64)
+        # Of each hit: the precision of all detections up to it.
+        at_hit = np.zeros((num_areas, num_ious, size))
+        counted = np.zeros((num_areas, num_ious), np.int64)  # hits and misses so far, of those that overlap an object
+        lone = np.zeros(num_areas, np.int64)  # misses so far of those that overlap none, the same at every threshold
+        candidates, overlaps = np.zeros(size, np.int64), np.zeros(size)
+        for row in found:
+            image = detection_images[row]
+            place = seen[image]
+            seen[image] += 1
+            if place >= most:
+                over_limit[k] += 1
+                continue
+            box = detected_boxes[row]
+            near = find_candidates(box, boxes, crowd, mine, first[image], count[image], least, candidates, overlaps)
+            best = overlaps[:near].max() if near else 0.0
+            box_area = box[2] * box[3]
+            for a in range(num_areas):
+                inside = areas[a, 0] <= box_area <= areas[a, 1]
+                if near == 0:
+                    lone[a] += inside
+                    continue
+                for t in range(num_ious):
+                    chosen = -1
+                    if best >= ious[t]:
+                        chosen = choose(candidates, overlaps, near, ious[t], taken[a, t], ignore[a], my_crowd)
+                    if chosen < 0:
+                        counted[a, t] += inside
+                        continue
+                    taken[a, t, chosen] = True
+                    if not ignore[a, chosen]:
+                        counted[a, t] += 1
+                        number = hits[a, t, num_limits - 1]
+                        at_hit[a, t, number] = (number + 1) / (counted[a, t] + lone[a] + eps)
+                        for m in range(num_limits):
+                            hits[a, t, m] += place < limits[m]
+        for a in range(num_areas):
+            if wanted[a] == 0:
+                continue
+            for t in range(num_ious):
+                _interpolate(at_hit[a, t], hits[a, t, num_limits - 1], wanted[a], recalls, precision[k, a, t])
+                for m in range(num_limits):
+                    recall[k, a, t, m] = hits[a, t, m] / wanted[a]
+        clear(mine, object_images, count)
+        clear(found, detection_images, seen)
 
 
-def _detections(images: Sequence[ImageRecord]) -> defaultdict[tuple[int, int], list[dict]]:
-    """COCO's results by (image, label)."""
-    found: defaultdict[tuple[int, int], list[dict]] = defaultdict(list)
-    number = 0
-    for position, image in enumerate(images):
-        rows = zip(image.detected_labels.tolist(), _xywh(image.detected_boxes), image.scores.tolist(), strict=True)
-        for label, box, score in rows:
-            number += 1
-            found[position, label].append({"id": number, "bbox": box, "area": box[2] * box[3], "score": score})
-    return found
-
-
-def _xywh(boxes: np.ndarray) -> list[list[float]]:
-    boxes = boxes.astype(np.float64)
-    return np.concatenate((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), axis=1).tolist()
+@jit
+def _interpolate(at_hit, num_hits, num_objects, recalls, result):
+    """Writes the best precision at each recall or beyond, 0 where it is not reached; changes `at_hit`."""
+    for j in range(num_hits - 2, -1, -1):
+        at_hit[j] = max(at_hit[j], at_hit[j + 1])
+    j = 0
+    for r in range(len(recalls)):
+        while j < num_hits and (j + 1) / num_objects < recalls[r]:
+            j += 1
+        result[r] = at_hit[j] if j < num_hits else 0.0

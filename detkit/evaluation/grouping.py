@@ -66,6 +66,13 @@ def _by_label(labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndar
     return rows, starts
 
 
+def rank(grouped: Grouped, scores: np.ndarray, classes: np.ndarray) -> None:
+    """Puts the detections of `classes` (from 0) in the order of their scores, best first; equal ones keep theirs."""
+    for k in classes.tolist():
+        rows = grouped.detections[grouped.detection_starts[k] : grouped.detection_starts[k + 1]]
+        rows[:] = rows[np.argsort(-scores[rows], kind="stable")]
+
+
 def for_classes(work: Callable[[np.ndarray], None], grouped: Grouped) -> None:
     """Calls `work` with class numbers (int64, from 0), on as many threads as there are cores.
 

@@ -9,14 +9,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+# COCOeval takes thresholds of 1 as a hair less.
+ALMOST_ONE = 1 - 1e-10
+
 # What a division by nothing gives is decided where it may happen; numba need not look.
 jit = njit(cache=True, nogil=True, error_model="numpy")
-
-
-@jit
-def by_score(rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """`rows` (int64) of `scores`, best first; equal scores keep their order."""
-    return rows[np.argsort(-scores[rows], kind="mergesort")]
 
 
 @jit
@@ -57,26 +54,41 @@ def overlap(detected: np.ndarray, box: np.ndarray, crowd: bool) -> float:
 
 
 @jit
-def choose(
-    overlaps: np.ndarray, threshold: float, taken: np.ndarray, ignored: np.ndarray, crowd: np.ndarray
-) -> int:
-    """The object that a detection takes, by number, or -1 (COCOeval.evaluateImg).
+def find_candidates(detected, boxes, crowd, rows, start, count, least, candidates, overlaps):
+    """Of the objects rows[start:start + count], those that overlap `detected` by `least` or more.
+
+    Writes their positions in `rows` and their overlaps, and returns how many they are.
+    """
+    found = 0
+    for position in range(start, start + count):
+        row = rows[position]
+        shared = overlap(detected, boxes[row], crowd[row])
+        if shared >= least:
+            candidates[found] = position
+            overlaps[found] = shared
+            found += 1
+    return found
+
+
+@jit
+def choose(candidates, overlaps, found, least, taken, ignored, crowd):
+    """The object that a detection takes, as a position, or -1 (COCOeval.evaluateImg).
 
     Args:
-        overlaps: (n,) with the objects of its image and class.
-        threshold: least overlap.
-        taken: (n,) whether a better detection took the object; only crowds are taken more than once.
-        ignored: (n,) objects that are chosen only where no other will do.
-        crowd: (n,).
+        candidates, overlaps: the first `found` are objects of the detection's image and class.
+        least: least overlap.
+        taken: by position, whether a better detection took the object; only crowds are taken more than once.
+        ignored: by position, objects that are chosen only where no other will do.
+        crowd: by position.
 
     Of equal overlaps the last object is chosen, as COCOeval does.
     """
-    least = min(threshold, 1 - 1e-10)
     for wanted in (False, True):
         best, chosen = least, -1
-        for i in range(len(overlaps)):
-            if ignored[i] == wanted and overlaps[i] >= best and (crowd[i] or not taken[i]):
-                best, chosen = overlaps[i], i
+        for i in range(found):
+            position = candidates[i]
+            if ignored[position] == wanted and overlaps[i] >= best and (crowd[position] or not taken[position]):
+                best, chosen = overlaps[i], position
         if chosen >= 0:
             return chosen
     return -1

@@ -1,136 +1,136 @@
 """Mean average precision as a torchmetrics.Metric, by a named protocol.
 
-Unlike torchmetrics' own: the numbers are COCOeval's to the last digit, VOC's protocols are there, a NaN
-is refused, nothing to count is NaN and never -1, results for each class are vectors even for
-one class, and ranks may have seen unequally many images, none, or the same twice.
+Unlike torchmetrics' own: the numbers are COCOeval's to the last digit, VOC's protocols are there, a NaN is refused,
+nothing to count is NaN and never -1, results for each class are vectors even for one class, and ranks may have seen
+unequally many images, none, or the same twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 from torchmetrics import Metric
 
-from detkit.errors import ConfigError, DataError
-
-from . import coco, voc
-from .records import ImageRecord, make_record, unique_images
-
-PROTOCOLS = ("coco", "voc07", "voc10")
+from .collect import collect
+from .evaluation_set import EvaluationSet, merge
+from .protocol import Protocol
 
 
 class MeanAveragePrecision(Metric):
     """mAP of detections; `update` with each batch, `compute` at the end, `reset` before the next.
 
-    protocol: "coco" (COCOeval), "voc07" (11 points) or "voc10" (area under the curve).
-    class_names: the classes without background, in the order of their labels. All of them are
-        evaluated, and labels beyond them refused. None: the labels that come.
-    iou_threshold: what a VOC hit must exceed, 0.5 if None; COCO has its own ten.
+    Args:
+        protocol: "coco" (COCOeval), "voc07" (11 points) or "voc10" (area under the curve).
+        class_names: the classes without background, in the order of their labels. All of them are evaluated, and
+            labels beyond them refused. None: the labels that come.
+        iou_thresholds, recall_thresholds, max_detections, area_ranges, hit_rule: of the protocol where they differ from
+            its own, see `Protocol`.
+        kwargs: torchmetrics' own.
 
-    Raises ConfigError for an unknown protocol, or `iou_threshold` with "coco".
+    Attributes:
+        evaluated: what the last `compute` counted; None after a `reset`.
+
+    Raises:
+        ConfigError: an unknown protocol, or a setting that it does not have.
     """
 
     is_differentiable = False
     higher_is_better = True
     full_state_update = True
-    images: list[ImageRecord]
+    batches: list[EvaluationSet]
 
     def __init__(
         self,
         protocol: str = "coco",
         class_names: Sequence[str] | None = None,
-        iou_threshold: float | None = None,
+        iou_thresholds: Sequence[float] | None = None,
+        recall_thresholds: Sequence[float] | None = None,
+        max_detections: Sequence[int] | None = None,
+        area_ranges: Mapping[str, Sequence[float]] | None = None,
+        hit_rule: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if protocol not in PROTOCOLS:
-            raise ConfigError(f"unknown evaluation protocol {protocol!r}: use one of {', '.join(PROTOCOLS)}")
-        if protocol == "coco" and iou_threshold is not None:
-            raise ConfigError("iou_threshold is for the protocols voc07 and voc10: coco averages over ten thresholds")
-        self.protocol = protocol
+        self.protocol = Protocol(protocol, iou_thresholds, recall_thresholds, max_detections, area_ranges, hit_rule)
         self.class_names = None if class_names is None else list(class_names)
-        self.iou_threshold = 0.5 if iou_threshold is None else float(iou_threshold)
-        self.add_state("images", default=[], dist_reduce_fx=None)
-        #: Images that the last `compute` counted.
-        self.num_images = 0
-
-    @property
-    def protocol_description(self) -> str:
-        """What a number of this metric must be printed with."""
-        if self.protocol == "coco":
-            return (
-                "COCO (AP at IoU 0.50:0.95, 101 points, at most 100 detections an image and class; "
-                "crowd and difficult ignored)"
-            )
-        name, curve = ("VOC07", "11 points") if self.protocol == "voc07" else ("VOC10", "area under the curve")
-        return f"{name} (AP at IoU > {self.iou_threshold:.2f}, {curve}; difficult and crowd ignored)"
+        self.evaluated: EvaluationSet | None = None
+        self.add_state("batches", default=[], dist_reduce_fx=None)
 
     def update(self, detections: Sequence[Mapping[str, Any]], targets: Sequence[Mapping[str, Any]]) -> None:
         """Takes in a batch: Detections and Samples, image by image.
 
-        Of a Sample, `boxes` and `labels` are needed; `difficult`, `crowd`, `area` and `image_id` may be
-        missing. An image_id that was seen before does not count again.
-        Raises DataError, with the image's id, for fields that are missing, of unequal length or not
-        finite, and for labels outside 1..K; then nothing of the batch is kept.
-        """
-        if len(detections) != len(targets):
-            raise DataError(f"{len(detections)} detections for {len(targets)} targets: give one of each an image")
-        num_classes = None if self.class_names is None else len(self.class_names)
-        records = [make_record(*pair, num_classes) for pair in zip(detections, targets, strict=True)]
-        self.images.extend(records)
+        Of a Sample, `boxes` and `labels` are needed; `difficult`, `crowd`, `area` and `image_id` may be missing. An
+        image_id that was seen before does not count again.
 
-    def compute(self) -> dict[str, Tensor]:
+        Raises:
+            DataError: with the image's id, for fields that are missing, of unequal length or not finite, and for
+                labels outside 1..K; then nothing of the batch is kept.
+        """
+        self.batches.append(collect(detections, targets, None if self.class_names is None else len(self.class_names)))
+
+    def compute(self) -> dict[str, Any]:
         """The numbers, under torchmetrics' names; float64 on the CPU, NaN where there is nothing to count.
 
-        coco: map, map_50, map_75, map_small, map_medium, map_large, mar_1, mar_10, mar_100, mar_small,
-        mar_medium, mar_large, and for each class map_per_class and mar_100_per_class (K,).
-        voc07, voc10: map, map_per_class and, at an iou_threshold of 0.5, map_50.
-        All: classes, int64 (K,), the labels that the vectors are in the order of.
+        coco: map, map_50, map_75, map_small, map_medium, map_large, mar_1, mar_10, mar_100, mar_small, mar_medium,
+        mar_large, and for each class map_per_class and mar_100_per_class (K,).
+        voc07, voc10: map, map_per_class and, where 0.5 is among its thresholds, map_50.
+        All: classes, int64 (K,), the labels that the vectors are in the order of; map_by_class, the AP by class name;
+        protocol, in words; num_images that were counted; num_over_limit, detections beyond the largest of
+        max_detections, which were not.
         """
-        images = unique_images(self.images)
-        self.num_images = len(images)
-        labels = self._labels(images)
-        if self.protocol == "coco":
-            result = coco.evaluate(images, labels)
-        else:
-            average = voc.evaluate(images, labels, self.iou_threshold, eleven_points=self.protocol == "voc07")
-            counted = average[~np.isnan(average)]
-            mean = float(counted.mean()) if counted.size else float("nan")
-            result = {"map": mean, "map_per_class": average}
-            if self.iou_threshold == 0.5:
-                result["map_50"] = mean
-        tensors = {name: torch.as_tensor(value, dtype=torch.float64) for name, value in result.items()}
-        return tensors | {"classes": torch.tensor(labels, dtype=torch.int64)}
+        self.evaluated = merge(self.batches)
+        labels, dense = self._classes(self.evaluated)
+        result = self.protocol.evaluate(dense, len(labels))
+        numbers = {
+            name: value if isinstance(value, int) else torch.as_tensor(value, dtype=torch.float64)
+            for name, value in result.items()
+        }
+        names = [str(label) for label in labels] if self.class_names is None else self.class_names
+        return numbers | {
+            "classes": torch.tensor(labels, dtype=torch.int64),
+            "map_by_class": dict(zip(names, result["map_per_class"].tolist(), strict=True)),
+            "num_images": len(self.evaluated),
+            "protocol": self.protocol.description,
+        }
 
-    def _labels(self, images: Sequence[ImageRecord]) -> list[int]:
+    def reset(self) -> None:
+        """Forgets all images."""
+        super().reset()
+        self.evaluated = None
+
+    def _classes(self, evaluated: EvaluationSet) -> tuple[list[int], EvaluationSet]:
+        """The labels that are evaluated, and the set with these labels as 1..K."""
         if self.class_names is not None:
-            return list(range(1, len(self.class_names) + 1))
-        seen = [array for image in images for array in (image.labels, image.detected_labels)]
-        return np.unique(np.concatenate(seen)).tolist() if seen else []
+            return list(range(1, len(self.class_names) + 1)), evaluated
+        labels = np.union1d(evaluated.labels, evaluated.detected_labels)
+        position = {name: np.searchsorted(labels, getattr(evaluated, name)) for name in ("labels", "detected_labels")}
+        dense = replace(evaluated, **{name: (rows + 1).astype(np.int32) for name, rows in position.items()})
+        return labels.tolist(), dense
 
     def _sync_dist(self, dist_sync_fn: Callable | None = None, process_group: Any | None = None) -> None:
-        """Gathers the images of all ranks, as objects.
+        """Gathers the images of all ranks, as objects, once.
 
-        Tensors would have to be equally many on each rank; objects need not be there at all. Every
-        rank makes this same call, so that none waits for another forever.
+        Tensors would have to be equally many on each rank, and on the GPU for NCCL; objects need not be there at all,
+        and PyTorch carries them as bytes on whatever device the backend wants. Every rank makes this same call, so
+        that none waits for another forever.
         """
         group = process_group or self.process_group
         gathered: list[Any] = [None] * dist.get_world_size(group)
-        dist.all_gather_object(gathered, list(self.images), group=group)
-        self.images = unique_images(record for images in gathered for record in images)
+        dist.all_gather_object(gathered, merge(self.batches), group=group)
+        self.batches = [merge(gathered)]
 
     def _wrap_compute(self, compute: Callable) -> Callable:
         """torchmetrics' wrapping, but vectors of one class stay vectors."""
         wrapped = super()._wrap_compute(compute)
 
-        def compute_vectors(*args: Any, **kwargs: Any) -> dict[str, Tensor]:
-            result = wrapped(*args, **kwargs)
-            return {k: v.reshape(-1) if k.endswith("per_class") or k == "classes" else v for k, v in result.items()}
+        def compute_vectors(*args: Any, **kwargs: Any) -> dict[str, Any]:
+            vectors = ("per_class", "classes")
+            return {k: v.reshape(-1) if k.endswith(vectors) else v for k, v in wrapped(*args, **kwargs).items()}
 
         return compute_vectors
 

@@ -1,10 +1,9 @@
 """The VOC protocols: the average precision of the development kits of 2007 and of 2010.
 
-After the devkit's Python port in py-faster-rcnn (lib/datasets/voc_eval.py, papers.md 2.3): a
-detection belongs to the object of its class it overlaps most, and to no other; it is a hit if that
-IoU is above the threshold (strictly) and the object is not taken yet. Difficult objects are neither
-hits nor misses, however often they are found. Boxes are half-open here, which makes the
-devkit's inclusive "+1" arithmetic the plain one.
+After the devkit's Python port in py-faster-rcnn (lib/datasets/voc_eval.py, papers.md 2.3): a detection belongs to the
+object of its class it overlaps most, and to no other; it is a hit if that IoU is above the threshold and the object is
+not taken yet. Difficult objects are neither hits nor misses, however often they are found. Boxes are half-open here,
+which makes the devkit's inclusive "+1" arithmetic the plain one.
 """
 
 from __future__ import annotations
@@ -13,89 +12,101 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .records import ImageRecord
+from .evaluation_set import EvaluationSet
+from .grouping import for_classes, group_by_class, rank
+from .matching import clear, jit, mark_objects, overlap
+
+#: VOC2007's recalls as the devkit's port has them: the fourth is a hair above .3, which 3 of 10 do not reach.
+ELEVEN_POINTS = np.arange(0.0, 1.1, 0.1)
 
 
-def evaluate(images: Sequence[ImageRecord], labels: Sequence[int], threshold: float, eleven_points: bool) -> np.ndarray:
-    """The AP of each of `labels` (float64, in their order); NaN for one without objects to find.
+def evaluate(
+    evaluation_set: EvaluationSet,
+    num_classes: int,
+    iou_thresholds: Sequence[float] = (0.5,),
+    eleven_points: bool = False,
+    strict: bool = True,
+) -> np.ndarray:
+    """The AP at each threshold of each of the classes 1..num_classes, (T, K); NaN for a class without objects to find.
 
-    Crowds, which VOC has not, count as difficult. `eleven_points` is VOC2007's, else VOC2010's area.
+    Args:
+        evaluation_set: objects and detections. Crowds, which VOC has not, count as difficult.
+        num_classes: K; labels beyond are not counted.
+        iou_thresholds: T.
+        eleven_points: VOC2007's mean of eleven precisions, else VOC2010's area under the curve.
+        strict: a hit's IoU is above the threshold, as in the Python port (voc_eval.py:181); otherwise it may be equal,
+            as in the MATLAB devkit (VOCevaldet.m).
     """
-    average = average_precision_11 if eleven_points else average_precision_area
-    result = np.full(len(labels), np.nan)
-    for k, label in enumerate(labels):
-        hits, misses, objects = count_hits(images, label, threshold)
-        if objects:
-            recall = np.cumsum(hits) / objects
-            precision = np.cumsum(hits) / np.maximum(np.cumsum(hits) + np.cumsum(misses), np.finfo(np.float64).eps)
-            result[k] = average(recall, precision)
+    grouped = group_by_class(evaluation_set, num_classes)
+    thresholds = np.array(iou_thresholds, np.float64)
+    result = np.full((len(thresholds), num_classes), np.nan)
+    s = evaluation_set
+
+    def work(classes: np.ndarray) -> None:
+        rank(grouped, s.scores, classes)
+        _evaluate(
+            classes, *grouped, len(s), s.boxes, s.ignored, s.detected_boxes,
+            thresholds, ELEVEN_POINTS if eleven_points else ELEVEN_POINTS[:0], strict, result,
+        )  # fmt: skip
+
+    for_classes(work, grouped)
     return result
 
 
-def count_hits(images: Sequence[ImageRecord], label: int, threshold: float) -> tuple[np.ndarray, np.ndarray, int]:
-    """Hits and misses (both bool (D,)) of the detections of `label`, best score first, and the number of objects.
-
-    Detections on an ignored object are neither. Equal scores keep their order.
-    """
-    scores, best_iou, best_object, ignored = [], [], [], []
-    objects = 0
-    for image in images:
-        mine, found = image.labels == label, image.detected_labels == label
-        ignore = (image.difficult | image.crowd)[mine]
-        iou = _iou(image.detected_boxes[found], image.boxes[mine])
-        scores.append(image.scores[found])
-        if len(ignore):
-            best = iou.argmax(axis=1)
-            best_iou.append(iou.max(axis=1))
-        else:
-            best = np.zeros(found.sum(), dtype=np.int64)
-            best_iou.append(np.full(found.sum(), -np.inf))
-        best_object.append(best + len(ignored))
-        ignored.extend(ignore.tolist())
-        objects += int((~ignore).sum())
-
-    if not scores:
-        return np.zeros(0, dtype=bool), np.zeros(0, dtype=bool), 0
-    order = np.argsort(-np.concatenate(scores), kind="stable")
-    overlaps = np.concatenate(best_iou)[order] > threshold
-    owners = np.concatenate(best_object)[order]
-    hits, misses = np.zeros(len(order), dtype=bool), np.zeros(len(order), dtype=bool)
-    taken = np.zeros(len(ignored), dtype=bool)
-    for row, (overlap, owner) in enumerate(zip(overlaps.tolist(), owners.tolist(), strict=True)):
-        if not overlap:
-            misses[row] = True
-        elif not ignored[owner]:
-            hits[row] = not taken[owner]
-            misses[row] = taken[owner]
-            taken[owner] = True
-    return hits, misses, objects
-
-
-def average_precision_11(recall: np.ndarray, precision: np.ndarray) -> float:
-    """VOC2007's AP: the mean over the recalls 0, .1, ..., 1 of the best precision at that recall or more.
-
-    The recalls are those of the devkit's port, `np.arange(0, 1.1, .1)`, of which the fourth is a hair
-    above .3: a recall of exactly 3/10 does not reach it.
-    """
-    points = np.arange(0.0, 1.1, 0.1)
-    return float(sum(precision[recall >= point].max(initial=0.0) for point in points) / 11)
+@jit
+def _evaluate(
+    classes, detections, detection_starts, detection_images, objects, object_starts, object_images, num_images,
+    boxes, ignored, detected_boxes,
+    thresholds, points, strict, result,
+):  # fmt: skip
+    """Writes `result` (T, K) of `classes`; without `points` the area under the curve."""
+    first, count = np.zeros(num_images, np.int32), np.zeros(num_images, np.int32)
+    for k in classes:
+        mine = objects[object_starts[k] : object_starts[k + 1]]
+        found = detections[detection_starts[k] : detection_starts[k + 1]]
+        mark_objects(mine, object_images, first, count)
+        wanted = 0
+        for row in mine:
+            wanted += not ignored[row]
+        num_thresholds = len(thresholds)
+        taken = np.zeros((num_thresholds, len(mine)), np.bool_)
+        at_hit = np.zeros((num_thresholds, len(mine)))  # precision up to each hit
+        hits, counted = np.zeros(num_thresholds, np.int64), np.zeros(num_thresholds, np.int64)
+        for row in found:
+            image = detection_images[row]
+            most, owner = -1.0, -1
+            for position in range(first[image], first[image] + count[image]):
+                shared = overlap(detected_boxes[row], boxes[mine[position]], False)
+                if shared > most:  # of equal ones the first
+                    most, owner = shared, position
+            for t in range(num_thresholds):
+                found_one = most > thresholds[t] or (most == thresholds[t] and not strict)
+                if found_one and ignored[mine[owner]]:
+                    continue
+                counted[t] += 1
+                if found_one and not taken[t, owner]:
+                    taken[t, owner] = True
+                    hits[t] += 1
+                    at_hit[t, hits[t] - 1] = hits[t] / counted[t]
+        if wanted > 0:
+            for t in range(num_thresholds):
+                result[t, k] = _average(at_hit[t], hits[t], wanted, points)
+        clear(mine, object_images, count)
 
 
-def average_precision_area(recall: np.ndarray, precision: np.ndarray) -> float:
-    """VOC2010's AP: the area under the precision made monotonous."""
-    recall = np.concatenate(([0.0], recall, [1.0]))
-    precision = np.concatenate(([0.0], precision, [0.0]))
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    steps = np.flatnonzero(recall[1:] != recall[:-1])
-    return float(np.sum((recall[steps + 1] - recall[steps]) * envelope[steps + 1]))
-
-
-def _iou(detected: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """IoU (D, G) in float64."""
-    detected, boxes = detected.astype(np.float64), boxes.astype(np.float64)
-    top_left = np.maximum(detected[:, None, :2], boxes[None, :, :2])
-    bottom_right = np.minimum(detected[:, None, 2:], boxes[None, :, 2:])
-    shared = np.prod(np.maximum(bottom_right - top_left, 0.0), axis=2)
-    area, other = (np.prod(np.maximum(b[:, 2:] - b[:, :2], 0.0), axis=1) for b in (detected, boxes))
-    union = area[:, None] + other[None, :] - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+@jit
+def _average(at_hit, num_hits, num_objects, points):
+    """The mean of the best precision at each point of recall or beyond, or the area under that curve."""
+    for j in range(num_hits - 2, -1, -1):
+        at_hit[j] = max(at_hit[j], at_hit[j + 1])
+    total, j = 0.0, 0
+    if len(points) == 0:
+        for j in range(num_hits):
+            total += ((j + 1) / num_objects - j / num_objects) * at_hit[j]
+        return total
+    for point in points:
+        while j < num_hits and (j + 1) / num_objects < point:
+            j += 1
+        if j < num_hits:
+            total += at_hit[j]
+    return total / len(points)

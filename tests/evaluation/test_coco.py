@@ -11,6 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from detkit.evaluation import MeanAveragePrecision
 
@@ -52,10 +54,9 @@ def random_set(seed: int, images: int, classes: int, crowded: bool) -> tuple[lis
     return annotations, results
 
 
-def pycocotools_says(annotations: list[dict], results: list[dict], images: int, classes: int) -> dict[str, np.ndarray]:
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
+def run_pycocotools(
+    annotations: list[dict], results: list[dict], images: int, classes: int, **parameters: object
+) -> COCOeval:
     def dataset() -> COCO:
         coco = COCO()
         coco.dataset = {
@@ -76,9 +77,17 @@ def pycocotools_says(annotations: list[dict], results: list[dict], images: int, 
             found.dataset["annotations"] = []
             found.createIndex()
         run = COCOeval(truth, found, "bbox")
+        for name, value in parameters.items():
+            setattr(run.params, name, value)
         run.evaluate()
         run.accumulate()
-        run.summarize()
+        if not parameters:
+            run.summarize()
+    return run
+
+
+def pycocotools_says(annotations: list[dict], results: list[dict], images: int, classes: int) -> dict[str, np.ndarray]:
+    run = run_pycocotools(annotations, results, images, classes)
     precision, recall = run.eval["precision"][:, :, :, 0, 2], run.eval["recall"][:, :, 0, 2]
     return {
         **{key: np.array(value) for key, value in zip(KEYS, run.stats, strict=True)},
@@ -126,11 +135,50 @@ def test_equal_to_pycocotools(seed: int, images: int, classes: int, crowded: boo
     for pair in zip(*as_samples(annotations, results, images), strict=True):
         metric.update(*([part] for part in pair))
     ours = metric.compute()
-    assert set(ours) == {*expected, "classes"}
+    assert set(ours) == {*expected, "classes", "map_by_class", "num_images", "num_over_limit", "protocol"}
     for key, value in expected.items():
         without_marks = np.where(value == -1, np.nan, value)
         np.testing.assert_allclose(ours[key].numpy(), without_marks, rtol=0, atol=1e-12, err_msg=key)
     assert ours["classes"].tolist() == list(range(1, classes + 1))
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.lists(st.sampled_from([0.1, 0.3, 0.5, 0.75, 1.0]), min_size=1, max_size=4, unique=True),
+    st.lists(st.sampled_from([0.0, 0.1, 1 / 3, 0.5, 1.0]), min_size=1, max_size=4, unique=True),
+    st.lists(st.sampled_from([1, 2, 5, 300]), min_size=1, max_size=4, unique=True),
+)
+def test_other_settings_equal_to_pycocotools(seed: int, ious: list, recalls: list, limits: list) -> None:
+    annotations, results = random_set(seed, images=4, classes=2, crowded=True)
+    areas = {"whole": [0, 1e10], "tiny": [0, 900], "rest": [900.0, 20000]}
+    parameters = {"iouThrs": np.array(sorted(ious)), "recThrs": np.array(sorted(recalls)), "maxDets": sorted(limits)}
+    areas_there = {"areaRng": list(areas.values()), "areaRngLbl": list(areas)}
+    run = run_pycocotools(annotations, results, 4, 2, **parameters, **areas_there)
+    metric = MeanAveragePrecision(
+        "coco", ["1", "2"], iou_thresholds=ious, recall_thresholds=recalls, max_detections=limits, area_ranges=areas
+    )
+    metric.update(*as_samples(annotations, results, 4))
+    ours = metric.compute()
+
+    def mean(values: np.ndarray) -> float:
+        return values[values > -1].mean() if (values > -1).any() else math.nan
+
+    precision, recall = run.eval["precision"], run.eval["recall"]
+    expected = {"map": mean(precision[..., 0, -1])}
+    expected |= {f"map_{name}": mean(precision[..., a, -1]) for a, name in enumerate(areas) if a}
+    expected |= {f"mar_{limit}": mean(recall[..., 0, m]) for m, limit in enumerate(sorted(limits))}
+    expected |= {f"mar_{name}": mean(recall[..., a, -1]) for a, name in enumerate(areas) if a}
+    expected |= {f"map_{round(100 * iou)}": mean(precision[t, ..., 0, -1]) for t, iou in enumerate(sorted(ious))
+                 if iou in (0.5, 0.75)}  # fmt: skip
+    got = {k: v.item() for k, v in ours.items() if torch.is_tensor(v) and v.ndim == 0}
+    assert got == pytest.approx(expected, rel=0, abs=1e-12, nan_ok=True)
+    detections = sum(1 for r in results)
+    counted = {(r["image_id"], r["category_id"]): 0 for r in results}
+    for r in results:
+        counted[r["image_id"], r["category_id"]] += 1
+    assert ours["num_over_limit"] == detections - sum(min(n, max(limits)) for n in counted.values())
+    assert f"{len(recalls)} points, at most {max(limits)} detection" in ours["protocol"]
 
 
 def detect(*rows: tuple[list[float], float]) -> dict:

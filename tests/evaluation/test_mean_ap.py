@@ -40,7 +40,9 @@ def test_a_perfect_detector_and_a_blind_one(protocol: str) -> None:
         result = metric.compute()
         assert result["map"].item() == pytest.approx(expected)
         assert result["map_50"].item() == pytest.approx(expected)
-        assert {value.dtype for key, value in result.items() if key != "classes"} == {torch.float64}
+        assert {value.dtype for value in result.values() if isinstance(value, torch.Tensor)} - {torch.int64} == {
+            torch.float64
+        }
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -50,7 +52,9 @@ def test_nothing_to_count_is_nan(protocol: str, images: list) -> None:
     metric.update([detections for detections, _ in images], [sample for _, sample in images])
     result = metric.compute()
     assert result["classes"].tolist() == [1, 2]
-    assert all(value.isnan().all() for key, value in result.items() if key != "classes")
+    tensors = {key: value for key, value in result.items() if isinstance(value, torch.Tensor) and key != "classes"}
+    assert len(tensors) > 2
+    assert all(value.isnan().all() for value in tensors.values())
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -76,7 +80,7 @@ def test_without_names_the_labels_that_came_are_the_classes() -> None:
     metric = MeanAveragePrecision()
     metric.update([found(7, 2)], [target(2, 5)])
     assert metric.compute()["classes"].tolist() == [2, 5, 7]
-    assert MeanAveragePrecision()._labels([]) == []
+    assert MeanAveragePrecision().compute()["classes"].tolist() == []
 
 
 def test_an_image_counts_once_by_its_id_and_always_without() -> None:
@@ -114,7 +118,7 @@ def test_what_is_not_finite_is_refused_by_the_images_id(owner: str, field: str, 
     metric = MeanAveragePrecision()
     with pytest.raises(DataError, match=rf"007\.jpg.*{owner}.*{field}.*not finite"):
         metric.update([found(1), detections], [target(1), sample])
-    assert metric.images == []  # nothing of a refused batch is kept
+    assert metric.batches == []  # nothing of a refused batch is kept
 
 
 @pytest.mark.parametrize(
@@ -135,6 +139,24 @@ def test_what_does_not_fit_is_told(detections: dict, sample: dict, told: str) ->
         MeanAveragePrecision(class_names=["cat", "dog"]).update([detections], [sample])
 
 
+def test_the_refused_image_is_named_wherever_it_stands_in_the_batch() -> None:
+    batch = [found(1, 1), found(), found(2)], [target(), target(1), target(image_id="third.jpg")]
+    batch[0][2]["scores"][0] = math.nan
+    with pytest.raises(DataError, match=r"third\.jpg"):
+        MeanAveragePrecision().update(*batch)
+    batch[0][2]["scores"][0] = 1
+    with pytest.raises(DataError, match=r"third\.jpg.*label 2.*1\.\.1"):
+        MeanAveragePrecision(class_names=["cat"]).update(*batch)
+
+
+def test_labels_far_apart_take_no_room() -> None:
+    metric = MeanAveragePrecision()
+    metric.update([found(5_000_000, 3)], [target(5_000_000)])
+    result = metric.compute()
+    assert result["classes"].tolist() == [3, 5_000_000]
+    assert result["map_by_class"] == {"3": pytest.approx(math.nan, nan_ok=True), "5000000": pytest.approx(1)}
+
+
 def test_unequally_many_are_told() -> None:
     with pytest.raises(DataError, match="1 detections for 2 targets"):
         MeanAveragePrecision().update([found(1)], [target(1), target(1)])
@@ -143,13 +165,41 @@ def test_unequally_many_are_told() -> None:
 def test_options_that_cannot_work_are_told() -> None:
     with pytest.raises(ConfigError, match=r"voc12.*coco, voc07, voc10"):
         MeanAveragePrecision("voc12")
-    with pytest.raises(ConfigError, match=r"iou_threshold.*voc07 and voc10"):
-        MeanAveragePrecision("coco", iou_threshold=0.5)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "options", "told"),
+    [
+        ("coco", {"hit_rule": ">"}, r"hit_rule is for the protocols voc07 and voc10, not for coco"),
+        ("voc07", {"max_detections": [1]}, r"max_detections is for the protocol coco, not for voc07"),
+        ("voc10", {"hit_rule": "="}, r"hit_rule must be '>' or '>=', not '='"),
+        ("voc10", {"iou_thresholds": [0.5, 1.5]}, r"iou_thresholds must be .* from 0 to 1, not \[0.5, 1.5\]"),
+        ("coco", {"iou_thresholds": []}, r"iou_thresholds must be one or more"),
+        ("coco", {"iou_thresholds": 0.5}, r"iou_thresholds must be a list of numbers, not 0.5"),
+        ("coco", {"max_detections": [0, 10]}, r"max_detections must be .* at least 1"),
+        ("coco", {"max_detections": [1.5]}, r"max_detections must be whole numbers"),
+        ("coco", {"area_ranges": {}}, r"area_ranges must be names with"),
+        ("coco", {"area_ranges": {"all": [10, 5]}}, r"area_ranges must be names with"),
+    ],
+)
+def test_settings_that_the_protocol_cannot_have_are_told(protocol: str, options: dict, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        MeanAveragePrecision(protocol, **options)
+
+
+def test_thresholds_name_what_they_are() -> None:
+    def described(protocol: str, *ious: float) -> str:
+        return MeanAveragePrecision(protocol, iou_thresholds=ious or None).protocol.description
+
+    assert "IoU 0.50:0.95," in described("coco")
+    assert "IoU 0.30, 0.50," in described("coco", 0.5, 0.3)
+    assert "IoU > 0.50," in described("voc07")
+    assert "IoU > 0.50:0.70," in described("voc10", 0.5, 0.55, 0.6, 0.65, 0.7)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_the_protocol_says_how_difficult_and_crowd_were_treated(protocol: str) -> None:
-    description = MeanAveragePrecision(protocol).protocol_description
+    description = MeanAveragePrecision(protocol).compute()["protocol"]
     assert description.startswith(protocol.upper())
     assert all(word in description for word in ("IoU", "difficult", "crowd", "ignored"))
 
@@ -163,7 +213,7 @@ def test_reset_copy_pickle_and_moving() -> None:
         assert same.compute()["map"].item() == pytest.approx(1)
         assert same.compute()["map_per_class"].shape == (1,)
     metric.reset()
-    assert metric.images == []
+    assert metric.batches == []
     metric.update([found()], [target(1, image_id=1)])
     assert metric.compute()["map"].item() == 0
 
@@ -185,7 +235,9 @@ def test_lightning_logs_the_scalars() -> None:
             self.metric.update([found(1)], [target(1, image_id=index)])
 
         def on_validation_epoch_end(self) -> None:
-            self.log_dict({k: v for k, v in self.metric.compute().items() if v.ndim == 0}, prog_bar=True)
+            self.log_dict(
+                {k: v for k, v in self.metric.compute().items() if torch.is_tensor(v) and v.ndim == 0}, prog_bar=True
+            )
 
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
     (logged,) = trainer.validate(Judge(), torch.utils.data.DataLoader([0, 1]), verbose=False)

@@ -67,7 +67,7 @@ def test_the_known_answer_on_the_toy_set(shared: Callable[[str], Path], protocol
         scores = [row.pop(0) for row in rows] if scored else []
         return [[x, y, x + w + 1, y + h + 1] for x, y, w, h in rows], scores
 
-    metric = MeanAveragePrecision(protocol, ["person"], iou_threshold=0.3)
+    metric = MeanAveragePrecision(protocol, ["person"], iou_thresholds=[0.3])
     for path in sorted((root / "groundtruths").iterdir()):
         boxes, _ = read(path, scored=False)
         found, scores = read(root / "detections" / path.name, scored=True)
@@ -76,10 +76,10 @@ def test_the_known_answer_on_the_toy_set(shared: Callable[[str], Path], protocol
     result = metric.compute()
     assert round(result["map"].item() * 100, 2) == expected
     assert "map_50" not in result  # it is not at .5
-    assert "IoU > 0.30" in metric.protocol_description
+    assert "IoU > 0.30" in metric.protocol.description
 
 
-def voc_eval(images: list[tuple], threshold: float, eleven: bool) -> float:
+def voc_eval(images: list[tuple], threshold: float, eleven: bool, strict: bool) -> float:
     """voc_eval.py of py-faster-rcnn for one class, in plain Python on inclusive boxes (papers.md 2.3).
 
     images: (boxes, difficult, detected boxes, scores) of each.
@@ -97,7 +97,7 @@ def voc_eval(images: list[tuple], threshold: float, eleven: bool) -> float:
             union = (x2 - x1 + 1) * (y2 - y1 + 1) + (u2 - u1 + 1) * (v2 - v1 + 1) - width * height
             if width * height / union > best:
                 best, owner = width * height / union, j
-        if best > threshold:
+        if best > threshold or (best == threshold and not strict):
             if not difficult[owner]:
                 hits += not taken[i][owner]
                 misses += taken[i][owner]
@@ -117,15 +117,17 @@ def voc_eval(images: list[tuple], threshold: float, eleven: bool) -> float:
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([0.3, 0.5]), st.booleans())
-def test_equal_to_the_devkits_port(seed: int, threshold: float, eleven: bool) -> None:
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.25, 0.3, 0.5]), st.booleans(), st.booleans())
+def test_equal_to_the_devkits_port(seed: int, threshold: float, eleven: bool, strict: bool) -> None:
     rng = np.random.default_rng(seed)
 
     def boxes(count: int) -> list[list[int]]:
         corner = rng.integers(1, 12, (count, 2))
         return np.concatenate((corner, corner + rng.integers(0, 9, (count, 2))), axis=1).tolist()
 
-    images, metric = [], MeanAveragePrecision("voc07" if eleven else "voc10", ["it"], iou_threshold=threshold)
+    images = []
+    options = {"iou_thresholds": [threshold], "hit_rule": ">" if strict else ">="}
+    metric = MeanAveragePrecision("voc07" if eleven else "voc10", ["it"], **options)
     for image in range(4):
         truths, found = boxes(int(rng.integers(0, 4))), boxes(int(rng.integers(0, 8)))
         difficult = (rng.random(len(truths)) < 0.3).tolist()
@@ -140,13 +142,14 @@ def test_equal_to_the_devkits_port(seed: int, threshold: float, eleven: bool) ->
     if all(hard for _, difficult, _, _ in images for hard in difficult):
         assert np.isnan(ours)
     else:
-        assert ours == pytest.approx(voc_eval(images, threshold, eleven), abs=1e-12)
+        assert ours == pytest.approx(voc_eval(images, threshold, eleven, strict), abs=1e-12)
 
 
-def test_a_match_is_strictly_above_the_threshold() -> None:
+@pytest.mark.parametrize("rule", [None, ">", ">="])
+def test_a_hit_is_above_the_threshold_or_as_the_matlab_devkit_has_it_at_it(rule: str | None) -> None:
     target = sample([[0, 0, 10, 10]], [1])
-    for height, expected in ((5.0, 0.0), (5.5, 1.0)):  # IoU .5 and .55
-        metric = MeanAveragePrecision("voc10", ["it"])
+    for height, expected in ((4.5, 0.0), (5.0, float(rule == ">=")), (5.5, 1.0)):  # IoU .45, .5 and .55
+        metric = MeanAveragePrecision("voc10", ["it"], hit_rule=rule)
         metric.update([sample([[0, 0, 10, height]], [1], scores=torch.ones(1))], [target])
         assert metric.compute()["map_50"].item() == expected
 

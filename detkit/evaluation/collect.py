@@ -1,0 +1,134 @@
+"""What an evaluation keeps of a batch: its objects and detections, checked, as compact arrays on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detkit.errors import DataError
+
+from .evaluation_set import EvaluationSet
+
+Images = Sequence[Mapping[str, Any]]
+
+
+def collect(detections: Images, targets: Images, num_classes: int | None) -> EvaluationSet:
+    """The set of a batch of B images, from their Detections and their Samples.
+
+    Everything of a kind is checked and moved at once: one transfer from the device a field and batch.
+
+    Raises:
+        DataError: with the image's id, where a field is missing, has another length than its boxes, is not
+            finite, or holds a label outside 1..num_classes (no upper end for None).
+    """
+    if len(detections) != len(targets):
+        raise DataError(f"{len(detections)} detections for {len(targets)} targets: give one of each an image")
+    ids = [_image_id(target) for target in targets]
+    truth, found = _Fields(targets, "target", ids), _Fields(detections, "detections", ids)
+    boxes, detected_boxes = truth.boxes(), found.boxes()
+    return EvaluationSet(
+        image_ids=ids,
+        boxes=boxes,
+        labels=truth.labels(num_classes),
+        difficult=truth.values("difficult", _zeros).astype(bool),
+        crowd=truth.values("crowd", _zeros).astype(bool),
+        area=truth.values("area", _area),
+        object_offsets=truth.offsets,
+        detected_boxes=detected_boxes,
+        scores=found.values("scores"),
+        detected_labels=found.labels(num_classes),
+        detection_offsets=found.offsets,
+    )
+
+
+class _Fields:
+    """The fields of B images, each field of all images joined; `boxes` must be asked for first."""
+
+    def __init__(self, images: Images, owner: str, ids: Sequence[Any]) -> None:
+        self.images, self.owner, self.ids = images, owner, ids
+        self.offsets = np.zeros(len(images) + 1, np.int64)
+
+    def boxes(self) -> np.ndarray:
+        """(N, 4) float64, x y width height, from x1 y1 x2 y2; sets `offsets`."""
+        parts = []
+        for index, image in enumerate(self.images):
+            boxes = self._tensor(image, index, "boxes", "of shape (0, 4) for none")
+            if boxes.ndim != 2 or boxes.shape[1] != 4:
+                raise self._error(index, f"'boxes' of shape {tuple(boxes.shape)}: give (N, 4), and (0, 4) for none")
+            self.offsets[index + 1] = self.offsets[index] + len(boxes)
+            parts.append(boxes)
+        boxes = self._joined("boxes", parts).reshape(-1, 4)
+        boxes[:, 2:] -= boxes[:, :2]
+        return boxes
+
+    def labels(self, num_classes: int | None) -> np.ndarray:
+        """(N,) int32, checked."""
+        labels = self.values("labels")
+        wrong = (labels < 1) | (labels > (np.inf if num_classes is None else num_classes)) | (labels % 1 != 0)
+        if wrong.any():
+            row = int(wrong.argmax())
+            limit = "..." if num_classes is None else num_classes
+            text = f"the label {labels[row]:g}: labels are 1..{limit}, 0 is background"
+            raise self._error(self._image_of(row), text)
+        return labels.astype(np.int32)
+
+    def values(self, key: str, default: Callable[[Tensor], Tensor] | None = None) -> np.ndarray:
+        """(N,) float64; `default` makes those of an image that has none, from its boxes."""
+        parts = []
+        for index, image in enumerate(self.images):
+            count = int(self.offsets[index + 1] - self.offsets[index])
+            if key not in image and default is not None:
+                parts.append(default(torch.as_tensor(image["boxes"])))
+                continue
+            values = self._tensor(image, index, key, "one value for each box")
+            if values.shape != (count,):
+                text = f"{count} boxes but {key!r} of shape {tuple(values.shape)}: give ({count},)"
+                raise self._error(index, text)
+            parts.append(values)
+        return self._joined(key, parts)
+
+    def _tensor(self, image: Mapping[str, Any], index: int, key: str, hint: str) -> Tensor:
+        if key not in image:
+            raise self._error(index, f"no {key!r}: give it, {hint}")
+        return torch.as_tensor(image[key]).detach()
+
+    def _joined(self, key: str, parts: Sequence[Tensor]) -> np.ndarray:
+        """All images' values as float64, which holds every float and every integer that occurs; finite."""
+        if not parts:
+            return np.zeros(0)
+        on_one_device = len({part.device for part in parts}) == 1
+        joined = torch.cat(parts if on_one_device else [part.cpu() for part in parts])
+        values = joined.cpu().to(torch.float64, copy=True).numpy()
+        finite = np.isfinite(values)
+        if not finite.all():
+            row = int(np.flatnonzero(~finite.reshape(len(values), -1).all(axis=1))[0])
+            raise self._error(
+                self._image_of(row), f"{key!r} that are not finite: look for NaN or infinity in the model"
+            )
+        return values
+
+    def _image_of(self, row: int) -> int:
+        return int(np.searchsorted(self.offsets, row, side="right")) - 1
+
+    def _error(self, index: int, text: str) -> DataError:
+        image_id = self.ids[index]
+        where = "an image without image_id" if image_id is None else f"image {image_id!r}"
+        return DataError(f"{where}: {self.owner} has {text}")
+
+
+def _image_id(target: Mapping[str, Any]) -> Any:
+    image_id = target.get("image_id")
+    return image_id.item() if isinstance(image_id, (Tensor, np.generic)) else image_id
+
+
+def _zeros(boxes: Tensor) -> Tensor:
+    return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+
+
+def _area(boxes: Tensor) -> Tensor:
+    boxes = boxes.detach().to(torch.float64)
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

@@ -1,0 +1,181 @@
+"""A protocol: everything that a number of mean average precision must be printed with, and its computation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from detkit.errors import ConfigError
+
+from .evaluation_set import EvaluationSet
+
+PROTOCOLS = ("coco", "voc07", "voc10")
+HIT_RULES = (">", ">=")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """COCO's protocol or one of VOC's, with COCO's or VOC's own settings where none are given.
+
+    Attributes:
+        name: "coco" (COCOeval), "voc07" (VOC2007: 11 points) or "voc10" (VOC2010: area under the curve).
+        iou_thresholds: least IoU of a hit; the AP is the mean over them. COCO's ten, or VOC's 0.5.
+        recall_thresholds: coco only: recalls at which the precision is averaged; COCO's 101.
+        max_detections: coco only: numbers of best detections of an image and class that recall is given for; the
+            largest is what AP counts. 1, 10 and 100.
+        area_ranges: coco only: least and largest area of what counts, in square pixels of the original image. The
+            first one is of the plain numbers. all, small, medium and large.
+        hit_rule: VOC only: whether a hit's IoU is above its threshold (">", the Python port) or may be equal
+            (">=", the MATLAB devkit).
+
+    Raises:
+        ConfigError: an unknown name, a setting that the protocol does not have, or one out of its range.
+    """
+
+    name: str = "coco"
+    iou_thresholds: Sequence[float] | None = None
+    recall_thresholds: Sequence[float] | None = None
+    max_detections: Sequence[int] | None = None
+    area_ranges: Mapping[str, Sequence[float]] | None = field(default=None, hash=False)
+    hit_rule: str | None = None
+
+    def __post_init__(self) -> None:
+        from . import coco
+
+        if self.name not in PROTOCOLS:
+            raise ConfigError(f"unknown evaluation protocol {self.name!r}: use one of {', '.join(PROTOCOLS)}")
+        is_coco = self.name == "coco"
+        others = ("hit_rule",) if is_coco else ("recall_thresholds", "max_detections", "area_ranges")
+        for setting in others:
+            if getattr(self, setting) is not None:
+                whose = "the protocols voc07 and voc10" if is_coco else "the protocol coco"
+                raise ConfigError(f"{setting} is for {whose}, not for {self.name}")
+        defaults: dict[str, Any] = {"iou_thresholds": coco.IOU_THRESHOLDS if is_coco else (0.5,)}
+        if is_coco:
+            defaults |= {"recall_thresholds": coco.RECALL_THRESHOLDS, "max_detections": coco.MAX_DETECTIONS}
+            defaults |= {"area_ranges": coco.AREA_RANGES}
+        else:
+            defaults["hit_rule"] = ">"
+        for setting, value in defaults.items():
+            if getattr(self, setting) is None:
+                object.__setattr__(self, setting, value)
+        self._check()
+
+    def __str__(self) -> str:
+        return self.name
+
+    def _check(self) -> None:
+        if self.hit_rule not in (None, *HIT_RULES):
+            raise ConfigError(f"hit_rule must be '>' or '>=', not {self.hit_rule!r}")
+        ious = _sorted_numbers("iou_thresholds", self.iou_thresholds, 0.0, 1.0)
+        object.__setattr__(self, "iou_thresholds", ious)
+        if self.name != "coco":
+            return
+        recalls = _sorted_numbers("recall_thresholds", self.recall_thresholds, 0.0, 1.0)
+        limits = _sorted_numbers("max_detections", self.max_detections, 1, float("inf"))
+        if any(limit != int(limit) for limit in limits):
+            raise ConfigError(f"max_detections must be whole numbers, not {list(limits)}")
+        ranges = {str(k): tuple(float(v) for v in pair) for k, pair in dict(self.area_ranges or {}).items()}
+        if not ranges or any(len(pair) != 2 or not pair[0] <= pair[1] for pair in ranges.values()):
+            raise ConfigError(
+                f"area_ranges must be names with a least and a largest area in square pixels, not {self.area_ranges}"
+            )
+        object.__setattr__(self, "recall_thresholds", recalls)
+        object.__setattr__(self, "max_detections", tuple(int(limit) for limit in limits))
+        object.__setattr__(self, "area_ranges", ranges)
+
+    @property
+    def description(self) -> str:
+        """The protocol in words: what a number must be printed with."""
+        if self.name == "coco":
+            points, most = len(self.recall_thresholds), self.max_detections[-1]
+            return (
+                f"COCO (AP at IoU {_in_words(self.iou_thresholds)}, {points} points, at most {most} "
+                f"detection{'s' if most > 1 else ''} an image and class; crowd and difficult ignored)"
+            )
+        name, curve = ("VOC07", "11 points") if self.name == "voc07" else ("VOC10", "area under the curve")
+        iou = _in_words(self.iou_thresholds)
+        return f"{name} (AP at IoU {self.hit_rule} {iou}, {curve}; difficult and crowd ignored)"
+
+    def evaluate(self, evaluation_set: EvaluationSet, num_classes: int) -> dict[str, Any]:
+        """The numbers of the classes 1..num_classes, in 0..1, NaN where there is nothing to count.
+
+        Under torchmetrics' names, float, and float64 (K,) for each class:
+        coco: map, map_50 and map_75 (where these thresholds are among the IoUs), map_NAME of each further range of
+        areas, mar_N of each number of detections, mar_NAME, map_per_class, mar_N_per_class of the largest N.
+        voc07, voc10: map, map_per_class, and map_50 and map_75 likewise.
+
+        And `num_over_limit`, int: detections beyond the largest of max_detections, which were not counted.
+        """
+        if self.name == "coco":
+            return self._evaluate_coco(evaluation_set, num_classes)
+        from . import voc
+
+        eleven, strict = self.name == "voc07", self.hit_rule == ">"
+        average = voc.evaluate(evaluation_set, num_classes, self.iou_thresholds, eleven, strict)
+        at = self._at_thresholds(average, axis=0)
+        return {"map": _mean(average), **at, "map_per_class": _means(average), "num_over_limit": 0}
+
+    def _evaluate_coco(self, evaluation_set: EvaluationSet, num_classes: int) -> dict[str, Any]:
+        from . import coco
+
+        precision, recall, over_limit = coco.evaluate(
+            evaluation_set,
+            num_classes,
+            self.iou_thresholds,
+            self.recall_thresholds,
+            self.max_detections,
+            self.area_ranges,
+        )
+        result: dict[str, Any] = {"map": _mean(precision[..., 0]), **self._at_thresholds(precision[..., 0], axis=0)}
+        names, most = list(self.area_ranges), self.max_detections[-1]
+        for index, name in enumerate(names[1:], start=1):
+            result[f"map_{name}"] = _mean(precision[..., index])
+        for index, limit in enumerate(self.max_detections):
+            result[f"mar_{limit}"] = _mean(recall[..., 0, index])
+        for index, name in enumerate(names[1:], start=1):
+            result[f"mar_{name}"] = _mean(recall[..., index, -1])
+        result["map_per_class"] = _means(precision[..., 0])
+        result[f"mar_{most}_per_class"] = _means(recall[..., 0, -1])
+        return {**result, "num_over_limit": over_limit}
+
+    def _at_thresholds(self, values: np.ndarray, axis: int) -> dict[str, float]:
+        found = {}
+        for percent in (50, 75):
+            near = np.flatnonzero(np.isclose(self.iou_thresholds, percent / 100, rtol=0, atol=1e-9))
+            if len(near):
+                found[f"map_{percent}"] = _mean(values.take(near[0], axis=axis))
+        return found
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean of what could be computed, or NaN."""
+    values = values[~np.isnan(values)]
+    return float(np.mean(values)) if values.size else float("nan")
+
+
+def _means(values: np.ndarray) -> np.ndarray:
+    """The mean for each class, the last axis; a class has all of its values or none."""
+    return np.array([_mean(values[..., k]) for k in range(values.shape[-1])], np.float64)
+
+
+def _sorted_numbers(setting: str, values: Any, least: float, most: float) -> tuple[float, ...]:
+    try:
+        numbers = tuple(sorted({float(value) for value in values}))
+    except (TypeError, ValueError):
+        raise ConfigError(f"{setting} must be a list of numbers, not {values!r}") from None
+    if not numbers or not all(least <= number <= most for number in numbers):
+        bounds = f"from {least:g} to {most:g}" if most < float("inf") else f"of at least {least:g}"
+        raise ConfigError(f"{setting} must be one or more numbers {bounds}, not {list(numbers)}")
+    return numbers
+
+
+def _in_words(thresholds: Sequence[float]) -> str:
+    """0.50:0.95 for COCO's ten (and others .05 apart), else 0.50, 0.60, 0.80."""
+    steps = np.diff(thresholds)
+    if len(steps) > 1 and np.allclose(steps, 0.05, rtol=0, atol=1e-9):
+        return f"{thresholds[0]:.2f}:{thresholds[-1]:.2f}"
+    return ", ".join(f"{value:.2f}" for value in thresholds)
