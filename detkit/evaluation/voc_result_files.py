@@ -7,6 +7,7 @@ devkit's arithmetic is the plain one: x2 - (x1 - 1) is its x2 - x1 + 1. Nothing 
 from __future__ import annotations
 
 import glob
+import math
 import os
 import re
 from collections import Counter
@@ -62,7 +63,7 @@ def read_voc_results(
     folders = split_set_name(split, find_folders(str(annotations)))
     image_folders = _image_folders(folders)
     ids = sorted(image_folders)
-    content = [parse_annotation(os.path.join(image_folders[i], "Annotations", f"{i}.xml")).objects for i in ids]
+    content = [_read_objects(os.path.join(image_folders[i], "Annotations", f"{i}.xml")) for i in ids]
     names = sorted({each.name for objects in content for each in objects})
     source = f"{annotations} ({split})"
     strangers = Strangers(source, other_images, other_classes)
@@ -104,12 +105,18 @@ def _protocol(folders: Sequence[str]) -> str:
     return "voc07" if all(year and int(year[1]) < 2010 for year in years) else "voc10"
 
 
+def _read_objects(path: str) -> list[VOCObject]:
+    objects = parse_annotation(path).objects
+    for number, each in enumerate(objects, 1):
+        if not all(map(math.isfinite, each.box)):
+            raise DataError(f"{path}: object {number}: its box {each.box} is not finite")
+    return objects
+
+
 def _objects(content: Sequence[Sequence[VOCObject]], names: Sequence[str], count_difficult: bool) -> Objects:
     labels = {name: label for label, name in enumerate(names, 1)}
     objects = list(chain.from_iterable(content))
     boxes = _half_open(np.array([each.box for each in objects], np.float64).reshape(-1, 4))
-    if not np.isfinite(boxes).all():
-        raise DataError("an annotation holds a box that is not finite")
     return Objects(
         images=np.repeat(np.arange(len(content)), [len(each) for each in content]),
         boxes=boxes,
