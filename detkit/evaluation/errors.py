@@ -12,10 +12,10 @@ order is that of the authors' implementation, tidecv):
 
 and an object is `missed` if no detection found it and no localization or classification error is about it.
 
-Where the paper leaves room, this does what tidecv does: an error may be about an object that is found already; of several
-errors about one object only the best-scored could find it, whichever kind it is of. Unlike tidecv: hits are COCO's (up
-to 100 detections of an image and class, where tidecv takes 100 of an image; equal IoUs to the last object); a
-detection on an ignored object is no error; IoUs of exactly t_b and t_f go where the paper puts them.
+Where the paper leaves room, this does what tidecv does: an error may be about an object that is found already; of
+several errors about one object only the best-scored could find it, whichever kind it is of. Unlike tidecv: hits are
+COCO's (up to 100 detections of an image and class, where tidecv takes 100 of an image; of equal IoUs the last object);
+a detection on an ignored object is no error; IoUs of exactly t_b and t_f go where the paper puts them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,177 @@
+"""Proposal recall as a torchmetrics.Metric: the same units for selective search, sliding windows and an RPN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torchmetrics import Metric
+
+from detkit.errors import DataError
+
+from .coco import IOU_THRESHOLDS
+from .collect import collect
+from .proposal_recall import COUNTS, best_overlaps, check_settings, summarise
+
+
+class ImageOverlaps(NamedTuple):
+    """What is kept of an image: of its n objects that count, their labels (n,) and best IoUs (n, C)."""
+
+    image_id: int | str | None
+    labels: np.ndarray
+    best: np.ndarray
+    num_proposals: int
+
+    def __deepcopy__(self, memo: dict) -> ImageOverlaps:
+        """Itself: nothing changes it, so a metric's state is copied without copying numbers."""
+        return self
+
+
+class ProposalRecall(Metric):
+    """Recall of proposals; `update` with each batch, `compute` at the end, `reset` before the next.
+
+    Only the best overlap of each object is kept: thousands of proposals of each image take no memory.
+
+    Args:
+        class_names: the classes without background, in the order of their labels; labels beyond them are refused.
+            None: the labels that come.
+        counts: C numbers of proposals of an image, ascending.
+        iou_thresholds: T, above 0 and up to 1; average recall is the mean over them.
+        kwargs: torchmetrics' own.
+
+    Raises:
+        ConfigError: for counts or thresholds that are none.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = True
+    images: list[ImageOverlaps]
+
+    def __init__(
+        self,
+        class_names: Sequence[str] | None = None,
+        counts: Sequence[int] = COUNTS,
+        iou_thresholds: Sequence[float] = IOU_THRESHOLDS,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_settings(counts, iou_thresholds)
+        self.class_names = None if class_names is None else list(class_names)
+        self.counts, self.iou_thresholds = tuple(counts), tuple(iou_thresholds)
+        self.add_state("images", default=[], dist_reduce_fx=None)
+
+    def update(self, proposals: Sequence[Tensor | Mapping[str, Any]], targets: Sequence[Mapping[str, Any]]) -> None:
+        """Takes in a batch of images.
+
+        Args:
+            proposals: for each image boxes (P, 4), x1 y1 x2 y2 in its pixels, the best first; or a dict with `boxes`
+                and, where they are not in order, `scores` (P,).
+            targets: Samples: `boxes` and `labels`, and where they are known `difficult` and `crowd` (these objects need
+                not be found) and `image_id` (one that was seen before does not count again).
+
+        Raises:
+            DataError: with the image's id, for what is missing, of the wrong shape or not finite; then nothing of the
+                batch is kept.
+        """
+        if len(proposals) != len(targets):
+            raise DataError(f"proposals of {len(proposals)} images for {len(targets)} targets: give one of each")
+        boxes = [self._best(*pair) for pair in zip(proposals, targets, strict=True)]
+        found = [{"boxes": b, "scores": torch.zeros(len(b)), "labels": torch.ones(len(b))} for b in boxes]
+        batch = collect(found, targets, None if self.class_names is None else len(self.class_names))
+        best = best_overlaps(
+            batch.boxes, batch.object_offsets, batch.detected_boxes, batch.detection_offsets, self.counts
+        )
+        for i, image_id in enumerate(batch.image_ids):
+            part = slice(batch.object_offsets[i], batch.object_offsets[i + 1])
+            kept = ~batch.ignored[part]
+            self.images.append(ImageOverlaps(image_id, batch.labels[part][kept], best[part][kept], len(boxes[i])))
+
+    def compute(self) -> dict[str, Any]:
+        """The numbers; float64 on the CPU, NaN where there is nothing to count.
+
+        counts (C,) and iou_thresholds (T,); recall (T, C), average_recall, recall_50, recall_70 and mabo (C,), and
+        abo (K, C), as in `Recall`; classes (K,) int64, the labels that abo is in the order of; num_proposals (C,), how
+        many an image has on average at each count; num_images and num_objects that were counted.
+        """
+        images = _unique(self.images)
+        labels = np.concatenate([np.zeros(0, np.int32), *(image.labels for image in images)])
+        best = np.concatenate([np.zeros((0, len(self.counts))), *(image.best for image in images)])
+        if self.class_names is None:
+            classes, labels = np.unique(labels, return_inverse=True)
+            labels = labels + 1
+        else:
+            classes = np.arange(1, len(self.class_names) + 1)
+        given = np.array([image.num_proposals for image in images], np.float64)
+        average = np.minimum(given[:, None], self.counts).mean(axis=0) if images else np.full(len(self.counts), np.nan)
+        recall = summarise(best, labels, len(classes), self.iou_thresholds)
+        numbers = recall._asdict() | {"iou_thresholds": self.iou_thresholds, "num_proposals": average}
+        return {name: torch.as_tensor(value, dtype=torch.float64) for name, value in numbers.items()} | {
+            "counts": torch.tensor(self.counts),
+            "classes": torch.as_tensor(classes, dtype=torch.int64),
+            "num_images": len(images),
+            "num_objects": len(labels),
+        }
+
+    def _best(self, proposals: Tensor | Mapping[str, Any], target: Mapping[str, Any]) -> Tensor:
+        """The largest number of proposals that is asked for, best first, checked."""
+        where = f"image {target['image_id']!r}" if target.get("image_id") is not None else "an image without image_id"
+        boxes, scores = proposals, None
+        if isinstance(proposals, Mapping):
+            if "boxes" not in proposals:
+                raise DataError(f"{where}: proposals have no 'boxes': give them, of shape (0, 4) for none")
+            boxes, scores = proposals["boxes"], proposals.get("scores")
+        boxes = torch.as_tensor(boxes).detach()
+        if boxes.ndim != 2 or boxes.shape[1] != 4:
+            raise DataError(f"{where}: proposals of shape {tuple(boxes.shape)}: give (P, 4), and (0, 4) for none")
+        if not boxes.isfinite().all():
+            raise DataError(f"{where}: proposals that are not finite: look for NaN or infinity where they are made")
+        if scores is not None:
+            scores = torch.as_tensor(scores).detach()
+            if scores.shape != boxes.shape[:1]:
+                raise DataError(
+                    f"{where}: {len(boxes)} proposals but scores of shape {tuple(scores.shape)}: give one each"
+                )
+            boxes = boxes[scores.argsort(descending=True, stable=True)]
+        return boxes[: self.counts[-1]]
+
+    def _sync_dist(self, dist_sync_fn: Callable | None = None, process_group: Any | None = None) -> None:
+        """Gathers the images of all ranks, as objects, once: see MeanAveragePrecision."""
+        group = process_group or self.process_group
+        gathered: list[Any] = [None] * dist.get_world_size(group)
+        dist.all_gather_object(gathered, list(self.images), group=group)
+        self.images = _unique(image for images in gathered for image in images)
+
+    def _wrap_compute(self, compute: Callable) -> Callable:
+        """torchmetrics' wrapping, but what has one element keeps its shape."""
+        wrapped = super()._wrap_compute(compute)
+
+        def compute_shaped(*args: Any, **kwargs: Any) -> dict[str, Any]:
+            result = dict(wrapped(*args, **kwargs))
+            for name, value in result.items():
+                if isinstance(value, Tensor):
+                    result[name] = value.reshape((-1, len(self.counts)) if name in ("recall", "abo") else -1)
+            return result
+
+        return compute_shaped
+
+    def _apply(self, fn: Callable, exclude_state: Sequence[str] = "") -> ProposalRecall:
+        """Nothing moves: the state is arrays on the CPU, wherever the model goes."""
+        return self
+
+
+def _unique(images: Iterable[ImageOverlaps]) -> list[ImageOverlaps]:
+    """Each image once, by id: numbers, then strings, then those without an id, which are all kept."""
+    first: dict[int | str, ImageOverlaps] = {}
+    nameless = []
+    for image in images:
+        if image.image_id is None:
+            nameless.append(image)
+        else:
+            first.setdefault(image.image_id, image)
+    ordered = sorted(first.values(), key=lambda image: (isinstance(image.image_id, str), image.image_id))
+    return ordered + nameless
