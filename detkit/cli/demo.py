@@ -56,7 +56,8 @@ def main(args: Sequence[str]) -> int:
         (picture.name, "12 test pictures: ground truth white, detections in colour"),
         ("predictions/", "each test picture with its detections"),
         ("predictions.json", "all detections, in COCO's format"),
-        ("metrics.json", "the mAP and its protocol"),
+        ("report/index.html", "mAP, curves, errors and what to do about them (a page for the browser)"),
+        ("report/metrics.json", "the same numbers, with their protocol"),
         ("metrics.csv", "losses and mAP over the run (events.*: the same for TensorBoard)"),
         ("checkpoints/", "best.ckpt and last.ckpt"),
     ):

@@ -18,7 +18,7 @@ from detkit.cli.checkpointing import BestCheckpoint
 from detkit.cli.messages import shorten
 from detkit.cli.predictions import PredictionWriter
 from detkit.cli.reports import Reports
-from detkit.cli.results import print_differences
+from detkit.cli.results import print_differences, read_baseline
 from detkit.cli.resume import Plan, plan
 from detkit.cli.run_folder import new_version
 from detkit.cli.trainer import SaveConfig, complete
@@ -73,6 +73,7 @@ class DetkitCLI(Reports, LightningCLI):
         self.command, self.arguments = command, arguments
         self.plan: Plan
         self.folder: Path | None = None
+        self.baseline: dict[str, Any] | None = None
         raising = {name: {"exit_on_error": False} for name in self.subcommands()}
         super().__init__(
             model,
@@ -124,6 +125,16 @@ class DetkitCLI(Reports, LightningCLI):
             parser.callback_keys.remove("checkpoint")
         if self.command == "predict":
             parser.add_lightning_class_args(PredictionWriter, "predictions")
+        if self.command == "test":
+            add = parser.add_argument
+            add("--output", type=str | None, default=None, help="Folder of the report; `report` in the run by default.")
+            add("--baseline", type=str | None, default=None, help="metrics.json of another report, to compare with.")
+            add(
+                "--score_threshold",
+                type=float | None,
+                default=None,
+                help="Least score of what the report shows and counts, in 0..1; that of the best F1 by default.",
+            )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses what the user gave together with what the checkpoint supplies."""
@@ -137,6 +148,8 @@ class DetkitCLI(Reports, LightningCLI):
         self.plan = plan(self.command, self.arguments, parse_model)
         self.config = parser.parse_args([self.command, *self.plan.args])
         self.config[self.command].trainer.default_root_dir = str(self.plan.root)
+        if baseline := self.config[self.command].get("baseline"):
+            self.baseline = read_baseline(baseline)  # what is wrong with it is told before the test, not after
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would let the checkpoint win without a word; `parse_arguments` has done it with one.

@@ -11,7 +11,7 @@ from detkit.errors import DetkitError
 COMMANDS = {
     "fit": "train a detector, with a checkpoint and an mAP after every epoch",
     "validate": "the mAP of a checkpoint on the validation split",
-    "test": "the mAP of a checkpoint on the test split, into metrics.json",
+    "test": "the mAP of a checkpoint on the test split, and a report on it",
     "predict": "the detections of a checkpoint on images, as COCO JSON and drawn",
     "evaluate": "the mAP and a report of detections in files, COCO's or VOC's, without a model",
     "demo": "draw a small data set, train on it, test, and show what is found",

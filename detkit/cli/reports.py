@@ -9,10 +9,10 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from detkit.__about__ import __version__
 from detkit.cli.predictions import PredictionWriter
-from detkit.cli.results import print_metrics, write_metrics
+from detkit.cli.results import print_metrics
 from detkit.cli.resume import Plan
 from detkit.detectors.checkpoints import run_folder
-from detkit.errors import DataError
+from detkit.errors import ConfigError, DataError
 
 
 class Reports:
@@ -24,6 +24,9 @@ class Reports:
     model: LightningModule
     datamodule: LightningDataModule
     writer: PredictionWriter
+    command: str
+    #: What an earlier test found, to compare with.
+    baseline: dict[str, Any] | None
 
     def after_fit(self) -> None:
         """Says where the run is."""
@@ -49,20 +52,35 @@ class Reports:
             print_metrics(self._metrics(), f"validation: {self._data_in_words()}{self._images()}")
 
     def after_test(self) -> None:
-        """Prints the metric and writes `metrics.json` into the run's folder."""
+        """Prints the metric and writes the report, into the run's folder unless `--output` says otherwise."""
         if not self.trainer.is_global_zero:
             return
-        checkpoint = self.plan.checkpoint.path
         print_metrics(self._metrics(), f"test: {self._data_in_words()}{self._images()}")
-        path = write_metrics(
-            run_folder(checkpoint),
-            self._metrics(),
-            checkpoint=checkpoint,
-            data=self._data_in_words(),
-            split=getattr(self.datamodule, "test_split", "test"),
-            version=__version__,
-        )
-        print(f"metrics: {path}", flush=True)
+        options = self.config[self.command]
+        checkpoint = self.plan.checkpoint.path
+        folder = Path(options.output) if options.output else run_folder(checkpoint) / "report"
+        split = getattr(self.datamodule, "test_split", "test")
+        about = {"checkpoint": str(checkpoint), "data": self._data_in_words(), "split": split, "detkit": __version__}
+        try:
+            path = self._write_report(folder, {**self._metrics(), **about}, options.score_threshold)
+        except OSError as error:
+            raise ConfigError(f"the report cannot be written ({error}); choose a folder with --output") from None
+        print(f"report: {path}", flush=True)
+
+    def _write_report(self, folder: Path, metrics: dict[str, Any], score_threshold: float | None) -> Path:
+        # matplotlib and the analysis take a second to import: only for those who test.
+        from detkit.evaluation.analysis import analyse
+        from detkit.evaluation.report import write_report
+
+        evaluated = self.model.last_evaluated
+        limits = self.model.metric.protocol.max_detections
+        most = {} if limits is None else {"max_detections": limits[-1]}
+        analysis = analyse(evaluated, list(self.model.class_names), score_threshold, **most)
+        annotations = self.datamodule.annotations("test")
+        images = [] if annotations is None else range(len(annotations))
+        paths = {annotations.image_id(i): annotations.path(i) for i in images}
+        title = f"{type(self.model).__name__} on {self._data_in_words()}"
+        return write_report(folder, metrics, evaluated, analysis, paths, title, self.baseline)
 
     def after_predict(self) -> None:
         """Says where the predictions are."""

@@ -1,9 +1,8 @@
-"""What a validation or a test found: a table to read, and `metrics.json` to keep."""
+"""What a validation or a test found, as a table to read, and what an earlier one found."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from detkit.files import write_beside
+from detkit.errors import DataError
+from detkit.files import plain
 
 NAMES = {
     "map": "AP",
@@ -30,25 +30,12 @@ NAMES = {
 }
 
 
-def plain(value: Any) -> Any:
-    """A metric as JSON has it: tensors become numbers or lists, what is not a number becomes null."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
 def print_metrics(metrics: Mapping[str, Any], title: str, console: Console | None = None) -> None:
     """Prints the protocol, the AP numbers and the AP of each class.
 
     Args:
         metrics: as `Detector.last_metrics` keeps them: numbers by torchmetrics' names (in 0..1), `map_per_class` by
-            class name, `num_images` that were counted, and `protocol`.
+            class name, `num_over_limit` detections that were too many to count, and `protocol`.
         title: what was evaluated.
         console: where to; standard output by default.
     """
@@ -68,40 +55,25 @@ def print_metrics(metrics: Mapping[str, Any], title: str, console: Console | Non
             table.add_row(escape(f"AP {name}"), _number(value))
     console.print(f"\n{escape(title)}\n{escape(str(metrics.get('protocol', '')))}", highlight=False)
     console.print(table)
+    if over_limit := metrics.get("num_over_limit"):
+        console.print(f"{over_limit:,} detections beyond that number were not counted", highlight=False)
 
 
-def write_metrics(
-    folder: Path,
-    metrics: Mapping[str, Any],
-    *,
-    checkpoint: Path,
-    data: str,
-    split: str,
-    version: str,
-) -> Path:
-    """Writes `metrics.json` into a run's folder, beside and renamed.
+def read_baseline(path: str) -> dict[str, Any]:
+    """The content of an earlier `metrics.json` to compare with; a report's or a run's folder will do.
 
-    Args:
-        folder: the run's folder.
-        metrics: see `print_metrics`.
-        checkpoint: the checkpoint evaluated.
-        data: the data set in words.
-        split: "test" or "val".
-        version: detkit's version.
-
-    Returns:
-        The file's path.
+    Raises:
+        DataError: missing, not JSON, or nothing that a report has written.
     """
-    content = {
-        **plain(metrics),
-        "checkpoint": str(checkpoint),
-        "data": data,
-        "split": split,
-        "detkit": version,
-    }
-    path = folder / "metrics.json"
-    write_beside(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-    return path
+    places = [Path(path), Path(path) / "metrics.json", Path(path) / "report" / "metrics.json"]
+    place = next((each for each in places if each.is_file()), places[0])
+    try:
+        content = json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"--baseline {path}: cannot be read as JSON ({error})") from None
+    if not isinstance(content, dict) or "map" not in content or "protocol" not in content:
+        raise DataError(f"--baseline {path}: not the metrics.json of a report: it has no map or no protocol")
+    return content
 
 
 def _number(value: float | None) -> str:

@@ -8,6 +8,9 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
+from detkit.evaluation import EvaluationSet, MeanAveragePrecision
+from detkit.evaluation.collect import collect
+
 SCORES = [0.1, 0.5, 0.3, 0.2]
 
 
@@ -33,6 +36,8 @@ class Tiny(Model):
         self.class_names, self.category_ids = class_names, category_ids
         self.linear = torch.nn.Linear(4, width)
         self.last_metrics: dict[str, Any] = {}
+        self.last_evaluated: EvaluationSet | None = None
+        self.metric = MeanAveragePrecision("coco", class_names)
         self.images = 0
         self.overrides: dict[str, Any] = {}
 
@@ -59,6 +64,8 @@ class Tiny(Model):
 
     def on_test_epoch_end(self) -> None:
         self._metrics()
+        box = {"boxes": torch.tensor([[1.0, 2.0, 5.0, 9.0]]), "labels": torch.tensor([2])}
+        self.last_evaluated = collect([{**box, "scores": torch.tensor([0.7])}], [{**box, "image_id": 0}], 2)
 
     def _metrics(self) -> None:
         per_class = dict.fromkeys(self.class_names, 0.25)
@@ -67,6 +74,7 @@ class Tiny(Model):
             "map_large": float("nan"),
             "map_per_class": per_class,
             "num_images": self.images,
+            "num_over_limit": 1234,
             "protocol": "COCO, toy",
         }
 
@@ -96,6 +104,9 @@ class Numbers(Data):
         super().__init__()
         self.size = size
         self.class_names, self.category_ids = class_names or ["cat", "dog"], [3, 17]
+
+    def annotations(self, split: str) -> None:
+        return None
 
     def train_dataloader(self) -> DataLoader:
         image = torch.zeros(3, 12, 12, dtype=torch.uint8)

@@ -53,7 +53,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_test_writes_the_metrics_of_every_image(run: Path) -> None:
     result = detkit(run, "test", "--ckpt_path", "runs/small")
     assert (result.returncode, result.stderr) == (0, "")
-    metrics = json.loads((run / "runs/small/version_0/metrics.json").read_text())
+    metrics = json.loads((run / "runs/small/version_0/report/metrics.json").read_text())
     assert metrics["num_images"] == 5
     assert metrics["protocol"].startswith("COCO")
     assert set(metrics["map_per_class"]) == {"circle", "rectangle", "ring", "star", "triangle"}
@@ -79,7 +79,7 @@ def test_two_processes_fit_test_and_predict(run: Path) -> None:
     fit = detkit(run, "fit", "--config", "small.yaml", *two, *root)
     assert (fit.returncode, fit.stderr) == (0, "")
     assert [p.name for p in (run / "runs/two").iterdir()] == ["version_0"]
-    written, found = run / "runs/two/version_0/metrics.json", []
+    written, found = run / "runs/two/version_0/report/metrics.json", []
     for processes in (two, []):
         result = detkit(run, "test", "--ckpt_path", "runs/two", *processes)
         assert (result.returncode, result.stderr) == (0, "")

@@ -34,14 +34,14 @@ def test_validate_prints_the_metric_and_keeps_the_run_as_it_is(trained: Detkit) 
 @pytest.mark.parametrize("given", ["runs/toy", "runs/toy/version_0", "runs/toy/version_0/checkpoints/last.ckpt"])
 def test_a_run_a_version_or_a_file_will_do(trained: Detkit, given: str) -> None:
     assert trained("test", "--ckpt_path", given).code == 0
-    assert (RUN / "metrics.json").is_file()
+    assert (RUN / "report/metrics.json").is_file()
 
 
 def test_a_config_may_name_the_data_and_what_a_fit_needs(trained: Detkit) -> None:
     Path("toy.yaml").write_text(Path("toy.yaml").read_text() + "checkpoint: {monitor: val/loss, mode: min}\n")
     result = trained("test", "--config", "toy.yaml", "--ckpt_path", "best", "--data.size", "2")
     assert result.code == 0
-    assert json.loads((RUN / "metrics.json").read_text())["num_images"] == 2
+    assert json.loads((RUN / "report/metrics.json").read_text())["num_images"] == 2
 
 
 def test_the_architecture_comes_from_the_checkpoint_not_from_the_config(trained: Detkit) -> None:
@@ -127,12 +127,16 @@ def test_drawn_images_stay_in_their_folder(trained: Detkit, monkeypatch: pytest.
     assert names == [f"out/predictions/{n}.jpg" for n in ("_.._escape.png", "a", "b_a")]
 
 
-def test_metrics_are_written_by_test(trained: Detkit) -> None:
+def test_a_report_is_written_by_test(trained: Detkit) -> None:
     result = trained("test", "--ckpt_path", "runs/toy")
     assert result.code == 0
+    assert f"report: {RUN / 'report/index.html'}" in result.out
+    assert "1,234 detections beyond that number were not counted" in result.out
+    assert "<html" in (RUN / "report/index.html").read_text()
+    assert (RUN / "report/per_class.csv").read_text().count("\n") >= 3
     assert "COCO, toy" in result.out
     assert "AP dog" in result.out
-    metrics = json.loads((RUN / "metrics.json").read_text())
+    metrics = json.loads((RUN / "report/metrics.json").read_text())
     assert metrics["map"] == 0.25
     assert metrics["map_large"] is None
     assert metrics["map_per_class"] == {"cat": 0.25, "dog": 0.25}
@@ -140,3 +144,31 @@ def test_metrics_are_written_by_test(trained: Detkit) -> None:
     assert metrics["num_images"] == 4
     assert metrics["checkpoint"] == str(RUN / "checkpoints/best.ckpt")
     assert metrics["data"] == "Numbers(nowhere)"
+
+
+def test_a_report_compares_with_a_baseline_and_goes_where_it_is_told(trained: Detkit) -> None:
+    trained("test", "--ckpt_path", "runs/toy", "--output", "first")
+    assert not (RUN / "report").exists()
+    for baseline in ("first/metrics.json", "first"):  # the file, or the folder that it is in
+        result = trained("test", "--ckpt_path", "runs/toy", "--baseline", baseline, "--output", "second")
+        assert result.code == 0
+        assert "aseline" in Path("second/index.html").read_text()
+    assert "aseline" not in Path("first/index.html").read_text()
+
+
+def test_a_baseline_that_is_none_is_told_before_the_test(trained: Detkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.cli import fakes
+
+    monkeypatch.setattr(fakes.Tiny, "test_step", lambda *_: pytest.fail("tested all the same"))
+    Path("other.json").write_text("[]")
+    for baseline, told in (("nowhere", "cannot be read"), ("other.json", "not the metrics.json of a report")):
+        result = trained("test", "--ckpt_path", "runs/toy", "--baseline", baseline)
+        assert result.code == 2
+        assert f"--baseline {baseline}" in result.err and told in result.err
+
+
+def test_a_folder_that_cannot_be_written_is_told(trained: Detkit) -> None:
+    Path("taken").write_text("")
+    result = trained("test", "--ckpt_path", "runs/toy", "--output", "taken")
+    assert result.code == 2
+    assert "report cannot be written" in result.err and "--output" in result.err

@@ -34,13 +34,21 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_demo_makes_what_it_says(demo: Path) -> None:
     printed = (demo / "printed").read_text()
     run = demo / "run" / "version_0"
-    for name in ("overview.png", "predictions/", "predictions.json", "metrics.json", "metrics.csv", "checkpoints/"):
+    for name in (
+        "overview.png",
+        "predictions/",
+        "predictions.json",
+        "report/index.html",
+        "report/metrics.json",
+        "metrics.csv",
+        "checkpoints/",
+    ):
         assert f"  {name} " in printed
         assert (run / name).exists()
     assert {"best.ckpt", "last.ckpt"} <= {path.name for path in (run / "checkpoints").iterdir()}
     assert list(run.glob("events.*"))
     assert f"In {run}:" in printed
-    assert "COCO" in json.loads((run / "metrics.json").read_text())["protocol"]
+    assert "COCO" in json.loads((run / "report/metrics.json").read_text())["protocol"]
     assert json.loads((run / "predictions.json").read_text())
     assert any((run / "predictions").iterdir())
     assert sorted(path.name for path in demo.iterdir()) == ["printed", "run", "shapes"]
