@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from detkit.compiled import jit
+
 from .evaluation_set import EvaluationSet
 from .grouping import for_classes, group_by_class, rank
-from .matching import ALMOST_ONE, choose, clear, find_candidates, jit, mark_objects
+from .matching import ALMOST_ONE, choose, clear, find_candidates, mark_objects
 
 
 class Assignment(NamedTuple):

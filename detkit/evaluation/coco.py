@@ -13,9 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from detkit.compiled import jit
+
 from .evaluation_set import EvaluationSet
 from .grouping import for_classes, group_by_class, rank
-from .matching import ALMOST_ONE, choose, clear, find_candidates, jit, mark_objects
+from .matching import ALMOST_ONE, choose, clear, find_candidates, mark_objects
 
 #: COCO's own settings (COCOeval.Params.setDetParams).
 IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, round((0.95 - 0.5) / 0.05) + 1).tolist())

@@ -94,14 +94,16 @@ class _Fields:
     def _tensor(self, image: Mapping[str, Any], index: int, key: str, hint: str) -> Tensor:
         if key not in image:
             raise self._error(index, f"no {key!r}: give it, {hint}")
-        return torch.as_tensor(image[key]).detach()
+        value = image[key]
+        return value if isinstance(value, Tensor) else torch.as_tensor(value)
 
     def _joined(self, key: str, parts: Sequence[Tensor]) -> np.ndarray:
         """All images' values as float64, which holds every float and every integer that occurs; finite."""
         if not parts:
             return np.zeros(0)
-        on_one_device = len({part.device for part in parts}) == 1
-        joined = torch.cat(parts if on_one_device else [part.cpu() for part in parts])
+        with torch.no_grad():
+            on_one_device = len({part.device for part in parts}) == 1
+            joined = torch.cat(parts if on_one_device else [part.cpu() for part in parts])
         values = joined.cpu().to(torch.float64, copy=True).numpy()
         finite = np.isfinite(values)
         if not finite.all():

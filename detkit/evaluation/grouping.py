@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from detkit.compiled import jit
 
 from .evaluation_set import EvaluationSet
 
@@ -47,7 +48,7 @@ def group_by_class(evaluation_set: EvaluationSet, num_classes: int) -> Grouped:
     )
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _by_label(labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows by label 1..num_classes in a counting sort, and where each label starts."""
     starts = np.zeros(num_classes + 1, np.int64)

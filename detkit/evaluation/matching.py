@@ -7,13 +7,11 @@ detections take depends on their own order only, and accumulating precision need
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from detkit.compiled import jit
 
 # COCOeval takes thresholds of 1 as a hair less.
 ALMOST_ONE = 1 - 1e-10
-
-# What a division by nothing gives is decided where it may happen; numba need not look.
-jit = njit(cache=True, nogil=True, error_model="numpy")
 
 
 @jit

@@ -12,9 +12,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from detkit.compiled import jit
+
 from .evaluation_set import EvaluationSet
 from .grouping import for_classes, group_by_class, rank
-from .matching import clear, jit, mark_objects, overlap
+from .matching import clear, mark_objects, overlap
 
 #: VOC2007's recalls as the devkit's port has them: the fourth is a hair above .3, which 3 of 10 do not reach.
 ELEVEN_POINTS = np.arange(0.0, 1.1, 0.1)
