@@ -73,7 +73,7 @@ def best_f1(curve: ClassCurve) -> WorkingPoint:
         return WorkingPoint(*[float("nan")] * 4)
     kept = np.flatnonzero(np.append(curve.scores[1:] != curve.scores[:-1], True))
     # 2 hits / (detections + objects) is the harmonic mean without a division by nothing where there is no hit.
-    hits = curve.recall[kept] * curve.num_objects
+    hits = np.rint(curve.recall[kept] * curve.num_objects)
     f1 = 2 * hits / (kept + 1 + curve.num_objects)
     best = int(f1.argmax())
     at = kept[best]
