@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .evaluation_set import EvaluationSet
     from .mean_ap import MeanAveragePrecision
+    from .proposal_metric import ProposalRecall
     from .protocol import Protocol
 
-__all__ = ["EvaluationSet", "MeanAveragePrecision", "Protocol"]
+__all__ = ["EvaluationSet", "MeanAveragePrecision", "ProposalRecall", "Protocol"]
 
 # torchmetrics and numba take seconds to import: only for those who evaluate.
-_HOMES = {"EvaluationSet": ".evaluation_set", "MeanAveragePrecision": ".mean_ap", "Protocol": ".protocol"}
+_HOMES = {
+    "EvaluationSet": ".evaluation_set",
+    "MeanAveragePrecision": ".mean_ap",
+    "ProposalRecall": ".proposal_metric",
+    "Protocol": ".protocol",
+}
 
 
 def __getattr__(name: str) -> Any:
