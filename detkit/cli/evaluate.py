@@ -190,13 +190,19 @@ def image_paths(files: EvaluationFiles, images: str | None, annotations: str) ->
     if os.path.isdir(annotations):  # VOC's reader has found them
         names = files.image_files if images is None else [os.path.basename(name) for name in files.image_files]
         return {i: os.path.join(images or "", name) for i, name in zip(ids, names, strict=True) if name}
-    if images is None:  # annotations/instances_val2017.json goes with val2017/
-        path = Path(annotations).resolve()
-        name = re.sub(r"^(instances|annotations)?_?|\.json(\.gz)?$", "", path.name)
-        guesses = (path.parent.parent / name, path.parent.parent / "images" / name, path.parent / "images", path.parent)
-        first = next((name for name in files.image_files if name), "")
-        images = next((str(each) for each in guesses if first and (each / first).is_file()), "")
+    if images is None:
+        images = _guess_folder(Path(annotations).resolve(), [name for name in files.image_files if name][:10])
     return {i: os.path.join(images, name) for i, name in zip(ids, files.image_files, strict=True) if is_inside(name)}
+
+
+def _guess_folder(annotations: Path, some: Sequence[str]) -> str:
+    """Where some of the images are: beside annotations/instances_val2017.json in val2017/, or nearby; else ""."""
+    name = re.sub(r"^(instances|annotations)?_?|\.json(\.gz)?$", "", annotations.name)
+    root = annotations.parent.parent
+    for folder in (root / name, root / "images" / name, annotations.parent / "images", annotations.parent):
+        if any((folder / each).is_file() for each in some):
+            return str(folder)
+    return ""
 
 
 def _write(
@@ -211,12 +217,10 @@ def _write(
     if options.no_report:
         if options.output is None:
             return None
-        from detkit.cli.results import plain
-        from detkit.files import write_beside
+        from detkit.files import write_json
 
-        path = folder / "metrics.json"
-        write_beside(path, json.dumps(plain(metrics), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-        return path
+        write_json(folder / "metrics.json", metrics)
+        return folder / "metrics.json"
     from detkit.evaluation.analysis import analyse
     from detkit.evaluation.report import write_report
 
