@@ -66,6 +66,13 @@ def test_what_goes_into_json() -> None:
     assert not {"errors", "assignment"} & set(report)
 
 
+def test_a_dip_of_the_precision_is_filled_in_json() -> None:
+    image = ([Thing(HERE, 1), Thing((20.0, 0.0, 5.0, 5.0), 1)], [Found(THERE, 1, 0.9), Found(HERE, 1, 0.8)])
+    (curve,) = analyse(flat([image]), 1).to_dict()["curves"]
+    assert curve["precision"] == [0.5] * 51 + [0.0] * 50
+    assert curve["scores"] == [0.9] + [0.8] * 50 + [None] * 50
+
+
 def test_classes_by_number_and_a_threshold_of_ones_own() -> None:
     image = ([Thing(HERE, 1), Thing(THERE, 2)], [Found(HERE, 1, 0.9), Found(THERE, 1, 0.3)])
     result = analyse(flat([image]), 2, score_threshold=0.2)

@@ -123,6 +123,14 @@ def test_only_the_best_error_about_an_object_can_find_it() -> None:
     assert numbers(result) == pytest.approx(expected)
 
 
+def test_of_equal_overlaps_the_error_is_about_the_first_object() -> None:
+    for label in (CAT, DOG):
+        things = [Thing(THERE, CAT), Thing(HERE, CAT), Thing(HERE, CAT)]
+        found = Found(NARROW if label == CAT else HERE, label, 0.9)
+        errors = look_at([(things, [found])])[1]
+        assert errors.object.tolist() == [1] and errors.missed.tolist() == [True, False, True]
+
+
 def test_what_is_ignored_is_no_error() -> None:
     things = [Thing(HERE, CAT, difficult=True), Thing(THERE, CAT, crowd=True)]
     inside = (52.0, 52.0, 3.0, 3.0)
