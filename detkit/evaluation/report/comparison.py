@@ -43,14 +43,14 @@ class Comparison:
     """All differences.
 
     Attributes:
-        checkpoint: of the baseline, in words.
+        source: the checkpoint or the file of detections that the baseline is of.
         warnings: why the numbers may not be comparable.
         numbers: the metric's numbers, and what is lost to each kind of error where the baseline tells.
         classes: AP of each class that both have, the largest change first.
         only_now, only_before: classes that only one of the two has.
     """
 
-    checkpoint: str
+    source: str
     warnings: list[str]
     numbers: list[Difference]
     classes: list[Difference]
@@ -71,7 +71,7 @@ def compare(now: Mapping[str, Any], before: Mapping[str, Any]) -> Comparison:
     ]
     both.sort(key=lambda each: -1.0 if math.isnan(each.change) else abs(each.change), reverse=True)
     return Comparison(
-        checkpoint=str(before.get("checkpoint") or "n/a"),
+        source=str(before.get("checkpoint") or before.get("detections") or "n/a"),
         warnings=_warnings(now, before),
         numbers=[each for each in numbers if not math.isnan(each.before)],
         classes=both,

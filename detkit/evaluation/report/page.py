@@ -140,7 +140,7 @@ def _confusion(analysis: Analysis) -> dict[str, Any]:
     chosen_names = [*(names[k] for k in chosen), "background"]
     return {
         "any": bool(matrix.any()),
-        "heat_map": plots.confusion_heat_map(matrix[np.ix_(part, part)], chosen_names),
+        "heat_map": plots.confusion_heat_map(matrix[np.ix_(part, part)], chosen_names) if matrix.any() else "",
         "size": len(part),
         "left_out": count - len(chosen),
         "pairs": [

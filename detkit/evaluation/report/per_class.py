@@ -77,7 +77,7 @@ def to_csv(rows: Sequence[ClassRow]) -> str:
     """The rows as CSV with a heading; "n/a", which pandas reads as missing, where there is nothing to count."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([field.name for field in fields(ClassRow)])
+    writer.writerow(["class", *(field.name for field in fields(ClassRow)[1:])])
     for row in rows:
         writer.writerow(["n/a" if is_missing(value) else value for value in asdict(row).values()])
     return buffer.getvalue()

@@ -47,7 +47,8 @@ def curves_overview(curves: Sequence[ClassCurve], points: Sequence[WorkingPoint]
         for number, (curve, point, name) in enumerate(shown):
             colour = SERIES[number] if few else MUTED
             axes.plot(*_drawn(curve), color=colour, linewidth=1.6 if few else 0.6, alpha=1 if few else 0.45)
-            axes.lines[-1].set_label(plain_label(name) if few else "_")
+            # A label that begins with "_" would be left out of the legend.
+            axes.lines[-1].set_label("\N{ZERO WIDTH SPACE}" + plain_label(name) if few else "_")
             if few:
                 _dot(axes, point, colour)
         if len(shown) > 1:
@@ -179,7 +180,7 @@ def difference_bars(names: Sequence[str], differences: Sequence[float]) -> Marku
         axes.axvline(0, color=MUTED, linewidth=0.8)
         for y, value in zip(positions, values, strict=True):
             side = {"ha": "left", "x": value + reach / 60} if value >= 0 else {"ha": "right", "x": value - reach / 60}
-            axes.text(y=y, s=f"{value:+.1f}", va="center", fontsize=9, color=INK, **side)
+            axes.text(y=y, s=f"{value:+.1f}".replace("-", "\N{MINUS SIGN}"), va="center", fontsize=9, color=INK, **side)
         axes.set_yticks(positions, [plain_label(name) for name in names])
         axes.tick_params(length=0)
         axes.tick_params(axis="y", labelcolor=INK)

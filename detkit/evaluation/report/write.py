@@ -31,7 +31,8 @@ def write_report(
     Args:
         folder: made where missing.
         metrics: the metric's numbers in 0..1 by torchmetrics' names, `map_per_class` by class name, `protocol`, and
-            where known `checkpoint`, `data`, `split`, `detkit` (its version) and `date`, which the page shows.
+            where known `checkpoint` or `detections` (their file), `data`, `split`, `detkit` (its version) and `date`,
+            which the page shows.
         evaluation_set: objects and detections.
         analysis: of them.
         images: where the file of an image is, by its id: a mapping or a function. A file that is missing or cannot be

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-SWITCHES = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-extensions --disable-dev-shm-usage --mute-audio "
-    "--remote-debugging-pipe"
-).split()
+SWITCHES = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--mute-audio"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions"),
+    *("--disable-dev-shm-usage", "--remote-debugging-pipe"),
+]
 
 
 def find_chromium() -> str | None:
@@ -39,6 +39,7 @@ class Page:
     Attributes:
         complaints: errors and warnings of its scripts, its console and its security policy.
         requests: addresses it asked for, those of `data:` and itself left out.
+        refused: those of them that its security policy did not let out.
     """
 
     browser: Browser
@@ -46,6 +47,8 @@ class Page:
     url: str
     complaints: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    asked: dict[str, str] = field(default_factory=dict)
     loaded: bool = False
 
     def run(self, expression: str) -> Any:
@@ -55,6 +58,13 @@ class Page:
         )
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def wait_for(self, expression: str) -> None:
+        """Waits until a JavaScript expression is true."""
+        deadline = time.monotonic() + 60
+        while not self.run(expression):
+            assert time.monotonic() < deadline, f"still not true after a minute: {expression}"
+            time.sleep(0.02)
 
     def screenshot(self, path: Path) -> None:
         """The whole page, as PNG."""
@@ -74,6 +84,9 @@ class Page:
             url = parameters["request"]["url"]
             if url != self.url and not url.startswith("data:"):
                 self.requests.append(url)
+                self.asked[parameters["requestId"]] = url
+        elif method == "Network.loadingFailed" and parameters.get("blockedReason") == "csp":
+            self.refused.append(self.asked[parameters["requestId"]])
         elif method == "Page.loadEventFired":
             self.loaded = True
 
