@@ -16,6 +16,7 @@ from detkit.data.sampler import TrainSampler
 from detkit.data.summary import DataSummary
 from detkit.data.transforms import make_transform
 from detkit.errors import ConfigError, DataError
+from detkit.proposals.store import ProposalStore
 
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
 
@@ -37,7 +38,7 @@ class DetectionDataModule(L.LightningDataModule):
     Attributes:
         class_names: list[str], background not among them. Known after `__init__`.
         category_ids: the data set's own ids, in the order of class_names.
-        proposals: image_id -> boxes (P, 4), to be set before setup; samples then carry "proposals".
+        proposals: split -> image_id -> boxes (P, 4), as `use_proposals` was given them.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class DetectionDataModule(L.LightningDataModule):
         self.transforms, self.seed, self.group_by_aspect = transforms, seed, group_by_aspect
         self.class_names: list[str] = [] if class_names is None else check_class_names(class_names)
         self.category_ids: list[int] = list(range(1, len(self.class_names) + 1))
-        self.proposals: Mapping[str | int, Any] | None = None
+        self.proposals: dict[str, Mapping[str | int, Any]] = {}
         self._annotations: dict[str, Annotations | None] = {}
         self._datasets: dict[str, DetectionDataset] = {}
         self._printed = False
@@ -107,8 +108,35 @@ class DetectionDataModule(L.LightningDataModule):
             transform = make_transform(self.transforms) if split == "train" else None
             if transform is not None and hasattr(transform, "build"):
                 transform.build()  # a wrong transform is told now, not from within a worker
-            self._datasets[split] = DetectionDataset(annotations, transform, self.proposals, self.seed)
+            self._datasets[split] = DetectionDataset(annotations, transform, self._proposals_of(split), self.seed)
         return self._datasets[split]
+
+    def use_proposals(self, stores: Mapping[str, Mapping[str | int, Any]]) -> None:
+        """Let the samples of some splits carry "proposals", in data sets that are built already and those to come.
+
+        Args:
+            stores: split -> image_id -> boxes (P, 4), for example a `ProposalStore`. Where `test` reads the validation
+                split, those of "val" serve it too.
+
+        Raises:
+            ConfigError: there is no such split.
+            DataError: a store does not fit its split.
+        """
+        unknown = sorted(set(stores) - {"train", "val", "test"})
+        if unknown:
+            raise ConfigError(f"proposals for {', '.join(unknown)}: the splits are train, val and test")
+        self.proposals.update(stores)
+        for split, dataset in self._datasets.items():
+            dataset.proposals = self._proposals_of(split)
+
+    def _proposals_of(self, split: str) -> Mapping[str | int, Any] | None:
+        found = self.proposals.get(split)
+        if found is None and split == "test":
+            found = self.proposals.get(self.test_split)
+        annotations = self.annotations(split)
+        if isinstance(found, ProposalStore) and annotations is not None:
+            found.check(annotations.image_ids, annotations.widths, annotations.heights)
+        return found
 
     @property
     def test_split(self) -> str:

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from detkit.data.annotations import Annotations
 from detkit.data.image_io import read_image
 from detkit.data.transforms import AlbumentationsPipeline, HorizontalFlip, Item
+from detkit.errors import DataError
 
 Sample = dict[str, Any]
 
@@ -77,8 +78,7 @@ class DetectionDataset(Dataset):
         path = annotations.path(index)
         item: Item = {"image": read_image(path, size), **annotations.fields(index)}
         if self.proposals is not None:
-            rows = self.proposals[annotations.image_id(index)]
-            item["proposals"] = np.asarray(rows, np.float32).reshape(-1, 4)
+            item["proposals"] = _proposals(self.proposals, annotations.image_id(index))
         height, width = item["image"].shape[:2]
         if (width, height) != size:
             warnings.warn(
@@ -90,9 +90,24 @@ class DetectionDataset(Dataset):
         return item
 
 
+def _proposals(proposals: Mapping[str | int, Any], image_id: str | int) -> np.ndarray:
+    """(P, 4) float32, in memory of their own."""
+    try:
+        return np.array(proposals[image_id], np.float32).reshape(-1, 4)
+    except KeyError:
+        raise DataError(
+            f"image {image_id!r} has no proposals: they are of another data set or split; compute its own with "
+            "`detkit propose`"
+        ) from None
+
+
 def _clip(item: Item, width: int, height: int) -> None:
     """Keep what of the boxes lies within the image."""
-    boxes = np.clip(item["boxes"], 0, np.array([width, height, width, height], np.float32))
+    limit = np.array([width, height, width, height], np.float32)
+    if "proposals" in item:
+        proposals = np.clip(item["proposals"], 0, limit)
+        item["proposals"] = proposals[(proposals[:, 2:] > proposals[:, :2]).all(1)]
+    boxes = np.clip(item["boxes"], 0, limit)
     solid = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
     for name in ("labels", "difficult", "crowd", "area"):
         item[name] = item[name][solid]

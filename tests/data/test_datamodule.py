@@ -113,7 +113,7 @@ def test_exif_follows_the_annotation(folder: Path) -> None:
 
 def test_proposals_follow_their_boxes(folder: Path) -> None:
     data = VOC(str(folder), num_workers=0, transforms=[FLIP])
-    data.proposals = {f"i{number}": np.array([[1, 2, 20, 22], [0, 0, 5, 5]]) for number in range(9)}
+    data.use_proposals({"train": {f"i{number}": np.array([[1, 2, 20, 22], [0, 0, 5, 5]]) for number in range(9)}})
     data.setup("fit")
     places = set()
     for sample in [sample for batch in data.train_dataloader() for sample in batch]:

@@ -1,0 +1,74 @@
+"""How far a long piece of work is: a bar on a terminal, elsewhere a line a minute."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+
+class Progress:
+    """Counts what is done and says how long the rest will take; a context manager.
+
+    Args:
+        what: of what, for example "proposals".
+        total: how many there are.
+        done: how many of them were done before.
+        unit: what is counted.
+        interval: seconds between lines where there is no terminal.
+        show: False for no output at all.
+    """
+
+    def __init__(
+        self, what: str, total: int, done: int = 0, unit: str = "images", interval: float = 60.0, show: bool = True
+    ) -> None:
+        self.what, self.total, self.done, self.unit, self.interval, self.show = what, total, done, unit, interval, show
+        self._first = done
+        self._bar: Any = None
+        self._task: Any = None
+        self._began = self._said = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        self._began = self._said = time.monotonic()
+        if self.show and sys.stdout.isatty():
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+            self._bar = Bar(*columns, TextColumn("left"), TimeRemainingColumn(), speed_estimate_period=120)
+            self._task = self._bar.add_task(self.what, total=self.total, completed=self.done)
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def step(self) -> None:
+        """One more is done."""
+        self.done += 1
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done)
+            return
+        now = time.monotonic()
+        if self.show and now - self._said >= self.interval:
+            self._said = now
+            print(self.line(now - self._began), flush=True)
+
+    def line(self, seconds: float) -> str:
+        """What is said after so many seconds."""
+        rate = (self.done - self._first) / max(seconds, 1e-9)
+        left = (self.total - self.done) / rate if rate else float("inf")
+        so_far = f"{self.what}: {self.done:,} of {self.total:,} {self.unit}"
+        return f"{so_far}, {rate:.1f} a second, about {duration(left)} left"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: "40 s", "12 min", "3 h 20 min"."""
+    if seconds == float("inf"):
+        return "an unknown time"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
