@@ -274,9 +274,9 @@ class Detector(PredictionMixin, L.LightningModule):
     # -- checkpoints ---------------------------------------------------------------------------
 
     def save_plain_hyperparameters(self) -> None:
-        """Keep the constructor's arguments, without what is no plain value (optimizer and scheduler factories)."""
-        frame = inspect.currentframe().f_back.f_back  # the constructor of the generation
-        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"], frame=frame, logger=False)
+        """Keep the constructors' arguments, without what is no plain value (optimizer and scheduler factories)."""
+        frame = inspect.currentframe().f_back.f_back  # the constructor below; those of its subclasses are found from it
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "_proposer"], frame=frame, logger=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write which detector this is, and its arguments as plain values."""

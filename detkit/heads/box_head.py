@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from detkit.errors import ConfigError
 from detkit.features.initialization import initialize, normal_
+from detkit.heads.svd import FactoredLinear, replace_layers
 
 HEADS = ("mlp", "conv", "top")
 
@@ -68,6 +69,7 @@ def build_box_head(
     dropout: float = 0.0,
     top: nn.Module | None = None,
     initialization: str = "he",
+    svd_ranks: dict[str, int] | None = None,
 ) -> tuple[nn.Module, int]:
     """The layers between RoI pooling and the predictor.
 
@@ -79,23 +81,35 @@ def build_box_head(
         dropout: of ``mlp``.
         top: from `build_backbone`, for ``top``.
         initialization: ``he`` or ``xavier``, for the new layers.
+        svd_ranks: layers (fc6, fc7) that are products of two of this rank; see `detkit.heads.svd`.
 
     Returns:
         the head and the number of features it gives for each region.
 
     Raises:
-        ConfigError: for an unknown kind, a backbone without a top, or a pool size that the top does not take.
+        ConfigError: for an unknown kind, a backbone without a top, a pool size that the top does not take, or layers
+            and ranks that the head cannot have.
     """
     if kind not in HEADS:
         raise ConfigError(f"unknown box head {kind!r}; the known ones are {', '.join(HEADS)}")
-    if kind != "top":
+    if kind == "top":
+        head, outputs = _check_top(top, inputs, pool_size)
+    else:
+        outputs = channels
         head = (
             TwoMLPHead(inputs * pool_size**2, channels, dropout)
             if kind == "mlp"
             else ConvHead(inputs, pool_size, channels)
         )
+    if svd_ranks:
+        replace_layers(head, svd_ranks, FactoredLinear.like)
+    if kind != "top":
         initialize([head], initialization)
-        return head, channels
+    return head, outputs
+
+
+def _check_top(top: nn.Module | None, inputs: int, pool_size: int) -> tuple[nn.Module, int]:
+    """The top and the number of features it gives."""
     if top is None:
         raise ConfigError("box_head: top needs a backbone with layers after its trunk, without fpn; use box_head: mlp")
     try:

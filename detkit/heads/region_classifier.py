@@ -32,6 +32,7 @@ class RegionSettings:
         box_loss, beta: see `box_regression_loss`.
         ignore_threshold: background regions of which this share lies in a crowd or difficult region do not count.
         score_threshold: detections with a lower score are dropped.
+        max_candidates: best detections of each class and image that enter suppression; None: all.
         nms_threshold: IoU within a class above which the lower one is suppressed.
         max_detections: kept of each image.
         min_detection_size: detections with a shorter side are dropped, in the batch's pixels.
@@ -46,6 +47,7 @@ class RegionSettings:
     beta: float = 1 / 9
     ignore_threshold: float = 0.5
     score_threshold: float = 0.05
+    max_candidates: int | None = None
     nms_threshold: float = 0.5
     max_detections: int = 100
     min_detection_size: float = 0.01
