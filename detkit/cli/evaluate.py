@@ -114,11 +114,13 @@ def main(args: Sequence[str]) -> int:
     )
     has_read = time.monotonic()
     numbers = protocol.evaluate(files.evaluation_set, len(files.class_names))
+    has_evaluated = time.monotonic()
     metrics = to_metrics(numbers, protocol, files, options)
-    print_metrics(metrics, f"evaluate: {options.detections} on {files.data}, {metrics['num_images']} images")
+    data = f"{files.data} ({files.split})" if files.split else files.data
+    print_metrics(metrics, f"evaluate: {options.detections} on {data}, {metrics['num_images']} images")
     for line in summary(files, protocol, numbers["num_over_limit"]):
         print(line)
-    print(f"read in {has_read - began:.2f} s, evaluated in {time.monotonic() - has_read:.2f} s", flush=True)
+    print(f"read in {has_read - began:.2f} s, evaluated in {has_evaluated - has_read:.2f} s", flush=True)
     try:
         path = _write(files, protocol, metrics, options, baseline)
     except OSError as error:
@@ -160,7 +162,7 @@ def to_metrics(
         "protocol": protocol.description,
         "detections": options.detections,
         "data": files.data,
-        "split": options.split or "test",
+        **({"split": files.split} if files.split else {}),
         "detkit": __version__,
     }
 

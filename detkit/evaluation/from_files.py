@@ -24,8 +24,9 @@ class EvaluationFiles:
         class_names: K, in the order of the labels.
         category_ids: K, the files' own; of VOC 1..K.
         image_files: I, relative to the folder of the images in COCO's files, full paths in VOC's; "" where unknown.
-        data: what was evaluated, in words.
+        data: the ground truth as it was named.
         protocol: the protocol that goes with the layout of the files.
+        split: the image set; None for COCO's files.
         findings: what was met and a user should know, a sentence each.
     """
 
@@ -35,6 +36,7 @@ class EvaluationFiles:
     image_files: list[str]
     data: str
     protocol: str
+    split: str | None = None
     findings: list[str] = field(default_factory=list)
 
 

@@ -65,8 +65,7 @@ def read_voc_results(
     ids = sorted(image_folders)
     content = [_read_objects(os.path.join(image_folders[i], "Annotations", f"{i}.xml")) for i in ids]
     names = sorted({each.name for objects in content for each in objects})
-    source = f"{annotations} ({split})"
-    strangers = Strangers(source, other_images, other_classes)
+    strangers = Strangers(f"{annotations} ({split})", other_images, other_classes)
     files = _class_files(_result_files(str(detections), split), names)
     detected = _detected(files, ids, names, strangers)
     strangers.findings += [f"no result file for {name}: nothing of it was found" for name in names if name not in files]
@@ -75,7 +74,8 @@ def read_voc_results(
         class_names=names,
         category_ids=list(range(1, len(names) + 1)),
         image_files=_image_files(ids, image_folders),
-        data=source,
+        data=str(annotations),
+        split=split,
         protocol=_protocol([folder for folder, _ in folders]),
         findings=strangers.findings,
     )

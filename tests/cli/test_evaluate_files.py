@@ -62,6 +62,7 @@ def test_coco_files_to_a_table_and_a_report(evaluate: Callable) -> None:
     assert metrics["map_per_class"] == {"dog": None, "cat": metrics["map"]}
     assert (metrics["num_images"], metrics["num_over_limit"]) == (3, 0)
     assert (metrics["detections"], metrics["data"]) == ("detections.json", "annotations.json")
+    assert "split" not in metrics
 
 
 def test_the_written_numbers_are_those_of_pycocotools(evaluate: Callable) -> None:
@@ -81,7 +82,9 @@ def test_voc_files_by_the_protocol_of_their_year_or_any_other(evaluate: Callable
     assert "VOC07 (AP at IoU > 0.50, 11 points" in out
     assert row(out, "AP cat") == "1.000"
     assert "3 images, 4 objects (1 difficult), 4 detections, 3 classes" in out
+    assert "evaluate: voc/results on voc/VOC2007 (test), 3 images" in out
     assert "report: voc/report/index.html" in out
+    assert json.loads(Path("voc/report/metrics.json").read_text())["split"] == "test"
     code, out, _ = evaluate(*VOC, "--protocol", "coco", "--no-report")
     assert (code, row(out, "AP75")) == (0, "0.500")
     code, out, _ = evaluate(*COCO, "--protocol", "voc10", "--iou_thresholds", "0.3", "0.9", "--no_report")
