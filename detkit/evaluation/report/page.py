@@ -21,6 +21,7 @@ from .gallery import best_images, judge, worst_images
 from .headline import headline
 from .per_class import ClassRow, is_missing
 from .pictures import Images, make_picture
+from .svg import plain_label
 
 if TYPE_CHECKING:
     from detkit.evaluation.analysis import Analysis
@@ -32,6 +33,7 @@ MOST_FOLDED_CURVES = 100
 MOST_PAIRS = 12  # of confused classes
 MOST_MATRIX_CLASSES = 80
 MOST_DIFFERENCES = 24  # bars
+LONGEST_NAME = 60  # of a class in a table; its title has all of it
 
 
 def render_page(
@@ -211,6 +213,7 @@ def _environment() -> Environment:
         "score": lambda value: "n/a" if is_missing(value) else f"{value:.2f}",
         "count": lambda value: "n/a" if is_missing(value) else f"{value:,}",
         "sort_key": lambda value: "" if is_missing(value) else f"{value:.6f}",
+        "short": lambda text: plain_label(text, LONGEST_NAME),
         "or_na": lambda value: "n/a" if value is None or value == "" else value,
     }
     # The page's policy lets only this script run, whatever a name from someone's files may hold.

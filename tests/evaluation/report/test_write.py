@@ -136,6 +136,8 @@ def test_names_of_strangers_are_text(tmp_path: Path) -> None:
     assert outline.text.count("a class name was run") > 3
     assert "{{ 7*7 }}" in outline.text
     assert "日本語" in outline.text
+    assert "x" * 59 + "…" in outline.text
+    assert "x" * 61 not in outline.text
     rows = list(csv.DictReader((tmp_path / "per_class.csv").open(encoding="utf-8", newline="")))
     assert [row["class"] for row in rows] == [name.replace("\udc80", "\\udc80") for name in NASTY]
     written = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
