@@ -8,7 +8,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from detkit.evaluation import MeanAveragePrecision
+import detkit.evaluation
 
 
 def main(rank: int, world_size: int, meeting: str, cases: str, result: str) -> None:
@@ -16,12 +16,17 @@ def main(rank: int, world_size: int, meeting: str, cases: str, result: str) -> N
         "gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size, timeout=timedelta(seconds=60)
     )
     results = []
-    for protocol, ranks in torch.load(cases):
-        metric = MeanAveragePrecision(protocol, ["cat", "dog"])
-        for detections, sample in ranks[rank]:
+    for name, options, shards in torch.load(cases):
+        group = dist.new_group(range(len(shards)))  # as many ranks as there are shards; all have to make it
+        if rank >= len(shards):
+            results.append(None)
+            continue
+        metric = getattr(detkit.evaluation, name)(**options, process_group=group)
+        for detections, sample in shards[rank]:
             metric.update([detections], [sample])
         computed = metric.compute()
-        results.append((computed, sum(map(len, metric.batches))))
+        kept = metric.batches if hasattr(metric, "batches") else [metric.images]
+        results.append((computed, sum(map(len, kept))))
     torch.save(results, result)
     dist.destroy_process_group()
 

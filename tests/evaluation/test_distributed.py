@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from detkit.evaluation import MeanAveragePrecision
+import detkit.evaluation
 
 HERE = Path(__file__).parent
 
@@ -42,62 +42,69 @@ def some_images(count: int) -> list[tuple[dict, dict]]:
     return images
 
 
+IMAGES = some_images(11)
 SHARDINGS = {
-    2: lambda images: [
-        (images[0::2], [*images[1::2], images[0]]),  # a sampler repeats the first to make both equally long
-        (images[:9], images[9:]),
-        ([], images),
-        ([], []),
-    ],
-    3: lambda images: [
-        (images[:7], images[7:8], images[8:]),
-        (images[4:], [], images[:6]),  # one has none, two have some in common
-        ([], [], images),
-    ],
+    # A sampler repeats the first image to make both equally long.
+    "padded": (IMAGES[0::2], [*IMAGES[1::2], IMAGES[0]]),
+    "uneven": (IMAGES[:9], IMAGES[9:]),
+    "one of two has none": ([], IMAGES),
+    "nobody has any": ([], []),
+    "three": (IMAGES[:7], IMAGES[7:8], IMAGES[8:]),
+    "one of three has none": (IMAGES[4:], [], IMAGES[:6]),
+    "only the last of three has some": ([], [], IMAGES),
 }
+METRICS: list[tuple[str, dict[str, Any]]] = [
+    ("MeanAveragePrecision", {"protocol": "coco", "class_names": ["cat", "dog"]}),
+    ("MeanAveragePrecision", {"protocol": "voc07", "class_names": ["cat", "dog"]}),
+    ("ProposalRecall", {"counts": [1, 3, 100]}),
+]
+WORLD_SIZE = 3
+Rank = list[tuple[dict[str, Any], int] | None]
 
 
-@pytest.mark.parametrize("world_size", SHARDINGS)
-def test_ranks_together_equal_one_process(tmp_path: Path, world_size: int) -> None:
-    images = some_images(11)
-    shardings = SHARDINGS[world_size](images)
-    cases = [(protocol, shards) for protocol in ("coco", "voc07") for shards in shardings]
-    torch.save(cases, tmp_path / "cases.pt")
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Rank]:
+    """What each of three processes computed in each case; cases of two shards leave the third out."""
+    folder = tmp_path_factory.mktemp("ranks")
+    cases = [(name, options, shards) for name, options in METRICS for shards in SHARDINGS.values()]
+    torch.save(cases, folder / "cases.pt")
     environment = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
-    ranks = [
+    processes = [
         subprocess.Popen(
             [
-                sys.executable,
-                str(HERE / "one_rank.py"),
-                str(rank),
-                str(world_size),
-                *(str(tmp_path / name) for name in ("meeting", "cases.pt", f"{rank}.pt")),
+                *(sys.executable, str(HERE / "one_rank.py"), str(rank), str(WORLD_SIZE)),
+                *(str(folder / name) for name in ("meeting", "cases.pt", f"{rank}.pt")),
             ],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(world_size)
+        for rank in range(WORLD_SIZE)
     ]
     try:
-        for rank in ranks:
-            _, errors = rank.communicate(timeout=120)
-            assert rank.returncode == 0, errors
+        for process in processes:
+            _, errors = process.communicate(timeout=240)
+            assert process.returncode == 0, errors
     finally:
-        for rank in ranks:
-            rank.kill()
+        for process in processes:
+            process.kill()
+    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD_SIZE)]
 
-    everyone = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world_size)]
-    for (protocol, shards), *together in zip(cases, *everyone, strict=True):
-        alone = MeanAveragePrecision(protocol, ["cat", "dog"])
-        everything = images if any(shards) else []
-        alone.update(*([pair[part] for pair in everything] for part in range(2)))
-        expected = alone.compute()
-        if everything:
-            assert 0 < expected["map"] < 1
-        for (result, kept), shard in zip(together, shards, strict=True):
-            assert as_bits(result) == as_bits(expected)
-            assert kept == len(shard)  # afterwards each rank has its own again
+
+@pytest.mark.parametrize("sharding", range(len(SHARDINGS)), ids=list(SHARDINGS))
+@pytest.mark.parametrize("metric", range(len(METRICS)), ids=["coco", "voc07", "recall"])
+def test_ranks_together_equal_one_process(ranks: list[Rank], metric: int, sharding: int) -> None:
+    (name, options), shards = METRICS[metric], list(SHARDINGS.values())[sharding]
+    together = [rank[metric * len(SHARDINGS) + sharding] for rank in ranks[: len(shards)]]
+    alone = getattr(detkit.evaluation, name)(**options)
+    everything = IMAGES if any(shards) else []
+    alone.update(*([pair[part] for pair in everything] for part in range(2)))
+    expected = alone.compute()
+    if everything:
+        assert 0 < expected["map" if "map" in expected else "average_recall"].reshape(-1)[-1] < 1
+    for (result, kept), shard in zip(together, shards, strict=True):
+        assert as_bits(result) == as_bits(expected)
+        assert kept == len(shard)  # afterwards each rank has its own again
 
 
 def as_bits(result: dict[str, Any]) -> dict[str, Any]:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -192,47 +188,3 @@ def same(result: dict[str, Any], expected: dict[str, Any]) -> None:
             assert torch.equal(result[name].nan_to_num(-7), value.nan_to_num(-7)), name
         else:
             assert result[name] == value, name
-
-
-RANK = """
-import sys, torch, torch.distributed as dist
-from detkit.evaluation.proposal_metric import ProposalRecall
-rank, folder = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-results = []
-for shards in torch.load(f"{folder}/shards.pt"):
-    metric = ProposalRecall(counts=(1, 3, 10))
-    for proposals, target in shards[rank]:
-        metric.update([proposals], [target])
-    results.append((metric.compute(), len(metric.images)))
-torch.save(results, f"{folder}/{rank}.pt")
-dist.destroy_process_group()
-"""
-
-
-def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
-    images = random_images(3, count=7)
-    cases = [(images[::2], [*images[1::2], images[0]]), ([], images)]
-    torch.save(cases, tmp_path / "shards.pt")
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, str(rank), str(tmp_path)], env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    try:
-        for rank in ranks:
-            _, errors = rank.communicate(timeout=120)
-            assert rank.returncode == 0, errors
-    finally:
-        for rank in ranks:
-            rank.kill()
-    alone = ProposalRecall(counts=COUNTS)
-    alone.update(*map(list, zip(*images, strict=True)))
-    expected = alone.compute()
-    assert 0 < expected["average_recall"][-1] < 1
-    for rank in range(2):
-        for (result, kept), shards in zip(torch.load(tmp_path / f"{rank}.pt"), cases, strict=True):
-            same(result, expected)
-            assert kept == len(shards[rank])  # afterwards each rank has its own again
