@@ -39,7 +39,7 @@ class Page:
     Attributes:
         complaints: errors and warnings of its scripts, its console and its security policy.
         requests: addresses it asked for, those of `data:` and itself left out.
-        refused: those of them that its security policy did not let out.
+        refused: addresses that its security policy did not let it ask for.
     """
 
     browser: Browser
@@ -48,7 +48,7 @@ class Page:
     complaints: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
-    asked: dict[str, str] = field(default_factory=dict)
+    _asked: dict[str, str] = field(default_factory=dict)
     loaded: bool = False
 
     def run(self, expression: str) -> Any:
@@ -82,11 +82,11 @@ class Page:
             self.complaints.append(parameters["entry"]["text"])
         elif method == "Network.requestWillBeSent":
             url = parameters["request"]["url"]
+            self._asked[parameters["requestId"]] = url
             if url != self.url and not url.startswith("data:"):
                 self.requests.append(url)
-                self.asked[parameters["requestId"]] = url
         elif method == "Network.loadingFailed" and parameters.get("blockedReason") == "csp":
-            self.refused.append(self.asked[parameters["requestId"]])
+            self.refused.append(self._asked[parameters["requestId"]])
         elif method == "Page.loadEventFired":
             self.loaded = True
 
