@@ -13,14 +13,29 @@ from detkit.errors import DetkitError
 
 if TYPE_CHECKING:
     from detkit import boxes, data, evaluation, proposals
-    from detkit.detectors import FasterRCNN
+    from detkit.detectors import FasterRCNN, FastRCNN
     from detkit.detectors.loading import load
     from detkit.drawing import draw
 
-_WHERE = {"FasterRCNN": "detkit.detectors", "load": "detkit.detectors.loading", "draw": "detkit.drawing"}
+_WHERE = {
+    **dict.fromkeys(("FastRCNN", "FasterRCNN"), "detkit.detectors"),
+    "load": "detkit.detectors.loading",
+    "draw": "detkit.drawing",
+}
 _ROOMS = ("boxes", "data", "detectors", "evaluation", "features", "heads", "proposals", "training")
 
-__all__ = ["DetkitError", "FasterRCNN", "__version__", "boxes", "data", "draw", "evaluation", "load", "proposals"]
+__all__ = [
+    "DetkitError",
+    "FastRCNN",
+    "FasterRCNN",
+    "__version__",
+    "boxes",
+    "data",
+    "draw",
+    "evaluation",
+    "load",
+    "proposals",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,8 +2,9 @@
 
 from detkit.features.architectures import ARCHITECTURES
 from detkit.features.backbones import Backbone, build_backbone
+from detkit.features.image_pyramid import PyramidFeatures, PyramidPooler, nearest_scale
 from detkit.features.preprocessing import ImageBatch, Preprocessing
-from detkit.features.roi_pooling import RoIPooler
+from detkit.features.roi_pooling import RoIPooler, distinct_rois
 from detkit.features.transfer import apply_transfer
 
 __all__ = [
@@ -11,7 +12,11 @@ __all__ = [
     "Backbone",
     "ImageBatch",
     "Preprocessing",
+    "PyramidFeatures",
+    "PyramidPooler",
     "RoIPooler",
     "apply_transfer",
     "build_backbone",
+    "distinct_rois",
+    "nearest_scale",
 ]

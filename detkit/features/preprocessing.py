@@ -81,6 +81,11 @@ class Preprocessing(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
+    def at(self, min_size: int, max_size: int) -> Preprocessing:
+        """The same with another size."""
+        mean, std = (buffer.flatten().tolist() for buffer in (self.mean, self.std))
+        return Preprocessing(min_size, max_size, mean, std, self.divisor, self.memory_format == torch.channels_last)
+
     def forward(self, images: list[Tensor]) -> ImageBatch:
         """Batch uint8 images (3, H_i, W_i).
 

@@ -69,3 +69,24 @@ class RoIPooler(nn.Module):
             inclusive = torch.cat([rois[:, :3], rois[:, 3:] - 1], dim=1)
             pooled = roi_pool(source, inclusive, self.output_size, 1 / stride)
         return pooled.to(feature.dtype)
+
+
+def distinct_rois(boxes: Tensor, stride: int, groups: Tensor | None = None) -> Tensor:
+    """The first of all boxes (R, 4) whose corners fall on the same cells: their indices, ascending.
+
+    RoI max pooling rounds corners to cells, so that such boxes have the same features. The authors' code (test.py of
+    Fast R-CNN, papers.md 2.2) computes them once and hands the result to all of them, of which suppression keeps one;
+    here the others are left out. Corners are rounded as inclusive pixels, halves to even, as there.
+
+    Args:
+        boxes: in pixels of the batch.
+        stride: pixels per cell.
+        groups: int64 (R,); boxes of different groups are different.
+    """
+    cells = torch.cat([boxes[:, :2], boxes[:, 2:] - 1], dim=1).div(stride).round().long()
+    if groups is not None:
+        cells = torch.cat([cells, groups[:, None]], dim=1)
+    _, kind = cells.unique(dim=0, return_inverse=True)
+    place = torch.arange(len(boxes), device=boxes.device)
+    first = torch.full_like(place, len(boxes)).scatter_reduce(0, kind, place, "amin")
+    return first[first < len(boxes)].sort().values

@@ -14,6 +14,7 @@ from detkit.boxes import BoxCodec, batched_nms, box_iou, clip
 from detkit.boxes.ordering import best_first
 from detkit.features.preprocessing import ImageBatch
 from detkit.features.roi_pooling import RoIPooler
+from detkit.heads.box_normalizer import BoxNormalizer
 from detkit.training.losses import box_regression_loss, cross_entropy
 from detkit.training.matching import ignore_in_regions, match
 from detkit.training.sampling import sample
@@ -68,7 +69,13 @@ class RegionClassifier(nn.Module):
         self.pooler, self.box_head, self.box_predictor = pooler, box_head, box_predictor
         self.settings = settings
         self.codec = BoxCodec(settings.box_weights)
+        self.normalizer: BoxNormalizer | None = None
         self.sample = sample
+
+    def normalize_per_class(self, num_classes: int) -> BoxNormalizer:
+        """Scale regression targets by statistics of each class instead of by ``box_weights``."""
+        self.codec, self.normalizer = BoxCodec(), BoxNormalizer(num_classes)
+        return self.normalizer
 
     def forward(self, features: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits (R, K + 1) and deltas (R, K + 1, 4) for N tensors of boxes (P_i, 4) in the batch's pixels."""
@@ -107,9 +114,9 @@ class RegionClassifier(nn.Module):
         roi, truth, target, positive, valid = (torch.cat(p) for p in (rois, truth, target, positive, valid))
         deltas = deltas.gather(1, target[:, None, None].expand(-1, 1, 4))[:, 0]
         if s.box_loss == "giou":
-            predicted, wanted = self.codec.decode(deltas, roi), truth
+            predicted, wanted = self._decode(deltas, roi, target), truth
         else:
-            predicted, wanted = deltas, self.codec.encode(truth, roi)
+            predicted, wanted = deltas, self._encode(truth, roi, target)
         count = valid.sum().clamp(min=1)
         losses = {
             "loss_classifier": cross_entropy(logits, target, valid),
@@ -148,6 +155,16 @@ class RegionClassifier(nn.Module):
         best = own.amax(1) if own.shape[1] else own.new_zeros(len(boxes))
         return (roi, truth, target, chosen.positive, chosen.valid), best
 
+    def _encode(self, boxes: Tensor, rois: Tensor, labels: Tensor) -> Tensor:
+        """What is to be predicted (R, 4) for regions of these classes (R,)."""
+        deltas = self.codec.encode(boxes, rois)
+        return deltas if self.normalizer is None else self.normalizer.normalize(deltas, labels)
+
+    def _decode(self, predicted: Tensor, rois: Tensor, labels: Tensor) -> Tensor:
+        """The boxes (R, 4) that predictions for these classes (R,) mean."""
+        deltas = predicted if self.normalizer is None else self.normalizer.restore(predicted, labels)
+        return self.codec.decode(deltas, rois)
+
     def detect(self, features: list[Tensor], proposals: list[Tensor], images: ImageBatch) -> list[dict[str, Tensor]]:
         """Detections of each image from its proposals (P_i, 4), in the original image's pixels, best first."""
         logits, deltas = self(features, proposals)
@@ -164,9 +181,13 @@ class RegionClassifier(nn.Module):
     ) -> dict[str, Tensor]:
         s = self.settings
         scores = scores[:, 1:]  # without background
-        region, label = torch.where(scores > s.score_threshold)
+        good = scores > s.score_threshold
+        if s.max_candidates is not None:
+            best = scores.topk(min(s.max_candidates, len(scores)), dim=0).indices
+            good &= torch.zeros_like(good).scatter(0, best, True)
+        region, label = torch.where(good)
         scores = scores[region, label]
-        boxes = clip(self.codec.decode(deltas[region, label + 1], proposals[region]), images.sizes[index])
+        boxes = clip(self._decode(deltas[region, label + 1], proposals[region], label + 1), images.sizes[index])
         (large,) = torch.where(((boxes[:, 2:] - boxes[:, :2]) >= s.min_detection_size).all(1))
         boxes, scores, label = boxes[large], scores[large], label[large]
         keep = batched_nms(boxes, scores, label, s.nms_threshold).sort().values

@@ -1,0 +1,169 @@
+"""Fast R-CNN (Girshick 2015): features once an image, and every proposal pooled from them, classified and refined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detkit.data.datamodule import STAGES, DetectionDataModule
+from detkit.data.transforms import HorizontalFlip
+from detkit.detectors.base import Batch
+from detkit.detectors.proposal_source import ProposalSource
+from detkit.detectors.region_detector import Encoded, RegionDetector
+from detkit.errors import ConfigError
+from detkit.features import PyramidFeatures, PyramidPooler, distinct_rois, nearest_scale
+from detkit.proposals import Proposals
+from detkit.training import box_statistics
+
+NORMALIZATIONS = ("per_class", "fixed")
+
+
+class FastRCNN(RegionDetector):
+    """Fast R-CNN, trained jointly on its two losses; its proposals are given.
+
+    They come as ``proposals`` with the samples, from stores of the data set's splits, which a fit computes where they
+    are missing. An image without them (`predict`) is searched on the spot. The defaults are the ``modern`` preset;
+    ``configs/fast_rcnn`` holds those of the paper. Backbone, region classifier and training are those of
+    `RegionDetector`, and so are their arguments.
+
+    Args:
+        class_names: the classes, without background. Given by the data set on the command line.
+        proposal_method: selective_search, sliding_window, or rpn (stores made by ``detkit propose``).
+        proposal_mode: of selective search: single (quickest), fast or quality (most boxes).
+        proposal_options: further options of the method, such as {parameters: paper} of selective search.
+        proposals: a store's file, or the folder of the splits' stores; null: beside the data set.
+        max_proposals: best proposals of an image that are used, in training and otherwise.
+        box_normalization: per_class (the regression targets' mean and deviation over the training set, as in the
+            paper) or fixed (``box_weights``).
+        dedup_stride: in test, of proposals that are equal when rounded to so many pixels one is used; 16 in the
+            paper; null: all are used.
+        test_sizes: in test, several shorter sides of which each region is read from the one where its area is nearest
+            to 224 x 224; [480, 576, 688, 864, 1200] in the paper; null: ``min_size``.
+        test_max_size: limit of the longer side in such a test; 2000 in the paper.
+        shared: arguments of `RegionDetector`.
+
+    Raises:
+        ConfigError: for an unknown name, or numbers that do not fit together.
+        WeightsError: for weights that do not fit the backbone.
+    """
+
+    def __init__(
+        self,
+        class_names: list[str],
+        proposal_method: str = "selective_search",
+        proposal_mode: str = "fast",
+        proposal_options: dict[str, Any] | None = None,
+        proposals: str | None = None,
+        max_proposals: tuple[int, int] = (2000, 2000),
+        box_normalization: str = "fixed",
+        dedup_stride: int | None = None,
+        test_sizes: list[int] | None = None,
+        test_max_size: int = 2000,
+        **shared: Any,
+    ) -> None:
+        super().__init__(class_names, **shared)
+        if box_normalization not in NORMALIZATIONS:
+            raise ConfigError(
+                f"unknown box_normalization {box_normalization!r}; the known ones are {', '.join(NORMALIZATIONS)}"
+            )
+        if min(max_proposals) < 1 or (dedup_stride is not None and dedup_stride < 1):
+            raise ConfigError(f"max_proposals {max_proposals} and dedup_stride {dedup_stride} must be at least 1")
+        self.source = ProposalSource(proposal_method, proposal_mode, proposal_options, proposals)
+        self.max_proposals, self.dedup_stride = tuple(max_proposals), dedup_stride
+        self._given: list[str] = []
+        if box_normalization == "per_class":
+            self.roi_heads.normalize_per_class(self.num_classes)
+        self.test_scales = nn.ModuleList(self.preprocessing.at(size, test_max_size) for size in test_sizes or ())
+        if test_sizes:
+            self.roi_heads.pooler = PyramidPooler(self.roi_heads.pooler)
+
+    # -- detection -----------------------------------------------------------------------------
+
+    def encode(self, batch: Batch) -> Encoded:
+        """Backbone over a batch of samples (only ``image`` is read), in test at each of ``test_sizes``."""
+        if self.training or not self.test_scales:
+            return super().encode(batch)
+        scales = [scale([sample["image"] for sample in batch]) for scale in self.test_scales]
+        # (S, N, 4): (width, height, width, height)
+        sizes = torch.tensor([scale.sizes for scale in scales], dtype=torch.float32).flip(-1).repeat(1, 1, 2)
+        maps = [self.backbone(scale.tensor) for scale in scales]
+        return Encoded(scales[0], PyramidFeatures(maps, sizes / sizes[0]))
+
+    def propose(self, batch: Batch, encoded: Encoded) -> list[Proposals]:
+        """The samples' ``proposals``, the best of them and, in test, each once."""
+        return [self._propose_one(sample, encoded, i) for i, sample in enumerate(batch)]
+
+    def _propose_one(self, sample: dict[str, Any], encoded: Encoded, index: int) -> Proposals:
+        given = sample.get("proposals")
+        boxes = self.source.of_image(sample["image"], sample.get("image_id")) if given is None else given
+        boxes = encoded.images.to_batch(boxes[: self.max_proposals[0 if self.training else 1]], index)
+        if self.dedup_stride is not None and not self.training:
+            scale, at_scale = None, boxes
+            if isinstance(encoded.features, PyramidFeatures):
+                scale, at_scale = nearest_scale(boxes, encoded.features.factors[:, index])
+            boxes = boxes[distinct_rois(at_scale, self.dedup_stride, scale)]
+        boxes = boxes.to(encoded.images.tensor.device, non_blocking=True)
+        return Proposals(boxes, boxes.new_ones(len(boxes)))
+
+    # -- the data set's proposals --------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Compute the stores that are missing; Lightning calls it on one process of each machine."""
+        for split in self._splits(self.trainer.state.fn):
+            self.source.compute(self.trainer.datamodule.annotations(split), split)
+
+    def setup(self, stage: str) -> None:
+        """Give the data set's samples their proposals; before a fit, measure the regression targets."""
+        data = self.trainer.datamodule
+        stores = {split: self.source.open(data.annotations(split), split) for split in self._splits(stage)}
+        if stores:
+            data.use_proposals(stores)
+            self._given = list(stores)
+        normalizer = self.roi_heads.normalizer
+        # Weights that were trained with statistics keep them; a run that goes on finds its own in the checkpoint.
+        if stage == "fit" and normalizer is not None and not normalizer.known and self.trainer.ckpt_path is None:
+            if isinstance(data, DetectionDataModule) and "train" in data.proposals:
+                self.measure_boxes(
+                    self._training_set(data), isinstance(data.dataset("train").transform, HorizontalFlip)
+                )
+            else:
+                raise ConfigError(
+                    "box_normalization: per_class needs the statistics of the training set: fit with one of detkit's "
+                    "data sets, call measure_boxes before, or set box_normalization: fixed"
+                )
+
+    def teardown(self, stage: str) -> None:
+        """Take the proposals back: the next detector may want others."""
+        while self._given:
+            self.trainer.datamodule.proposals.pop(self._given.pop(), None)
+
+    def measure_boxes(self, images: Iterable[tuple[Tensor, Tensor, Tensor]], mirrored: bool = False) -> None:
+        """Set the regression targets' statistics (``box_normalization: per_class``).
+
+        Args:
+            images: of each image of the training set proposals (P, 4), ground-truth boxes (G, 4) and labels (G,).
+            mirrored: see `box_statistics`.
+        """
+        iou = self.roi_heads.settings.foreground_iou
+        self.roi_heads.normalizer.set(box_statistics(images, self.num_classes, iou, mirrored))
+
+    def _training_set(self, data: DetectionDataModule) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        annotations, proposals = data.annotations("train"), data.proposals["train"]
+        for i in range(len(annotations)):
+            truth = {name: torch.from_numpy(value) for name, value in annotations.fields(i).items()}
+            learnt = ~(truth["crowd"] if self.train_on_difficult else truth["crowd"] | truth["difficult"])
+            boxes = torch.as_tensor(proposals[annotations.image_id(i)], dtype=torch.float32).reshape(-1, 4)
+            yield boxes[: self.max_proposals[0]], truth["boxes"][learnt], truth["labels"][learnt]
+
+    def _splits(self, stage: str) -> list[str]:
+        """The splits of the trainer's data set that a stage reads, and that nobody has given proposals."""
+        data = self.trainer.datamodule
+        if not isinstance(data, DetectionDataModule):
+            return []
+        splits = [data.test_split if split == "test" else split for split in STAGES[stage]]
+        if stage == "fit" and self.trainer.limit_val_batches == 0:
+            splits.remove("val")
+        return [split for split in splits if split not in data.proposals and data.annotations(split) is not None]
