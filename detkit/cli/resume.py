@@ -74,6 +74,11 @@ def plan(command: str, arguments: Arguments, parse_model: Callable[[list[str]], 
         return Plan([*_files(arguments), *arguments.options], root)
     found = locate(str(wanted), root, command)
     content = read_checkpoint(found.path)
+    if command == "fit" and "optimizer_states" not in content:
+        raise CheckpointError(
+            f"{found.path}: holds the weights only, as `detkit compress` writes them, and not the state of its run, "
+            "which cannot go on from here. Go on from the run's own checkpoint."
+        )
     own = _own_config(found.path)
     if command == "fit" and not arguments.configs and own is not None:
         arguments.configs.append(str(own))

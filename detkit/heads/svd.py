@@ -7,7 +7,7 @@ is t(u + v) multiplications for each region instead of uv.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -105,6 +105,21 @@ def costs(layers: Mapping[str, nn.Module], ranks: Mapping[str, int]) -> list[Cos
         after = before if rank is None else rank * (inputs + outputs)
         result.append(Cost(name, inputs, outputs, rank, before, after))
     return result
+
+
+def check_saving(layers: Sequence[Cost]) -> None:
+    """Refuse ranks with which a layer costs as much as before, or more.
+
+    Raises:
+        ConfigError: naming the layer and the ranks that would do.
+    """
+    for each in layers:
+        if each.rank is not None and each.after >= each.before:
+            most = (each.before - 1) // (each.inputs + each.outputs)
+            raise ConfigError(
+                f"truncated SVD: {each.name} with rank {each.rank} needs {each.after:,} multiplications a region instead "
+                f"of {each.before:,}, so nothing is saved; " + (f"give at most {most}" if most else "leave it as it is")
+            )
 
 
 def _paths(head: nn.Module) -> list[str]:
