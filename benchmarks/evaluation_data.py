@@ -7,6 +7,7 @@ score by how well they lie, some in the wrong class; the rest is noise with low 
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -144,3 +145,16 @@ def load(folder: Path) -> Arrays:
     """What `save` has kept."""
     with np.load(folder / "set.npz") as content:
         return dict(content)
+
+
+def main() -> None:
+    """Make a set and save it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where to")
+    parser.add_argument("--images", type=int, default=5000, help="how many images (default: %(default)s)")
+    options = parser.parse_args()
+    save(make(options.images), options.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -31,7 +31,7 @@ def report(content: dict[str, Any]) -> str:
             "",
             f"{size['images']:,} images, {size['objects']:,} objects ({size['crowds']:,} crowds), "
             f"{size['detections']:,} detections, {size['classes']} classes, made up (`evaluation_data.py`). Each run "
-            f"in a process of its own, in turns; medians of {ours['runs']} runs, of ours of the calls after a "
+            f"in a process of its own, in turns. Medians (runs of each: {ours['runs']}); of ours, of the calls after a "
             "process's first.",
             "",
             "## From memory",
