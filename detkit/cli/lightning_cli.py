@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from detkit.cli.arguments import Arguments, read_arguments
 from detkit.cli.checkpointing import BestCheckpoint
-from detkit.cli.messages import shorten
+from detkit.cli.messages import own_cause, shorten
 from detkit.cli.predictions import PredictionWriter
 from detkit.cli.reports import Reports
 from detkit.cli.results import print_differences, read_baseline
@@ -23,7 +23,7 @@ from detkit.cli.resume import Plan, plan
 from detkit.cli.run_folder import new_version
 from detkit.cli.trainer import SaveConfig, complete
 from detkit.detectors.checkpoints import check_fits, hyper_parameters
-from detkit.errors import CheckpointError, ConfigError, DetkitError
+from detkit.errors import CheckpointError, ConfigError
 
 CLASS_NAMES = "model.init_args.class_names"
 TRAINER_DEFAULTS = {"num_sanity_val_steps": 0, "log_every_n_steps": 10, "enable_model_summary": False}
@@ -169,13 +169,10 @@ class DetkitCLI(Reports, LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, TypeError) as error:
-            # jsonargparse wraps what a constructor raises in a text about types.
-            cause: BaseException | None = error
-            while cause is not None and not isinstance(cause, DetkitError):
-                cause = cause.__cause__ or cause.__context__
-            if cause is None:
+            own = own_cause(error)
+            if own is None:
                 raise
-            raise cause from None
+            raise own from None
 
     def after_instantiate_classes(self) -> None:
         """Holds the checkpoint's weights against the model before anything runs."""

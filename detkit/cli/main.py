@@ -14,6 +14,7 @@ COMMANDS = {
     "test": "the mAP of a checkpoint on the test split, and a report on it",
     "predict": "the detections of a checkpoint on images, as COCO JSON and drawn",
     "evaluate": "the mAP and a report of detections in files, COCO's or VOC's, without a model",
+    "propose": "boxes that may hold objects, computed once and kept in a file, and how many objects they cover",
     "demo": "draw a small data set, train on it, test, and show what is found",
 }
 
@@ -34,6 +35,7 @@ examples:
   detkit fit --config my.yaml --ckpt_path last            go on where it stopped
   detkit test --ckpt_path runs/my
   detkit predict --ckpt_path runs/my --data ImageFolder --data.path photos/ --predictions.draw true
+  detkit propose --config my.yaml --split train --method selective_search
   detkit evaluate --detections predictions.json --annotations instances_val2017.json
 """
 
@@ -92,6 +94,10 @@ def _run(command: str, args: list[str]) -> int:
 
         run(command, args)
         return 0
+    if command == "propose":
+        from detkit.cli import propose
+
+        return propose.main(args)
     from detkit.cli import demo
 
     return demo.main(args) or 0

@@ -6,6 +6,7 @@ import re
 from difflib import get_close_matches
 
 from detkit.cli.arguments import Arguments
+from detkit.errors import DetkitError
 
 NOISE = re.compile(
     r"Expected a <class 'NoneType'>.*|Does not validate against any of the Union subtypes|Subtypes: .*|Errors:"
@@ -14,6 +15,7 @@ NOISE = re.compile(
 
 WORDS = (
     (r"Expected a <class '(?:[\w.]+\.)?(\w+)'>\.? ?", r"expected \1. "),
+    (r"Expected a typing\.Literal\[(.*?)\]\.? ?", r"expected one of \1. "),
     (r"Parser key \"([^\"]+)\":", r"\1:"),
     (r"Problem with given class_path '(?:[\w.]+\.)?(\w+)':", r"\1:"),
     (r"Expected a dot import path string: (.*)", r"there is no class '\1'"),
@@ -48,6 +50,14 @@ def shorten(message: str, command: str, arguments: Arguments, known: list[str] |
         text = f"{file}: {text}"
     near = _near(text, known or [])
     return f"{text}{near}\n`detkit {command} --help` shows all options."
+
+
+def own_cause(error: BaseException) -> DetkitError | None:
+    """The error of ours that another one was made of: jsonargparse wraps what a constructor raises."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, DetkitError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
 def _plain(line: str) -> str:

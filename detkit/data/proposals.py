@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
 import time
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -17,16 +15,15 @@ import numpy as np
 
 from detkit.data.annotations import Annotations
 from detkit.data.image_io import read_image
+from detkit.data.proposal_methods import describe, propose, resolve_options
 from detkit.errors import ConfigError, DataError
 from detkit.files import plain
 from detkit.progress import Progress
 from detkit.proposals.store import ProposalStore
 from detkit.proposals.store_format import Images
-from detkit.proposals.store_journal import Computation, Journal, merge
+from detkit.proposals.store_journal import Computation, Journal, merge, missing
 
 SUFFIX = ".proposals"
-#: What needs no network; the method "rpn" is the command line's.
-FUNCTIONS = {"selective_search": "selective_search", "sliding_window": "sliding_windows"}
 
 
 def load_or_compute(
@@ -49,21 +46,20 @@ def load_or_compute(
         progress: say that and how far it computes.
 
     Raises:
-        DataError: the store at `path` does not fit the split, or holds other proposals; or an image cannot be read,
+        DataError: the store at `path` does not fit the split, or holds other proposals; or images cannot be read,
             which is said after all others are done and kept.
         ConfigError: an unknown method or option.
     """
     computation = plan(annotations, path, method, resolve_options(method, options))
     found = find(computation)
-    if found is not None:
-        return found
-    with Journal(computation, on_wait=lambda: _say_waiting(computation.path)) as journal:
-        found = find(computation)  # another process may have made it while this one waited
-        if found is None:
-            compute(annotations, journal, journal.todo(), workers=workers, progress=progress)
-            merge(computation)
+    if found is None:
+        with Journal(computation, on_wait=lambda: say_waiting(computation.path)) as journal:
+            found = find(computation)  # another process may have made it while this one waited
+            if found is None:
+                compute(annotations, journal, journal.todo(), workers=workers, progress=progress)
+                found = finish(annotations, computation)
     computation.remove_parts()
-    return found or ProposalStore.open(path)
+    return found
 
 
 def plan(
@@ -103,27 +99,26 @@ def compute(
 ) -> None:
     """Compute the images `todo` of a split, an image a thread, each kept as soon as it is done.
 
-    What is found does not depend on the number of threads, nor on the order of the images.
-
-    Raises:
-        DataError: images that cannot be read, after all others are done.
+    What is found does not depend on the number of threads, nor on the order of the images. Images that cannot be read
+    are left for `finish`.
     """
     computation = journal.computation
     workers = cores() if workers is None else workers
     if workers < 1:
         raise ConfigError(f"workers must be at least 1, got {workers}")
-    total, earlier = len(annotations), int(journal.done.sum())
+    earlier = int(journal.done.sum())
     if progress:
-        resumed = f"{earlier:,} of them are done, " if earlier else ""
-        by = describe(computation.method, computation.parameters)
-        print(f"proposals: {total:,} images by {by}; {resumed}{workers} threads\n  into {computation.path}", flush=True)
+        say_what(journal, f"{workers} thread{'s' if workers > 1 else ''}")
 
-    def one(index: int) -> tuple[np.ndarray, tuple[int, int]]:
-        size = (int(annotations.widths[index]), int(annotations.heights[index]))
-        image_id, path = annotations.image_id(index), annotations.path(index)
-        return propose(path, size, image_id, computation.method, computation.parameters)
+    def one(index: int) -> tuple[np.ndarray, tuple[int, int]] | None:
+        try:
+            return propose(annotations, index, computation.method, computation.parameters)
+        except DataError:
+            return None
+        except Exception as error:
+            error.add_note(f"{computation.method} of {annotations.path(index)}")
+            raise
 
-    unreadable: list[DataError] = []
     running: dict[Future[Any], int] = {}
     rest = iter(todo)
     with (
@@ -138,80 +133,32 @@ def compute(
                     break
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     index = running.pop(future)
-                    try:
-                        boxes, size = future.result()
-                    except DataError as error:
-                        unreadable.append(error)
-                        continue
-                    journal.append(index, boxes, size)
-                    bar.step()
+                    if (found := future.result()) is not None:
+                        journal.append(index, *found)
+                        bar.step()
         except BaseException:
             for future in running:
                 future.cancel()
             raise
+
+
+def finish(annotations: Annotations, computation: Computation) -> ProposalStore:
+    """Make the store of what all processes have computed.
+
+    Raises:
+        DataError: images that cannot be read; all others are kept.
+    """
+    unreadable = []
+    for index in missing(computation):
+        try:
+            read_image(annotations.path(index))
+        except DataError as error:
+            unreadable.append(error)
     if unreadable:
-        more = f"\n{len(unreadable) - 1} more images cannot be read either" if len(unreadable) > 1 else ""
-        raise DataError(
-            f"{unreadable[0]}{more}\nThe other proposals are kept: once that is mended, the same command goes on."
-        )
-
-
-def propose(
-    path: str, size: tuple[int, int], image_id: str | int, method: str, options: Mapping[str, Any]
-) -> tuple[np.ndarray, tuple[int, int]]:
-    """The boxes (P, 4) of an image file, best first, and the image's own (width, height).
-
-    Args:
-        path: the image.
-        size: (width, height) by its annotation.
-        image_id: chance, where the method has any, is drawn for it and the option `seed`.
-        method: as in `load_or_compute`.
-        options: all of the method's.
-    """
-    function, options = function_of(method), dict(options)
-    if method == "sliding_window":
-        return function(size[::-1], **options), size
-    image = read_image(path, size)
-    if options.get("seed") is not None:
-        options["seed"] = image_seed(options["seed"], image_id)
-    return function(image, **options), (image.shape[1], image.shape[0])
-
-
-def image_seed(seed: int, image_id: str | int) -> int:
-    """The seed of one image, 0..2**32 - 1: a function of the data set's seed and the image's id."""
-    word = zlib.crc32(str(image_id).encode("utf-8", "surrogatepass"))
-    return int(np.random.SeedSequence((seed, word)).generate_state(1)[0])
-
-
-def function_of(method: str) -> Callable[..., np.ndarray]:
-    """The function behind a method.
-
-    Raises:
-        ConfigError: there is no such method.
-    """
-    if method not in FUNCTIONS:
-        raise ConfigError(f"there is no method {method!r} of proposals; there are {', '.join(FUNCTIONS)}")
-    from detkit import proposals
-
-    return getattr(proposals, FUNCTIONS[method])
-
-
-def resolve_options(method: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """All options of a method: those given, else the function's defaults.
-
-    Raises:
-        ConfigError: an option that the function does not have.
-    """
-    parameters = list(inspect.signature(function_of(method)).parameters.values())[1:]
-    defaults = {each.name: each.default for each in parameters}
-    unknown = sorted(set(given or {}) - set(defaults))
-    if unknown:
-        raise ConfigError(f"{method} has no option {', '.join(unknown)}; it has {', '.join(defaults)}")
-    options = plain(defaults | dict(given or {}))
-    missing = [each.name for each in parameters if options[each.name] is inspect.Parameter.empty]
-    if missing:
-        raise ConfigError(f"{method} needs {', '.join(missing)}")
-    return options
+        more = f"\nSo it is with {len(unreadable) - 1} more images." if len(unreadable) > 1 else ""
+        raise DataError(f"{unreadable[0]}{more}\nAll other proposals are kept: the same command goes on from there.")
+    merge(computation)
+    return ProposalStore.open(computation.path)
 
 
 def default_store_path(
@@ -246,9 +193,12 @@ def default_store_path(
     return Path("data") / "proposals" / f"{os.path.basename(place)}-{_short_hash(place)}" / name
 
 
-def describe(method: str, parameters: Mapping[str, Any]) -> str:
-    """A method and its options in words."""
-    return f"{method} ({', '.join(f'{name} {value}' for name, value in parameters.items())})" if parameters else method
+def say_what(journal: Journal, means: str) -> None:
+    """Print what is about to be computed, into which file and by what means."""
+    computation, done = journal.computation, int(journal.done.sum())
+    by = describe(computation.method, computation.parameters)
+    before = f" ({done:,} of them are there already)" if done else ""
+    print(f"proposals of {len(journal.done):,} images{before} by {by}, {means}\n  into {computation.path}", flush=True)
 
 
 def cores() -> int:
@@ -260,5 +210,6 @@ def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
-def _say_waiting(path: Path) -> None:
+def say_waiting(path: Path) -> None:
+    """Print that another process is at it."""
     print(f"proposals: another process is computing {path}; waiting for it ({time.strftime('%H:%M')})", flush=True)

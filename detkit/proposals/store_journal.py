@@ -130,6 +130,10 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the part; it stays."""
         self._file.close()
 
     def todo(self, rank: int = 0, world: int = 1) -> list[int]:
@@ -156,6 +160,12 @@ class Journal:
             self._file.flush()
         except OSError as error:
             raise DataError(f"{self.path}: cannot be written ({error}); what is in it is kept") from error
+
+
+def missing(computation: Computation) -> list[int]:
+    """The images that no part has."""
+    found = {record.index for part in computation.parts() for record in read_records(part, computation)[0]}
+    return [index for index in range(len(computation.images.ids)) if index not in found]
 
 
 def merge(computation: Computation) -> None:

@@ -1,0 +1,89 @@
+"""The ways to make proposals that need no network, by name, and their options."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from detkit.data.annotations import Annotations
+from detkit.data.image_io import read_image
+from detkit.errors import ConfigError
+from detkit.files import plain
+
+#: What needs no network; the method "rpn" is the command line's.
+FUNCTIONS = {"selective_search": "selective_search", "sliding_window": "sliding_windows"}
+
+
+def propose(
+    annotations: Annotations, index: int, method: str, options: Mapping[str, Any]
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """The boxes (P, 4) of an image, best first, and its own (width, height).
+
+    Args:
+        annotations: the split.
+        index: of the image.
+        method: as in `load_or_compute`.
+        options: all of the method's. Chance, where the method has any, is drawn for `seed` and the image's id.
+
+    Raises:
+        DataError: the image cannot be read.
+    """
+    function, options = function_of(method), dict(options)
+    size = (int(annotations.widths[index]), int(annotations.heights[index]))
+    if method == "sliding_window":
+        return np.asarray(function(size[::-1], **options)), size
+    image = read_image(annotations.path(index), size)
+    if options.get("seed") is not None:
+        options["seed"] = image_seed(options["seed"], annotations.image_id(index))
+    return np.asarray(function(image, **options)), (image.shape[1], image.shape[0])
+
+
+def function_of(method: str) -> Callable[..., np.ndarray]:
+    """The function behind a method.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    if method not in FUNCTIONS:
+        raise ConfigError(f"there is no method {method!r} of proposals; there are {', '.join(FUNCTIONS)}")
+    from detkit import proposals
+
+    return getattr(proposals, FUNCTIONS[method])
+
+
+def resolve_options(method: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """All options of a method: those given, else the function's defaults.
+
+    Raises:
+        ConfigError: an option that the function does not have.
+    """
+    parameters = list(inspect.signature(function_of(method)).parameters.values())[1:]
+    defaults = {each.name: each.default for each in parameters}
+    unknown = sorted(set(given or {}) - set(defaults))
+    if unknown:
+        raise ConfigError(f"{method} has no option {', '.join(unknown)}; it has {', '.join(defaults)}")
+    options = plain(defaults | dict(given or {}))
+    absent = [name for name, value in options.items() if value is inspect.Parameter.empty]
+    if absent:
+        raise ConfigError(f"{method} needs {', '.join(absent)}")
+    try:
+        json.dumps(options)
+    except TypeError as error:
+        raise ConfigError(f"{method}: options must be numbers, strings and lists of them ({error})") from None
+    return options
+
+
+def image_seed(seed: int, image_id: str | int) -> int:
+    """The seed of one image, 0..2**32 - 1: a function of the data set's seed and the image's id."""
+    word = zlib.crc32(str(image_id).encode("utf-8", "surrogatepass"))
+    return int(np.random.SeedSequence((seed, word)).generate_state(1)[0])
+
+
+def describe(method: str, parameters: Mapping[str, Any]) -> str:
+    """A method and its options in words."""
+    return f"{method} ({', '.join(f'{name} {value}' for name, value in parameters.items())})" if parameters else method
