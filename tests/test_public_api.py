@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).parents[1]
 CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
 
 PUBLIC = [
-    *(f"detkit.{name}" for name in ("load", "draw", "FasterRCNN", "DetkitError", "__version__")),
+    *(f"detkit.{name}" for name in ("load", "draw", "FastRCNN", "FasterRCNN", "DetkitError", "__version__")),
     *(f"detkit.boxes.{name}" for name in ("area", "iou", "clip", "convert", "nms", "batched_nms")),
     *(f"detkit.boxes.{name}" for name in ("BoxCodec", "AnchorGenerator", "box_iou", "box_ioa")),
     "detkit.proposals.RegionProposalNetwork",
@@ -50,7 +50,8 @@ def test_the_detectors_and_data_sets_are_lightnings() -> None:
     import lightning
     import torchmetrics
 
-    assert issubclass(detkit.FasterRCNN, lightning.LightningModule)
+    for name in ("FastRCNN", "FasterRCNN"):
+        assert issubclass(getattr(detkit, name), lightning.LightningModule)
     assert issubclass(detkit.evaluation.MeanAveragePrecision, torchmetrics.Metric)
     for name in ("VOC", "COCO", "ImageFolder", "Shapes"):
         assert issubclass(getattr(detkit.data, name), lightning.LightningDataModule)
@@ -76,6 +77,7 @@ def test_importing_loads_nothing_heavy(statement: str) -> None:
 def test_there_are_the_configs_that_the_documentation_names() -> None:
     names = {str(path.relative_to(REPOSITORY / "configs").as_posix()) for path in CONFIGS}
     presets = {f"faster_rcnn/{n}.yaml" for n in ("paper_voc07_vgg16", "modern_coco_resnet50_fpn")}
+    presets |= {f"fast_rcnn/{n}.yaml" for n in ("paper_voc07_vgg16", "modern_custom")} | {"shapes/fast_rcnn.yaml"}
     assert names >= presets | {"shapes/faster_rcnn.yaml", "faster_rcnn/custom_voc.yaml", "faster_rcnn/custom_coco.yaml"}
 
 
@@ -106,7 +108,8 @@ def test_a_config_is_understood(path: Path, capsys: pytest.CaptureFixture[str]) 
         for name, value in given[section].get("init_args", {}).items():
             if name not in ("weights", "transforms", "optimizer"):  # these are written out
                 assert config[section]["init_args"][name] == value
-    model = detkit.FasterRCNN(class_names=["cat", "dog"], **config["model"]["init_args"])
+    detector = getattr(detkit, given["model"]["class_path"])
+    model = detector(class_names=["cat", "dog"], **config["model"]["init_args"])
     assert model.hparams["backbone"] == given["model"]["init_args"]["backbone"]
     # The data set itself is not at hand; Lightning's own rules are.
     if isinstance(config["trainer"]["val_check_interval"], int):

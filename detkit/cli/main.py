@@ -15,6 +15,7 @@ COMMANDS = {
     "predict": "the detections of a checkpoint on images, as COCO JSON and drawn",
     "evaluate": "the mAP and a report of detections in files, COCO's or VOC's, without a model",
     "propose": "boxes that may hold objects, computed once and kept in a file, and how many objects they cover",
+    "compress": "a checkpoint's fully connected layers by truncated SVD: quicker, no training",
     "demo": "draw a small data set, train on it, test, and show what is found",
 }
 
@@ -36,6 +37,7 @@ examples:
   detkit test --ckpt_path runs/my
   detkit predict --ckpt_path runs/my --data ImageFolder --data.path photos/ --predictions.draw true
   detkit propose --config my.yaml --split train --method selective_search
+  detkit compress --ckpt_path runs/my --rank fc6=1024,fc7=256
   detkit evaluate --detections predictions.json --annotations instances_val2017.json
 """
 
@@ -98,6 +100,10 @@ def _run(command: str, args: list[str]) -> int:
         from detkit.cli import propose
 
         return propose.main(args)
+    if command == "compress":
+        from detkit.cli import compress
+
+        return compress.main(args)
     from detkit.cli import demo
 
     return demo.main(args) or 0

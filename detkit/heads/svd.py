@@ -117,8 +117,9 @@ def check_saving(layers: Sequence[Cost]) -> None:
         if each.rank is not None and each.after >= each.before:
             most = (each.before - 1) // (each.inputs + each.outputs)
             raise ConfigError(
-                f"truncated SVD: {each.name} with rank {each.rank} needs {each.after:,} multiplications a region instead "
-                f"of {each.before:,}, so nothing is saved; " + (f"give at most {most}" if most else "leave it as it is")
+                f"truncated SVD: {each.name} with rank {each.rank} needs {each.after:,} multiplications a region "
+                f"instead of {each.before:,}, so nothing is saved; "
+                + (f"give at most {most}" if most else "leave it as it is")
             )
 
 
