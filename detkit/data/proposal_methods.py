@@ -86,4 +86,8 @@ def image_seed(seed: int, image_id: str | int) -> int:
 
 def describe(method: str, parameters: Mapping[str, Any]) -> str:
     """A method and its options in words."""
-    return f"{method} ({', '.join(f'{name} {value}' for name, value in parameters.items())})" if parameters else method
+    return (
+        f"{method} ({', '.join(f'{name} {value}' for name, value in sorted(parameters.items()))})"
+        if parameters
+        else method
+    )
