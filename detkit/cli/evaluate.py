@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from detkit.__about__ import __version__
-from detkit.errors import ConfigError, DataError
+from detkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from detkit.evaluation.from_files import EvaluationFiles
@@ -77,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
         )  # fmt: skip
     add("--images", metavar="DIR", help="folder of the images, for the pictures in the report")
     add("--output", metavar="DIR", help="folder of the report (default: report, beside the detections)")
-    add("--baseline", metavar="FILE", help="metrics.json of another report, to compare with")
+    add("--baseline", metavar="FILE", help="metrics.json of another report, or the folder it is in, to compare with")
     add(
         "--score-threshold", type=float, metavar="SCORE",
         help="least score in the report's confusion matrix (default: that of the best F1)",
@@ -98,11 +97,12 @@ def main(args: Sequence[str]) -> int:
     began = time.monotonic()
     # Other commands' options have underscores: either will do.
     options = parser().parse_args([_hyphens(each) for each in args])
-    baseline = _read_baseline(options.baseline)
+    from detkit.cli.results import print_metrics, read_baseline
+
+    baseline = None if options.baseline is None else read_baseline(options.baseline)
     if options.images is not None and not os.path.isdir(options.images):
         raise ConfigError(f"--images {options.images}: folder does not exist")
 
-    from detkit.cli.results import print_metrics
     from detkit.evaluation.protocol import Protocol
 
     files = read(options)
@@ -118,7 +118,7 @@ def main(args: Sequence[str]) -> int:
     metrics = to_metrics(numbers, protocol, files, options)
     data = f"{files.data} ({files.split})" if files.split else files.data
     print_metrics(metrics, f"evaluate: {options.detections} on {data}, {metrics['num_images']} images")
-    for line in summary(files, protocol, numbers["num_over_limit"]):
+    for line in summary(files):
         print(line)
     print(f"read in {has_read - began:.2f} s, evaluated in {has_evaluated - has_read:.2f} s", flush=True)
     try:
@@ -167,18 +167,13 @@ def to_metrics(
     }
 
 
-def summary(files: EvaluationFiles, protocol: Protocol, over_limit: int) -> list[str]:
+def summary(files: EvaluationFiles) -> list[str]:
     """What was read, and what a user should know of it, a line each."""
     s = files.evaluation_set
     crowd, difficult = int(s.crowd.sum()), int((s.difficult & ~s.crowd).sum())
     kinds = ", ".join(f"{count:,} {kind}" for count, kind in ((crowd, "crowd"), (difficult, "difficult")) if count)
     objects = f"{len(s.boxes):,} objects{f' ({kinds})' if kinds else ''}"
     lines = [f"{len(s):,} images, {objects}, {len(s.scores):,} detections, {len(files.class_names)} classes"]
-    if over_limit:
-        lines.append(
-            f"not counted: {over_limit:,} detections beyond the {protocol.max_detections[-1]} best of their image and "
-            "class (--max-detections)"
-        )
     if not len(s.scores):
         lines.append("note: there is no detection at all")
     return lines + [f"note: {each}" for each in files.findings]
@@ -231,18 +226,6 @@ def _write(
     title = f"{Path(options.detections).name} on {files.data}"
     images = image_paths(files, options.images, options.annotations)
     return write_report(folder, metrics, files.evaluation_set, analysis, images, title, baseline)
-
-
-def _read_baseline(path: str | None) -> dict[str, Any] | None:
-    if path is None:
-        return None
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"--baseline {path}: cannot be read as JSON ({error})") from None
-    if not isinstance(content, dict) or "map" not in content or "protocol" not in content:
-        raise DataError(f"--baseline {path}: not the metrics.json of a report: it has no map or no protocol")
-    return content
 
 
 def _hyphens(argument: str) -> str:

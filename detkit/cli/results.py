@@ -56,7 +56,8 @@ def print_metrics(metrics: Mapping[str, Any], title: str, console: Console | Non
     console.print(f"\n{escape(title)}\n{escape(str(metrics.get('protocol', '')))}", highlight=False)
     console.print(table)
     if over_limit := metrics.get("num_over_limit"):
-        console.print(f"{over_limit:,} detections beyond that number were not counted", highlight=False)
+        beyond = "beyond the most of an image and class that the protocol counts"
+        console.print(f"not counted: {over_limit:,} detections {beyond}", highlight=False)
 
 
 def read_baseline(path: str) -> dict[str, Any]:
