@@ -1,5 +1,14 @@
 """Proposals: where objects may be."""
 
 from detkit.proposals.region_proposal_network import Proposals, RegionProposalNetwork, RPNSettings
+from detkit.proposals.selective_search import selective_search, selective_search_many
+from detkit.proposals.sliding_windows import sliding_windows
 
-__all__ = ["Proposals", "RPNSettings", "RegionProposalNetwork"]
+__all__ = [
+    "Proposals",
+    "RPNSettings",
+    "RegionProposalNetwork",
+    "selective_search",
+    "selective_search_many",
+    "sliding_windows",
+]

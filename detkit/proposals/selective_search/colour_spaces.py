@@ -1,0 +1,46 @@
+"""Colour spaces that selective search looks for regions in.
+
+"hsv", "lab", "gray", "h" and "rgi" are those of OpenCV's selective search, all 8 bits: hue 0-179, the rest 0-255; its
+"rgi" is red, green and gray as they are. "hsv_full", "h_full" and "normalized_rgi" are closer to the authors' (Uijlings
+et al. 2013, section 3.3): hue over 0-255 as the other channels, and r and g as shares of r + g + b.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from detkit.errors import ConfigError
+
+COLOUR_SPACES = ("hsv", "lab", "gray", "h", "rgi", "hsv_full", "h_full", "normalized_rgi")
+
+
+def to_colour_space(image: np.ndarray, name: str) -> np.ndarray:
+    """An RGB image in the colour space of that name.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        name: one of `COLOUR_SPACES`.
+
+    Returns:
+        uint8 (H, W, C), C being 3 or 1.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
+    import cv2
+
+    if name == "lab":
+        return cv2.cvtColor(image, cv2.COLOR_RGB2Lab)
+    if name in ("hsv", "h", "hsv_full", "h_full"):
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL if name.endswith("full") else cv2.COLOR_RGB2HSV)
+        return hsv if name.startswith("hsv") else np.ascontiguousarray(hsv[..., :1])
+    if name not in COLOUR_SPACES:
+        raise ConfigError(f"unknown colour space {name!r}: use one of {', '.join(COLOUR_SPACES)}")
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
+    if name == "gray":
+        return gray
+    if name == "rgi":
+        return np.concatenate([image[..., :2], gray], axis=2)
+    total = np.maximum(image.sum(axis=2, dtype=np.uint32, keepdims=True), 1)
+    shares = (image[..., :2] * np.uint32(255) + total // 2) // total
+    return np.concatenate([shares.astype(np.uint8), gray], axis=2)

@@ -1,0 +1,65 @@
+"""Sliding windows: every place an object might be, and nothing known of the image. The baseline of all proposals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from detkit.errors import ConfigError
+
+
+def sliding_windows(
+    size: tuple[int, int],
+    scales: Sequence[float] = (64.0, 128.0, 256.0),
+    ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    stride: float = 32.0,
+) -> Tensor:
+    """Windows of every scale and ratio, a stride apart, all within the image.
+
+    The last window of a row or column ends at the image's border, however far the one before it lies, so that the
+    windows of each shape cover the image. A window that is wider or higher than the image is cut to it.
+
+    Args:
+        size: (height, width) of the image, in pixels.
+        scales: square root of a window's area, in pixels.
+        ratios: height over width, as everywhere in detkit.
+        stride: from one window to the next along both axes, in pixels.
+
+    Returns:
+        float32 (N, 4), x1 y1 x2 y2, half-open; none twice. In the order of scales, ratios, rows and columns.
+
+    Raises:
+        ConfigError: a number that is not positive and finite, or no scale or no ratio.
+    """
+    height, width = size
+    numbers = [height, width, stride, *scales, *ratios]
+    if not (len(scales) and len(ratios) and all(0 < number < math.inf for number in numbers)):
+        raise ConfigError(
+            f"sliding windows need a size, one scale, one ratio and a stride at least, all above 0; here size {size}, "
+            f"scales {list(scales)}, ratios {list(ratios)}, stride {stride}"
+        )
+    windows, shapes = [], set()
+    for scale in scales:
+        for ratio in ratios:
+            shape = (min(scale * math.sqrt(ratio), height), min(scale / math.sqrt(ratio), width))
+            key = tuple(round(side, 3) for side in shape)
+            if key in shapes:  # cut to the same by the image
+                continue
+            shapes.add(key)
+            y, x = (_positions(extent, side, stride) for extent, side in zip(size, shape, strict=True))
+            y1, x1 = (grid.flatten() for grid in torch.meshgrid(y, x, indexing="ij"))
+            windows.append(torch.stack([x1, y1, x1 + shape[1], y1 + shape[0]], 1))
+    # In double precision so far: the far side of the last window is the border itself.
+    limit = torch.tensor([width, height, width, height], dtype=torch.float64)
+    return torch.cat(windows).minimum(limit).float()
+
+
+def _positions(extent: float, side: float, stride: float) -> Tensor:
+    """Where windows of that side begin: every stride, and where the last one ends with the image."""
+    room = max(extent - side, 0.0)
+    positions = torch.arange(0, room, stride, dtype=torch.float64)
+    # No window a thousandth of a pixel before the last.
+    return torch.cat([positions[positions < room - 1e-3], torch.tensor([room], dtype=torch.float64)])

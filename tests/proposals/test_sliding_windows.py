@@ -1,0 +1,62 @@
+"""Sliding windows: where they lie, that they cover the image, and what is refused."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detkit.errors import ConfigError
+from detkit.proposals import sliding_windows
+
+
+def test_windows_of_one_shape_are_a_stride_apart_and_end_at_the_border() -> None:
+    windows = sliding_windows((20, 50), scales=[20], ratios=[1.0], stride=12)
+    assert windows.dtype == torch.float32
+    assert windows.tolist() == [[0, 0, 20, 20], [12, 0, 32, 20], [24, 0, 44, 20], [30, 0, 50, 20]]
+
+
+def test_ratios_are_height_over_width_and_keep_the_area() -> None:
+    (window,) = sliding_windows((400, 100), scales=[200], ratios=[4.0], stride=1000)[:1]
+    assert window.tolist() == [0, 0, 100, 400]
+
+
+def test_the_order_is_scale_then_ratio_then_row_then_column() -> None:
+    windows = sliding_windows((40, 40), scales=[40, 20], ratios=[1.0], stride=20)
+    assert windows.tolist() == [[0, 0, 40, 40], [0, 0, 20, 20], [20, 0, 40, 20], [0, 20, 20, 40], [20, 20, 40, 40]]
+
+
+def test_windows_larger_than_the_image_are_cut_to_it_and_come_once() -> None:
+    assert sliding_windows((7, 9), scales=[64, 128], ratios=[0.5, 1, 2], stride=8).tolist() == [[0, 0, 9, 7]]
+
+
+@given(
+    size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    scales=st.lists(st.floats(1, 120), min_size=1, max_size=3),
+    ratios=st.lists(st.floats(0.2, 5), min_size=1, max_size=3),
+    stride=st.floats(7, 60),
+)
+def test_windows_lie_in_the_image_and_cover_it_without_repeating(size, scales, ratios, stride) -> None:
+    windows = sliding_windows(size, scales, ratios, stride)
+    height, width = size
+    assert (windows[:, :2] >= 0).all() and (windows[:, 2] <= width).all() and (windows[:, 3] <= height).all()
+    assert (windows[:, 2:] > windows[:, :2]).all()
+    assert len(windows.unique(dim=0)) == len(windows)
+    side = min(min(scale * math.sqrt(ratio) for scale in scales for ratio in ratios), *size)
+    if stride <= side / 2:
+        for y, x in ((0.5, 0.5), (height - 0.5, width - 0.5), (height / 2, width / 2)):
+            assert ((windows[:, 0] <= x) & (x <= windows[:, 2]) & (windows[:, 1] <= y) & (y <= windows[:, 3])).any()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"size": (0, 5)}, {"scales": []}, {"ratios": []}, {"scales": [0]}, {"ratios": [-1.0]}, {"stride": 0.0}],
+    ids=str,
+)
+def test_what_is_not_positive_or_missing_is_refused(change) -> None:
+    arguments = {"size": (5, 5), "scales": [4], "ratios": [1.0], "stride": 2.0, **change}
+    with pytest.raises(ConfigError, match="sliding windows need"):
+        sliding_windows(**arguments)
