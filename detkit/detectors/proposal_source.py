@@ -39,6 +39,10 @@ class ProposalSource:
             raise ConfigError(f"unknown proposal_method {method!r}; the known ones are {', '.join(METHODS)}")
         self.method, self.place = method, None if place is None else Path(place)
         self.options = ({"mode": mode} if method == "selective_search" else {}) | dict(options or {})
+        if method in COMPUTED:
+            from detkit.data.proposal_methods import resolve_options
+
+            resolve_options(method, self.options)
 
     def compute(self, annotations: Annotations, split: str) -> None:
         """Compute the store of a split if it is missing, and say so.
@@ -69,19 +73,20 @@ class ProposalSource:
         Raises:
             ConfigError: for proposals that are not made from pixels.
         """
-        from detkit.data.proposal_methods import function_of, image_seed, resolve_options
+        from detkit.data import proposal_methods
 
         if self.method not in COMPUTED:
             raise ConfigError(
                 f"an image came without proposals, and proposal_method: {self.method} makes none of pixels alone; make "
                 "a store with `detkit propose` and give it as `proposals`, or set proposal_method: selective_search"
             )
-        function, options = function_of(self.method), resolve_options(self.method, self.options)
+        function = proposal_methods.function_of(self.method)
+        options = proposal_methods.resolve_options(self.method, self.options)
         if self.method == "sliding_window":
             found = function((image.shape[1], image.shape[2]), **options)
         else:
             if image_id is not None and options.get("seed") is not None:
-                options["seed"] = image_seed(options["seed"], image_id)
+                options["seed"] = proposal_methods.image_seed(options["seed"], image_id)
             found = function(image, **options)
         return torch.as_tensor(np.asarray(found), dtype=torch.float32).reshape(-1, 4)
 

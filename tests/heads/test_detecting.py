@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -87,3 +88,27 @@ def test_images_of_a_batch_do_not_mix() -> None:
         (alone,) = heads.detect([], proposals[i : i + 1], one)
         for key, value in alone.items():
             torch.testing.assert_close(together[i][key], value)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "expected"),
+    [(1, [(1, 0), (2, 2)]), (2, [(1, 0), (2, 2), (2, 1)]), (3, [(1, 0), (1, 2), (2, 2), (2, 1)])],
+)
+def test_only_the_best_of_each_class_enter_suppression(candidates: int, expected: list[tuple[int, int]]) -> None:
+    """Fast R-CNN's test: of two near boxes one is suppressed, but it has taken another one's place."""
+    boxes = torch.tensor([[0.0, 0, 20, 20], [0, 0, 20, 19], [100, 0, 120, 20]])
+    table = Table([[0.5, 0.1], [0.4, 0.2], [0.3, 0.3]])
+    (found,) = classifier(table, max_candidates=candidates).detect([], [boxes], batch())
+    rows = [boxes.tolist().index(box) for box in found["boxes"].tolist()]
+    assert sorted(zip(found["labels"].tolist(), rows, strict=True)) == sorted(expected)
+    (nothing,) = classifier(max_candidates=candidates).detect([], [NOTHING], batch())
+    assert nothing["boxes"].shape == (0, 4)
+
+
+def test_more_candidates_than_regions_are_all() -> None:
+    boxes, heads = some_boxes(30, 90), classifier(score_threshold=0.0)
+    (everything,) = heads.detect([], [boxes], batch())
+    heads.settings.max_candidates = 31
+    (found,) = heads.detect([], [boxes], batch())
+    assert len(found["boxes"]) > 5
+    assert all(torch.equal(found[name], value) for name, value in everything.items())
