@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -160,7 +161,8 @@ def save(content: dict[str, Any], path: Path) -> None:
         torch.save(content, part)
         os.replace(part, path)
     except (OSError, RuntimeError) as error:  # torch.save has errors of its own
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise ConfigError(f"--output {path}: cannot be written ({error})") from None
 
 
