@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .graph import jit
+from detkit.compiled import jit
 
 BLOCK = 4096  # edges that are looked at together
 FLATTEN = 10  # blocks after which all paths are made short

@@ -9,10 +9,8 @@ from __future__ import annotations
 import sys
 
 import numpy as np
-from numba import njit
 
-# What a division by nothing gives is decided where it may happen; numba need not look.
-jit = njit(cache=True, nogil=True, error_model="numpy")
+from detkit.compiled import jit
 
 
 def edge_steps(width: int, connectivity: int) -> np.ndarray:

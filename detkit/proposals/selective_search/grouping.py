@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .graph import jit
+from detkit.compiled import jit
+
 from .regions import Regions
 from .similarity import MEASURES, ONE, choose, compare, normalize
 

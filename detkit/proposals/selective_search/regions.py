@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from detkit.compiled import jit
+
 from . import texture
-from .graph import jit
 from .segmentation import Segmentations
 
 COLOUR_BINS = 25

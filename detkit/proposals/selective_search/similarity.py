@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from detkit.compiled import jit
 from detkit.errors import ConfigError
 
-from .graph import jit
 from .regions import Regions
 
 MEASURES = ("colour", "texture", "size", "fill")

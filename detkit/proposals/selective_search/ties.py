@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .graph import jit
+from detkit.compiled import jit
 
 SMALL = 16  # ranges up to here are sorted by insertion, which leaves equals in their order
 

@@ -1,0 +1,43 @@
+"""Writes opencv_partitions.npz: what OpenCV makes of the generated images.
+
+Needs opencv-contrib-python-headless, which must not be installed beside detkit's OpenCV. In an environment of its own::
+
+    python -m venv /tmp/contrib && /tmp/contrib/bin/pip install "opencv-contrib-python-headless<5"
+    /tmp/contrib/bin/python tests/proposals/selective_search/make_opencv_partitions.py
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from generated import blobs, cases
+
+
+def main() -> None:
+    """Partitions of all cases, one after the other, and the boxes of a fast selective search."""
+    cv2.setNumThreads(1)
+    segmentation = cv2.ximgproc.segmentation
+    labels = []
+    for _, image, k, sigma, least in cases():
+        labels.append(segmentation.createGraphSegmentation(sigma, k, least).processImage(image).ravel())
+    search = segmentation.createSelectiveSearchSegmentation()
+    search.setBaseImage(np.ascontiguousarray(blobs(70, 90, seed=3)[..., ::-1]))
+    search.switchToSelectiveSearchFast()
+    boxes = search.process()
+    boxes[:, 2:] += boxes[:, :2]
+    np.savez_compressed(
+        Path(__file__).with_name("opencv_partitions.npz"),
+        labels=np.concatenate(labels).astype(np.uint16),
+        boxes=boxes.astype(np.uint8)[np.lexsort(boxes.T)],
+        version=np.array(cv2.__version__),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Regions, similarities and hierarchies against masks and loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from detkit.errors import ConfigError
+from detkit.proposals.selective_search import MEASURES, describe, group, segment, segment_many, similarities
+from detkit.proposals.selective_search.regions import describe_many
+from detkit.proposals.selective_search.texture import texture_bins
+
+from .generated import blobs
+from .plain import PlainRegions, neighbours
+
+STRATEGIES = [MEASURES, ("texture", "size", "fill"), ("fill",), ("size",), ("colour",), ("texture",)]
+
+
+@pytest.fixture(scope="module", params=[3, 1], ids=["rgb", "one channel"])
+def image(request: pytest.FixtureRequest) -> np.ndarray:
+    return blobs(26, 31, request.param, seed=6)
+
+
+@pytest.fixture(scope="module")
+def labels(image: np.ndarray) -> np.ndarray:
+    return segment(image, k=15, min_size=12)
+
+
+@pytest.fixture
+def plain(image: np.ndarray, labels: np.ndarray) -> PlainRegions:
+    return PlainRegions(image, texture_bins(image), labels)
+
+
+def test_regions_are_measured_as_their_masks(image: np.ndarray, labels: np.ndarray, plain: PlainRegions) -> None:
+    regions = describe(image, labels)
+    assert len(regions.sizes) > 8
+    assert regions.labels is labels
+    for r, mask in plain.masks.items():
+        assert regions.sizes[r] == mask.sum()
+        assert tuple(regions.boxes[r]) == plain.box(r)
+        np.testing.assert_allclose(regions.colour[r] / regions.colour[r].sum(), plain.colour(r))
+    assert set(map(tuple, regions.neighbours.tolist())) == neighbours(labels)
+    assert (regions.colour.sum(1) == regions.sizes * image.shape[2]).all()
+    assert (regions.texture.sum(1) == regions.sizes * image.shape[2] * 8).all()
+
+
+@pytest.mark.parametrize("measures", STRATEGIES, ids="+".join)
+def test_similarities_are_those_of_the_pixels(measures, image, labels, plain) -> None:
+    regions = describe(image, labels)
+    values = similarities(regions, regions.neighbours, measures)
+    expected = [plain.similarity(a, b, measures) for a, b in regions.neighbours.tolist()]
+    np.testing.assert_allclose(values, expected, atol=2e-6)
+    assert values.dtype == np.float64 and (values >= 0).all() and (values <= 1).all()
+
+
+@pytest.mark.parametrize("measures", [MEASURES, ("texture", "size", "fill"), ("colour",)], ids="+".join)
+def test_regions_merge_in_the_order_of_a_plain_reading(measures, image, labels, plain) -> None:
+    regions = describe(image, labels)
+    hierarchy = group(regions, measures)
+    initial = hierarchy.initial
+    merges = plain.group(neighbours(labels), measures)
+    assert len(hierarchy.children) == len(merges) == initial - 1
+    for index, (a, b, similarity) in enumerate(merges):
+        assert sorted(hierarchy.children[index]) == sorted((a, b))
+        assert hierarchy.similarity[index] == pytest.approx(similarity, abs=2e-6)
+        new = initial + index
+        assert tuple(hierarchy.boxes[new]) == plain.box(new)
+        assert hierarchy.sizes[new] == plain.masks[new].sum()
+        assert hierarchy.levels[new] == max(hierarchy.levels[a], hierarchy.levels[b]) + 1
+    assert hierarchy.boxes[-1].tolist() == [0, 0, 31, 26]
+
+
+@pytest.mark.parametrize("measures", STRATEGIES, ids="+".join)
+def test_grouping_leaves_its_regions_as_they_were(measures, image, labels) -> None:
+    regions = describe(image, labels)
+    before = [array.copy() for array in regions]
+    first, again = group(regions, measures), group(regions, measures)
+    assert all(np.array_equal(a, b) for a, b in zip(regions, before, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_of_equally_similar_pairs_the_first_goes_first() -> None:
+    labels = np.repeat(np.arange(4, dtype=np.int32), 5)[None].repeat(3, 0)
+    hierarchy = group(describe(np.zeros((3, 20, 3), np.uint8), labels), ("size",))
+    assert hierarchy.children.tolist() == [[0, 1], [2, 3], [5, 4]]
+    assert hierarchy.levels.tolist() == [1, 1, 1, 1, 2, 2, 3]
+
+
+def test_a_single_region_has_a_hierarchy_of_its_own() -> None:
+    hierarchy = group(describe(np.zeros((2, 3, 3), np.uint8), np.zeros((2, 3), np.int32)))
+    assert hierarchy.boxes.tolist() == [[0, 0, 3, 2]]
+    assert hierarchy.children.shape == (0, 2) and hierarchy.initial == 1
+
+
+def test_many_partitions_are_described_as_one_by_one(image: np.ndarray) -> None:
+    segmentations = segment_many(image, [10, 30, 90], min_size=9)
+    for index, regions in enumerate(describe_many(image, segmentations)):
+        alone = describe(image, segmentations.labels(index))
+        assert all(np.array_equal(a, b) for a, b in zip(regions[1:], alone[1:], strict=True))
+
+
+@pytest.mark.parametrize("measures", [(), ("colour", "shape")], ids=str)
+def test_unknown_measures_are_refused_by_name(measures) -> None:
+    regions = describe(np.zeros((2, 2, 3), np.uint8), np.array([[0, 1], [0, 1]], np.int32))
+    for function in (lambda: group(regions, measures), lambda: similarities(regions, regions.neighbours, measures)):
+        with pytest.raises(ConfigError, match="colour, texture, size, fill"):
+            function()
