@@ -6,6 +6,7 @@ import inspect
 import json
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,10 @@ def propose(
     if method == "sliding_window":
         return np.asarray(function(size[::-1], **options)), size
     image = read_image(annotations.path(index), size)
+    if isinstance(options.get("parameters"), Mapping):  # numbers of one's own
+        from detkit.proposals.selective_search import SearchParameters
+
+        options["parameters"] = SearchParameters(**options["parameters"])
     if options.get("seed") is not None:
         options["seed"] = image_seed(options["seed"], annotations.image_id(index))
     return np.asarray(function(image, **options)), (image.shape[1], image.shape[0])
@@ -67,7 +72,8 @@ def resolve_options(method: str, given: Mapping[str, Any] | None = None) -> dict
     unknown = sorted(set(given or {}) - set(defaults))
     if unknown:
         raise ConfigError(f"{method} has no option {', '.join(unknown)}; it has {', '.join(defaults)}")
-    options = plain(defaults | dict(given or {}))
+    options = {name: asdict(v) if is_dataclass(v) else v for name, v in (defaults | dict(given or {})).items()}
+    options = plain(options)
     absent = [name for name, value in options.items() if value is inspect.Parameter.empty]
     if absent:
         raise ConfigError(f"{method} needs {', '.join(absent)}")

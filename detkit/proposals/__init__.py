@@ -3,8 +3,10 @@
 from detkit.proposals.region_proposal_network import Proposals, RegionProposalNetwork, RPNSettings
 from detkit.proposals.selective_search import selective_search, selective_search_many
 from detkit.proposals.sliding_windows import sliding_windows
+from detkit.proposals.store import ProposalStore
 
 __all__ = [
+    "ProposalStore",
     "Proposals",
     "RPNSettings",
     "RegionProposalNetwork",
