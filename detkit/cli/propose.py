@@ -57,7 +57,7 @@ def main(args: Sequence[str]) -> int:
     _, base = base_classes()
     parser = make_parser(base)
     try:
-        config = parser.parse_args([*_data_of(arguments), *arguments.options])
+        config = parser.parse_args([*_data_of(arguments), *_wishes_of(arguments), *arguments.options])
     except ArgumentError as error:
         known = [*base.__subclasses__(), base]
         names = [cls.__name__ for cls in known] + [action.dest for action in parser._actions]
@@ -94,7 +94,7 @@ def make_parser(data: type) -> Any:
         help="The file, or a folder for it; `proposals/` in the data set's folder by default.",
     )
     add("--workers", type=int | None, default=None, help="Threads of a process; one a core by default. Not for rpn.")
-    add("--config", type=str | None, default=None, help="A config file, of which the section `data` is read.")
+    add("--config", type=str | None, default=None, help="A fit's config: its data, and the proposals of its model.")
     parser.add_function_arguments(placement, "trainer")
     for method in FUNCTIONS:
         parser.add_function_arguments(function_of(method), method, skip={1})
@@ -114,6 +114,24 @@ def _data_of(arguments: Arguments) -> list[str]:
         section = read_config(own).get("data") if own.is_file() else None
         sections = [section] if section else []
     return [f"--data={section if isinstance(section, str) else json.dumps(section)}" for section in sections]
+
+
+def _wishes_of(arguments: Arguments) -> list[str]:
+    """What the config files' model says of its proposals (`FastRCNN`'s arguments), as options of this command."""
+    wishes: dict[str, Any] = {}
+    for content in arguments.sections:
+        model = content.get("model")
+        own = model.get("init_args") if isinstance(model, dict) else None
+        wishes |= {k: v for k, v in (own or {}).items() if k.startswith("proposal") and v is not None}
+    method = wishes.get("proposal_method", METHODS[0])
+    options = dict(wishes.get("proposal_options") or {})
+    if method == "selective_search" and "proposal_mode" in wishes:
+        options = {"mode": wishes["proposal_mode"]} | options
+    result = [f"--method={method}"] if "proposal_method" in wishes else []
+    result += [f"--{method}.{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in options.items()]
+    if place := wishes.get("proposals"):
+        result.append(f"--output={place if Path(place).is_file() else f'{place}/'}")
+    return result
 
 
 def _run(data: Any, config: Any, arguments: Arguments) -> int:

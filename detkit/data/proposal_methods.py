@@ -34,18 +34,35 @@ def propose(
     Raises:
         DataError: the image cannot be read.
     """
-    function, options = function_of(method), dict(options)
     size = (int(annotations.widths[index]), int(annotations.heights[index]))
     if method == "sliding_window":
-        return np.asarray(function(size[::-1], **options)), size
+        return np.asarray(function_of(method)(size[::-1], **options)), size
     image = read_image(annotations.path(index), size)
+    boxes = propose_for_pixels(image, method, options, annotations.image_id(index))
+    return boxes, (image.shape[1], image.shape[0])
+
+
+def propose_for_pixels(
+    image: np.ndarray, method: str, options: Mapping[str, Any], image_id: str | int | None = None
+) -> np.ndarray:
+    """The boxes (P, 4) of an image, best first.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        method: as in `load_or_compute`.
+        options: all of the method's; see `resolve_options`.
+        image_id: chance, where the method has any, is drawn for `seed` and this; None: for `seed` alone.
+    """
+    function, options = function_of(method), dict(options)
+    if method == "sliding_window":
+        return np.asarray(function(image.shape[:2], **options))
     if isinstance(options.get("parameters"), Mapping):  # numbers of one's own
         from detkit.proposals.selective_search import SearchParameters
 
         options["parameters"] = SearchParameters(**options["parameters"])
-    if options.get("seed") is not None:
-        options["seed"] = image_seed(options["seed"], annotations.image_id(index))
-    return np.asarray(function(image, **options)), (image.shape[1], image.shape[0])
+    if image_id is not None and options.get("seed") is not None:
+        options["seed"] = image_seed(options["seed"], image_id)
+    return np.asarray(function(image, **options))
 
 
 def function_of(method: str) -> Callable[..., np.ndarray]:

@@ -22,6 +22,7 @@ from detkit.cli import proposal_numbers
 from detkit.cli.main import main
 from detkit.cli.proposal_numbers import recall_of
 from detkit.data import Shapes, proposal_methods
+from detkit.data.proposals import default_store_path
 from detkit.data.shapes_drawing import SHAPE_CLASSES
 from detkit.evaluation.proposal_recall import proposal_recall
 from detkit.proposals.store import ProposalStore
@@ -136,6 +137,24 @@ def test_the_data_section_of_a_config(propose: Any, search: type[Search]) -> Non
     assert (code, err) == (0, "") and len(ProposalStore.open("b")) == 2
 
 
+def test_a_fits_config_says_which_proposals(propose: Any, search: type[Search]) -> None:
+    data = {"class_path": "Shapes", "init_args": {"path": "shapes", **SIZES}}
+    wishes = {"proposal_mode": "quality", "proposal_options": {"max_boxes": 5}, "proposals": "kept", "lr": 1}
+    Path("my.yaml").write_text(json.dumps({"model": {"class_path": "FastRCNN", "init_args": wishes}, "data": data}))
+    code, _, err = propose("--config", "my.yaml", "--selective_search.seed", "4")
+    assert (code, err) == (0, "")
+    (path,) = Path("kept").iterdir()
+    assert path == default_store_path(
+        annotations(), "train", options={"mode": "quality", "max_boxes": 5, "seed": 4}, folder="kept"
+    )
+    code, _, err = propose("--config", "my.yaml", "--method", "sliding_window", "--output", "other")
+    assert (code, err) == (0, "") and ProposalStore.open("other").method == "sliding_window"
+    wishes |= {"proposal_method": "sliding_window", "proposal_options": {"scales": [16, 32]}}
+    Path("my.yaml").write_text(json.dumps({"model": {"class_path": "FastRCNN", "init_args": wishes}, "data": data}))
+    code, _, err = propose("--config", "my.yaml", "--output", "third")
+    assert (code, err) == (0, "") and ProposalStore.open("third").parameters["scales"] == [16, 32]
+
+
 def test_real_sliding_windows(propose: Any) -> None:
     code, out, err = propose(*DATA, "--method", "sliding_window", "--sliding_window.scales", "[32]", "--output", "w")
     assert (code, err) == (0, "") and "by sliding_window (ratios [0.5, 1.0, 2.0], scales [32.0], stride 32.0)" in out
@@ -147,6 +166,15 @@ def test_real_selective_search(propose: Any) -> None:
     assert (code, err) == (0, "")
     store = ProposalStore.open("s")
     recall, _ = recall_of(store, annotations(split="test"), 5)
+    code, _, err = propose(
+        *DATA, "--split", "test", "--output", "t", "--selective_search.parameters.colour_spaces", "[lab]",
+        *("--selective_search.parameters.ks", "[100]", "--selective_search.parameters.strategies", "[[fill]]"),
+        *("--selective_search.parameters.min_sizes", "[20]"),
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    own = ProposalStore.open("t").parameters["parameters"]
+    assert own["ks"] == [100] and own["strategies"] == [["fill"]] and own["sigma"] == 0.8
+    assert 0 < ProposalStore.open("t").counts.sum() < store.counts.sum()
     assert store.parameters["mode"] == "fast" and recall.recall_50[0] > 0.5
 
 
