@@ -34,7 +34,7 @@ def build_edges(image: np.ndarray, connectivity: int) -> np.ndarray:
     height, width, channels = image.shape
     directions = connectivity // 2
     items = np.empty(directions * height * width, np.uint64)
-    squares, total = np.empty(width * channels, np.float64), np.empty(width, np.float32)
+    total = np.empty(width, np.float32)
     bits = total.view(np.uint32)
     count = 0
     for y in range(height):
@@ -44,21 +44,25 @@ def build_edges(image: np.ndarray, connectivity: int) -> np.ndarray:
                 continue
             first = 1 if direction == 3 else 0
             stop = width if direction == 1 or direction == 3 else width - 1
-            here, there = image[y].reshape(-1), image[y2].reshape(-1)
-            step = channels * (1, 0, 1, -1)[direction]
-            for i in range(first * channels, stop * channels):
-                difference = np.float64(here[i] - there[i + step])
-                squares[i] = difference * difference
-            for x in range(first, stop):
-                total[x] = squares[x * channels]
-            for c in range(1, channels):
+            step = (1, 0, 1, -1)[direction]
+            if channels == 3:  # written out, so that several pixels are computed at once
                 for x in range(first, stop):
-                    total[x] = np.float32(np.float64(total[x]) + squares[x * channels + c])
+                    a = np.float64(image[y, x, 0] - image[y2, x + step, 0])
+                    b = np.float64(image[y, x, 1] - image[y2, x + step, 1])
+                    c = np.float64(image[y, x, 2] - image[y2, x + step, 2])
+                    total[x] = np.float32(np.float64(np.float32(np.float64(np.float32(a * a)) + b * b)) + c * c)
+            else:
+                for x in range(first, stop):
+                    total[x] = 0
+                    for channel in range(channels):
+                        a = np.float64(image[y, x, channel] - image[y2, x + step, channel])
+                        total[x] = np.float32(np.float64(total[x]) + a * a)
             for x in range(first, stop):
                 total[x] = np.sqrt(total[x])
             for x in range(first, stop):
-                items[count] = np.uint64(bits[x]) << np.uint64(32) | np.uint64((y * width + x) * directions + direction)
-                count += 1
+                edge = np.uint64((y * width + x) * directions + direction)
+                items[count + x - first] = np.uint64(bits[x]) << np.uint64(32) | edge
+            count += max(stop - first, 0)
     return items[:count]
 
 

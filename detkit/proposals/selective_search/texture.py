@@ -44,10 +44,10 @@ def texture_bins(image: np.ndarray) -> np.ndarray:
     derivative = steep = None
     for axis, (dx, dy) in enumerate(((1, 0), (0, 1))):
         derivative = cv2.Scharr(image, cv2.CV_32F, dx, dy, dst=derivative)
-        _write_bins(derivative.reshape(height, -1), channels, out[axis])
+        _write_bins(derivative.reshape(image.shape), out[axis])
         steep = cv2.Scharr(turned, cv2.CV_32F, dx, dy, dst=steep)
         derivative = cv2.remap(steep, *back, cv2.INTER_LINEAR, dst=derivative)
-        _write_bins(derivative.reshape(height, -1), channels, out[2 + axis])
+        _write_bins(derivative.reshape(image.shape), out[2 + axis])
     return out
 
 
@@ -102,29 +102,21 @@ def _sampling_maps(matrix, left, top, width, height):
     return whole, parts
 
 
-@jit
-def _write_bins(derivative, channels, out):
-    """Writes the bins of a derivative; see `texture_bins`.
+def _write_bins(derivative: np.ndarray, out: np.ndarray) -> None:
+    """Writes the bins of a derivative, float32 (H, W, C), to `out`, uint8 (H, W * C); see `texture_bins`."""
+    height, width = derivative.shape[:2]
+    flat = derivative.reshape(height, -1)
+    low, high = (extreme.reshape(width, -1) for extreme in (flat.min(axis=0), flat.max(axis=0)))
+    scales = []
+    for extreme in (-low.min(axis=0).astype(np.float64), high.max(axis=0).astype(np.float64)):
+        scale = np.divide(255.0, extreme, out=np.zeros_like(extreme), where=extreme > 0).astype(np.float32)
+        scales.append(np.tile(scale.astype(np.float64), width))  # for each column: so the loop below is all alike
+    _cut(flat, *scales, out)
 
-    Args:
-        derivative: float32 (H, W * C), the channels of a pixel side by side.
-        channels: C.
-        out: uint8 (H, W * C), written.
-    """
+
+@jit
+def _cut(derivative, falling, rising, out):
     height, count = derivative.shape
-    # Extremes and scales in each column, not in each channel: so the loops over a row are all alike to the compiler.
-    low, high = np.zeros(count, np.float32), np.zeros(count, np.float32)
-    for y in range(height):
-        for i in range(count):
-            value = derivative[y, i]
-            low[i] = value if value < low[i] else low[i]
-            high[i] = value if value > high[i] else high[i]
-    falling, rising = np.zeros(count, np.float64), np.zeros(count, np.float64)
-    for c in range(channels):
-        least, greatest = np.float64(low[c::channels].min()), np.float64(high[c::channels].max())
-        for i in range(c, count, channels):
-            falling[i] = np.float32(255.0 / -least) if least < 0 else 0.0
-            rising[i] = np.float32(255.0 / greatest) if greatest > 0 else 0.0
     for y in range(height):
         for i in range(count):
             value = np.float64(derivative[y, i])
