@@ -190,6 +190,8 @@ def _check(config: Any, arguments: Arguments) -> None:
         given = arguments.given_for(method)
         if given and method != config.method:
             raise ConfigError(f"--{method}.{min(given)} is for --method {method}, but the method is {config.method}")
+    if any(way in config.trainer.strategy for way in ("spawn", "fork", "notebook")):
+        raise ConfigError(f"--trainer.strategy {config.trainer.strategy} is not for commands; take ddp")
     if config.method == "rpn" and config.ckpt_path is None:
         raise ConfigError("--method rpn needs --ckpt_path: the run (runs/NAME) or checkpoint of a Faster R-CNN")
     if config.method != "rpn" and config.ckpt_path is not None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from detkit.data.annotations import Annotations
@@ -56,6 +58,7 @@ class Proposing(L.LightningModule):
         self.store: ProposalStore | None = None
         self.journal: Journal | None = None
         self.seconds: float | None = None
+        self._everyone: Any = None
 
     def prepare_data(self) -> None:
         """The data set's own: downloads and the like, once a machine."""
@@ -73,6 +76,9 @@ class Proposing(L.LightningModule):
         self.annotations = annotations
         self.computation = plan(annotations, self.place(annotations), self.method, self.options)
         self.store = find(self.computation)
+        if torch.distributed.is_initialized():
+            # The first process may be done hours before the last: the usual patience is half an hour.
+            self._everyone = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=1000))
         if self.store is None:
             self._began = time.monotonic()
             self.journal = Journal(
@@ -91,7 +97,8 @@ class Proposing(L.LightningModule):
         Raises:
             DataError: images that cannot be read; all others are kept.
         """
-        self.trainer.strategy.barrier("proposals")
+        if self._everyone is not None:
+            torch.distributed.barrier(self._everyone)
         try:
             if self.trainer.is_global_zero and self.journal is not None:
                 # Whoever wrote this very part before us may have made the store.

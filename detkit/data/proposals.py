@@ -131,11 +131,15 @@ def compute(
                     running[pool.submit(one, index)] = index
                 if not running:
                     break
+                failure: BaseException | None = None
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     index = running.pop(future)
-                    if (found := future.result()) is not None:
+                    failure = failure or future.exception()
+                    if future.exception() is None and (found := future.result()) is not None:
                         journal.append(index, *found)
                         bar.step()
+                if failure is not None:  # once what is done beside it is kept
+                    raise failure
         except BaseException:
             for future in running:
                 future.cancel()

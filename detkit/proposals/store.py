@@ -93,10 +93,7 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
 
     def boxes_at(self, row: int) -> np.ndarray:
         """The boxes of the image at that place of `image_ids`; otherwise as with its id."""
-        units = self._boxes[self._offsets[row] : self._offsets[row + 1]]
-        if zlib.crc32(units) != self._checksums[row]:
-            raise DataError(f"{self.path}: is damaged at image {self.image_ids[row].item()!r}; {AGAIN}")
-        return units.astype(np.float32) / np.float32(self.scale)
+        return self._units(row).astype(np.float32) / np.float32(self.scale)
 
     def __repr__(self) -> str:
         return f"ProposalStore({str(self.path)!r}, {self.method}, {len(self)} images, {len(self._boxes)} boxes)"
@@ -108,7 +105,7 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
             DataError: the file is damaged.
         """
         for row in range(len(self)):
-            self.boxes_at(row)
+            self._units(row)
 
     def check(self, image_ids: Sequence[str | int] | np.ndarray, widths: Any, heights: Any) -> None:
         """Whether there are proposals for all of these images, of these sizes. More images in the store do no harm.
@@ -133,6 +130,12 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
             "images are not among them. It may be another split's: name the right file, or compute one with "
             "`detkit propose`"
         )
+
+    def _units(self, row: int) -> np.ndarray:
+        units = self._boxes[self._offsets[row] : self._offsets[row + 1]]
+        if zlib.crc32(units) != self._checksums[row]:
+            raise DataError(f"{self.path}: is damaged at image {self.image_ids[row].item()!r}; {AGAIN}")
+        return units
 
     def _row(self, image_id: object) -> int | None:
         kind = str if self.image_ids.dtype.kind == "U" else int | np.integer

@@ -113,6 +113,7 @@ class Journal:
             ) from error
         try:
             records, end = read_records(self.path, computation)
+            self._empty = not records
             self._file.truncate(end)
             if end == 0:
                 self._write(pack_header(MAGIC, computation.header()))
@@ -133,7 +134,9 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Let go of the part; it stays."""
+        """Let go of the part; it stays, unless it is empty."""
+        if self._empty and not self._file.closed:
+            self.path.unlink(missing_ok=True)
         self._file.close()
 
     def todo(self, rank: int = 0, world: int = 1) -> list[int]:
@@ -152,6 +155,7 @@ class Journal:
             raise DataError(f"image {self.computation.images.ids[index].item()!r}: {error}") from None
         fields = struct.pack("<3I", index, len(units) // BOX_BYTES, zlib.crc32(units))
         self._write(fields + struct.pack("<I", zlib.crc32(fields)) + units)
+        self._empty = False
         self.done[index] = True
 
     def _write(self, data: bytes) -> None:

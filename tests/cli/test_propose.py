@@ -195,6 +195,7 @@ def test_real_selective_search(propose: Any) -> None:
         ([*DATA, "--method", "rpn", "--ckpt_path", "no"], "no: no such checkpoint"),
         ([*DATA, "--ckpt_path", "no"], "--ckpt_path is for --method rpn"),
         ([*DATA, "--method", "rpn", "--ckpt_path", "x", "--workers", "2"], "--workers is not for rpn"),
+        ([*DATA, "--trainer.strategy", "ddp_spawn"], "--trainer.strategy ddp_spawn is not for commands; take ddp"),
         (["--config", "none.yaml"], "none.yaml: no such config file"),
         ([*DATA, "--output", "file/x"], "choose another place"),
         ([*DATA, "--output", "other"], "holds proposals by x"),
@@ -381,7 +382,7 @@ def test_two_processes_make_the_same_file(propose: Any, run: Path, method: str) 
     args[1:1] = ["--ckpt_path", str(run), "--rpn.max_boxes", "50"] if method == "rpn" else []
     assert propose(*args[1:], "1", "--output", "one")[0] == 0
     command = [sys.executable, "-m", "detkit", *args, "2", "--trainer.strategy", "ddp", "--output", "two"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=550)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("5 images, ") == 1  # one process speaks
     assert Path("one").read_bytes() == Path("two").read_bytes()

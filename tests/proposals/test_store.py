@@ -301,7 +301,7 @@ def test_a_part_of_another_computation(tmp_path: Path, other: object, message: s
     job = computation(tmp_path)
     for rank in (0, 3):
         with Journal(other(job), rank=rank) as journal:
-            pass
+            fill(journal, [3])
         before = journal.path.read_bytes()
         with pytest.raises(DataError, match=message) as error:
             Journal(job)
