@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from detkit.errors import ConfigError
+from detkit.errors import ConfigError, ImageTypeError
 
 COLOUR_SPACES = ("hsv", "lab", "gray", "h", "rgi", "hsv_full", "h_full", "normalized_rgi")
 
@@ -26,9 +26,11 @@ def to_colour_space(image: np.ndarray, name: str) -> np.ndarray:
 
     Raises:
         ConfigError: the name is unknown.
+        ImageTypeError: an image of another type or shape.
     """
     import cv2
 
+    image = as_channels(image, 3)
     if name == "lab":
         return cv2.cvtColor(image, cv2.COLOR_RGB2Lab)
     if name in ("hsv", "h", "hsv_full", "h_full"):
@@ -44,3 +46,18 @@ def to_colour_space(image: np.ndarray, name: str) -> np.ndarray:
     total = np.maximum(image.sum(axis=2, dtype=np.uint32, keepdims=True), 1)
     shares = (image[..., :2] * np.uint32(255) + total // 2) // total
     return np.concatenate([shares.astype(np.uint8), gray], axis=2)
+
+
+def as_channels(image: np.ndarray, channels: int | None = None) -> np.ndarray:
+    """The image, contiguous.
+
+    Raises:
+        ImageTypeError: it is not uint8 (H, W, C) with a pixel at least; C must be `channels` if they are given.
+    """
+    wanted = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.size > 0
+    if not wanted or channels not in (None, image.shape[2]):
+        shape = f"a {image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else repr(type(image))
+        raise ImageTypeError(
+            f"this wants a uint8 array (H, W, {channels or 'C'}) with a pixel at least, and got {shape}"
+        )
+    return np.ascontiguousarray(image)

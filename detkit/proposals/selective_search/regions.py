@@ -7,8 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from detkit.compiled import jit
+from detkit.errors import ConfigError
 
 from . import texture
+from .colour_spaces import as_channels
 from .segmentation import Segmentations
 
 COLOUR_BINS = 25
@@ -45,8 +47,18 @@ def describe(image: np.ndarray, labels: np.ndarray) -> Regions:
     Args:
         image: uint8 (H, W, C), in the colour space of the search.
         labels: (H, W) int32, regions 0..R-1, none missing; see `segment`.
+
+    Raises:
+        ConfigError: labels of another size, negative, or with a number missing.
+        ImageTypeError: an image of another type or shape.
     """
+    image = as_channels(image)
     labels = np.ascontiguousarray(labels, dtype=np.int32)
+    if labels.shape != image.shape[:2] or labels.min() < 0 or not np.bincount(labels.ravel()).all():
+        raise ConfigError(
+            f"a label map gives each pixel of the image, here {image.shape[:2]}, a region, 0, 1, ... without a gap; "
+            f"this one is {labels.shape}, from {labels.min(initial=0)} to {labels.max(initial=0)}"
+        )
     count = int(labels.max()) + 1
     pieces = _describe_pieces(image, labels, count)
     return _merge(pieces, np.arange(count, dtype=np.int32), labels)

@@ -13,7 +13,8 @@ import numpy as np
 
 from detkit.errors import ConfigError
 
-from . import forest, graph, ties
+from . import atoms, forest, graph, ties
+from .colour_spaces import as_channels
 
 
 class Segmentations(NamedTuple):
@@ -62,7 +63,9 @@ def segment_many(
 
     Raises:
         ConfigError: no k, a k or sigma that is not positive, or another number of neighbours than 4 or 8.
+        ImageTypeError: an image of another type or shape.
     """
+    image = as_channels(image)
     least = [min_size] * len(ks) if isinstance(min_size, int) else list(min_size)
     if not len(ks) or min(ks) <= 0 or sigma <= 0 or connectivity not in (4, 8) or len(least) != len(ks):
         raise ConfigError(
@@ -73,7 +76,7 @@ def segment_many(
     steps = graph.edge_steps(width, connectivity)
     weights, edges = graph.unpack(graph.sort_edges(graph.build_edges(smooth(image, sigma), connectivity)))
     parents, sizes, internal, open_edges = forest.merge_common(weights, edges, steps, height * width, min(ks))
-    atoms, sizes, internal, ends_a, ends_b = forest.number_atoms(parents, sizes, internal, edges, open_edges, steps)
+    atom_of, sizes, internal, ends_a, ends_b = atoms.number_atoms(parents, sizes, internal, edges, open_edges, steps)
     open_weights = weights[open_edges]
     settled = np.full(len(open_edges), connectivity == 8)
     regions = np.empty((len(ks), len(sizes)), np.int32)
@@ -85,15 +88,15 @@ def segment_many(
             unsettled[row] = forest.absorb_small(
                 refused, open_weights, ends_a, ends_b, settled, tree, tree_sizes, least[row]
             )
-            regions[row] = forest.number_regions(tree)
+            regions[row] = atoms.number_regions(tree)
         todo = [row for row in todo if len(unsettled[row])]
         if todo:
             wanted = np.unique(np.concatenate([unsettled[row] for row in todo]))
             order = ties.equal_weight_order(weights, edges, wanted, height, width)
             ties.settle(order, open_weights, open_edges, edges, wanted, settled)
-            ends_a, ends_b = forest.find_ends(atoms, edges, open_edges, steps)
-    piece, first = forest.join_atoms(regions)
-    return Segmentations(piece[atoms].reshape(height, width), regions[:, first])
+            ends_a, ends_b = atoms.find_ends(atom_of, edges, open_edges, steps)
+    piece, first = atoms.join_atoms(regions)
+    return Segmentations(piece[atom_of].reshape(height, width), regions[:, first])
 
 
 def smooth(image: np.ndarray, sigma: float) -> np.ndarray:
