@@ -191,6 +191,14 @@ def test_two_at_once_compute_it_once(annotations: Annotations, tmp_path: Path, s
     assert capsys.readouterr().out.count("waiting for it") == 1
 
 
+def test_killed_after_the_store_was_made(annotations: Annotations, tmp_path: Path, stub: Stub) -> None:
+    load_or_compute(annotations, tmp_path / "s")
+    for rank in (0, 3):
+        (tmp_path / f".s.part{rank}").write_bytes(b"what was merged")
+    load_or_compute(annotations, tmp_path / "s")
+    assert [each.name for each in tmp_path.iterdir() if each.is_file()] == ["s"] and len(stub.sums) == 7
+
+
 def test_stores_that_do_not_fit(voc: Path, annotations: Annotations, tmp_path: Path, stub: Stub) -> None:
     path = tmp_path / "s"
     load_or_compute(VOC(str(voc), test=None).annotations("val"), path)
