@@ -32,7 +32,7 @@ class FactoredLinear(nn.Sequential):
 def factorise(layer: nn.Linear, rank: int) -> FactoredLinear:
     """The best approximation of a layer by a product of that rank; exact at min(inputs, outputs).
 
-    U comes from the eigenvectors of W W^T, and S V^T is U^T W: VGG16's fc6 takes a minute, by a whole SVD ten. Small
+    U comes from the eigenvectors of W W^T, and S V^T is U^T W: a tenth of the time of a whole SVD. Small
     singular values lose digits in W W^T, but not in the product, which is a projection of W whatever U is.
     """
     weight = layer.weight.double()
