@@ -16,12 +16,13 @@ from detkit.data.annotations import Annotations
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.dataset import DetectionDataset, Sample
 from detkit.data.loaders import collate, init_worker
-from detkit.data.proposals import compute, cores, find, finish, plan, say_waiting, say_what
+from detkit.data.proposals import compute, find, finish, plan, say_waiting, say_what
 from detkit.detectors import Detector
 from detkit.errors import DataError
 from detkit.progress import Progress
 from detkit.proposals.store import ProposalStore
 from detkit.proposals.store_journal import Computation, Journal
+from detkit.threads import available_cores
 
 
 class Proposing(L.LightningModule):
@@ -135,7 +136,7 @@ class ByThreads(Proposing):
     def predict_step(self, batch: Any, batch_idx: int) -> bool:
         """This process's share."""
         if self.journal is not None:
-            workers = max(1, cores() // self.trainer.num_devices) if self.workers is None else self.workers
+            workers = max(1, available_cores() // self.trainer.num_devices) if self.workers is None else self.workers
             compute(
                 self.annotations,
                 self.journal,

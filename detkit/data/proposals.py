@@ -22,6 +22,7 @@ from detkit.progress import Progress
 from detkit.proposals.store import ProposalStore
 from detkit.proposals.store_format import Images
 from detkit.proposals.store_journal import Computation, Journal, merge, missing
+from detkit.threads import available_cores
 
 SUFFIX = ".proposals"
 
@@ -103,7 +104,7 @@ def compute(
     are left for `finish`.
     """
     computation = journal.computation
-    workers = cores() if workers is None else workers
+    workers = available_cores() if workers is None else workers
     if workers < 1:
         raise ConfigError(f"workers must be at least 1, got {workers}")
     earlier = int(journal.done.sum())
@@ -191,7 +192,7 @@ def default_store_path(
     root = Path(annotations.root)
     if not any(os.path.dirname(file) for file in annotations.files[:1]):
         root = root.parent  # COCO's: a folder of images only, and nothing else shall be in it
-    if os.access(root / "proposals" if (root / "proposals").exists() else root, os.W_OK):
+    if _is_writable(root / "proposals" if (root / "proposals").exists() else root):
         return root / "proposals" / name
     place = os.path.abspath(root)
     return Path("data") / "proposals" / f"{os.path.basename(place)}-{_short_hash(place)}" / name
@@ -205,9 +206,9 @@ def say_what(journal: Journal, means: str) -> None:
     print(f"proposals of {len(journal.done):,} images{before} by {by}, {means}\n  into {computation.path}", flush=True)
 
 
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _is_writable(folder: Path) -> bool:
+    """Whether this user may write there, and anybody should: what is marked read-only is left alone by root too."""
+    return os.access(folder, os.W_OK) and bool(folder.stat().st_mode & 0o222)
 
 
 def _short_hash(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from detkit.errors import ConfigError, ImageTypeError
+from detkit.threads import available_cores
 
 from .parameters import SearchParameters, parameters_of
 
@@ -143,8 +143,3 @@ def shrink(image: np.ndarray, width: int) -> np.ndarray:
 
     height = max(round(image.shape[0] * width / image.shape[1]), 1)
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
