@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,21 @@ import pytest
 # One thread a process: the networks of the tests are so small that more only get into each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+
+def _kernels() -> str:
+    """A folder for compiled functions that is another one after any change of them.
+
+    numba keeps machine code until the file of the function changes; what that function calls in other files may be
+    long out of date by then.
+    """
+    root = Path(__file__).parents[1]
+    sources = [path.read_bytes() for path in sorted((root / "detkit").rglob("*.py"))]
+    digest = hashlib.sha256(b"".join(source for source in sources if b"jit" in source)).hexdigest()[:12]
+    return str(root / ".pytest_cache" / f"numba-{digest}")
+
+
+os.environ.setdefault("NUMBA_CACHE_DIR", _kernels())
 
 
 def shared_root() -> Path:

@@ -111,6 +111,7 @@ def main(args: Sequence[str]) -> int:
         iou_thresholds=options.iou_thresholds,
         max_detections=options.max_detections,
         hit_rule=options.hit_rule,
+        difficult=options.difficult,
     )
     has_read = time.monotonic()
     numbers = protocol.evaluate(files.evaluation_set, len(files.class_names))
@@ -132,7 +133,7 @@ def main(args: Sequence[str]) -> int:
 
 def read(options: argparse.Namespace) -> EvaluationFiles:
     """The files, by their layout: a folder of annotations is VOC's, a file COCO's."""
-    choices = {name: getattr(options, name) for name in ("other_images", "other_classes", "difficult")}
+    choices = {name: getattr(options, name) for name in ("other_images", "other_classes")}
     if os.path.isdir(options.annotations):
         if options.detections.endswith((".json", ".json.gz")):
             raise ConfigError(
@@ -159,6 +160,7 @@ def to_metrics(
         "map_per_class": per_class,
         "num_images": len(files.evaluation_set),
         "num_over_limit": numbers["num_over_limit"],
+        "max_detections": protocol.max_detections[-1] if protocol.max_detections else None,
         "protocol": protocol.description,
         "detections": options.detections,
         "data": files.data,
@@ -222,10 +224,11 @@ def _write(
     from detkit.evaluation.report import write_report
 
     most = {} if protocol.max_detections is None else {"max_detections": protocol.max_detections[-1]}
-    analysis = analyse(files.evaluation_set, files.class_names, options.score_threshold, **most)
+    seen = protocol.seen(files.evaluation_set)
+    analysis = analyse(seen, files.class_names, options.score_threshold, **most)
     title = f"{Path(options.detections).name} on {files.data}"
     images = image_paths(files, options.images, options.annotations)
-    return write_report(folder, metrics, files.evaluation_set, analysis, images, title, baseline)
+    return write_report(folder, metrics, seen, analysis, images, title, baseline)
 
 
 def _hyphens(argument: str) -> str:

@@ -72,8 +72,8 @@ class Reports:
         from detkit.evaluation.analysis import analyse
         from detkit.evaluation.report import write_report
 
-        evaluated = self.model.last_evaluated
-        limits = self.model.metric.protocol.max_detections
+        protocol = self.model.metric.protocol
+        evaluated, limits = protocol.seen(self.model.last_evaluated), protocol.max_detections
         most = {} if limits is None else {"max_detections": limits[-1]}
         analysis = analyse(evaluated, list(self.model.class_names), score_threshold, **most)
         annotations = self.datamodule.annotations("test")

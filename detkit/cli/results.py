@@ -35,7 +35,7 @@ def print_metrics(metrics: Mapping[str, Any], title: str, console: Console | Non
 
     Args:
         metrics: as `Detector.last_metrics` keeps them: numbers by torchmetrics' names (in 0..1), `map_per_class` by
-            class name, `num_over_limit` detections that were too many to count, and `protocol`.
+            class name, `num_over_limit` detections beyond `max_detections`, and `protocol`.
         title: what was evaluated.
         console: where to; standard output by default.
     """
@@ -56,8 +56,8 @@ def print_metrics(metrics: Mapping[str, Any], title: str, console: Console | Non
     console.print(f"\n{escape(title)}\n{escape(str(metrics.get('protocol', '')))}", highlight=False)
     console.print(table)
     if over_limit := metrics.get("num_over_limit"):
-        beyond = "beyond the most of an image and class that the protocol counts"
-        console.print(f"not counted: {over_limit:,} detections {beyond}", highlight=False)
+        best = f"the {metrics['max_detections']:,} best of their image and class"
+        console.print(f"not counted: {over_limit:,} detections beyond {best}", highlight=False)
 
 
 def read_baseline(path: str) -> dict[str, Any]:

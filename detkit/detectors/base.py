@@ -205,6 +205,7 @@ class Detector(PredictionMixin, L.LightningModule):
             **{k: v.item() for k, v in scalars.items()},
             "map_per_class": result["map_by_class"],
             **{k: result[k] for k in ("num_images", "num_over_limit", "protocol")},
+            "max_detections": (self.metric.protocol.max_detections or [None])[-1],
         }
         values = {f"{stage}/{k}": v.float() for k, v in scalars.items()}
         # Every rank has computed the same numbers from all images.

@@ -9,7 +9,7 @@ import numpy as np
 from detkit.compiled import jit
 
 from .evaluation_set import EvaluationSet
-from .grouping import for_classes, group_by_class, rank
+from .grouping import for_classes, group_by_class
 from .matching import ALMOST_ONE, choose, clear, find_candidates, mark_objects
 
 
@@ -54,7 +54,6 @@ def assign(
     s = evaluation_set
 
     def work(classes: np.ndarray) -> None:
-        rank(grouped, s.scores, classes)
         _assign(
             classes, *grouped, len(s), s.boxes, s.ignored, s.crowd, s.detected_boxes,
             min(float(iou_threshold), ALMOST_ONE), int(max_detections), *result,

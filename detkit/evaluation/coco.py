@@ -16,7 +16,7 @@ import numpy as np
 from detkit.compiled import jit
 
 from .evaluation_set import EvaluationSet
-from .grouping import for_classes, group_by_class, rank
+from .grouping import for_classes, group_by_class
 from .matching import ALMOST_ONE, choose, clear, find_candidates, mark_objects
 
 #: COCO's own settings (COCOeval.Params.setDetParams).
@@ -72,7 +72,6 @@ def evaluate(
     s = evaluation_set
 
     def work(classes: np.ndarray) -> None:
-        rank(grouped, s.scores, classes)
         _evaluate(
             classes, *grouped, len(s), s.boxes, s.ignored, s.crowd, s.area, s.detected_boxes,
             ious, recalls, limits, areas, precision, recall, over_limit,

@@ -6,6 +6,7 @@ that all numbers are COCOeval's from the same files.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
@@ -81,7 +82,6 @@ def read_coco_results(
     *,
     other_images: str = "error",
     other_classes: str = "error",
-    difficult: str = "ignore",
 ) -> EvaluationFiles:
     """Reads COCO's results for COCO's annotations; either file may be packed by gzip.
 
@@ -90,8 +90,6 @@ def read_coco_results(
         annotations: JSON with images, annotations and categories.
         other_images: "error", or "drop" to leave out what is of images that the annotations do not list.
         other_classes: "error", or "drop" to leave out what is of categories that they do not list, as COCOeval does.
-        difficult: "ignore" makes objects marked `difficult` or `ignore` neither hit nor miss; "count" takes them for
-            ordinary ones, as COCOeval does.
 
     Raises:
         DataError: a file is missing or not in COCO's format, or names an image or a category that there is not.
@@ -103,7 +101,7 @@ def read_coco_results(
         images = _images(instances.images, annotations)
         names, ids = _categories(instances.categories, annotations)
         places = _Places(images, ids, strangers)
-        objects = _objects(instances.annotations, annotations, places, count_difficult=difficult == "count")
+        objects = _objects(instances.annotations, annotations, places)
         del instances
         rows = decode(detections, list[Result], "a list of {image_id, category_id, bbox, score}")
         detected = _detected(rows, detections, places)
@@ -142,7 +140,7 @@ def _categories(categories: list[Category], source: Path) -> tuple[list[str], li
         raise DataError(f"{source}: a category id is given twice; ids must be unique")
     ids = sorted(name_of)
     names = [f"category {each}" if name_of[each] is None else str(name_of[each]) for each in ids]
-    shared = {name for name in names if names.count(name) > 1}
+    shared = {name for name, count in Counter(names).items() if count > 1}
     return [f"{name} ({each})" if name in shared else name for name, each in zip(names, ids, strict=True)], ids
 
 
@@ -163,18 +161,16 @@ class _Places:
         return images, labels
 
 
-def _objects(rows: list[Annotation], source: Path, places: _Places, count_difficult: bool) -> Objects:
+def _objects(rows: list[Annotation], source: Path, places: _Places) -> Objects:
     images, labels = places.of(rows, "annotations", source)
     boxes = _boxes(rows)
     area = _floats(float("nan") if row.area is None else row.area for row in rows)
     crowd = np.fromiter((bool(row.iscrowd) for row in rows), bool, len(rows))
     difficult = np.fromiter((bool(row.ignore) or bool(row.difficult) for row in rows), bool, len(rows))
-    if count_difficult:
-        difficult[:] = False
-    elif count := int((difficult & ~crowd).sum()):
+    if count := int((difficult & ~crowd).sum()):
         places.strangers.findings.append(
-            f"{source}: {count:,} objects are marked difficult or ignore, so neither hits nor misses; COCOeval "
-            "counts them, and so does --difficult count"
+            f"{source}: {count:,} objects are marked difficult or ignore, which COCOeval does not "
+            "know: --difficult count takes them for ordinary ones, as it does"
         )
     area = np.where(np.isnan(area), boxes[:, 2] * boxes[:, 3], area)
     return Objects(images, boxes, labels, difficult, crowd, area)

@@ -14,6 +14,7 @@ from detkit.errors import DataError
 from .evaluation_set import EvaluationSet
 
 Images = Sequence[Mapping[str, Any]]
+MOST = int(np.iinfo(np.int32).max)  # what a label is kept in
 
 
 def collect(detections: Images, targets: Images, num_classes: int | None) -> EvaluationSet:
@@ -23,7 +24,7 @@ def collect(detections: Images, targets: Images, num_classes: int | None) -> Eva
 
     Raises:
         DataError: with the image's id, where a field is missing, has another length than its boxes, is not
-            finite, or holds a label outside 1..num_classes (no upper end for None).
+            finite, or holds a label outside 1..num_classes (up to the largest int32 for None).
     """
     if len(detections) != len(targets):
         raise DataError(f"{len(detections)} detections for {len(targets)} targets: give one of each an image")
@@ -68,10 +69,10 @@ class _Fields:
     def labels(self, num_classes: int | None) -> np.ndarray:
         """(N,) int32, checked."""
         labels = self.values("labels")
-        wrong = (labels < 1) | (labels > (np.inf if num_classes is None else num_classes)) | (labels % 1 != 0)
+        wrong = (labels < 1) | (labels > (MOST if num_classes is None else num_classes)) | (labels % 1 != 0)
         if wrong.any():
             row = int(wrong.argmax())
-            limit = "..." if num_classes is None else num_classes
+            limit = MOST if num_classes is None else num_classes
             text = f"the label {labels[row]:g}: labels are 1..{limit}, 0 is background"
             raise self._error(self._image_of(row), text)
         return labels.astype(np.int32)
@@ -104,7 +105,7 @@ class _Fields:
         with torch.no_grad():
             on_one_device = len({part.device for part in parts}) == 1
             joined = torch.cat(parts if on_one_device else [part.cpu() for part in parts])
-        values = joined.cpu().to(torch.float64, copy=True).numpy()
+        values = joined.cpu().to(torch.float64).numpy()
         finite = np.isfinite(values)
         if not finite.all():
             row = int(np.flatnonzero(~finite.reshape(len(values), -1).all(axis=1))[0])
@@ -124,7 +125,11 @@ class _Fields:
 
 def _image_id(target: Mapping[str, Any]) -> Any:
     image_id = target.get("image_id")
-    return image_id.item() if isinstance(image_id, (Tensor, np.generic)) else image_id
+    if isinstance(image_id, np.generic) or (isinstance(image_id, Tensor) and image_id.numel() == 1):
+        image_id = image_id.item()
+    if image_id is not None and type(image_id) not in (int, str):
+        raise DataError(f"image_id must be a whole number or a text, not {image_id!r} ({type(image_id).__name__})")
+    return image_id
 
 
 def _zeros(boxes: Tensor) -> Tensor:

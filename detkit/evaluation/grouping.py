@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -10,15 +9,19 @@ from typing import NamedTuple
 import numpy as np
 
 from detkit.compiled import jit
+from detkit.threads import available_cores
 
 from .evaluation_set import EvaluationSet
+
+#: Detections and objects for which another thread is worth its start.
+ROWS_A_THREAD = 20_000
 
 
 class Grouped(NamedTuple):
     """Rows of an EvaluationSet by class; class k (from 0) has rows starts[k]:starts[k + 1] of each order.
 
     Attributes:
-        detections: (D,) int64, detections of a class in the order of their images.
+        detections: (D,) int64, detections of a class, best score first; equal ones keep their order.
         detection_starts: (K + 1,) int64.
         detection_images: (D,) int32, by the detection's own row.
         objects: (G,) int64, objects of a class in the order of their images.
@@ -35,9 +38,11 @@ class Grouped(NamedTuple):
 
 
 def group_by_class(evaluation_set: EvaluationSet, num_classes: int) -> Grouped:
-    """Sorts detections and objects by class, stably; labels beyond 1..num_classes are left out."""
-    detections, detection_starts = _by_label(evaluation_set.detected_labels, num_classes)
-    objects, object_starts = _by_label(evaluation_set.labels, num_classes)
+    """Sorts detections and objects by class; labels beyond 1..num_classes are left out."""
+    best_first = np.argsort(-evaluation_set.scores, kind="stable")
+    as_they_are = np.arange(len(evaluation_set.labels))
+    detections, detection_starts = _by_label(evaluation_set.detected_labels, best_first, num_classes)
+    objects, object_starts = _by_label(evaluation_set.labels, as_they_are, num_classes)
     return Grouped(
         detections,
         detection_starts,
@@ -49,8 +54,8 @@ def group_by_class(evaluation_set: EvaluationSet, num_classes: int) -> Grouped:
 
 
 @jit
-def _by_label(labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows by label 1..num_classes in a counting sort, and where each label starts."""
+def _by_label(labels: np.ndarray, order: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of `order` by label 1..num_classes in a counting sort, and where each label starts."""
     starts = np.zeros(num_classes + 1, np.int64)
     for label in labels:
         if 1 <= label <= num_classes:
@@ -59,19 +64,12 @@ def _by_label(labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndar
         starts[k + 1] += starts[k]
     rows = np.empty(starts[num_classes], np.int64)
     following = starts[:-1].copy()
-    for row in range(len(labels)):
+    for row in order:
         label = labels[row]
         if 1 <= label <= num_classes:
             rows[following[label - 1]] = row
             following[label - 1] += 1
     return rows, starts
-
-
-def rank(grouped: Grouped, scores: np.ndarray, classes: np.ndarray) -> None:
-    """Puts the detections of `classes` (from 0) in the order of their scores, best first; equal ones keep theirs."""
-    for k in classes.tolist():
-        rows = grouped.detections[grouped.detection_starts[k] : grouped.detection_starts[k + 1]]
-        rows[:] = rows[np.argsort(-scores[rows], kind="stable")]
 
 
 def for_classes(work: Callable[[np.ndarray], None], grouped: Grouped) -> None:
@@ -81,7 +79,7 @@ def for_classes(work: Callable[[np.ndarray], None], grouped: Grouped) -> None:
     work is done at once: starting threads takes longer.
     """
     load = np.diff(grouped.detection_starts) + np.diff(grouped.object_starts)
-    threads = min(_cores(), len(load), 1 + int(load.sum()) // 20_000)
+    threads = min(available_cores(), len(load), 1 + int(load.sum()) // ROWS_A_THREAD)
     if threads <= 1:
         work(np.arange(len(load)))
         return
@@ -95,8 +93,3 @@ def for_classes(work: Callable[[np.ndarray], None], grouped: Grouped) -> None:
     with ThreadPoolExecutor(threads) as pool:
         for future in [pool.submit(work, np.array(sorted(share), np.int64)) for share in shares]:
             future.result()
-
-
-def _cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

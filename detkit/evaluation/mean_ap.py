@@ -7,29 +7,30 @@ unequally many images, none, or the same twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from torchmetrics import Metric
+
+from detkit.errors import ConfigError
 
 from .collect import collect
 from .evaluation_set import EvaluationSet, merge
+from .image_metric import ImageMetric
 from .protocol import Protocol
 
 
-class MeanAveragePrecision(Metric):
+class MeanAveragePrecision(ImageMetric):
     """mAP of detections; `update` with each batch, `compute` at the end, `reset` before the next.
 
     Args:
         protocol: "coco" (COCOeval), "voc07" (11 points) or "voc10" (area under the curve).
         class_names: the classes without background, in the order of their labels. All of them are evaluated, and
             labels beyond them refused. None: the labels that come.
-        iou_thresholds, recall_thresholds, max_detections, area_ranges, hit_rule: of the protocol where they differ from
-            its own, see `Protocol`.
+        iou_thresholds, recall_thresholds, max_detections, area_ranges, hit_rule, difficult: of the protocol, where
+            they differ from its own; see `Protocol`.
         kwargs: torchmetrics' own.
 
     Attributes:
@@ -38,11 +39,6 @@ class MeanAveragePrecision(Metric):
     Raises:
         ConfigError: an unknown protocol, or a setting that it does not have.
     """
-
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = True
-    batches: list[EvaluationSet]
 
     def __init__(
         self,
@@ -53,13 +49,15 @@ class MeanAveragePrecision(Metric):
         max_detections: Sequence[int] | None = None,
         area_ranges: Mapping[str, Sequence[float]] | None = None,
         hit_rule: str | None = None,
+        difficult: str = "ignore",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.protocol = Protocol(protocol, iou_thresholds, recall_thresholds, max_detections, area_ranges, hit_rule)
-        self.class_names = None if class_names is None else list(class_names)
+        self.protocol = Protocol(
+            protocol, iou_thresholds, recall_thresholds, max_detections, area_ranges, hit_rule, difficult
+        )
+        self.class_names = check_class_names(class_names)
         self.evaluated: EvaluationSet | None = None
-        self.add_state("batches", default=[], dist_reduce_fx=None)
 
     def update(self, detections: Sequence[Mapping[str, Any]], targets: Sequence[Mapping[str, Any]]) -> None:
         """Takes in a batch: Detections and Samples, image by image.
@@ -71,7 +69,7 @@ class MeanAveragePrecision(Metric):
             DataError: with the image's id, for fields that are missing, of unequal length or not finite, and for
                 labels outside 1..K; then nothing of the batch is kept.
         """
-        self.batches.append(collect(detections, targets, None if self.class_names is None else len(self.class_names)))
+        self.parts.append(collect(detections, targets, None if self.class_names is None else len(self.class_names)))
 
     def compute(self) -> dict[str, Any]:
         """The numbers, under torchmetrics' names; float64 on the CPU, NaN where there is nothing to count.
@@ -83,7 +81,7 @@ class MeanAveragePrecision(Metric):
         protocol, in words; num_images that were counted; num_over_limit, detections beyond the largest of
         max_detections, which were not.
         """
-        self.evaluated = merge(self.batches)
+        (self.evaluated,) = self.joined()
         labels, dense = self._classes(self.evaluated)
         result = self.protocol.evaluate(dense, len(labels))
         numbers = {
@@ -112,17 +110,15 @@ class MeanAveragePrecision(Metric):
         dense = replace(evaluated, **{name: (rows + 1).astype(np.int32) for name, rows in position.items()})
         return labels.tolist(), dense
 
-    def _sync_dist(self, dist_sync_fn: Callable | None = None, process_group: Any | None = None) -> None:
-        """Gathers the images of all ranks, as objects, once.
+    @staticmethod
+    def join(parts: Iterable[EvaluationSet]) -> list[EvaluationSet]:
+        """One set of all images, each once."""
+        return [merge(list(parts))]
 
-        Tensors would have to be equally many on each rank, and on the GPU for NCCL; objects need not be there at all,
-        and PyTorch carries them as bytes on whatever device the backend wants. Every rank makes this same call, so
-        that none waits for another forever.
-        """
-        group = process_group or self.process_group
-        gathered: list[Any] = [None] * dist.get_world_size(group)
-        dist.all_gather_object(gathered, merge(self.batches), group=group)
-        self.batches = [merge(gathered)]
+    @staticmethod
+    def count(parts: Sequence[EvaluationSet]) -> int:
+        """How many images the sets hold."""
+        return sum(map(len, parts))
 
     def _wrap_compute(self, compute: Callable) -> Callable:
         """torchmetrics' wrapping, but vectors of one class stay vectors."""
@@ -134,6 +130,15 @@ class MeanAveragePrecision(Metric):
 
         return compute_vectors
 
-    def _apply(self, fn: Callable, exclude_state: Sequence[str] = "") -> MeanAveragePrecision:
-        """Nothing moves: the state is arrays on the CPU, wherever the model goes."""
-        return self
+
+def check_class_names(class_names: Sequence[str] | None) -> list[str] | None:
+    """The names as a list.
+
+    Raises:
+        ConfigError: a single text, or a name given twice.
+    """
+    if class_names is None:
+        return None
+    if isinstance(class_names, str) or len(set(class_names)) != len(class_names):
+        raise ConfigError(f"class_names must be a list of different names, not {class_names!r}")
+    return list(class_names)

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torchmetrics import Metric
 
 from detkit.errors import DataError
 
 from .coco import IOU_THRESHOLDS
 from .collect import collect
+from .image_metric import ImageMetric
+from .mean_ap import check_class_names
 from .proposal_recall import COUNTS, best_overlaps, check_settings, summarise
 
 
@@ -31,7 +31,7 @@ class ImageOverlaps(NamedTuple):
         return self
 
 
-class ProposalRecall(Metric):
+class ProposalRecall(ImageMetric):
     """Recall of proposals; `update` with each batch, `compute` at the end, `reset` before the next.
 
     Only the best overlap of each object is kept: thousands of proposals of each image take no memory.
@@ -47,11 +47,6 @@ class ProposalRecall(Metric):
         ConfigError: for counts or thresholds that are none.
     """
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = True
-    images: list[ImageOverlaps]
-
     def __init__(
         self,
         class_names: Sequence[str] | None = None,
@@ -61,9 +56,8 @@ class ProposalRecall(Metric):
     ) -> None:
         super().__init__(**kwargs)
         check_settings(counts, iou_thresholds)
-        self.class_names = None if class_names is None else list(class_names)
+        self.class_names = check_class_names(class_names)
         self.counts, self.iou_thresholds = tuple(counts), tuple(iou_thresholds)
-        self.add_state("images", default=[], dist_reduce_fx=None)
 
     def update(self, proposals: Sequence[Tensor | Mapping[str, Any]], targets: Sequence[Mapping[str, Any]]) -> None:
         """Takes in a batch of images.
@@ -89,7 +83,7 @@ class ProposalRecall(Metric):
         for i, image_id in enumerate(batch.image_ids):
             part = slice(batch.object_offsets[i], batch.object_offsets[i + 1])
             kept = ~batch.ignored[part]
-            self.images.append(ImageOverlaps(image_id, batch.labels[part][kept], best[part][kept], len(boxes[i])))
+            self.parts.append(ImageOverlaps(image_id, batch.labels[part][kept], best[part][kept], len(boxes[i])))
 
     def compute(self) -> dict[str, Any]:
         """The numbers; float64 on the CPU, NaN where there is nothing to count.
@@ -98,7 +92,7 @@ class ProposalRecall(Metric):
         abo (K, C), as in `Recall`; classes (K,) int64, the labels that abo is in the order of; num_proposals (C,), how
         many an image has on average at each count; num_images and num_objects that were counted.
         """
-        images = _unique(self.images)
+        images = self.joined()
         labels = np.concatenate([np.zeros(0, np.int32), *(image.labels for image in images)])
         best = np.concatenate([np.zeros((0, len(self.counts))), *(image.best for image in images)])
         if self.class_names is None:
@@ -139,12 +133,23 @@ class ProposalRecall(Metric):
             boxes = boxes[scores.argsort(descending=True, stable=True)]
         return boxes[: self.counts[-1]]
 
-    def _sync_dist(self, dist_sync_fn: Callable | None = None, process_group: Any | None = None) -> None:
-        """Gathers the images of all ranks, as objects, once: see MeanAveragePrecision."""
-        group = process_group or self.process_group
-        gathered: list[Any] = [None] * dist.get_world_size(group)
-        dist.all_gather_object(gathered, list(self.images), group=group)
-        self.images = _unique(image for images in gathered for image in images)
+    @staticmethod
+    def join(parts: Iterable[ImageOverlaps]) -> list[ImageOverlaps]:
+        """Each image once, by id: numbers, then strings, then those without an id, which are all kept."""
+        first: dict[int | str, ImageOverlaps] = {}
+        nameless = []
+        for image in parts:
+            if image.image_id is None:
+                nameless.append(image)
+            else:
+                first.setdefault(image.image_id, image)
+        ordered = sorted(first.values(), key=lambda image: (isinstance(image.image_id, str), image.image_id))
+        return ordered + nameless
+
+    @staticmethod
+    def count(parts: Sequence[ImageOverlaps]) -> int:
+        """How many images there are."""
+        return len(parts)
 
     def _wrap_compute(self, compute: Callable) -> Callable:
         """torchmetrics' wrapping, but what has one element keeps its shape."""
@@ -158,20 +163,3 @@ class ProposalRecall(Metric):
             return result
 
         return compute_shaped
-
-    def _apply(self, fn: Callable, exclude_state: Sequence[str] = "") -> ProposalRecall:
-        """Nothing moves: the state is arrays on the CPU, wherever the model goes."""
-        return self
-
-
-def _unique(images: Iterable[ImageOverlaps]) -> list[ImageOverlaps]:
-    """Each image once, by id: numbers, then strings, then those without an id, which are all kept."""
-    first: dict[int | str, ImageOverlaps] = {}
-    nameless = []
-    for image in images:
-        if image.image_id is None:
-            nameless.append(image)
-        else:
-            first.setdefault(image.image_id, image)
-    ordered = sorted(first.values(), key=lambda image: (isinstance(image.image_id, str), image.image_id))
-    return ordered + nameless

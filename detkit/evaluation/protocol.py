@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from .evaluation_set import EvaluationSet
 
 PROTOCOLS = ("coco", "voc07", "voc10")
 HIT_RULES = (">", ">=")
+DIFFICULT = ("ignore", "count")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Protocol:
             first one is of the plain numbers. all, small, medium and large.
         hit_rule: VOC only: whether a hit's IoU is above its threshold (">", the Python port) or may be equal
             (">=", the MATLAB devkit).
+        difficult: "ignore" makes difficult objects neither hit nor miss, "count" takes them for ordinary ones.
 
     Raises:
         ConfigError: an unknown name, a setting that the protocol does not have, or one out of its range.
@@ -41,6 +43,7 @@ class Protocol:
     max_detections: Sequence[int] | None = None
     area_ranges: Mapping[str, Sequence[float]] | None = field(default=None, hash=False)
     hit_rule: str | None = None
+    difficult: str = "ignore"
 
     def __post_init__(self) -> None:
         from . import coco
@@ -70,35 +73,48 @@ class Protocol:
     def _check(self) -> None:
         if self.hit_rule not in (None, *HIT_RULES):
             raise ConfigError(f"hit_rule must be '>' or '>=', not {self.hit_rule!r}")
+        if self.difficult not in DIFFICULT:
+            raise ConfigError(f"difficult must be 'ignore' or 'count', not {self.difficult!r}")
         ious = _sorted_numbers("iou_thresholds", self.iou_thresholds, 0.0, 1.0)
         object.__setattr__(self, "iou_thresholds", ious)
         if self.name != "coco":
             return
         recalls = _sorted_numbers("recall_thresholds", self.recall_thresholds, 0.0, 1.0)
-        limits = _sorted_numbers("max_detections", self.max_detections, 1, float("inf"))
+        limits = _sorted_numbers("max_detections", self.max_detections, 1, 2**31 - 1)
         if any(limit != int(limit) for limit in limits):
             raise ConfigError(f"max_detections must be whole numbers, not {list(limits)}")
-        ranges = {str(k): tuple(float(v) for v in pair) for k, pair in dict(self.area_ranges or {}).items()}
-        if not ranges or any(len(pair) != 2 or not pair[0] <= pair[1] for pair in ranges.values()):
-            raise ConfigError(
-                f"area_ranges must be names with a least and a largest area in square pixels, not {self.area_ranges}"
-            )
+        object.__setattr__(self, "area_ranges", _ranges(self.area_ranges))
         object.__setattr__(self, "recall_thresholds", recalls)
         object.__setattr__(self, "max_detections", tuple(int(limit) for limit in limits))
-        object.__setattr__(self, "area_ranges", ranges)
 
     @property
     def description(self) -> str:
         """The protocol in words: what a number must be printed with."""
-        if self.name == "coco":
-            points, most = len(self.recall_thresholds), self.max_detections[-1]
-            return (
-                f"COCO (AP at IoU {_in_words(self.iou_thresholds)}, {points} points, at most {most} "
-                f"detection{'s' if most > 1 else ''} an image and class; crowd and difficult ignored)"
-            )
-        name, curve = ("VOC07", "11 points") if self.name == "voc07" else ("VOC10", "area under the curve")
+        from . import coco
+
         iou = _in_words(self.iou_thresholds)
-        return f"{name} (AP at IoU {self.hit_rule} {iou}, {curve}; difficult and crowd ignored)"
+        ignored = "crowd and difficult ignored" if self.difficult == "ignore" else "crowd ignored, difficult counted"
+        if self.name != "coco":
+            name, curve = ("VOC07", "11 points") if self.name == "voc07" else ("VOC10", "area under the curve")
+            return f"{name} (AP at IoU {self.hit_rule} {iou}, {curve}; {ignored})"
+        usual = self.recall_thresholds == coco.RECALL_THRESHOLDS
+        recalls = f"{len(self.recall_thresholds)} points" if usual else f"recalls {_in_words(self.recall_thresholds)}"
+        most = self.max_detections[-1]
+        first = next(iter(self.area_ranges.values()))
+        areas = "" if first == coco.AREA_RANGES["all"] else f"areas from {first[0]:g} to {first[1]:g}, "
+        return (
+            f"COCO (AP at IoU {iou}, {recalls}, {areas}at most {most} detection{'s' if most > 1 else ''} an image and "
+            f"class; {ignored})"
+        )
+
+    def seen(self, evaluation_set: EvaluationSet) -> EvaluationSet:
+        """The set as the protocol sees it: `difficult` is what is ignored and no crowd, areas out of range included."""
+        s = evaluation_set
+        difficult = s.difficult if self.difficult == "ignore" else np.zeros_like(s.difficult)
+        if self.name == "coco":
+            least, most = next(iter(self.area_ranges.values()))
+            difficult = difficult | (s.area < least) | (s.area > most)
+        return replace(s, difficult=difficult)
 
     def evaluate(self, evaluation_set: EvaluationSet, num_classes: int) -> dict[str, Any]:
         """The numbers of the classes 1..num_classes, in 0..1, NaN where there is nothing to count.
@@ -110,6 +126,7 @@ class Protocol:
 
         And `num_over_limit`, int: detections beyond the largest of max_detections, which were not counted.
         """
+        evaluation_set = self.seen(evaluation_set)
         if self.name == "coco":
             return self._evaluate_coco(evaluation_set, num_classes)
         from . import voc
@@ -158,8 +175,8 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _means(values: np.ndarray) -> np.ndarray:
-    """The mean for each class, the last axis; a class has all of its values or none."""
-    return np.array([_mean(values[..., k]) for k in range(values.shape[-1])], np.float64)
+    """The mean for each class, the last axis; a class has all of its values or, all NaN, none."""
+    return values.mean(axis=tuple(range(values.ndim - 1)))
 
 
 def _sorted_numbers(setting: str, values: Any, least: float, most: float) -> tuple[float, ...]:
@@ -168,14 +185,26 @@ def _sorted_numbers(setting: str, values: Any, least: float, most: float) -> tup
     except (TypeError, ValueError):
         raise ConfigError(f"{setting} must be a list of numbers, not {values!r}") from None
     if not numbers or not all(least <= number <= most for number in numbers):
-        bounds = f"from {least:g} to {most:g}" if most < float("inf") else f"of at least {least:g}"
+        bounds = f"from {least:g} to {most:g}" if most <= 1 else f"of at least {least:g}"
         raise ConfigError(f"{setting} must be one or more numbers {bounds}, not {list(numbers)}")
     return numbers
 
 
+def _ranges(value: Any) -> dict[str, tuple[float, float]]:
+    try:
+        ranges = {str(name): (float(least), float(most)) for name, (least, most) in dict(value).items()}
+    except (TypeError, ValueError):
+        ranges = {}
+    if not ranges or not all(least <= most for least, most in ranges.values()):
+        raise ConfigError(f"area_ranges must be names with a least and a largest area in square pixels, not {value}")
+    if taken := [name for name in ranges if name.isdecimal() or name == "per_class"]:
+        raise ConfigError(f"area_ranges: {taken[0]!r} is no name for a range: other numbers are called so")
+    return ranges
+
+
 def _in_words(thresholds: Sequence[float]) -> str:
-    """0.50:0.95 for COCO's ten (and others .05 apart), else 0.50, 0.60, 0.80."""
+    """0.50:0.95 for COCO's ten (and others .05 apart), else 0.5, 0.6, 0.825; a single one has two places or more."""
     steps = np.diff(thresholds)
     if len(steps) > 1 and np.allclose(steps, 0.05, rtol=0, atol=1e-9):
         return f"{thresholds[0]:.2f}:{thresholds[-1]:.2f}"
-    return ", ".join(f"{value:.2f}" for value in thresholds)
+    return ", ".join(f"{value:.2f}" if round(value, 2) == value else f"{value:g}" for value in thresholds)

@@ -15,7 +15,7 @@ import numpy as np
 from detkit.compiled import jit
 
 from .evaluation_set import EvaluationSet
-from .grouping import for_classes, group_by_class, rank
+from .grouping import for_classes, group_by_class
 from .matching import clear, mark_objects, overlap
 
 #: VOC2007's recalls as the devkit's port has them: the fourth is a hair above .3, which 3 of 10 do not reach.
@@ -45,7 +45,6 @@ def evaluate(
     s = evaluation_set
 
     def work(classes: np.ndarray) -> None:
-        rank(grouped, s.scores, classes)
         _evaluate(
             classes, *grouped, len(s), s.boxes, s.ignored, s.detected_boxes,
             thresholds, ELEVEN_POINTS if eleven_points else ELEVEN_POINTS[:0], strict, result,
@@ -82,7 +81,7 @@ def _evaluate(
                 if shared > most:  # of equal ones the first
                     most, owner = shared, position
             for t in range(num_thresholds):
-                found_one = most > thresholds[t] or (most == thresholds[t] and not strict)
+                found_one = most > thresholds[t] or (most == thresholds[t] and most > 0 and not strict)
                 if found_one and ignored[mine[owner]]:
                     continue
                 counted[t] += 1

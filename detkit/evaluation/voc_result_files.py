@@ -41,7 +41,6 @@ def read_voc_results(
     *,
     other_images: str = "error",
     other_classes: str = "error",
-    difficult: str = "ignore",
 ) -> EvaluationFiles:
     """Reads the devkit's result files for the annotations of an image set.
 
@@ -54,7 +53,6 @@ def read_voc_results(
         split: image set, such as "test" or "2007/test"; several are joined by "+".
         other_images: "error", or "drop" to leave out detections of images that are not in the image set.
         other_classes: "error", or "drop" to leave out result files of a class that no object of the image set is of.
-        difficult: "ignore" makes difficult objects neither hit nor miss; "count" takes them for ordinary ones.
 
     Raises:
         DataError: a file is missing or malformed, or names an image or a class that there is not.
@@ -70,7 +68,7 @@ def read_voc_results(
     detected = _detected(files, ids, names, strangers)
     strangers.findings += [f"no result file for {name}: nothing of it was found" for name in names if name not in files]
     return EvaluationFiles(
-        evaluation_set=assemble(ids, _objects(content, names, difficult == "count"), detected),
+        evaluation_set=assemble(ids, _objects(content, names), detected),
         class_names=names,
         category_ids=list(range(1, len(names) + 1)),
         image_files=_image_files(ids, image_folders),
@@ -113,7 +111,7 @@ def _read_objects(path: str) -> list[VOCObject]:
     return objects
 
 
-def _objects(content: Sequence[Sequence[VOCObject]], names: Sequence[str], count_difficult: bool) -> Objects:
+def _objects(content: Sequence[Sequence[VOCObject]], names: Sequence[str]) -> Objects:
     labels = {name: label for label, name in enumerate(names, 1)}
     objects = list(chain.from_iterable(content))
     boxes = _half_open(np.array([each.box for each in objects], np.float64).reshape(-1, 4))
@@ -121,7 +119,7 @@ def _objects(content: Sequence[Sequence[VOCObject]], names: Sequence[str], count
         images=np.repeat(np.arange(len(content)), [len(each) for each in content]),
         boxes=boxes,
         labels=np.array([labels[each.name] for each in objects], np.int32),
-        difficult=np.array([bool(each.difficult) and not count_difficult for each in objects], bool),
+        difficult=np.array([bool(each.difficult) for each in objects], bool),
         crowd=np.zeros(len(objects), bool),
         area=boxes[:, 2] * boxes[:, 3],
     )

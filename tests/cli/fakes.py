@@ -75,6 +75,7 @@ class Tiny(Model):
             "map_per_class": per_class,
             "num_images": self.images,
             "num_over_limit": 1234,
+            "max_detections": 100,
             "protocol": "COCO, toy",
         }
 

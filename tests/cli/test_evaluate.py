@@ -131,7 +131,7 @@ def test_a_report_is_written_by_test(trained: Detkit) -> None:
     result = trained("test", "--ckpt_path", "runs/toy")
     assert result.code == 0
     assert f"report: {RUN / 'report/index.html'}" in result.out
-    assert "not counted: 1,234 detections beyond the most of an image and class" in result.out
+    assert "not counted: 1,234 detections beyond the 100 best of their image and class" in result.out
     assert "<html" in (RUN / "report/index.html").read_text()
     assert (RUN / "report/per_class.csv").read_text().count("\n") >= 3
     assert "COCO, toy" in result.out

@@ -103,7 +103,7 @@ def test_detections_beyond_the_limit_are_told(evaluate: Callable) -> None:
     out = evaluate(*TABLE, "--max-detections", "1", "2")[1]
     assert "at most 2 detections an image and class" in out
     assert row(out, "AR, 1 detection") == "0.900"
-    assert "not counted: 1 detections beyond the most of an image and class" in out
+    assert "not counted: 1 detections beyond the 2 best of their image and class" in out
 
 
 def test_what_was_left_out_is_told(evaluate: Callable) -> None:

@@ -25,8 +25,7 @@ def main(rank: int, world_size: int, meeting: str, cases: str, result: str) -> N
         for detections, sample in shards[rank]:
             metric.update([detections], [sample])
         computed = metric.compute()
-        kept = metric.batches if hasattr(metric, "batches") else [metric.images]
-        results.append((computed, sum(map(len, kept))))
+        results.append((computed, metric.count(metric.parts)))
     torch.save(results, result)
     dist.destroy_process_group()
 

@@ -178,7 +178,8 @@ def test_other_settings_equal_to_pycocotools(seed: int, ious: list, recalls: lis
     for r in results:
         counted[r["image_id"], r["category_id"]] += 1
     assert ours["num_over_limit"] == detections - sum(min(n, max(limits)) for n in counted.values())
-    assert f"{len(recalls)} points, at most {max(limits)} detection" in ours["protocol"]
+    assert all(f"{recall:.2f}" in ours["protocol"] for recall in recalls if round(recall, 2) == recall)
+    assert f"at most {max(limits)} detection" in ours["protocol"]
 
 
 def detect(*rows: tuple[list[float], float]) -> dict:

@@ -30,9 +30,9 @@ def write(folder: Path, truth: Any, found: Any) -> tuple[Path, Path]:
     return paths
 
 
-def ours(detections: Path, annotations: Path, **choices: str) -> np.ndarray:
+def ours(detections: Path, annotations: Path, difficult: str = "ignore", **choices: str) -> np.ndarray:
     files = read_coco_results(detections, annotations, **choices)
-    numbers = Protocol("coco").evaluate(files.evaluation_set, len(files.class_names))
+    numbers = Protocol("coco", difficult=difficult).evaluate(files.evaluation_set, len(files.class_names))
     return np.array([numbers[name] for name in TWELVE])
 
 
@@ -178,7 +178,6 @@ def test_objects_marked_difficult_or_ignore(tmp_path: Path, flag: str) -> None:
     assert files.evaluation_set.difficult.tolist() == [True, True]
     (finding,) = files.findings
     assert "1 objects are marked difficult or ignore" in finding  # the other one is a crowd anyway
-    assert read_coco_results(*paths, difficult="count").evaluation_set.difficult.tolist() == [False, False]
     np.testing.assert_array_equal(ours(*paths, difficult="count"), theirs(*paths))
     assert np.isnan(ours(*paths)[0])
 

@@ -11,9 +11,10 @@ import sys
 import lightning as L
 import pytest
 import torch
+from torchmetrics import MetricCollection
 
 from detkit.errors import ConfigError, DataError
-from detkit.evaluation import MeanAveragePrecision
+from detkit.evaluation import MeanAveragePrecision, grouping
 
 PROTOCOLS = ["coco", "voc07", "voc10"]
 BOX = [10.0, 10.0, 60.0, 60.0]
@@ -118,7 +119,7 @@ def test_what_is_not_finite_is_refused_by_the_images_id(owner: str, field: str, 
     metric = MeanAveragePrecision()
     with pytest.raises(DataError, match=rf"007\.jpg.*{owner}.*{field}.*not finite"):
         metric.update([found(1), detections], [target(1), sample])
-    assert metric.batches == []  # nothing of a refused batch is kept
+    assert metric.parts == []  # nothing of a refused batch is kept
 
 
 @pytest.mark.parametrize(
@@ -180,6 +181,12 @@ def test_options_that_cannot_work_are_told() -> None:
         ("coco", {"max_detections": [1.5]}, r"max_detections must be whole numbers"),
         ("coco", {"area_ranges": {}}, r"area_ranges must be names with"),
         ("coco", {"area_ranges": {"all": [10, 5]}}, r"area_ranges must be names with"),
+        ("coco", {"area_ranges": [[0, 1]]}, r"area_ranges must be names with"),
+        ("coco", {"area_ranges": {"all": [0, 1], "50": [0, 1]}}, r"area_ranges: '50' is no name"),
+        ("coco", {"max_detections": [math.inf]}, r"max_detections must be"),
+        ("voc07", {"difficult": "drop"}, r"difficult must be 'ignore' or 'count'"),
+        ("coco", {"class_names": "cat"}, r"class_names must be a list of different names, not 'cat'"),
+        ("coco", {"class_names": ["cat", "cat"]}, r"class_names must be a list of different names"),
     ],
 )
 def test_settings_that_the_protocol_cannot_have_are_told(protocol: str, options: dict, told: str) -> None:
@@ -195,6 +202,73 @@ def test_thresholds_name_what_they_are() -> None:
     assert "IoU 0.30, 0.50," in described("coco", 0.5, 0.3)
     assert "IoU > 0.50," in described("voc07")
     assert "IoU > 0.50:0.70," in described("voc10", 0.5, 0.55, 0.6, 0.65, 0.7)
+    assert "IoU > 0.501," in described("voc10", 0.501)
+    other = {"recall_thresholds": [0.0, 0.5], "area_ranges": {"some": [0, 100]}, "difficult": "count"}
+    told = MeanAveragePrecision("coco", **other).protocol.description
+    assert "recalls 0.00, 0.50, areas from 0 to 100, " in told
+    assert "crowd ignored, difficult counted" in told
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_difficult_objects_can_be_counted(protocol: str) -> None:
+    sample = target(1, 1, difficult=torch.tensor([False, True]))
+    sample["boxes"][1] += 100
+    for difficult, expected in (("ignore", 1.0), ("count", 0.5)):
+        metric = MeanAveragePrecision(protocol, ["cat"], difficult=difficult)
+        metric.update([found(1)], [sample])
+        assert metric.compute()["mar_100" if protocol == "coco" else "map"].item() == pytest.approx(expected, abs=0.05)
+
+
+def test_in_a_collection_and_merged() -> None:
+    both = MetricCollection({name: MeanAveragePrecision(name, ["cat"]) for name in ("coco", "voc07")})
+    for image_id, detections in ((1, found(1)), (2, found())):
+        both.update([detections], [target(1, image_id=image_id)])
+    result = both.compute()
+    averages = [v.item() for k, v in result.items() if k.endswith("map_50")]
+    assert sorted(averages) == pytest.approx([51 / 101, 6 / 11])
+    one, other = MeanAveragePrecision("voc10", ["cat"]), MeanAveragePrecision("voc10", ["cat"])
+    one.update([found(1)], [target(1, image_id=1)])
+    assert one.compute()["map"].item() == 1
+    other.update([found()], [target(1, image_id=2)])
+    one.merge_state(other)
+    assert one.compute()["map"].item() == 0.5
+    assert one(*([found(1)], [target(1, image_id=3)]))["map"].item() == 1  # of the batch
+    assert one.compute()["map"].item() == pytest.approx(2 / 3)  # and of all
+
+
+@pytest.mark.parametrize("image_id", [True, 1.0, math.nan, ("a", 1), torch.zeros(2)])
+def test_ids_are_whole_numbers_or_texts(image_id: object) -> None:
+    with pytest.raises(DataError, match="image_id must be a whole number or a text"):
+        MeanAveragePrecision().update([found(1)], [target(1, image_id=image_id)])
+
+
+def test_images_that_come_again_are_told() -> None:
+    metric = MeanAveragePrecision("coco", ["cat"])
+    for _ in range(3):
+        metric.update([found(1)], [target(1, image_id=0)])
+    with pytest.warns(UserWarning, match="2 images came again"):
+        assert metric.compute()["num_images"] == 1
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_any_number_of_threads_finds_the_same(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    metric = MeanAveragePrecision(protocol, [str(k) for k in range(1, 8)])
+    for image_id in range(40):
+        labels = torch.randint(1, 8, (12,), generator=generator).tolist()
+        detections, sample = found(*labels), target(*labels[:6], image_id=image_id)
+        detections["boxes"] = detections["boxes"] + torch.randint(0, 30, (12, 4), generator=generator)
+        detections["scores"] = torch.randint(0, 5, (12,), generator=generator) / 4
+        metric.update([detections], [sample])
+    results, used = [], set()
+    for threads, rows in ((1, 20_000), (3, 1)):
+        monkeypatch.setattr(grouping, "available_cores", lambda threads=threads: threads)
+        monkeypatch.setattr(grouping, "ROWS_A_THREAD", rows)
+        grouping.for_classes(lambda share: used.add(len(share)), grouping.group_by_class(metric.joined()[0], 7))
+        metric._computed = None
+        results.append(metric.compute()["map_per_class"].tolist())
+    assert results[0] == results[1]
+    assert used >= {7} and len(used) > 1  # once all seven at once, then shared out
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -213,7 +287,7 @@ def test_reset_copy_pickle_and_moving() -> None:
         assert same.compute()["map"].item() == pytest.approx(1)
         assert same.compute()["map_per_class"].shape == (1,)
     metric.reset()
-    assert metric.batches == []
+    assert metric.parts == []
     metric.update([found()], [target(1, image_id=1)])
     assert metric.compute()["map"].item() == 0
 

@@ -160,3 +160,27 @@ def test_crowds_count_as_difficult() -> None:
     metric = MeanAveragePrecision("voc10", ["it"])
     metric.update([found], [sample(boxes, [1, 1], crowd=torch.tensor([False, True]))])
     assert metric.compute()["map"].item() == 1
+
+
+def test_three_of_ten_do_not_reach_a_recall_of_three_tenths() -> None:
+    # np.arange(0, 1.1, .1)[3] is a hair above .3: three points of recall are reached, and not four.
+    boxes = [[20 * i, 0, 20 * i + 10, 10] for i in range(10)]
+    metric = MeanAveragePrecision("voc07", ["it"])
+    metric.update([sample(boxes[:3], [1] * 3, scores=torch.tensor([0.9, 0.8, 0.7]))], [sample(boxes, [1] * 10)])
+    assert metric.compute()["map"].item() == pytest.approx(3 / 11, abs=1e-15)
+
+
+def test_of_objects_with_equal_iou_the_first_is_found() -> None:
+    left, right = [0, 0, 10, 10], [2, 0, 12, 10]
+    detection = sample([[1, 0, 11, 10]], [1], scores=torch.ones(1))
+    for difficult, expected in (([True, False], 0.0), ([False, True], 1.0)):
+        metric = MeanAveragePrecision("voc10", ["it"])
+        metric.update([detection], [sample([left, right], [1, 1], difficult=torch.tensor(difficult))])
+        assert metric.compute()["map"].item() == expected
+
+
+@pytest.mark.parametrize("protocol", ["voc07", "voc10"])
+def test_what_overlaps_nothing_is_no_hit_even_at_a_threshold_of_zero(protocol: str) -> None:
+    metric = MeanAveragePrecision(protocol, ["it"], iou_thresholds=[0.0], hit_rule=">=")
+    metric.update([sample([[50, 50, 60, 60]], [1], scores=torch.ones(1))], [sample([[0, 0, 10, 10]], [1])])
+    assert metric.compute()["map"].item() == 0

@@ -152,11 +152,15 @@ def _confusion(analysis: Analysis) -> dict[str, Any]:
     }
 
 
+def _side(area: float) -> float:
+    return math.sqrt(max(area, 0.0))  # files may hold negative areas
+
+
 def _sensitivity(analysis: Analysis) -> list[tuple[str, Markup, str]]:
     """(heading, plot, what the bins are) of size and shape."""
 
     def pixels(bins: Sequence[Bin]) -> str:
-        return ", ".join(f"{b.name} {_range(math.sqrt(b.low), math.sqrt(b.high))}" for b in bins)
+        return ", ".join(f"{b.name} {_range(_side(b.low), _side(b.high))}" for b in bins)
 
     quantiles = analysis.by_quantile
     total = sum(b.objects for b in quantiles)
