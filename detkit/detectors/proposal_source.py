@@ -92,7 +92,10 @@ class ProposalSource:
 
     @property
     def _is_file(self) -> bool:
-        return self.place is not None and self.place.is_file()
+        from detkit.data.proposals import SUFFIX
+
+        # One that is not there by that name is a slip, and no folder to be made.
+        return self.place is not None and (self.place.is_file() or self.place.suffix == SUFFIX)
 
     def _path(self, annotations: Annotations, split: str) -> Path:
         from detkit.data.proposals import SUFFIX, default_store_path

@@ -132,6 +132,13 @@ def test_proposals_from_another_place(
             runner.test(fast(proposals=str(place)), datamodule=data)
 
 
+def test_a_store_that_is_not_there_is_no_folder(search: Search, data: Shapes, trainer: Any, tmp_path: Path) -> None:
+    place = tmp_path / "mien.proposals"
+    with pytest.raises(DataError, match=r"mien\.proposals: no such store"):
+        trainer(max_steps=1).fit(fast(proposals=str(place)), datamodule=data)
+    assert search.calls == 0 and not place.exists()
+
+
 def test_proposals_that_the_user_gave_are_used(search: Search, data: Shapes, trainer: Any) -> None:
     data.prepare_data()
     box = np.array([[1, 2, 30, 40]], np.float32)
