@@ -22,6 +22,11 @@ def sliding_windows(
     The last window of a row or column ends at the image's border, however far the one before it lies, so that the
     windows of each shape cover the image. A window that is wider or higher than the image is cut to it.
 
+    No window is better than another, but who reads proposals takes the first so many. So each shape (a scale and a
+    ratio) gives a window in turn, while it has any, and the windows of a shape come in an order in which each next one
+    lies where there are few yet: the first so many are spread over scales, ratios and the image alike. The same
+    arguments give the same order.
+
     Args:
         size: (height, width) of the image, in pixels.
         scales: square root of a window's area, in pixels.
@@ -29,7 +34,7 @@ def sliding_windows(
         stride: from one window to the next along both axes, in pixels.
 
     Returns:
-        float32 (N, 4), x1 y1 x2 y2, half-open; none twice. In the order of scales, ratios, rows and columns.
+        float32 (N, 4), x1 y1 x2 y2, half-open; none twice.
 
     Raises:
         ConfigError: a number that is not positive and finite, or no scale or no ratio.
@@ -41,7 +46,7 @@ def sliding_windows(
             f"sliding windows need a size, one scale, one ratio and a stride at least, all above 0; here size {size}, "
             f"scales {list(scales)}, ratios {list(ratios)}, stride {stride}"
         )
-    windows, shapes = [], set()
+    windows, turns, shapes = [], [], set()
     for scale in scales:
         for ratio in ratios:
             shape = (min(scale * math.sqrt(ratio), height), min(scale / math.sqrt(ratio), width))
@@ -51,10 +56,12 @@ def sliding_windows(
             shapes.add(key)
             y, x = (_positions(extent, side, stride) for extent, side in zip(size, shape, strict=True))
             y1, x1 = (grid.flatten() for grid in torch.meshgrid(y, x, indexing="ij"))
-            windows.append(torch.stack([x1, y1, x1 + shape[1], y1 + shape[0]], 1))
+            boxes = torch.stack([x1, y1, x1 + shape[1], y1 + shape[0]], 1)
+            windows.append(boxes[_spread(len(y), len(x))])
+            turns.append(torch.arange(len(boxes)))
     # In double precision so far: the far side of the last window is the border itself.
     limit = torch.tensor([width, height, width, height], dtype=torch.float64)
-    return torch.cat(windows).minimum(limit).float()
+    return torch.cat(windows)[torch.cat(turns).argsort(stable=True)].minimum(limit).float()
 
 
 def _positions(extent: float, side: float, stride: float) -> Tensor:
@@ -63,3 +70,13 @@ def _positions(extent: float, side: float, stride: float) -> Tensor:
     positions = torch.arange(0, room, stride, dtype=torch.float64)
     # No window a thousandth of a pixel before the last.
     return torch.cat([positions[positions < room - 1e-3], torch.tensor([room], dtype=torch.float64)])
+
+
+def _spread(rows: int, columns: int) -> Tensor:
+    """The cells of a grid, numbered row by row, in an order of which every beginning is spread over the grid.
+
+    As in a dither mask: cells below a threshold lie evenly apart, whatever the threshold (M. Roberts, "The unreasonable
+    effectiveness of quasirandom sequences", 2018; the numbers are 1/g and 1/g^2, g the root of g^3 = g + 1).
+    """
+    y, x = torch.meshgrid(torch.arange(rows).double(), torch.arange(columns).double(), indexing="ij")
+    return (0.7548776662466927 * x + 0.5698402909980532 * y).frac().flatten().argsort(stable=True)

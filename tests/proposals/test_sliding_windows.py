@@ -16,7 +16,7 @@ from detkit.proposals import sliding_windows
 def test_windows_of_one_shape_are_a_stride_apart_and_end_at_the_border() -> None:
     windows = sliding_windows((20, 50), scales=[20], ratios=[1.0], stride=12)
     assert windows.dtype == torch.float32
-    assert windows.tolist() == [[0, 0, 20, 20], [12, 0, 32, 20], [24, 0, 44, 20], [30, 0, 50, 20]]
+    assert sorted(windows.tolist()) == [[0, 0, 20, 20], [12, 0, 32, 20], [24, 0, 44, 20], [30, 0, 50, 20]]
 
 
 def test_ratios_are_height_over_width_and_keep_the_area() -> None:
@@ -24,9 +24,31 @@ def test_ratios_are_height_over_width_and_keep_the_area() -> None:
     assert window.tolist() == [0, 0, 100, 400]
 
 
-def test_the_order_is_scale_then_ratio_then_row_then_column() -> None:
-    windows = sliding_windows((40, 40), scales=[40, 20], ratios=[1.0], stride=20)
-    assert windows.tolist() == [[0, 0, 40, 40], [0, 0, 20, 20], [20, 0, 40, 20], [0, 20, 20, 40], [20, 20, 40, 40]]
+def test_the_order_alternates_between_shapes_and_jumps_through_the_image() -> None:
+    windows = sliding_windows((40, 40), scales=[20, 40], ratios=[1.0], stride=20)
+    assert windows.tolist() == [[0, 0, 20, 20], [0, 0, 40, 40], [20, 20, 40, 40], [0, 20, 20, 40], [20, 0, 40, 20]]
+
+
+@pytest.mark.parametrize("size", [(375, 500), (500, 333), (90, 1200)])
+def test_the_first_so_many_cover_scales_ratios_and_positions(size: tuple[int, int]) -> None:
+    height, width = size
+    windows = sliding_windows(size, scales=[24, 40, 60], ratios=[0.5, 1, 2], stride=8)
+    sides = (windows[:, 2:] - windows[:, :2]).round()
+    shapes, which = sides.unique(dim=0, return_inverse=True)
+    assert len(shapes) == 9
+    total = which.bincount(minlength=9)
+    centre = (windows[:, :2] + windows[:, 2:]) / 2
+    quarter = (centre[:, 0] * 4 / width).long().clamp(max=3)  # of the width, left to right
+    for count in (9, 50, 300, 1000):
+        taken = which[:count].bincount(minlength=9)
+        open_ones = taken[taken < total]
+        assert open_ones.max() - open_ones.min() <= 1
+        for shape in range(9):
+            mine = quarter[which == shape]
+            share = mine.bincount(minlength=4) / len(mine)
+            first = mine[: taken[shape]]
+            assert ((first.bincount(minlength=4) - share * len(first)).abs() <= 2 + 0.05 * len(first)).all()
+    assert torch.equal(windows, sliding_windows(size, scales=[24, 40, 60], ratios=[0.5, 1, 2], stride=8))
 
 
 def test_windows_larger_than_the_image_are_cut_to_it_and_come_once() -> None:
