@@ -33,7 +33,7 @@ demo: $(READY)
 	@$(BIN)/detkit demo
 
 test: $(READY)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	@$(BIN)/ruff check .
