@@ -33,7 +33,9 @@ def partitions(image: np.ndarray, ks: list[float]) -> np.ndarray:
     """(5, K, H, W) int32: initial regions by colour space and k."""
     found = []
     for planes in colour_spaces(image).values():
-        found.append([SEGMENTATION.createGraphSegmentation(0.8, k, 100).processImage(planes) for k in ks])
+        # Selective search hands its sigma on in single precision.
+        sigma = float(np.float32(0.8))
+        found.append([SEGMENTATION.createGraphSegmentation(sigma, k, 100).processImage(planes) for k in ks])
     return np.array(found)
 
 

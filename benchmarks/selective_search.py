@@ -23,21 +23,20 @@ from benchmarks.opencv_environment import OpenCV
 from benchmarks.real_data import machine
 from benchmarks.selective_search_report import report
 
-SPACES = ("hsv", "lab", "gray", "h", "rgi")
-KS = (150.0, 300.0, 450.0, 600.0, 750.0)
 BUDGETS = (100, 500, 1000, 2000)
 
 
 def compare_partitions(opencv: OpenCV, image: np.ndarray, file: str, folder: Path) -> dict[str, bool]:
     """Whether each (colour space, k) has the same initial regions on both sides."""
-    from detkit.proposals.selective_search import segment_many, to_colour_space
+    from detkit.proposals.selective_search import parameters_of, segment_many, to_colour_space
 
+    settings = parameters_of("opencv", "quality")  # those of fast mode are among them
     output = str(folder / "partitions.npy")
-    opencv.ask(work="partitions", image=file, ks=KS, output=output)
+    opencv.ask(work="partitions", image=file, ks=settings.ks, output=output)
     same = {}
-    for name, theirs in zip(SPACES, np.load(output), strict=True):
-        ours = segment_many(to_colour_space(image, name), KS)
-        for index, k in enumerate(KS):
+    for name, theirs in zip(settings.colour_spaces, np.load(output), strict=True):
+        ours = segment_many(to_colour_space(image, name), settings.ks, settings.sigma, settings.min_sizes)
+        for index, k in enumerate(settings.ks):
             same[f"{name} {k:g}"] = bool(np.array_equal(ours.labels(index), theirs[index]))
     return same
 

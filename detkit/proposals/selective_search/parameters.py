@@ -9,6 +9,9 @@ from detkit.errors import ConfigError
 MODES = ("single", "fast", "quality")
 SETS = ("opencv", "paper")
 
+#: 0.8 in single precision, in which OpenCV passes it on: enough of a difference to change a region now and then.
+OPENCV_SIGMA = 0.800000011920929
+
 ALL = ("colour", "texture", "size", "fill")
 NO_COLOUR = ("texture", "size", "fill")
 
@@ -59,11 +62,11 @@ def parameters_of(name: str, mode: str) -> SearchParameters:
     if name == "opencv":
         spaces: tuple[str, ...] = ("hsv", "lab", "gray", "h", "rgi")
         ks: tuple[float, ...] = {"single": (200,), "fast": (150, 300, 450), "quality": (150, 300, 450, 600, 750)}[mode]
-        min_sizes, connectivity, min_side = (100,) * len(ks), 4, 0
+        min_sizes, sigma, connectivity, min_side = (100,) * len(ks), OPENCV_SIGMA, 4, 0
     else:
         spaces = ("hsv_full", "lab", "normalized_rgi", "h_full", "gray")
         ks = {"single": (100,), "fast": (50, 100), "quality": (50, 100, 150, 300)}[mode]
-        min_sizes, connectivity, min_side = tuple(int(k) for k in ks), 8, 20
+        min_sizes, sigma, connectivity, min_side = tuple(int(k) for k in ks), 0.8, 8, 20
     strategies = (ALL, NO_COLOUR, ("fill",), ("size",))
     count, kinds = {"single": (1, 1), "fast": (2, 2), "quality": (5, 4)}[mode]
-    return SearchParameters(spaces[:count], ks, strategies[:kinds], min_sizes, 0.8, connectivity, min_side)
+    return SearchParameters(spaces[:count], ks, strategies[:kinds], min_sizes, sigma, connectivity, min_side)

@@ -174,13 +174,13 @@ def _add_up(sizes, boxes, counts, region, count):
 def _touching(labels):
     """Pairs of labels side by side, one above the other or, down to the right, corner to corner; see `_distinct`.
 
-    Those are the pairs that OpenCV looks at. It leaves out the first row and column; here they count, so that an image
-    one pixel wide has neighbours too.
+    Those are the pairs that OpenCV looks at. As there, what touches in the first row or column only does not count,
+    unless the image has but the one.
     """
     height, width = labels.shape
     pairs, count = np.empty((3 * height * width, 2), np.int32), 0
-    for y in range(height):
-        for x in range(width):
+    for y in range(min(height - 1, 1), height):
+        for x in range(min(width - 1, 1), width):
             here = labels[y, x]
             if x > 0 and labels[y, x - 1] != here:
                 pairs[count, 0], pairs[count, 1] = here, labels[y, x - 1]

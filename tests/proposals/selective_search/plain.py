@@ -43,11 +43,13 @@ def partition(image: np.ndarray, k: float, min_size: int, connectivity: int = 4)
 
 
 def neighbours(labels: np.ndarray) -> set[tuple[int, int]]:
-    """Pairs that touch to the left, above, or above to the left."""
+    """Pairs that touch to the left, above, or above to the left of a pixel that is not in the first row or column."""
     height, width = labels.shape
     pairs = set()
     for y in range(height):
         for x in range(width):
+            if (y == 0 and height > 1) or (x == 0 and width > 1):
+                continue
             for dy, dx in ((0, -1), (-1, 0), (-1, -1)):
                 if y + dy >= 0 and x + dx >= 0 and labels[y, x] != labels[y + dy, x + dx]:
                     pairs.add(tuple(sorted((int(labels[y, x]), int(labels[y + dy, x + dx])))))

@@ -86,6 +86,14 @@ def test_of_equally_similar_pairs_the_first_goes_first() -> None:
     assert hierarchy.levels.tolist() == [1, 1, 1, 1, 2, 2, 3]
 
 
+def test_regions_that_touch_in_the_first_row_only_are_neighbours_where_there_is_no_other() -> None:
+    labels = np.array([[0, 0, 1, 1], [0, 2, 2, 1], [0, 2, 2, 1]], np.int32)
+    pairs = [[0, 2], [1, 2]]
+    assert describe(np.zeros((3, 4, 3), np.uint8), labels).neighbours.tolist() == pairs
+    assert describe(np.zeros((1, 4, 3), np.uint8), labels[:1]).neighbours.tolist() == [[0, 1]]
+    assert describe(np.zeros((4, 1, 3), np.uint8), labels[:1].T).neighbours.tolist() == [[0, 1]]
+
+
 def test_a_single_region_has_a_hierarchy_of_its_own() -> None:
     hierarchy = group(describe(np.zeros((2, 3, 3), np.uint8), np.zeros((2, 3), np.int32)))
     assert hierarchy.boxes.tolist() == [[0, 0, 3, 2]]
