@@ -118,6 +118,8 @@ def _data_of(arguments: Arguments) -> list[str]:
 
 def _wishes_of(arguments: Arguments) -> list[str]:
     """What the config files' model says of its proposals (`FastRCNN`'s arguments), as options of this command."""
+    from detkit.data.proposals import SUFFIX
+
     wishes: dict[str, Any] = {}
     for content in arguments.sections:
         model = content.get("model")
@@ -130,7 +132,8 @@ def _wishes_of(arguments: Arguments) -> list[str]:
     result = [f"--method={method}"] if "proposal_method" in wishes else []
     result += [f"--{method}.{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in options.items()]
     if place := wishes.get("proposals"):
-        result.append(f"--output={place if Path(place).is_file() else f'{place}/'}")
+        file = Path(place).is_file() or (place.endswith(SUFFIX) and not Path(place).is_dir())
+        result.append(f"--output={place if file else f'{place}/'}")
     return result
 
 

@@ -96,14 +96,16 @@ class Proposing(L.LightningModule):
         """Wait for all processes; the first one then makes the store, the others have None.
 
         Raises:
-            DataError: images that cannot be read; all others are kept.
+            DataError: images that cannot be read, or that other processes kept in another folder; all others are kept.
         """
         if self._everyone is not None:
             torch.distributed.barrier(self._everyone)
         try:
             if self.trainer.is_global_zero and self.journal is not None:
                 # Whoever wrote this very part before us may have made the store.
-                self.store = find(self.computation) or finish(self.annotations, self.computation)
+                self.store = find(self.computation) or finish(
+                    self.annotations, self.computation, self.trainer.world_size
+                )
                 self.seconds = time.monotonic() - self._began
             if self.trainer.is_global_zero:
                 self.computation.remove_parts()

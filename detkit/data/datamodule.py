@@ -108,7 +108,8 @@ class DetectionDataModule(L.LightningDataModule):
             transform = make_transform(self.transforms) if split == "train" else None
             if transform is not None and hasattr(transform, "build"):
                 transform.build()  # a wrong transform is told now, not from within a worker
-            self._datasets[split] = DetectionDataset(annotations, transform, self._proposals_of(split), self.seed)
+            proposals = self._proposals_of(split, self.proposals)
+            self._datasets[split] = DetectionDataset(annotations, transform, proposals, self.seed)
         return self._datasets[split]
 
     def use_proposals(self, stores: Mapping[str, Mapping[str | int, Any]]) -> None:
@@ -120,19 +121,23 @@ class DetectionDataModule(L.LightningDataModule):
 
         Raises:
             ConfigError: there is no such split.
-            DataError: a store does not fit its split.
+            DataError: a store does not fit its split; none of them is used then.
         """
         unknown = sorted(set(stores) - {"train", "val", "test"})
         if unknown:
             raise ConfigError(f"proposals for {', '.join(unknown)}: the splits are train, val and test")
-        self.proposals.update(stores)
+        proposals = self.proposals | dict(stores)
+        found = {split: self._proposals_of(split, proposals) for split in self._datasets}  # all are checked first
+        self.proposals = proposals
         for split, dataset in self._datasets.items():
-            dataset.proposals = self._proposals_of(split)
+            dataset.proposals = found[split]
 
-    def _proposals_of(self, split: str) -> Mapping[str | int, Any] | None:
-        found = self.proposals.get(split)
+    def _proposals_of(
+        self, split: str, proposals: Mapping[str, Mapping[str | int, Any]]
+    ) -> Mapping[str | int, Any] | None:
+        found = proposals.get(split)
         if found is None and split == "test":
-            found = self.proposals.get(self.test_split)
+            found = proposals.get(self.test_split)
         annotations = self.annotations(split)
         if isinstance(found, ProposalStore) and annotations is not None:
             found.check(annotations.image_ids, annotations.widths, annotations.heights)

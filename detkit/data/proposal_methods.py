@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
@@ -13,6 +12,7 @@ import numpy as np
 
 from detkit.data.annotations import Annotations
 from detkit.data.image_io import read_image
+from detkit.data.proposal_options import check_option
 from detkit.errors import ConfigError
 from detkit.files import plain
 
@@ -79,26 +79,22 @@ def function_of(method: str) -> Callable[..., np.ndarray]:
 
 
 def resolve_options(method: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """All options of a method: those given, else the function's defaults.
+    """All options of a method: those given, else the function's defaults, each value written in one way.
 
     Raises:
-        ConfigError: an option that the function does not have.
+        ConfigError: an option that the function does not have, or a value that it does not take.
     """
-    parameters = list(inspect.signature(function_of(method)).parameters.values())[1:]
+    parameters = list(inspect.signature(function_of(method), eval_str=True).parameters.values())[1:]
     defaults = {each.name: each.default for each in parameters}
     unknown = sorted(set(given or {}) - set(defaults))
     if unknown:
         raise ConfigError(f"{method} has no option {', '.join(unknown)}; it has {', '.join(defaults)}")
     options = {name: asdict(v) if is_dataclass(v) else v for name, v in (defaults | dict(given or {})).items()}
-    options = plain(options)
     absent = [name for name, value in options.items() if value is inspect.Parameter.empty]
     if absent:
         raise ConfigError(f"{method} needs {', '.join(absent)}")
-    try:
-        json.dumps(options)
-    except TypeError as error:
-        raise ConfigError(f"{method}: options must be numbers, strings and lists of them ({error})") from None
-    return options
+    options = plain(options)
+    return {each.name: check_option(method, each.name, options[each.name], each.annotation) for each in parameters}
 
 
 def image_seed(seed: int, image_id: str | int) -> int:

@@ -147,14 +147,14 @@ def compute(
             raise
 
 
-def finish(annotations: Annotations, computation: Computation) -> ProposalStore:
-    """Make the store of what all processes have computed.
+def finish(annotations: Annotations, computation: Computation, processes: int = 1) -> ProposalStore:
+    """Make the store of what all processes have computed; `processes` is how many there were.
 
     Raises:
-        DataError: images that cannot be read; all others are kept.
+        DataError: images that cannot be read, or that are not here, where others computed them; all others are kept.
     """
-    unreadable = []
-    for index in missing(computation):
+    unreadable, absent = [], missing(computation)
+    for index in absent:
         try:
             read_image(annotations.path(index))
         except DataError as error:
@@ -162,6 +162,12 @@ def finish(annotations: Annotations, computation: Computation) -> ProposalStore:
     if unreadable:
         more = f"\nSo it is with {len(unreadable) - 1} more images." if len(unreadable) > 1 else ""
         raise DataError(f"{unreadable[0]}{more}\nAll other proposals are kept: the same command goes on from there.")
+    if absent and processes > 1:
+        raise DataError(
+            f"{computation.path.parent}: the proposals of {len(absent)} of {len(computation.images.ids)} images, which "
+            f"other processes computed, are not in this folder. All {processes} processes must write to one folder "
+            "that their machines share: choose such a one with --output. What is here is kept"
+        )
     merge(computation)
     return ProposalStore.open(computation.path)
 
@@ -175,8 +181,9 @@ def default_store_path(
 ) -> Path:
     """Where the proposals of a split are kept, unless somebody says otherwise.
 
-    `proposals/SPLIT-METHOD-HASH.proposals` in the data set's folder, the hash being that of the options; where that
-    folder cannot be written to, in `data/proposals/NAME-HASH` of the working directory.
+    `proposals/SPLIT-METHOD-HASH.proposals` in the data set's folder, the hash being that of the options; where it is
+    not there, whole or begun, and that folder cannot be written to, in `data/proposals/NAME-HASH` of the working
+    directory.
 
     Args:
         annotations: the split.
@@ -192,8 +199,9 @@ def default_store_path(
     root = Path(annotations.root)
     if not any(os.path.dirname(file) for file in annotations.files[:1]):
         root = root.parent  # COCO's: a folder of images only, and nothing else shall be in it
-    if _is_writable(root / "proposals" if (root / "proposals").exists() else root):
-        return root / "proposals" / name
+    own = root / "proposals"
+    if (own / name).exists() or any(own.glob(f".{name}.part*")) or _is_writable(own if own.exists() else root):
+        return own / name
     place = os.path.abspath(root)
     return Path("data") / "proposals" / f"{os.path.basename(place)}-{_short_hash(place)}" / name
 

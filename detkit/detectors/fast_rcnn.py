@@ -25,9 +25,9 @@ class FastRCNN(RegionDetector):
     """Fast R-CNN, trained jointly on its two losses; its proposals are given.
 
     They come as ``proposals`` with the samples, from stores of the data set's splits, which a fit computes where they
-    are missing. An image without them (`predict`) is searched on the spot. The defaults are the ``modern`` preset;
-    ``configs/fast_rcnn`` holds those of the paper. Backbone, region classifier and training are those of
-    `RegionDetector`, and so are their arguments.
+    are missing. An image without them (`predict`, or ``fast_dev_run`` where there is no store) is searched on the spot.
+    The defaults are the ``modern`` preset; ``configs/fast_rcnn`` holds those of the paper. Backbone, region classifier
+    and training are those of `RegionDetector`, and so are their arguments.
 
     Args:
         class_names: the classes, without background. Given by the data set on the command line.
@@ -35,7 +35,7 @@ class FastRCNN(RegionDetector):
         proposal_mode: of selective search: single (quickest), fast or quality (most boxes).
         proposal_options: further options of the method, such as {parameters: paper} of selective search.
         proposals: a store's file, or the folder of the splits' stores; null: beside the data set.
-        max_proposals: best proposals of an image that are used, in training and otherwise.
+        max_proposals: best proposals of an image that are used, in training and otherwise; null: all.
         box_normalization: per_class (the regression targets' mean and deviation over the training set, as in the
             paper) or fixed (``box_weights``).
         dedup_stride: in test, of proposals that are equal when rounded to so many pixels one is used; 16 in the
@@ -57,7 +57,7 @@ class FastRCNN(RegionDetector):
         proposal_mode: str = "fast",
         proposal_options: dict[str, Any] | None = None,
         proposals: str | None = None,
-        max_proposals: tuple[int, int] = (2000, 2000),
+        max_proposals: tuple[int | None, int | None] = (2000, 2000),
         box_normalization: str = "fixed",
         dedup_stride: int | None = None,
         test_sizes: list[int] | None = None,
@@ -69,7 +69,7 @@ class FastRCNN(RegionDetector):
             raise ConfigError(
                 f"unknown box_normalization {box_normalization!r}; the known ones are {', '.join(NORMALIZATIONS)}"
             )
-        if min(max_proposals) < 1 or (dedup_stride is not None and dedup_stride < 1):
+        if any(limit is not None and limit < 1 for limit in (*max_proposals, dedup_stride)):
             raise ConfigError(f"max_proposals {max_proposals} and dedup_stride {dedup_stride} must be at least 1")
         self.source = ProposalSource(proposal_method, proposal_mode, proposal_options, proposals)
         self.max_proposals, self.dedup_stride = tuple(max_proposals), dedup_stride
@@ -94,11 +94,15 @@ class FastRCNN(RegionDetector):
 
     def propose(self, batch: Batch, encoded: Encoded) -> list[Proposals]:
         """The samples' ``proposals``, the best of them and, in test, each once."""
-        return [self._propose_one(sample, encoded, i) for i, sample in enumerate(batch)]
+        given = [sample.get("proposals") for sample in batch]
+        bare = [i for i, boxes in enumerate(given) if boxes is None]
+        if bare:
+            found = self.source.of_images([batch[i]["image"] for i in bare], [batch[i].get("image_id") for i in bare])
+            for i, boxes in zip(bare, found, strict=True):
+                given[i] = boxes
+        return [self._propose_one(boxes, encoded, i) for i, boxes in enumerate(given)]
 
-    def _propose_one(self, sample: dict[str, Any], encoded: Encoded, index: int) -> Proposals:
-        given = sample.get("proposals")
-        boxes = self.source.of_image(sample["image"], sample.get("image_id")) if given is None else given
+    def _propose_one(self, boxes: Tensor, encoded: Encoded, index: int) -> Proposals:
         boxes = encoded.images.to_batch(boxes[: self.max_proposals[0 if self.training else 1]], index)
         if self.dedup_stride is not None and not self.training:
             scale, at_scale = None, boxes
@@ -111,21 +115,31 @@ class FastRCNN(RegionDetector):
     # -- the data set's proposals --------------------------------------------------------------
 
     def prepare_data(self) -> None:
-        """Compute the stores that are missing; Lightning calls it on one process of each machine."""
+        """Compute the stores that are missing; Lightning calls it on one process of each machine.
+
+        Not with ``fast_dev_run``: it reads a few images, which are searched on the spot.
+        """
         for split in self._splits(self.trainer.state.fn):
-            self.source.compute(self.trainer.datamodule.annotations(split), split)
+            annotations = self.trainer.datamodule.annotations(split)
+            if not self.trainer.fast_dev_run or self.source.has(annotations, split):
+                self.source.compute(annotations, split)
 
     def setup(self, stage: str) -> None:
         """Give the data set's samples their proposals; before a fit, measure the regression targets."""
         data = self.trainer.datamodule
-        stores = {split: self.source.open(data.annotations(split), split) for split in self._splits(stage)}
+        stores = {
+            split: self.source.open(data.annotations(split), split)
+            for split in self._splits(stage)
+            if not self.trainer.fast_dev_run or self.source.has(data.annotations(split), split)
+        }
         if stores:
             data.use_proposals(stores)
             self._given = list(stores)
         normalizer = self.roi_heads.normalizer
         # Weights that were trained with statistics keep them; a run that goes on finds its own in the checkpoint.
         if stage == "fit" and normalizer is not None and not normalizer.known and self.trainer.ckpt_path is None:
-            if isinstance(data, DetectionDataModule) and "train" in data.proposals:
+            known = isinstance(data, DetectionDataModule) and data.annotations("train") is not None
+            if known and (self.trainer.fast_dev_run or "train" in data.proposals):
                 self.measure_boxes(
                     self._training_set(data), isinstance(data.dataset("train").transform, HorizontalFlip)
                 )
@@ -151,8 +165,12 @@ class FastRCNN(RegionDetector):
         self.roi_heads.normalizer.set(box_statistics(images, self.num_classes, iou, mirrored))
 
     def _training_set(self, data: DetectionDataModule) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        annotations, proposals = data.annotations("train"), data.proposals["train"]
-        for i in range(len(annotations)):
+        annotations, proposals = data.annotations("train"), data.proposals.get("train")
+        count = len(annotations)
+        if proposals is None:  # fast_dev_run: so few images serve
+            count = min(count, int(self.trainer.fast_dev_run) * data.batch_size)
+            proposals = self.source.of_first(annotations, count)
+        for i in range(count):
             truth = {name: torch.from_numpy(value) for name, value in annotations.fields(i).items()}
             learnt = ~(truth["crowd"] if self.train_on_difficult else truth["crowd"] | truth["difficult"])
             boxes = torch.as_tensor(proposals[annotations.image_id(i)], dtype=torch.float32).reshape(-1, 4)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from detkit.errors import ConfigError, DataError
+from detkit.threads import available_cores
 
 if TYPE_CHECKING:
     from detkit.data.annotations import Annotations
@@ -31,7 +33,7 @@ class ProposalSource:
         place: a store's file, which serves every split, or the folder of the splits' stores; None: the data set's.
 
     Raises:
-        ConfigError: for an unknown method, or an option that it does not have.
+        ConfigError: for an unknown method, an option that it does not have, or a value that it does not take.
     """
 
     def __init__(self, method: str, mode: str, options: Mapping[str, Any] | None, place: str | None) -> None:
@@ -57,6 +59,10 @@ class ProposalSource:
         else:
             self.open(annotations, split)
 
+    def has(self, annotations: Annotations, split: str) -> bool:
+        """Whether a split's proposals are in a store, or must be: they cannot be computed, or the user names a file."""
+        return self.method not in COMPUTED or self._is_file or self._path(annotations, split).exists()
+
     def open(self, annotations: Annotations, split: str) -> ProposalStore:
         """The store of a split.
 
@@ -68,27 +74,43 @@ class ProposalSource:
         return ProposalStore.open(self._path(annotations, split))
 
     def of_image(self, image: Tensor, image_id: str | int | None = None) -> Tensor:
-        """Proposals (P, 4) of an image, uint8 (3, H, W), in its pixels: those that its data set's store would have.
+        """Proposals (P, 4) of an image, uint8 (3, H, W), in its pixels.
+
+        They are those that its data set's store would have; the store rounds what lies between pixels, as boxes of
+        images wider than `resize_width` do, to eighths of a pixel (more coarsely for images of 8192 pixels and more).
 
         Raises:
             ConfigError: for proposals that are not made from pixels.
         """
-        from detkit.data import proposal_methods
+        return self.of_images([image], [image_id])[0]
+
+    def of_images(self, images: Sequence[Tensor], image_ids: Sequence[str | int | None]) -> list[Tensor]:
+        """`of_image` of several images, side by side on all cores."""
+        from detkit.data.proposal_methods import propose_for_pixels, resolve_options
 
         if self.method not in COMPUTED:
             raise ConfigError(
                 f"an image came without proposals, and proposal_method: {self.method} makes none of pixels alone; make "
                 "a store with `detkit propose` and give it as `proposals`, or set proposal_method: selective_search"
             )
-        function = proposal_methods.function_of(self.method)
-        options = proposal_methods.resolve_options(self.method, self.options)
-        if self.method == "sliding_window":
-            found = function((image.shape[1], image.shape[2]), **options)
-        else:
-            if image_id is not None and options.get("seed") is not None:
-                options["seed"] = proposal_methods.image_seed(options["seed"], image_id)
-            found = function(image, **options)
-        return torch.as_tensor(np.asarray(found), dtype=torch.float32).reshape(-1, 4)
+        options = resolve_options(self.method, self.options)
+
+        def one(image: Tensor, image_id: str | int | None) -> Tensor:
+            pixels = np.ascontiguousarray(image.detach().cpu().permute(1, 2, 0).numpy())
+            found = propose_for_pixels(pixels, self.method, options, image_id)
+            return torch.as_tensor(found, dtype=torch.float32).reshape(-1, 4)
+
+        if len(images) == 1:
+            return [one(images[0], image_ids[0])]
+        with ThreadPoolExecutor(available_cores(), "proposals") as pool:
+            return list(pool.map(one, images, image_ids))
+
+    def of_first(self, annotations: Annotations, count: int) -> dict[str | int, np.ndarray]:
+        """Proposals (P, 4) of the first `count` images of a split, by their ids, computed now and kept nowhere."""
+        from detkit.data.proposal_methods import propose, resolve_options
+
+        options = resolve_options(self.method, self.options)
+        return {annotations.image_id(i): propose(annotations, i, self.method, options)[0] for i in range(count)}
 
     @property
     def _is_file(self) -> bool:

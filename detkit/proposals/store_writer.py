@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -15,6 +17,9 @@ from detkit.__about__ import __version__
 from detkit.errors import DataError
 
 from .store_format import MAGIC, VERSION, Images, aligned, encode, finest_scale, layout, pack_header, pack_ids
+
+#: Ends the name of a file that is being written, and after so many seconds one that was killed meanwhile.
+NEW, ABANDONED = ".new", 86400.0
 
 
 def write_store(
@@ -79,8 +84,10 @@ def write_units(
         },
     )
     place = Path(path)
-    part = place.with_name(f".{place.name}.new")
+    # No other machine's, where one folder is shared: locks do not hold on every network drive.
+    part = place.with_name(f".{place.name}.{socket.gethostname()}.{os.getpid()}{NEW}")
     try:
+        _remove_old(place)
         place.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             file.write(header.ljust(aligned(len(header)), b"\0"))
@@ -96,3 +103,13 @@ def write_units(
         raise DataError(f"{path}: the proposals cannot be written ({error}); make room, or choose another place") from (
             error
         )
+
+
+def _remove_old(place: Path) -> None:
+    """Remove what kills left beside a store; younger ones may be another process's, at work."""
+    names = os.listdir(place.parent) if place.parent.is_dir() else []
+    for name in names:
+        if name.startswith(f".{place.name}.") and name.endswith(NEW):
+            with suppress(OSError):
+                if time.time() - (place.parent / name).stat().st_mtime > ABANDONED:
+                    (place.parent / name).unlink()

@@ -122,7 +122,7 @@ def test_default_place_splits_and_options(propose: Any, search: type[Search], dr
     store = ProposalStore.open(path)
     assert store.parameters == {"mode": "fast", "max_boxes": 7, "seed": 0} and store.counts.max() <= 7
     assert path.name.startswith("val-selective_search-") and list(store) == [f"val_{i:05d}" for i in range(3)]
-    code, _, err = propose(*DATA, "--split", "test", "--output", "folder/", "--selective_search.mode", "x")
+    code, _, err = propose(*DATA, "--split", "test", "--output", "folder/", "--selective_search.mode", "single")
     assert (code, err) == (0, "")
     (path,) = Path("folder").iterdir()
     assert list(ProposalStore.open(path)) == ["test_00000", "test_00001"]
@@ -153,6 +153,35 @@ def test_a_fits_config_says_which_proposals(propose: Any, search: type[Search]) 
     Path("my.yaml").write_text(json.dumps({"model": {"class_path": "FastRCNN", "init_args": wishes}, "data": data}))
     code, _, err = propose("--config", "my.yaml", "--output", "third")
     assert (code, err) == (0, "") and ProposalStore.open("third").parameters["scales"] == [16, 32]
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("selective_search", {"min_side": 20, "resize_width": 40}),
+        ("selective_search", {"min_side": 20.0, "parameters": {
+            "colour_spaces": ["lab"], "ks": [50], "strategies": [["fill"]], "min_sizes": [20]}}),
+        ("sliding_window", {"stride": 16, "scales": [16, 32.5]}),
+    ],
+)  # fmt: skip
+def test_a_fit_looks_where_propose_wrote(propose: Any, method: str, options: dict[str, Any], drawn: Path) -> None:
+    data = {"class_path": "Shapes", "init_args": {"path": "shapes", **SIZES}}
+    wishes = {"proposal_method": method, "proposal_options": options, "proposals": "kept"}
+    Path("my.yaml").write_text(json.dumps({"model": {"class_path": "FastRCNN", "init_args": wishes}, "data": data}))
+    code, _, err = propose("--config", "my.yaml")
+    assert (code, err) == (0, "")
+    model = detkit.FastRCNN(["a"], backbone="tiny", fpn=False, **wishes)
+    assert model.source.has(annotations(), "train") and len(list(Path("kept").iterdir())) == 1
+    model.source.compute(annotations(), "train")
+    assert len(list(Path("kept").iterdir())) == 1
+
+
+def test_a_store_that_a_config_names_is_made_as_a_file(propose: Any, search: type[Search]) -> None:
+    data = {"class_path": "Shapes", "init_args": {"path": "shapes", **SIZES}}
+    wishes = {"proposals": "mine.proposals"}
+    Path("my.yaml").write_text(json.dumps({"model": {"class_path": "FastRCNN", "init_args": wishes}, "data": data}))
+    assert propose("--config", "my.yaml")[0] == 0
+    assert len(ProposalStore.open("mine.proposals")) == 5
 
 
 def test_real_sliding_windows(propose: Any) -> None:

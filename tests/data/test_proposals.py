@@ -16,15 +16,17 @@ import pytest
 import torch
 
 from detkit.data import COCO, VOC, Annotations, proposal_methods
-from detkit.data.proposals import default_store_path, load_or_compute, plan
+from detkit.data.proposals import compute, default_store_path, finish, load_or_compute, plan
 from detkit.data.voc_files import VOCObject
 from detkit.errors import ConfigError, DataError
 from detkit.proposals.store import ProposalStore
 from detkit.proposals.store_format import Images
-from detkit.proposals.store_journal import missing
+from detkit.proposals.store_journal import Journal, missing
 from detkit.proposals.store_writer import write_store
 
 NAMES = list("abcdefg")
+#: Selective search's parameters, those that must be given.
+OWN = {"colour_spaces": ["lab"], "ks": [50], "strategies": [["fill"]], "min_sizes": [20]}
 
 
 class Stub:
@@ -225,10 +227,57 @@ def test_stores_that_do_not_fit(voc: Path, annotations: Annotations, tmp_path: P
 def test_options_that_are_none(annotations: Annotations, tmp_path: Path, stub: Stub) -> None:
     with pytest.raises(ConfigError, match="has no option mod; it has mode, max_boxes, seed"):
         load_or_compute(annotations, tmp_path / "s", options={"mod": "fast"})
-    with pytest.raises(ConfigError, match="must be numbers, strings"):
-        load_or_compute(annotations, tmp_path / "s", options={"mode": object()})
     with pytest.raises(ConfigError, match="workers must be at least 1"):
         load_or_compute(annotations, tmp_path / "s", workers=0)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("selective_search", {"mode": "slow"}, "unknown mode 'slow'; use one of single, fast, quality"),
+        ("selective_search", {"mode": object()}, "mode must be a word"),
+        ("selective_search", {"parameters": "matlab"}, "unknown parameters 'matlab'; use one of opencv, paper"),
+        ("selective_search", {"parameters": {"ks": [1]}}, "colour_spaces, ks, strategies, min_sizes are needed"),
+        ("selective_search", {"parameters": {"hue": 1}}, "parameters of your own are colour_spaces.* given are hue"),
+        ("selective_search", {"parameters": OWN | {"ks": [0]}}, "ks must be above 0"),
+        ("selective_search", {"parameters": OWN | {"ks": [1, 2]}}, "as many min_sizes as ks"),
+        ("selective_search", {"seed": None}, "seed must be a whole number, not None"),
+        ("selective_search", {"seed": 1.5}, "seed must be a whole number, not 1.5"),
+        ("selective_search", {"seed": -1}, "seed must be 0 or more, not -1"),
+        ("selective_search", {"max_boxes": 0}, "max_boxes must be 1 or more"),
+        ("selective_search", {"resize_width": True}, "resize_width must be a whole number or null, not True"),
+        ("selective_search", {"min_side": -2}, "min_side must be 0 or more"),
+        ("sliding_window", {"stride": 0}, "stride must be above 0"),
+        ("sliding_window", {"scales": []}, "scales must be above 0, and one at least"),
+        ("sliding_window", {"ratios": [1, -1]}, "ratios must be above 0"),
+        ("sliding_window", {"scales": 32}, "scales must be a list, not 32"),
+    ],
+)
+def test_values_that_cannot_be(method: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"{method}.*{message}"):
+        proposal_methods.resolve_options(method, options)
+
+
+@pytest.mark.parametrize(
+    ("method", "one", "other"),
+    [
+        ("selective_search", {"min_side": 20, "seed": 3.0}, {"min_side": 20.0, "seed": 3}),
+        ("selective_search", {"parameters": OWN}, {"parameters": OWN | {"ks": [50.0], "sigma": 0.8, "min_side": 0.0}}),
+        ("selective_search", {}, {"mode": "fast", "parameters": "opencv", "max_boxes": None}),
+        ("sliding_window", {"scales": [16, 32], "stride": 8}, {"scales": (16.0, np.float64(32)), "stride": 8.0}),
+    ],
+)
+def test_the_same_options_written_otherwise_have_the_same_store(
+    annotations: Annotations, method: str, one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    assert default_store_path(annotations, "train", method, one) == default_store_path(
+        annotations, "train", method, other
+    )
+    assert default_store_path(annotations, "train", method, one) != default_store_path(
+        annotations, "train", method, one | {"seed": 9} if method == "selective_search" else {"scales": [16, 33]}
+    )
+    once = proposal_methods.resolve_options(method, one)
+    assert proposal_methods.resolve_options(method, once) == once
 
 
 def test_an_unknown_method(annotations: Annotations, tmp_path: Path) -> None:
@@ -254,6 +303,29 @@ def test_default_place(
     monkeypatch.setattr("os.access", lambda path, mode: False)
     elsewhere = default_store_path(annotations, "train")
     assert re.fullmatch(r"data/proposals/voc-[0-9a-f]{8}", str(elsewhere.parent)) and elsewhere.name == place.name
+
+
+@pytest.mark.parametrize("there", ["{}", ".{}.part3"])
+def test_what_is_in_a_read_only_folder_is_used(annotations: Annotations, voc: Path, stub: Stub, there: str) -> None:
+    folder = voc / "proposals"
+    folder.mkdir()
+    place = default_store_path(annotations, "train")
+    (folder / there.format(place.name)).write_bytes(b"")
+    folder.chmod(0o555)
+    try:
+        assert default_store_path(annotations, "train") == place
+        assert default_store_path(annotations, "train", options={"seed": 1}).parent != folder
+    finally:
+        folder.chmod(0o755)
+
+
+def test_images_that_other_processes_kept_elsewhere(annotations: Annotations, tmp_path: Path, stub: Stub) -> None:
+    job = plan(annotations, tmp_path / "own" / "s", "selective_search", {})
+    with Journal(job) as journal:
+        compute(annotations, journal, [0, 2, 4, 6], workers=1, progress=False)
+    with pytest.raises(DataError, match=r"own: the proposals of 3 of 7 images.*All 2 processes.*--output"):
+        finish(annotations, job, processes=2)
+    assert job.parts()
 
 
 def test_default_place_of_coco_is_beside_the_images(
@@ -309,8 +381,12 @@ def test_stores_of_another_split_are_refused(voc: Path, tmp_path: Path) -> None:
         data.setup("fit")
     data = VOC(str(voc), test=None)
     data.dataset("train")
+    good = {"c": np.zeros((0, 4))}
+    data.use_proposals({"val": good})
     with pytest.raises(DataError, match="7 images: 6 have none"):
-        data.use_proposals({"train": val})
+        data.use_proposals({"val": val, "train": val})
+    assert data.proposals == {"val": good}  # none of those that were refused together stays
+    assert "proposals" not in data.dataset("train")[0]
     with pytest.raises(ConfigError, match="proposals for trian: the splits are train, val and test"):
         data.use_proposals({"trian": val})
     data = VOC(str(voc), test=None)

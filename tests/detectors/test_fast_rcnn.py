@@ -187,9 +187,9 @@ def test_sixty_four_regions_of_an_image_a_quarter_of_them_foreground(fast: Build
 
 
 def test_the_best_proposals_are_used(fast: Build) -> None:
-    model = fast(max_proposals=(30, 10))
     batch = [given(64, 64)]
-    for training, count in ((True, 30), (False, 10)):
+    for training, limit, count in ((True, 30, 30), (False, 10, 10), (True, None, 40), (False, None, 40)):
+        model = fast(max_proposals=(limit, 7) if training else (7, limit))
         model.train(training)
         encoded = model.encode(batch)
         (found,) = model.propose(batch, encoded)

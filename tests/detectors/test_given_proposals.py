@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,21 @@ def test_a_split_without_annotations_is_searched_on_the_spot(
     assert stores(tmp_path) == []
 
 
+def test_a_fast_dev_run_computes_no_store_but_uses_one(
+    search: Search, data: Shapes, trainer: Any, tmp_path: Path
+) -> None:
+    model = fast(box_normalization="per_class")
+    trainer(fast_dev_run=True).fit(model, datamodule=data)
+    assert stores(tmp_path) == [] and model.roi_heads.normalizer.known
+    assert search.calls == 2 + 2 + 2 * 2  # statistics, a step of training, losses and detections of one of validation
+    load_or_compute(data.annotations("train"), default_store_path(data.annotations("train"), "train"), progress=False)
+    search.calls = 0
+    trainer(fast_dev_run=True).fit(fast(box_normalization="per_class"), datamodule=data)
+    assert search.calls == 2 * 2 and stores(tmp_path) == ["train"]
+    with pytest.raises(DataError, match=r"mien\.proposals: no such store"):
+        trainer(fast_dev_run=True).fit(fast(proposals=str(tmp_path / "mien.proposals")), datamodule=data)
+
+
 # -- on the spot -------------------------------------------------------------------------------
 
 
@@ -199,6 +215,45 @@ def test_predict_searches_by_the_models_own_settings(search: Search) -> None:
     assert len(model.predict(image)["boxes"]) > 0 and search.calls == 1
     expected = torch.from_numpy(search(image, seed=5))
     assert torch.equal(model.source.of_image(image), expected)
+
+
+OWN = {"colour_spaces": ["lab"], "ks": [50], "strategies": [["fill"]], "min_sizes": [20]}
+
+
+@pytest.mark.parametrize("options", [{"parameters": OWN}, {"parameters": "paper"}, {"resize_width": 40}])
+def test_real_search_of_an_image_is_that_of_its_store(data: Shapes, options: dict[str, Any]) -> None:
+    data.prepare_data()
+    model = fast(proposal_options=options)
+    model.source.compute(data.annotations("val"), "val")
+    store = model.source.open(data.annotations("val"), "val")
+    samples = [data.dataset("val")[i] for i in range(3)]
+    found = model.source.of_images([one["image"] for one in samples], [one["image_id"] for one in samples])
+    for one, boxes in zip(samples, found, strict=True):
+        assert len(boxes) > 2
+        torch.testing.assert_close(torch.from_numpy(store[one["image_id"]]), boxes, atol=1 / 8, rtol=0)
+        assert torch.equal(model.source.of_image(one["image"], one["image_id"]), boxes)
+
+
+@torch.no_grad()
+def test_a_batch_of_images_without_proposals_is_searched_side_by_side(
+    search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = threading.Barrier(2, timeout=30)  # broken where one image waits for the other to be done
+
+    def meet(image: Any, mode: str = "fast", seed: int = 0) -> np.ndarray:
+        both.wait()
+        return search(image, mode, seed)
+
+    monkeypatch.setattr(proposal_methods, "function_of", lambda name: meet)
+    monkeypatch.setattr("detkit.detectors.proposal_source.available_cores", lambda: 2)
+    model = fast().eval()
+    images = [sample(64, 64)["image"], sample(64, 80)["image"]]
+    own = sample(64, 64) | {"proposals": torch.tensor([[1.0, 2, 30, 40]])}
+    batch = [{"image": images[0]}, own, {"image": images[1]}]
+    found = model.propose(batch, model.encode(batch))
+    assert len(found[1].boxes) == 1 and search.calls == 2
+    for i, image in ((0, images[0]), (2, images[1])):
+        assert torch.equal(found[i].boxes, torch.from_numpy(search(image)))
 
 
 # -- statistics --------------------------------------------------------------------------------
@@ -292,9 +347,10 @@ def test_from_fit_to_compress_by_the_command_line(
     monkeypatch.chdir(tmp_path)
     Path("small.yaml").write_text(CONFIG)
     assert main(["fit", "--config", "small.yaml", "--trainer.fast_dev_run", "true"]) == 0
-    assert stores(tmp_path) == ["train", "val"] and not Path("runs").exists()
+    assert stores(tmp_path) == [] and not Path("runs").exists()
+    search.calls = 0
     assert main(["fit", "--config", "small.yaml"]) == 0
-    assert search.calls == 6 + 3
+    assert stores(tmp_path) == ["train", "val"] and search.calls == 6 + 3
     assert main(["test", "--ckpt_path", "runs/small"]) == 0
     assert search.calls == 6 + 3 + 3
     assert main(["compress", "--ckpt_path", "runs/small", "--rank", "fc6=4,fc7=4"]) == 0

@@ -31,7 +31,7 @@ def test_the_order_alternates_between_shapes_and_jumps_through_the_image() -> No
 
 @pytest.mark.parametrize("size", [(375, 500), (500, 333), (90, 1200)])
 def test_the_first_so_many_cover_scales_ratios_and_positions(size: tuple[int, int]) -> None:
-    height, width = size
+    width = size[1]
     windows = sliding_windows(size, scales=[24, 40, 60], ratios=[0.5, 1, 2], stride=8)
     sides = (windows[:, 2:] - windows[:, :2]).round()
     shapes, which = sides.unique(dim=0, return_inverse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import sys
 import threading
@@ -353,6 +354,21 @@ def _compute(folder: Path, slow: int, rows: Connection) -> None:
                 time.sleep(600)
         merge(job)
     rows.send(None)
+
+
+def test_what_is_being_written_is_one_processs_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, age in ((".s.other.7.new", 60), (".s.gone.8.new", 2 * 86400), (".t.gone.8.new", 2 * 86400)):
+        (tmp_path / name).write_bytes(b"half")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    renamed: list[str] = []
+    replace = os.replace
+    monkeypatch.setattr("os.replace", lambda a, b: renamed.append(Path(a).name) or replace(a, b))
+    for host, pid in (("one", 5), ("two", 5), ("two", 6)):
+        monkeypatch.setattr("socket.gethostname", lambda host=host: host)
+        monkeypatch.setattr("os.getpid", lambda pid=pid: pid)
+        write_store(tmp_path / "s", IMAGES, BOXES, "x", {})
+    assert renamed == [".s.one.5.new", ".s.two.5.new", ".s.two.6.new"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".s.other.7.new", ".t.gone.8.new", "s"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
