@@ -18,19 +18,23 @@ SEGMENTATION = cv2.ximgproc.segmentation
 
 
 def colour_spaces(image: np.ndarray) -> dict[str, np.ndarray]:
-    """The images that OpenCV's selective search segments in quality mode, of a BGR image."""
+    """The images that OpenCV's selective search segments in quality mode, of a BGR image.
+
+    It means the hue, "h", to be one, but overwrites it with the blue channel before it is looked at; here are both.
+    """
     hsv, gray = cv2.cvtColor(image, cv2.COLOR_BGR2HSV), cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     return {
         "hsv": hsv,
         "lab": cv2.cvtColor(image, cv2.COLOR_BGR2Lab),
         "gray": gray,
         "h": np.ascontiguousarray(hsv[..., 0]),
+        "blue": np.ascontiguousarray(image[..., 0]),
         "rgi": cv2.merge([image[..., 2], image[..., 1], gray]),
     }
 
 
 def partitions(image: np.ndarray, ks: list[float]) -> np.ndarray:
-    """(5, K, H, W) int32: initial regions by colour space and k."""
+    """(6, K, H, W) int32: initial regions by colour space and k."""
     found = []
     for planes in colour_spaces(image).values():
         # Selective search hands its sigma on in single precision.

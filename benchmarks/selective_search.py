@@ -31,10 +31,11 @@ def compare_partitions(opencv: OpenCV, image: np.ndarray, file: str, folder: Pat
     from detkit.proposals.selective_search import parameters_of, segment_many, to_colour_space
 
     settings = parameters_of("opencv", "quality")  # those of fast mode are among them
+    names = ("hsv", "lab", "gray", "h", "blue", "rgi")
     output = str(folder / "partitions.npy")
     opencv.ask(work="partitions", image=file, ks=settings.ks, output=output)
     same = {}
-    for name, theirs in zip(settings.colour_spaces, np.load(output), strict=True):
+    for name, theirs in zip(names, np.load(output), strict=True):
         ours = segment_many(to_colour_space(image, name), settings.ks, settings.sigma, settings.min_sizes)
         for index, k in enumerate(settings.ks):
             same[f"{name} {k:g}"] = bool(np.array_equal(ours.labels(index), theirs[index]))

@@ -1,8 +1,10 @@
 """Colour spaces that selective search looks for regions in.
 
-"hsv", "lab", "gray", "h" and "rgi" are those of OpenCV's selective search, all 8 bits: hue 0-179, the rest 0-255; its
-"rgi" is red, green and gray as they are. "hsv_full", "h_full" and "normalized_rgi" are closer to the authors' (Uijlings
-et al. 2013, section 3.3): hue over 0-255 as the other channels, and r and g as shares of r + g + b.
+"hsv", "lab", "gray", "h", "blue" and "rgi" are those of OpenCV's selective search, all 8 bits: hue 0-179, the rest
+0-255; its "rgi" is red, green and gray as they are. It means to search "h" but finds "blue": the hue is overwritten
+before it is looked at (ximgproc, selectivesearchsegmentation.cpp: both are split into the same arrays). "hsv_full",
+"h_full" and "normalized_rgi" are closer to the authors' (Uijlings et al. 2013, section 3.3): hue over 0-255 as the
+other channels, and r and g as shares of r + g + b.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import numpy as np
 
 from detkit.errors import ConfigError, ImageTypeError
 
-COLOUR_SPACES = ("hsv", "lab", "gray", "h", "rgi", "hsv_full", "h_full", "normalized_rgi")
+COLOUR_SPACES = ("hsv", "lab", "gray", "h", "blue", "rgi", "hsv_full", "h_full", "normalized_rgi")
 
 
 def to_colour_space(image: np.ndarray, name: str) -> np.ndarray:
@@ -38,6 +40,8 @@ def to_colour_space(image: np.ndarray, name: str) -> np.ndarray:
         return hsv if name.startswith("hsv") else np.ascontiguousarray(hsv[..., :1])
     if name not in COLOUR_SPACES:
         raise ConfigError(f"unknown colour space {name!r}: use one of {', '.join(COLOUR_SPACES)}")
+    if name == "blue":
+        return np.ascontiguousarray(image[..., 2:])
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
     if name == "gray":
         return gray

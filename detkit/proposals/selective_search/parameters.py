@@ -42,11 +42,14 @@ class SearchParameters:
 def parameters_of(name: str, mode: str) -> SearchParameters:
     """The parameters of a set and a mode.
 
-    "opencv": those of cv2.ximgproc's selective search (contrib 4.x, selectivesearchsegmentation.cpp). "paper": those
-    of Uijlings et al. (IJCV 2013, table 5) as R-CNN used them (papers.md 2.1), with the graph of 8 neighbours that
-    Felzenszwalb and Huttenlocher describe. What the authors published of histograms and similarities cannot be read
-    (it is compiled MATLAB), so those are the same in both sets, and so is the conversion of colours to 8 bits; "paper"
-    differs from the authors' program there.
+    "opencv": those of cv2.ximgproc's selective search (contrib 4.x, selectivesearchsegmentation.cpp), as they take
+    effect (see `colour_spaces` on hue). With them the regions are OpenCV's, and so are the boxes, but for what hangs on
+    the order of equally similar pairs.
+
+    "paper": those of Uijlings et al. (IJCV 2013, table 5) as R-CNN used them (papers.md 2.1), with the graph of 8
+    neighbours that Felzenszwalb and Huttenlocher describe. The authors' histograms and similarities cannot be read,
+    being compiled MATLAB: those are the same in both sets, and so are the conversions to 8 bits. There "paper" differs
+    from the authors' program.
 
     Args:
         name: "opencv" or "paper".
@@ -60,7 +63,7 @@ def parameters_of(name: str, mode: str) -> SearchParameters:
     if mode not in MODES:
         raise ConfigError(f"unknown mode {mode!r} of selective search: use one of {', '.join(MODES)}")
     if name == "opencv":
-        spaces: tuple[str, ...] = ("hsv", "lab", "gray", "h", "rgi")
+        spaces: tuple[str, ...] = ("hsv", "lab", "gray", "blue", "rgi")
         ks: tuple[float, ...] = {"single": (200,), "fast": (150, 300, 450), "quality": (150, 300, 450, 600, 750)}[mode]
         min_sizes, sigma, connectivity, min_side = (100,) * len(ks), OPENCV_SIGMA, 4, 0
     else:

@@ -20,21 +20,27 @@ from generated import blobs, cases
 
 
 def main() -> None:
-    """Partitions of all cases, one after the other, and the boxes of a fast selective search."""
+    """Partitions of all cases, one after the other, and the boxes of selective searches of a larger image."""
     cv2.setNumThreads(1)
     segmentation = cv2.ximgproc.segmentation
     labels = []
     for _, image, k, sigma, least in cases():
         labels.append(segmentation.createGraphSegmentation(sigma, k, least).processImage(image).ravel())
     search = segmentation.createSelectiveSearchSegmentation()
-    search.setBaseImage(np.ascontiguousarray(blobs(70, 90, seed=3)[..., ::-1]))
-    search.switchToSelectiveSearchFast()
-    boxes = search.process()
-    boxes[:, 2:] += boxes[:, :2]
+    search.setBaseImage(np.ascontiguousarray(blobs(150, 190, seed=3)[..., ::-1]))
+    boxes = {}
+    for mode, switch in (
+        ("fast_boxes", search.switchToSelectiveSearchFast),
+        ("quality_boxes", search.switchToSelectiveSearchQuality),
+    ):
+        switch()
+        found = search.process()
+        found[:, 2:] += found[:, :2]
+        boxes[mode] = found.astype(np.uint8)[np.lexsort(found.T)]
     np.savez_compressed(
         Path(__file__).with_name("opencv_partitions.npz"),
         labels=np.concatenate(labels).astype(np.uint16),
-        boxes=boxes.astype(np.uint8)[np.lexsort(boxes.T)],
+        **boxes,
         version=np.array(cv2.__version__),
     )
 

@@ -17,7 +17,7 @@ RED = np.full((2, 3, 3), (255, 0, 0), np.uint8)
 def test_every_space_is_8_bit_of_one_or_three_channels(name: str) -> None:
     converted = to_colour_space(noise(5, 7), name)
     assert converted.dtype == np.uint8 and converted.flags.c_contiguous
-    assert converted.shape == (5, 7, 1 if name in ("gray", "h", "h_full") else 3)
+    assert converted.shape == (5, 7, 1 if name in ("gray", "h", "h_full", "blue") else 3)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,7 @@ def test_every_space_is_8_bit_of_one_or_three_channels(name: str) -> None:
         ("hsv", [0, 255, 255]),
         ("h", [0]),
         ("gray", [76]),
+        ("blue", [0]),
         ("rgi", [255, 0, 76]),
         ("normalized_rgi", [255, 0, 76]),
         ("lab", [136, 208, 195]),

@@ -56,9 +56,10 @@ def test_any_image_gives_boxes_within_it(image, mode, parameters, resize_width) 
     check(boxes, *image.shape[:2])
 
 
-def test_boxes_are_opencvs_in_fast_mode() -> None:
-    expected = np.load(Path(__file__).with_name("opencv_partitions.npz"))["boxes"]
-    boxes = selective_search(blobs(70, 90, seed=3), "fast").numpy().astype(np.uint8)
+@pytest.mark.parametrize("mode", ["fast", "quality"])
+def test_boxes_are_opencvs(mode: str) -> None:
+    expected = np.load(Path(__file__).with_name("opencv_partitions.npz"))[f"{mode}_boxes"]
+    boxes = selective_search(blobs(150, 190, seed=3), mode).numpy().astype(np.uint8)
     assert np.array_equal(boxes[np.lexsort(boxes.T)], expected)
 
 
@@ -239,7 +240,7 @@ def test_no_threads_are_refused() -> None:
 def test_parameters_are_opencvs_and_the_papers() -> None:
     fast, quality = parameters_of("opencv", "fast"), parameters_of("opencv", "quality")
     assert fast.colour_spaces == ("hsv", "lab") and fast.ks == (150, 300, 450) and set(fast.min_sizes) == {100}
-    assert quality.colour_spaces == ("hsv", "lab", "gray", "h", "rgi") and quality.ks == (150, 300, 450, 600, 750)
+    assert quality.colour_spaces == ("hsv", "lab", "gray", "blue", "rgi") and quality.ks == (150, 300, 450, 600, 750)
     assert len(fast.strategies) == 2 and len(quality.strategies) == 4
     paper = parameters_of("paper", "fast")
     assert paper.ks == paper.min_sizes == (50, 100) and paper.min_side == 20 and paper.sigma == 0.8
