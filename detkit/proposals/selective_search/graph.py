@@ -27,9 +27,8 @@ def build_edges(image: np.ndarray, connectivity: int) -> np.ndarray:
         connectivity: 4 or 8 neighbours of a pixel.
 
     Returns:
-        uint64 (E,): the bits of the distance as float32, 32 places up, and the edge. The squares are summed in double
-        precision and rounded to single after each channel, as OpenCV does it (ximgproc, graphsegmentation.cpp): equal
-        to the last bit.
+        uint64 (E,): the bits of the distance as float32, 32 places up, and the edge. Everything is rounded to single
+        precision as in OpenCV (ximgproc, graphsegmentation.cpp): the distances are equal to the last bit.
     """
     height, width, channels = image.shape
     directions = connectivity // 2
@@ -47,16 +46,16 @@ def build_edges(image: np.ndarray, connectivity: int) -> np.ndarray:
             step = (1, 0, 1, -1)[direction]
             if channels == 3:  # written out, so that several pixels are computed at once
                 for x in range(first, stop):
-                    a = np.float64(image[y, x, 0] - image[y2, x + step, 0])
-                    b = np.float64(image[y, x, 1] - image[y2, x + step, 1])
-                    c = np.float64(image[y, x, 2] - image[y2, x + step, 2])
-                    total[x] = np.float32(np.float64(np.float32(np.float64(np.float32(a * a)) + b * b)) + c * c)
+                    a = image[y, x, 0] - image[y2, x + step, 0]
+                    b = image[y, x, 1] - image[y2, x + step, 1]
+                    c = image[y, x, 2] - image[y2, x + step, 2]
+                    total[x] = a * a + b * b + c * c
             else:
                 for x in range(first, stop):
                     total[x] = 0
                     for channel in range(channels):
-                        a = np.float64(image[y, x, channel] - image[y2, x + step, channel])
-                        total[x] = np.float32(np.float64(total[x]) + a * a)
+                        a = image[y, x, channel] - image[y2, x + step, channel]
+                        total[x] += a * a
             for x in range(first, stop):
                 total[x] = np.sqrt(total[x])
             for x in range(first, stop):

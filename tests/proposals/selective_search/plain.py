@@ -16,8 +16,8 @@ def partition(image: np.ndarray, k: float, min_size: int, connectivity: int = 4)
                 if 0 <= y + dy < height and 0 <= x + dx < width:
                     total = np.float32(0)
                     for c in range(channels):
-                        difference = np.float64(image[y, x, c] - image[y + dy, x + dx, c])
-                        total = np.float32(np.float64(total) + difference * difference)
+                        difference = image[y, x, c] - image[y + dy, x + dx, c]
+                        total = total + difference * difference
                     edges.append((np.sqrt(total), y * width + x, (y + dy) * width + x + dx))
     edges.sort(key=lambda edge: edge[0])
     component = list(range(height * width))
