@@ -15,11 +15,20 @@ from typing import Any
 
 from numba import njit
 
+_FUNCTIONS: list[Any] = []
+
 
 def jit(function: Callable[..., Any]) -> Any:
     """The function, compiled when it is first called; it must not raise, and divides as NumPy does."""
     options = {"nogil": True, "error_model": "numpy"}
     try:
-        return njit(cache=True, **options)(function)
+        compiled = njit(cache=True, **options)(function)
     except RuntimeError:  # no folder to keep it in can be written
-        return njit(**options)(function)
+        compiled = njit(**options)(function)
+    _FUNCTIONS.append(compiled)
+    return compiled
+
+
+def has_compiled() -> bool:
+    """Whether this process had to compile something that was not kept from an earlier one."""
+    return any(function.signatures and not function.stats.cache_hits for function in _FUNCTIONS)

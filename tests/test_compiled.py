@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numba.core.caching
 import pytest
@@ -41,3 +45,18 @@ def test_two_threads_run_at_once() -> None:
     for thread in threads:
         thread.join(timeout=30)
     assert not any(thread.is_alive() for thread in threads)
+
+
+def test_what_is_compiled_and_what_is_kept_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "kernel.py").write_text(
+        "from detkit.compiled import has_compiled, jit\n\n@jit\ndef double(x):\n    return 2 * x\n\n"
+        "assert not has_compiled()\nassert double(21) == 42\nprint(has_compiled())\n"
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "NUMBA_CACHE_DIR": str(tmp_path / "kept"),
+    }
+    command = [sys.executable, str(tmp_path / "kernel.py")]
+    printed = [subprocess.check_output(command, env=environment, text=True).strip() for _ in range(2)]
+    assert printed == ["True", "False"]

@@ -103,6 +103,7 @@ def main(args: Sequence[str]) -> int:
     if options.images is not None and not os.path.isdir(options.images):
         raise ConfigError(f"--images {options.images}: folder does not exist")
 
+    from detkit.compiled import has_compiled
     from detkit.evaluation.protocol import Protocol
 
     files = read(options)
@@ -121,7 +122,8 @@ def main(args: Sequence[str]) -> int:
     print_metrics(metrics, f"evaluate: {options.detections} on {data}, {metrics['num_images']} images")
     for line in summary(files):
         print(line)
-    print(f"read in {has_read - began:.2f} s, evaluated in {has_evaluated - has_read:.2f} s", flush=True)
+    once = " (this first time most of it compiling, which is kept)" if has_compiled() else ""
+    print(f"read in {has_read - began:.2f} s, evaluated in {has_evaluated - has_read:.2f} s{once}", flush=True)
     try:
         path = _write(files, protocol, metrics, options, baseline)
     except OSError as error:
