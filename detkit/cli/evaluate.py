@@ -97,8 +97,10 @@ def main(args: Sequence[str]) -> int:
     began = time.monotonic()
     # Other commands' options have underscores: either will do.
     options = parser().parse_args([_hyphens(each) for each in args])
-    from detkit.cli.results import print_metrics, read_baseline
+    from detkit.cli.results import print_baseline, print_metrics, read_baseline
 
+    if options.score_threshold is not None and not 0 <= options.score_threshold <= 1:
+        raise ConfigError(f"--score_threshold {options.score_threshold:g}: scores go from 0 to 1")
     baseline = None if options.baseline is None else read_baseline(options.baseline)
     if options.images is not None and not os.path.isdir(options.images):
         raise ConfigError(f"--images {options.images}: folder does not exist")
@@ -128,6 +130,8 @@ def main(args: Sequence[str]) -> int:
         path = _write(files, protocol, metrics, options, baseline)
     except OSError as error:
         raise ConfigError(f"the report cannot be written ({error}); choose a folder with --output") from None
+    if baseline is not None:
+        print_baseline(metrics, baseline)
     if path is not None:
         print(f"{'metrics' if options.no_report else 'report'}: {path}", flush=True)
     return 0

@@ -148,6 +148,9 @@ class DetkitCLI(Reports, LightningCLI):
         self.plan = plan(self.command, self.arguments, parse_model)
         self.config = parser.parse_args([self.command, *self.plan.args])
         self.config[self.command].trainer.default_root_dir = str(self.plan.root)
+        threshold = self.config[self.command].get("score_threshold")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ConfigError(f"--score_threshold {threshold:g}: scores go from 0 to 1")
         if baseline := self.config[self.command].get("baseline"):
             self.baseline = read_baseline(baseline)  # what is wrong with it is told before the test, not after
 

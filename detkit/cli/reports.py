@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from detkit.__about__ import __version__
 from detkit.cli.predictions import PredictionWriter
-from detkit.cli.results import print_metrics
+from detkit.cli.results import print_baseline, print_metrics
 from detkit.cli.resume import Plan
 from detkit.detectors.checkpoints import run_folder
 from detkit.errors import ConfigError, DataError
@@ -65,6 +65,8 @@ class Reports:
             path = self._write_report(folder, {**self._metrics(), **about}, options.score_threshold)
         except OSError as error:
             raise ConfigError(f"the report cannot be written ({error}); choose a folder with --output") from None
+        if self.baseline is not None:
+            print_baseline({**self._metrics(), **about}, self.baseline)
         print(f"report: {path}", flush=True)
 
     def _write_report(self, folder: Path, metrics: dict[str, Any], score_threshold: float | None) -> Path:

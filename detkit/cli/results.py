@@ -46,8 +46,8 @@ def print_metrics(metrics: Mapping[str, Any], title: str, console: Console | Non
     for key, value in plain(metrics).items():
         if key in NAMES:
             table.add_row(NAMES[key], _number(value))
-        elif isinstance(value, float) and key.startswith(("map", "mar")):
-            table.add_row(key, _number(value))
+        elif isinstance(value, float) and key.startswith(("map_", "mar_")):
+            table.add_row(_name(key), _number(value))
     per_class = plain(metrics.get("map_per_class") or {})
     if per_class:
         table.add_section()
@@ -60,6 +60,23 @@ def print_metrics(metrics: Mapping[str, Any], title: str, console: Console | Non
         console.print(f"not counted: {over_limit:,} detections beyond {best}", highlight=False)
 
 
+def print_baseline(metrics: Mapping[str, Any], baseline: Mapping[str, Any], console: Console | None = None) -> None:
+    """Prints how the AP numbers changed against a baseline, or why they cannot be compared."""
+    from detkit.evaluation.report.comparison import compare
+
+    console = console or Console()
+    comparison = compare(metrics, baseline)
+    for warning in comparison.warnings:
+        console.print(f"baseline: not comparable? {escape(warning)}", highlight=False)
+    changes = [
+        f"{each.name} {_number(each.before)} -> {_number(each.now)} ({100 * each.change:+.1f})"
+        for each in comparison.numbers
+        if each.name.startswith("AP") and "lost" not in each.name and " " not in each.name
+    ]
+    told = ", ".join(changes) or "no numbers in common"
+    console.print(f"baseline: {told}; class by class in the report", highlight=False)
+
+
 def read_baseline(path: str) -> dict[str, Any]:
     """The content of an earlier `metrics.json` to compare with; a report's or a run's folder will do.
 
@@ -67,7 +84,9 @@ def read_baseline(path: str) -> dict[str, Any]:
         DataError: missing, not JSON, or nothing that a report has written.
     """
     places = [Path(path), Path(path) / "metrics.json", Path(path) / "report" / "metrics.json"]
-    place = next((each for each in places if each.is_file()), places[0])
+    place = next((each for each in places if each.is_file()), None)
+    if place is None:
+        raise DataError(f"--baseline {path}: there is no such file, nor a report's or a run's folder of that name")
     try:
         content = json.loads(place.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -75,6 +94,12 @@ def read_baseline(path: str) -> dict[str, Any]:
     if not isinstance(content, dict) or "map" not in content or "protocol" not in content:
         raise DataError(f"--baseline {path}: not the metrics.json of a report: it has no map or no protocol")
     return content
+
+
+def _name(key: str) -> str:
+    """mar_5 is AR, 5 detections; map_tiny is AP tiny."""
+    kind, rest = ("AP" if key.startswith("map_") else "AR"), key[4:]
+    return f"{kind}, {rest} detections" if rest.isdecimal() and kind == "AR" else f"{kind} {rest}"
 
 
 def _number(value: float | None) -> str:

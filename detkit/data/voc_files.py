@@ -150,7 +150,7 @@ def read_image_set(folder: str, image_set: str) -> list[str]:
     if not is_inside(f"{image_set}.txt") or not os.path.isfile(path):
         names = sorted(name[:-4] for name in os.listdir(main) if name.endswith(".txt")) if os.path.isdir(main) else []
         shown = ", ".join(names[:30]) or "none"
-        raise DataError(f"{path}: image set does not exist (available: {shown}); name one of these, or null for none")
+        raise DataError(f"{path}: image set does not exist (available: {shown}); name one of these")
     with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
         ids = [re.sub(r"\s+(-1|0|1)$", "", line.strip()) for line in file if line.strip()]
     if not ids:

@@ -66,7 +66,10 @@ def read_voc_results(
     strangers = Strangers(f"{annotations} ({split})", other_images, other_classes)
     files = _class_files(_result_files(str(detections), split), names)
     detected = _detected(files, ids, names, strangers)
-    strangers.findings += [f"no result file for {name}: nothing of it was found" for name in names if name not in files]
+    missing = (name for name in names if name not in files)
+    strangers.findings += [
+        f"no result file for {name}: it counts as never found; is a file missing?" for name in missing
+    ]
     return EvaluationFiles(
         evaluation_set=assemble(ids, _objects(content, names), detected),
         class_names=names,

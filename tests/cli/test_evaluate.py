@@ -152,6 +152,7 @@ def test_a_report_compares_with_a_baseline_and_goes_where_it_is_told(trained: De
     for baseline in ("first/metrics.json", "first"):  # the file, or the folder that it is in
         result = trained("test", "--ckpt_path", "runs/toy", "--baseline", baseline, "--output", "second")
         assert result.code == 0
+        assert "baseline: AP 0.250 -> 0.250 (+0.0)" in result.out
         assert "aseline" in Path("second/index.html").read_text()
     assert "aseline" not in Path("first/index.html").read_text()
 
@@ -161,7 +162,7 @@ def test_a_baseline_that_is_none_is_told_before_the_test(trained: Detkit, monkey
 
     monkeypatch.setattr(fakes.Tiny, "test_step", lambda *_: pytest.fail("tested all the same"))
     Path("other.json").write_text("[]")
-    for baseline, told in (("nowhere", "cannot be read"), ("other.json", "not the metrics.json of a report")):
+    for baseline, told in (("nowhere", "there is no such file"), ("other.json", "not the metrics.json of a report")):
         result = trained("test", "--ckpt_path", "runs/toy", "--baseline", baseline)
         assert result.code == 2
         assert f"--baseline {baseline}" in result.err and told in result.err
@@ -172,3 +173,18 @@ def test_a_folder_that_cannot_be_written_is_told(trained: Detkit) -> None:
     result = trained("test", "--ckpt_path", "runs/toy", "--output", "taken")
     assert result.code == 2
     assert "report cannot be written" in result.err and "--output" in result.err
+
+
+def test_a_baseline_of_other_data_is_told_in_the_terminal(trained: Detkit) -> None:
+    trained("test", "--ckpt_path", "runs/toy", "--output", "first")
+    content = json.loads(Path("first/metrics.json").read_text())
+    Path("first/metrics.json").write_text(json.dumps(content | {"protocol": "VOC07, toy"}))
+    result = trained("test", "--ckpt_path", "runs/toy", "--baseline", "first", "--output", "second")
+    assert "not comparable? The protocols differ" in " ".join(result.out.split())
+    assert "points against the baseline" not in Path("second/index.html").read_text()  # no change beside the numbers
+
+
+def test_a_score_threshold_that_is_none_is_told(trained: Detkit) -> None:
+    result = trained("test", "--ckpt_path", "runs/toy", "--score_threshold", "7")
+    assert result.code == 2
+    assert "scores go from 0 to 1" in result.err

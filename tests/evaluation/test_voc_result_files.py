@@ -106,7 +106,8 @@ def test_one_file_and_packed_files(devkit: Path, tmp_path: Path) -> None:
     path = results / "comp4_det_test_traffic_light.txt"
     files = read_voc_results(path, devkit)
     assert files.evaluation_set.detected_labels.tolist() == [3]
-    assert files.findings == [f"no result file for {name}: nothing of it was found" for name in ("cat", "dog")]
+    told = "it counts as never found; is a file missing?"
+    assert files.findings == [f"no result file for {name}: {told}" for name in ("cat", "dog")]
     (results / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
     with pytest.raises(DataError, match="two files for traffic_light"):
         read_voc_results(results, devkit)

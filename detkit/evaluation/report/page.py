@@ -59,7 +59,7 @@ def render_page(
         metrics=metrics,
         date=metrics.get("date") or datetime.now().astimezone().isoformat(" ", "minutes"),
         numbers=headline(metrics),
-        changes={each.name: each for each in comparison.numbers} if comparison else {},
+        changes={e.name: e for e in comparison.numbers} if comparison and _same_kind(metrics, baseline) else {},
         data=_data_numbers(evaluation_set, analysis, verdict.shown),
         rows=rows,
         analysis=analysis,
@@ -150,6 +150,11 @@ def _confusion(analysis: Analysis) -> dict[str, Any]:
             for i, j in pairs
         ],
     }
+
+
+def _same_kind(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Whether a change of a number means anything at a glance."""
+    return all(now.get(key) == before.get(key) for key in ("protocol", "data"))
 
 
 def _side(area: float) -> float:
