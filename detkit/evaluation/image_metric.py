@@ -33,12 +33,12 @@ class ImageMetric(Metric):
     @staticmethod
     def join(parts: Iterable[Any]) -> list[Any]:
         """The parts with each image once, by its id, in an order that does not depend on who saw which image."""
-        raise NotImplementedError
+        raise NotImplementedError("a metric over images must implement join")
 
     @staticmethod
     def count(parts: Sequence[Any]) -> int:
         """How many images the parts hold."""
-        raise NotImplementedError
+        raise NotImplementedError("a metric over images must implement count")
 
     def joined(self) -> list[Any]:
         """`parts` with each image once; says so if this process has met one more than once."""
