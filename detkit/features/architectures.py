@@ -1,9 +1,10 @@
 """The classification networks a detector can stand on, and where each is cut.
 
-A network is an ordered list of layers (torchvision's own child names). ``stages`` groups them as the papers
+A network is an ordered list of layers (the names of its children). ``stages`` groups them as the papers
 do, for partial training; ``trunk`` is the last layer that is computed once per image when there is no FPN;
 ``levels`` are the layers an FPN reads; the layers after ``trunk`` form the ``top``, which R-CNN's
-descendants apply to each region (ResNet's conv5, MobileNet's last blocks, VGG's and AlexNet's fc6 and fc7).
+descendants apply to each region (ResNet's conv5, MobileNet's last blocks, the fully connected layers of VGG, AlexNet
+and LeNet).
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import torchvision
 from torch import nn
 
 from detkit.errors import ConfigError
+from detkit.features.lenet import LeNet5
 from detkit.features.tiny import TinyCNN
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Where a classification network is cut; layer names are those of torchvision's children."""
+    """Where a classification network is cut; layer names are those of the network's children."""
 
     factory: str
     stages: tuple[tuple[str, ...], ...]
@@ -55,9 +57,21 @@ ARCHITECTURES: dict[str, Architecture] = {
     "mobilenet_v3_large": Architecture(
         "mobilenet_v3_large", _numbers(0, 2, 4, 7, 13, 17), "12", ("3", "6", "12", "16"), ("13", "14", "15", "16")
     ),
+    # As VGG and AlexNet: RoI pooling to 8 x 8 takes the place of S4.
+    "lenet5": Architecture(
+        "lenet5",
+        (("c1", "relu1"), ("s2", "c3", "relu3", "s4")),
+        "relu3",
+        ("relu3", "s4"),
+        top_is_fully_connected=True,
+        trunk_stride=2,
+    ),
     "squeezenet1_0": Architecture("squeezenet1_0", _numbers(0, 3, 6, 11, 13), "12", ("5", "10", "12")),
     "tiny": Architecture("tiny", _numbers(0, 1, 2, 3, 4), "2", ("1", "2", "3"), ("3",), trunk_stride=8),
 }
+
+#: Networks that are not torchvision's, by factory.
+OWN_NETWORKS: dict[str, type[nn.Module]] = {"lenet5": LeNet5, "tiny": TinyCNN}
 
 
 def architecture(name: str) -> Architecture:
@@ -71,10 +85,13 @@ def architecture(name: str) -> Architecture:
     return ARCHITECTURES[name]
 
 
-def classification_network(name: str) -> nn.Module:
-    """The whole classification network, freshly initialised by torchvision's own rule."""
+def classification_network(name: str, num_classes: int = 1000) -> nn.Module:
+    """The whole classification network for that many classes, freshly initialised by its own rule."""
     factory = architecture(name).factory
-    return TinyCNN() if factory == "tiny" else torchvision.models.get_model(factory, weights=None)
+    own = OWN_NETWORKS.get(factory)
+    if own is not None:
+        return own(num_classes)
+    return torchvision.models.get_model(factory, weights=None, num_classes=num_classes)
 
 
 def convolution_layers(name: str, network: nn.Module) -> OrderedDict[str, nn.Module]:

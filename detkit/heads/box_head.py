@@ -120,6 +120,6 @@ def _check_top(top: nn.Module | None, inputs: int, pool_size: int) -> tuple[nn.M
     except RuntimeError as error:
         raise ConfigError(
             f"box_head: top of this backbone does not take {pool_size}x{pool_size} features; its own pool_size is 7 "
-            "for vgg16 and 6 for alexnet"
+            "for vgg16, 6 for alexnet and 8 for lenet5"
         ) from error
     return top, outputs

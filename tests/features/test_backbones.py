@@ -10,6 +10,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from detkit.errors import ConfigError
 from detkit.features import ARCHITECTURES, build_backbone
+from detkit.features.lenet import LeNet5
 
 # name: (stride and channels of the trunk, channels of the top or None, cells a side the top takes, strides with fpn)
 EXPECTED = {
@@ -21,6 +22,7 @@ EXPECTED = {
     "resnet101": (16, 1024, 2048, 7, [4, 8, 16, 32, 64]),
     "mobilenet_v2": (16, 96, 320, 7, [4, 8, 16, 32, 64]),
     "mobilenet_v3_large": (16, 112, 960, 7, [4, 8, 16, 32, 64]),
+    "lenet5": (2, 16, 84, 8, [2, 4, 8]),
     "squeezenet1_0": (16, 512, None, None, [4, 8, 16, 32]),
     "tiny": (8, 112, 192, 7, [4, 8, 16, 32]),
 }
@@ -129,7 +131,43 @@ def test_frozen_batch_norms_keep_the_type() -> None:
 
 
 def test_what_does_not_exist_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"'resnet52'.*alexnet, mobilenet_v2.*vgg16"):
+    with pytest.raises(ConfigError, match=r"'resnet52'.*alexnet, lenet5, mobilenet_v2.*vgg16"):
         build_backbone("resnet52")
     with pytest.raises(ConfigError, match=r"no layers \['9'\]; it has 0, 1, 2, 3"):
         build_backbone("tiny", levels=["1", "9"])
+
+
+def test_lenet_is_the_papers_network() -> None:
+    """Sizes of LeCun et al. 1998, section II.B, with the differences that `LeNet5` names."""
+    network = LeNet5(num_classes=10).eval()
+    count = {n: sum(p.numel() for p in m.parameters()) for n, m in network.named_modules() if n.count(".") == 1}
+    assert count["features.c1"] == (3 * 25 + 1) * 6  # 156 in the paper, with one channel
+    assert count["features.c3"] == (6 * 25 + 1) * 16
+    assert count["classifier.c5"] == (16 * 8 * 8 + 1) * 120
+    assert count["classifier.f6"] == 10_164  # as in the paper
+    assert count["classifier.output"] == 850
+    with torch.no_grad():
+        image = torch.rand(2, 3, 32, 32)
+        assert network(image).shape == (2, 10)
+        assert network(torch.rand(2, 3, 47, 60)).shape == (2, 10)
+        assert torch.equal(network.avgpool(network.features(image)), network.features(image))
+
+
+def test_lenets_trunk_and_top_are_the_whole_network() -> None:
+    """On a crop of 32 pixels, pooling to 8 x 8 is what S4 does."""
+    torch.manual_seed(0)
+    network = LeNet5().eval()
+    backbone, top = build_backbone("lenet5")
+    backbone.body.load_state_dict(
+        {k.removeprefix("features."): v for k, v in network.state_dict().items() if k.startswith("features.")}
+    )
+    for mine, theirs in zip(
+        (m for m in top if list(m.parameters())), (network.classifier.c5, network.classifier.f6), strict=True
+    ):
+        mine.load_state_dict(theirs.state_dict())
+    network.classifier.output = nn.Identity()
+    image = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        (features,) = backbone(image)
+        assert features.shape == (2, 16, 16, 16)
+        assert torch.equal(top(network.features.s4(features)), network(image))

@@ -106,6 +106,7 @@ def test_fully_connected_layers_of_a_head_are_not_optional(layer: str) -> None:
         ("resnet18", "fc."),
         ("mobilenet_v2", "classifier.1."),
         ("mobilenet_v3_large", "classifier.3."),
+        ("lenet5", "classifier.output."),
         ("squeezenet1_0", "classifier.1."),
         ("tiny", "classifier.2."),
     ],
