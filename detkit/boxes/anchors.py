@@ -61,6 +61,7 @@ class AnchorGenerator(nn.Module):
                     "give one list of sizes for each feature map"
                 )
         self.convention = convention
+        self.sizes = [[float(size) for size in level] for level in sizes]
         self.strides = None if strides is None else [int(stride) for stride in strides]
         shape = _paper_cell if convention == "paper" else _torchvision_cell
         # Not buffers: half precision models would round them. `forward` moves them to the device.
