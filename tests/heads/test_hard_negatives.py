@@ -1,0 +1,303 @@
+"""Hard negative mining: the SVM of all negatives, the authors' bookkeeping, and classes with nothing to learn from."""
+
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from detkit.boxes import box_iou
+from detkit.errors import CheckpointError, ConfigError, TrainingError
+from detkit.heads import HardNegativeMiner, SVMSettings, Training, class_overlaps, fit_svm, hard_negatives, objective
+
+from .conftest import some_boxes
+
+FEATURES = 12
+
+
+def a_set(classes: int = 3, images: int = 12, proposals: int = 60) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+    """Positives of each class, and of each image features and overlaps; features that are hard to tell apart."""
+    generator = torch.Generator().manual_seed(classes)
+    centres = torch.randn(classes, FEATURES, generator=generator) * 4
+    positives = [torch.randn(25, FEATURES, generator=generator) * 3 + centre for centre in centres]
+    seen = []
+    for _ in range(images):
+        x = torch.randn(proposals, FEATURES, generator=generator) * 3
+        near = torch.rand(proposals, classes, generator=generator) ** 3
+        seen.append(((x + near @ centres).half().float(), near))
+    return [p.half().float() for p in positives], seen
+
+
+def mine(miner: HardNegativeMiner, seen: list[tuple[Tensor, Tensor]], first: int = 0) -> int:
+    return sum(miner.see(i, *image) for i, image in enumerate(seen) if i >= first)
+
+
+def without_times(log: list[Training]) -> list[Training]:
+    return [line._replace(seconds=0.0) for line in log]
+
+
+@pytest.mark.parametrize("C", [1e-3, 0.05])
+@pytest.mark.parametrize("retrain_after", [0, 40, 2000])
+def test_the_svm_of_all_negatives_is_found(C: float, retrain_after: int) -> None:
+    positives, seen = a_set()
+    miner = HardNegativeMiner(positives, SVMSettings(C=C, retrain_after=retrain_after))
+    passes = 0
+    while mine(miner, seen):
+        miner.finish()
+        passes += 1
+    assert 1 <= passes < 20
+    for k, own in enumerate(positives):
+        negatives = torch.cat([x[overlaps[:, k] < 0.3] for x, overlaps in seen])
+        whole = torch.cat([own, negatives]).numpy()
+        best = objective(*fit_svm(whole, np.arange(len(whole)) < len(own), C=C), own, negatives, C)
+        w, b = miner.svms.weight[k].numpy(), float(miner.svms.bias[k])
+        found = objective(w, b, own, negatives, C)
+        assert found.total == pytest.approx(best.total, rel=1e-3)
+        assert miner.rows.used[:, k].sum() < len(negatives)
+        last = [line for line in miner.log if line.label == k + 1][-1]
+        assert last.objective == pytest.approx(found.total, rel=1e-3)
+
+
+class OneByOne:
+    """rcnn_train.m read plainly: each class has its own list of negatives, each vector its key (image, row)."""
+
+    def __init__(self, positives: list[Tensor], s: SVMSettings) -> None:
+        self.positives, self.s = positives, s
+        self.caches: list[dict[tuple[int, int], Tensor]] = [{} for _ in positives]
+        self.svms: list[tuple[np.ndarray, float] | None] = [None] * len(positives)
+        self.added = [0] * len(positives)
+        self.log: list[tuple[int, ...]] = []
+
+    def see(self, image: int, features: Tensor, overlaps: Tensor) -> None:
+        for k, cache in enumerate(self.caches):
+            for row, x in enumerate(features):
+                svm = self.svms[k]
+                hard = svm is None or float(x @ torch.from_numpy(svm[0])) + svm[1] > -1.0001
+                if hard and overlaps[row, k] < 0.3 and (image, row) not in cache:
+                    cache[image, row] = x
+                    self.added[k] += 1
+            if cache and (self.svms[k] is None or self.added[k] > self.s.retrain_after):
+                self.train(k, image)
+
+    def train(self, k: int, image: int) -> None:
+        cache, own = self.caches[k], self.positives[k]
+        keys = sorted(cache)
+        x = torch.cat([own, torch.stack([cache[key] for key in keys])]).numpy()
+        w, b = fit_svm(x, np.arange(len(x)) < len(own), C=self.s.C)
+        self.svms[k] = w, b
+        easy = [key for key in keys if float(cache[key].numpy() @ w) + b < -1.2]
+        for key in easy:
+            del cache[key]
+        self.log.append((k + 1, image, len(own), self.added[k], len(easy), len(cache)))
+        self.added[k] = 0
+
+
+@pytest.mark.parametrize("retrain_after", [30, 70])
+def test_the_authors_bookkeeping(retrain_after: int) -> None:
+    positives, seen = a_set()
+    settings = SVMSettings(C=0.01, retrain_after=retrain_after)
+    miner, plain = HardNegativeMiner(positives, settings), OneByOne(positives, settings)
+    for number in range(2):
+        for i, (x, overlaps) in enumerate(seen):
+            miner.see(i, x, overlaps)
+            plain.see(i, x, overlaps)
+            assert [line[:6] for line in miner.log] == plain.log
+        if number == 0:
+            between = len(miner.log)
+    for k in range(3):
+        plain.train(k, -1)
+        if k == 0:
+            miner.finish()
+        places = miner.rows.of(k)
+        keys = list(zip(miner.rows.image[places].tolist(), miner.rows.row[places].tolist(), strict=True))
+        assert keys == sorted(plain.caches[k])
+        held = torch.empty(len(places), FEATURES)
+        miner.rows.read(places, held)
+        assert torch.equal(held, torch.stack([plain.caches[k][key] for key in keys]))
+    assert [line[:6] for line in miner.log] == plain.log
+    assert between > 3 and sum(line.evicted for line in miner.log) > 100
+    assert len(miner.rows) == len(set().union(*plain.caches)) < sum(len(cache) for cache in plain.caches)
+
+
+def test_the_first_image_trains_at_once_on_all_its_negatives() -> None:
+    positives, seen = a_set()
+    miner = HardNegativeMiner(positives)
+    miner.see(0, torch.zeros(0, FEATURES), torch.zeros(0, 3))
+    assert miner.log == [] and (miner.svms(seen[0][0]) == -torch.inf).all()
+    joined = miner.see(1, *seen[0])
+    assert [(line.label, line.image) for line in miner.log] == [(1, 1), (2, 1), (3, 1)]
+    assert [line.added for line in miner.log] == (seen[0][1] < 0.3).sum(0).tolist()
+    assert joined == sum(line.added for line in miner.log)
+    assert torch.isfinite(miner.svms(seen[0][0])).all()
+
+
+def test_a_log_line_tells_the_objective_on_what_the_svm_learned_from() -> None:
+    positives, seen = a_set(classes=1)
+    miner = HardNegativeMiner(positives, SVMSettings(C=0.01))
+    miner.see(0, *seen[0])
+    x, overlaps = seen[0]
+    w, b = miner.svms.weight[0].numpy(), float(miner.svms.bias[0])
+    (line,) = miner.log
+    negatives = x[overlaps[:, 0] < 0.3]
+    assert (line.positive, line.negative, line.regularization) == pytest.approx(
+        objective(w, b, positives[0], negatives, C=0.01), rel=1e-6
+    )
+    assert line.objective == pytest.approx(objective(w, b, positives[0], negatives, C=0.01).total)
+    assert line.evicted == ((negatives @ torch.from_numpy(w) + b) < -1.2).sum() > 0
+    assert line.kept == len(negatives) - line.evicted and line.seconds >= 0
+
+
+def test_a_class_without_positives_never_fires_and_costs_nothing() -> None:
+    positives, seen = a_set()
+    positives[1] = positives[1][:0]
+    miner = HardNegativeMiner(positives)
+    mine(miner, seen)
+    svms = miner.finish()
+    assert svms.trained.tolist() == [True, False, True] and not miner.rows.used[:, 1].any()
+    assert (svms(seen[0][0])[:, 1] == -torch.inf).all()
+    assert {line.label for line in miner.log} == {1, 3}
+    same = HardNegativeMiner([positives[0], positives[2]])
+    mine(same, [(x, overlaps[:, [0, 2]]) for x, overlaps in seen])
+    assert torch.equal(same.finish().weight, svms.weight[[0, 2]])
+
+
+def test_no_negatives() -> None:
+    positives, seen = a_set()
+    miner = HardNegativeMiner(positives)
+    assert mine(miner, [(x, torch.full_like(overlaps, 0.3)) for x, overlaps in seen]) == 0
+    assert not miner.finish().trained.any() and miner.log == [] and len(miner.rows) == 0
+
+
+def test_only_an_overlap_below_the_threshold_makes_a_negative() -> None:
+    positives, _ = a_set(classes=2)
+    miner = HardNegativeMiner(positives)
+    overlaps = torch.tensor([[0.3, 1.0], [0.2999, 0.0], [0.0, 0.31]])
+    assert miner.see(4, torch.randn(3, FEATURES), overlaps) == 3
+    assert [miner.rows.row[miner.rows.of(k)].tolist() for k in (0, 1)] == [[1, 2], [1]]
+
+
+def test_vectors_are_held_once_and_their_places_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detkit.heads.negative_rows.BLOCK", 8)
+    positives, seen = a_set()
+    settings = SVMSettings(C=0.01, retrain_after=10)
+    miner, plenty = HardNegativeMiner(positives, settings), HardNegativeMiner(positives, settings)
+    plenty.rows.block = 10_000
+    for i, image in enumerate(seen):
+        assert miner.see(i, *image) == plenty.see(i, *image)
+        assert len(miner.rows) == miner.rows.used.any(1).sum() == (miner.rows.image >= 0).sum()
+        assert len(miner.rows.image) == 8 * len(miner.rows.blocks)
+        held = miner.rows.image >= 0
+        keys = set(zip(miner.rows.image[held].tolist(), miner.rows.row[held].tolist(), strict=True))
+        assert len(keys) == held.sum()
+    assert without_times(miner.log) == without_times(plenty.log)
+    assert len(miner.rows.image) < sum(len(x) for x, _ in seen) / 2  # places became free and were taken again
+    assert miner.rows.nbytes == len(miner.rows.image) * (FEATURES * 2 + 8 + 8 + 3)
+
+
+def test_half_precision_is_what_is_scored_and_kept() -> None:
+    positives, seen = a_set()
+    seen = [(x + 0.0123, overlaps) for x, overlaps in seen]
+    rounded = [(x.half(), overlaps) for x, overlaps in seen]
+    logs = {}
+    for name, images, half in (("half", seen, True), ("rounded", rounded, False), ("single", seen, False)):
+        miner = HardNegativeMiner(positives, SVMSettings(C=0.01, half=half))
+        mine(miner, images)
+        miner.finish()
+        logs[name] = without_times(miner.log)
+    assert logs["half"] == logs["rounded"] != logs["single"]
+
+
+def saved(state: dict[str, Any]) -> dict[str, Any]:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize("stop", [0, 1, 5, 11])
+def test_a_killed_pass_goes_on(stop: int) -> None:
+    positives, seen = a_set()
+    settings = SVMSettings(C=0.01, retrain_after=30)
+    whole, killed = HardNegativeMiner(positives, settings, 0.5), HardNegativeMiner(positives, settings, 0.5)
+    mine(killed, seen[:stop])
+    state = saved(killed.state_dict())
+    mine(killed, seen, first=stop)  # what was written does not change with it
+    resumed = HardNegativeMiner(positives, settings)
+    resumed.load_state_dict(state)
+    mine(whole, seen)
+    mine(resumed, seen, first=stop)
+    expected, found = whole.finish().state_dict(), resumed.finish().state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items()) and found["scale"] == 0.5
+    assert without_times(resumed.log) == without_times(whole.log)
+    assert all(isinstance(v, int) for v in resumed.log[0][:6])
+
+
+def test_the_state_of_something_else_is_refused() -> None:
+    positives, seen = a_set()
+    miner = HardNegativeMiner(positives)
+    mine(miner, seen[:2])
+    state = copy.deepcopy(miner.state_dict())
+    for other in (positives[:2], [p[:, :5] for p in positives], [positives[0][1:], *positives[1:]]):
+        with pytest.raises(CheckpointError, match=r"25, 25, 25\] positives with 12 features.*mine again"):
+            HardNegativeMiner(other).load_state_dict(state)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, 1e6])
+def test_features_that_are_not_finite(bad: float) -> None:
+    """A million is not finite in half precision."""
+    positives, seen = a_set()
+    x = seen[0][0].clone()
+    x[3, 4] = bad
+    miner = HardNegativeMiner(positives)
+    with pytest.raises(TrainingError, match="features of image 7 are not finite"):
+        miner.see(7, x, seen[0][1])
+    assert len(miner.rows) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"C": 0.0}, "C must be above 0, not 0.0"),
+        ({"mean_norm": -1.0}, "mean_norm must be above 0"),
+        ({"passes": 0}, "passes from 1"),
+        ({"hard_margin": -0.9}, "evict_margin <= hard_margin < -1"),
+        ({"evict_margin": -1.00001}, "negatives that matter are left out"),
+    ],
+)
+def test_settings_that_cannot_work(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SVMSettings(**settings)
+
+
+def test_positives_that_cannot_be() -> None:
+    with pytest.raises(ConfigError, match=r"as many features; not \[3, 4\]"):
+        HardNegativeMiner([torch.zeros(2, 3), torch.zeros(2, 4)])
+    with pytest.raises(ConfigError, match="positives of every class"):
+        HardNegativeMiner([])
+
+
+def test_overlaps_with_each_classs_best_object() -> None:
+    proposals, boxes = some_boxes(30), some_boxes(5)
+    labels = torch.tensor([2, 4, 2, 1, 4])
+    found = class_overlaps(proposals, boxes, labels, 4)
+    iou = box_iou(proposals, boxes)
+    for k in range(4):
+        own = iou[:, labels == k + 1]
+        expected = own.max(1).values if own.shape[1] else torch.zeros(30)
+        assert torch.equal(found[:, k], expected)
+    nothing = class_overlaps(proposals, boxes[:0], labels[:0], 4)
+    assert nothing.shape == (30, 4) and not nothing.any()
+    assert class_overlaps(proposals[:0], boxes, labels, 4).shape == (0, 4)
+
+
+def test_the_final_training_is_marked() -> None:
+    positives, seen = a_set()
+    miner = HardNegativeMiner(positives)
+    mine(miner, seen[:3])
+    miner.finish()
+    assert [line.image for line in miner.log] == [0, 0, 0] + [hard_negatives.FINAL] * 3
