@@ -1,6 +1,29 @@
 """Heads: what follows the features of a region."""
 
 from detkit.heads.box_head import BoxPredictor, build_box_head
+from detkit.heads.box_regressor import BoxRegressors, regression_examples
+from detkit.heads.hard_negatives import HardNegativeMiner, SVMSettings, Training, class_overlaps
+from detkit.heads.linear_svm import LinearSVMs, Objective, feature_scale, fit_svm, objective
 from detkit.heads.region_classifier import RegionClassifier, RegionSettings
+from detkit.heads.ridge import Ridge, RidgeSolver, fit_ridge
 
-__all__ = ["BoxPredictor", "RegionClassifier", "RegionSettings", "build_box_head"]
+__all__ = [
+    "BoxPredictor",
+    "BoxRegressors",
+    "HardNegativeMiner",
+    "LinearSVMs",
+    "Objective",
+    "RegionClassifier",
+    "RegionSettings",
+    "Ridge",
+    "RidgeSolver",
+    "SVMSettings",
+    "Training",
+    "build_box_head",
+    "class_overlaps",
+    "feature_scale",
+    "fit_ridge",
+    "fit_svm",
+    "objective",
+    "regression_examples",
+]
