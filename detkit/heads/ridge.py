@@ -82,6 +82,8 @@ class RidgeSolver:
         Raises:
             TrainingError: for features or targets that are not finite.
         """
+        if len(x) == 0:
+            return
         if not torch.isfinite(x.sum(dtype=torch.float64)) or not torch.isfinite(targets).all():
             raise TrainingError("box regression: features or targets that are not finite")
         self._rows += [part.to("cpu", copy=True) for part in x.detach().split(CHUNK)]

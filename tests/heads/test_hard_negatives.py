@@ -136,6 +136,18 @@ def test_the_first_image_trains_at_once_on_all_its_negatives() -> None:
     assert torch.isfinite(miner.svms(seen[0][0])).all()
 
 
+def test_an_svm_is_trained_anew_when_more_than_so_many_negatives_joined() -> None:
+    positives, seen = a_set(classes=1)
+    counting = HardNegativeMiner(positives)
+    joined = [counting.see(i, *image) for i, image in enumerate(seen[:2])]
+    assert joined[1] > 1 and len(counting.log) == 1
+    for retrain_after, trainings in ((joined[1], 1), (joined[1] - 1, 2)):
+        miner = HardNegativeMiner(positives, SVMSettings(retrain_after=retrain_after))
+        mine(miner, seen[:2])
+        assert len(miner.log) == trainings
+    assert (miner.log[1].image, miner.log[1].added) == (1, joined[1])
+
+
 def test_a_log_line_tells_the_objective_on_what_the_svm_learned_from() -> None:
     positives, seen = a_set(classes=1)
     miner = HardNegativeMiner(positives, SVMSettings(C=0.01))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -156,3 +158,9 @@ def test_only_some_regions_of_an_image_are_looked_at() -> None:
     means = sorted(20 / scale for scale in scales)
     assert len(means) > 2 and all(abs(m * 10 - round(m * 10)) < 1e-4 for m in means)  # 10 of them, not all 400
     assert 1.2 < means[0] < 2 < means[-1] < 2.8  # from anywhere
+
+
+def test_the_solvers_are_imported_when_they_are_needed() -> None:
+    code = "import sys, detkit.heads; print([name for name in ('sklearn', 'scipy') if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
