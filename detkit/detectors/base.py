@@ -35,18 +35,49 @@ class Detector(PredictionMixin, L.LightningModule):
 
     All hyper-parameters are plain values: a checkpoint is read with ``weights_only=True``, and it alone is enough to
     predict.
+
+    Args:
+        class_names: the classes, without background. Given by the data set on the command line.
+        preprocessing: what becomes of the images.
+        category_ids: the data set's own ids of these classes, written in predictions. Given by the data set.
+        train_on_difficult: learn difficult objects too; otherwise they are neither object nor background.
+        lr: learning rate of SGD.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        decay_biases: decay biases and batch norms too.
+        bias_lr_factor: learning rate of biases relative to ``lr``; 2 in the papers' solvers.
+        lr_schedule: multistep, cosine or constant.
+        warmup_steps: steps over which the rate rises to ``lr``.
+        warmup_factor: where it begins, relative to ``lr``.
+        lr_milestones: steps at which the rate drops; below 1: as a fraction of the run.
+        lr_gamma: factor of each drop.
+        optimizer: replaces SGD, e.g. {class_path: torch.optim.AdamW, init_args: {lr: 0.0001}}.
+        lr_scheduler: replaces the schedule; it steps per batch.
+        protocol: of the mAP in validation and test: coco, voc07 or voc10.
+
+    Raises:
+        ConfigError: for class names that are missing or twice, or ids that do not go with them.
     """
 
     def __init__(
         self,
         class_names: list[str],
-        category_ids: list[int] | None,
         preprocessing: Preprocessing,
-        optimization: dict[str, Any],
-        optimizer: OptimizerCallable | None,
-        lr_scheduler: LRSchedulerCallable | None,
-        protocol: str,
-        train_on_difficult: bool,
+        category_ids: list[int] | None = None,
+        train_on_difficult: bool = False,
+        lr: float = 0.02,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        decay_biases: bool = True,
+        bias_lr_factor: float = 1.0,
+        lr_schedule: str = "multistep",
+        warmup_steps: int = 500,
+        warmup_factor: float = 0.001,
+        lr_milestones: list[float] = [0.67, 0.92],  # noqa: B006 - never changed
+        lr_gamma: float = 0.1,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        protocol: str = "coco",
     ) -> None:
         super().__init__()
         self.save_plain_hyperparameters()
@@ -57,7 +88,18 @@ class Detector(PredictionMixin, L.LightningModule):
         self.class_names = list(class_names)
         self.category_ids = list(category_ids or range(1, len(class_names) + 1))
         self.preprocessing = preprocessing
-        self.optimization = optimization
+        self.optimization = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "decay_biases": decay_biases,
+            "bias_lr_factor": bias_lr_factor,
+            "lr_schedule": lr_schedule,
+            "warmup_steps": warmup_steps,
+            "warmup_factor": warmup_factor,
+            "lr_milestones": lr_milestones,
+            "lr_gamma": lr_gamma,
+        }
         self.optimizer_callable = optimizer
         self.lr_scheduler_callable = lr_scheduler
         self.metric = MeanAveragePrecision(protocol=protocol, class_names=self.class_names)
@@ -276,8 +318,9 @@ class Detector(PredictionMixin, L.LightningModule):
 
     def save_plain_hyperparameters(self) -> None:
         """Keep the constructors' arguments, without what is no plain value (optimizer and scheduler factories)."""
-        frame = inspect.currentframe().f_back.f_back  # the constructor below; those of its subclasses are found from it
-        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "_proposer"], frame=frame, logger=False)
+        frame = inspect.currentframe().f_back  # the constructor; those of its subclasses are found from it
+        left_out = ["preprocessing", "optimizer", "lr_scheduler", "_proposer"]
+        self.save_hyperparameters(ignore=left_out, frame=frame, logger=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write which detector this is, and its arguments as plain values."""

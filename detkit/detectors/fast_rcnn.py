@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detkit.data.datamodule import STAGES, DetectionDataModule
+from detkit.data.datamodule import DetectionDataModule
 from detkit.data.transforms import HorizontalFlip
 from detkit.detectors.base import Batch
+from detkit.detectors.given_proposals import GivenProposals
 from detkit.detectors.proposal_source import ProposalSource
 from detkit.detectors.region_detector import Encoded, RegionDetector
 from detkit.errors import ConfigError
@@ -21,7 +22,7 @@ from detkit.training import box_statistics
 NORMALIZATIONS = ("per_class", "fixed")
 
 
-class FastRCNN(RegionDetector):
+class FastRCNN(GivenProposals, RegionDetector):
     """Fast R-CNN, trained jointly on its two losses; its proposals are given.
 
     They come as ``proposals`` with the samples, from stores of the data set's splits, which a fit computes where they
@@ -69,11 +70,10 @@ class FastRCNN(RegionDetector):
             raise ConfigError(
                 f"unknown box_normalization {box_normalization!r}; the known ones are {', '.join(NORMALIZATIONS)}"
             )
-        if any(limit is not None and limit < 1 for limit in (*max_proposals, dedup_stride)):
-            raise ConfigError(f"max_proposals {max_proposals} and dedup_stride {dedup_stride} must be at least 1")
-        self.source = ProposalSource(proposal_method, proposal_mode, proposal_options, proposals)
-        self.max_proposals, self.dedup_stride = tuple(max_proposals), dedup_stride
-        self._given: list[str] = []
+        if dedup_stride is not None and dedup_stride < 1:
+            raise ConfigError(f"dedup_stride {dedup_stride} must be at least 1")
+        self.set_source(ProposalSource(proposal_method, proposal_mode, proposal_options, proposals), max_proposals)
+        self.dedup_stride = dedup_stride
         if box_normalization == "per_class":
             self.roi_heads.normalize_per_class(self.num_classes)
         self.test_scales = nn.ModuleList(self.preprocessing.at(size, test_max_size) for size in test_sizes or ())
@@ -94,16 +94,10 @@ class FastRCNN(RegionDetector):
 
     def propose(self, batch: Batch, encoded: Encoded) -> list[Proposals]:
         """The samples' ``proposals``, the best of them and, in test, each once."""
-        given = [sample.get("proposals") for sample in batch]
-        bare = [i for i, boxes in enumerate(given) if boxes is None]
-        if bare:
-            found = self.source.of_images([batch[i]["image"] for i in bare], [batch[i].get("image_id") for i in bare])
-            for i, boxes in zip(bare, found, strict=True):
-                given[i] = boxes
-        return [self._propose_one(boxes, encoded, i) for i, boxes in enumerate(given)]
+        return [self._propose_one(boxes, encoded, i) for i, boxes in enumerate(self.proposals_of(batch))]
 
     def _propose_one(self, boxes: Tensor, encoded: Encoded, index: int) -> Proposals:
-        boxes = encoded.images.to_batch(boxes[: self.max_proposals[0 if self.training else 1]], index)
+        boxes = encoded.images.to_batch(boxes, index)
         if self.dedup_stride is not None and not self.training:
             scale, at_scale = None, boxes
             if isinstance(encoded.features, PyramidFeatures):
@@ -114,27 +108,10 @@ class FastRCNN(RegionDetector):
 
     # -- the data set's proposals --------------------------------------------------------------
 
-    def prepare_data(self) -> None:
-        """Compute the stores that are missing; Lightning calls it on one process of each machine.
-
-        Not with ``fast_dev_run``: it reads a few images, which are searched on the spot.
-        """
-        for split in self._splits(self.trainer.state.fn):
-            annotations = self.trainer.datamodule.annotations(split)
-            if not self.trainer.fast_dev_run or self.source.has(annotations, split):
-                self.source.compute(annotations, split)
-
     def setup(self, stage: str) -> None:
         """Give the data set's samples their proposals; before a fit, measure the regression targets."""
+        super().setup(stage)
         data = self.trainer.datamodule
-        stores = {
-            split: self.source.open(data.annotations(split), split)
-            for split in self._splits(stage)
-            if not self.trainer.fast_dev_run or self.source.has(data.annotations(split), split)
-        }
-        if stores:
-            data.use_proposals(stores)
-            self._given = list(stores)
         normalizer = self.roi_heads.normalizer
         # Weights that were trained with statistics keep them; a run that goes on finds its own in the checkpoint.
         if stage == "fit" and normalizer is not None and not normalizer.known and self.trainer.ckpt_path is None:
@@ -148,11 +125,6 @@ class FastRCNN(RegionDetector):
                     "box_normalization: per_class needs the statistics of the training set: fit with one of detkit's "
                     "data sets, call measure_boxes before, or set box_normalization: fixed"
                 )
-
-    def teardown(self, stage: str) -> None:
-        """Take the proposals back: the next detector may want others."""
-        while self._given:
-            self.trainer.datamodule.proposals.pop(self._given.pop(), None)
 
     def measure_boxes(self, images: Iterable[tuple[Tensor, Tensor, Tensor]], mirrored: bool = False) -> None:
         """Set the regression targets' statistics (``box_normalization: per_class``).
@@ -175,13 +147,3 @@ class FastRCNN(RegionDetector):
             learnt = ~(truth["crowd"] if self.train_on_difficult else truth["crowd"] | truth["difficult"])
             boxes = torch.as_tensor(proposals[annotations.image_id(i)], dtype=torch.float32).reshape(-1, 4)
             yield boxes[: self.max_proposals[0]], truth["boxes"][learnt], truth["labels"][learnt]
-
-    def _splits(self, stage: str) -> list[str]:
-        """The splits of the trainer's data set that a stage reads, and that nobody has given proposals."""
-        data = self.trainer.datamodule
-        if not isinstance(data, DetectionDataModule):
-            return []
-        splits = [data.test_split if split == "test" else split for split in STAGES[stage]]
-        if stage == "fit" and self.trainer.limit_val_batches == 0:
-            splits.remove("val")
-        return [split for split in splits if split not in data.proposals and data.annotations(split) is not None]

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from detkit.detectors.base import Batch, Detector
@@ -36,7 +35,6 @@ class RegionDetector(Detector):
 
     Args:
         class_names: the classes, without background. Given by the data set on the command line.
-        category_ids: the data set's own ids of these classes, written in predictions. Given by the data set.
         backbone: alexnet, vgg16, resnet18, resnet34, resnet50, resnet101, mobilenet_v2, mobilenet_v3_large,
             squeezenet1_0, or tiny (small images, from scratch).
         fpn: put a feature pyramid on the backbone.
@@ -75,20 +73,7 @@ class RegionDetector(Detector):
         max_candidates: best detections of each class that enter suppression, 100 in Fast R-CNN; null: all.
         nms_threshold: IoU within a class above which the lower detection is suppressed.
         max_detections: of an image.
-        train_on_difficult: learn difficult objects too; otherwise they are neither object nor background.
-        lr: learning rate of SGD.
-        momentum: of SGD.
-        weight_decay: of SGD.
-        decay_biases: decay biases and batch norms too.
-        bias_lr_factor: learning rate of biases relative to ``lr``; 2 in the paper's solver.
-        lr_schedule: multistep, cosine or constant.
-        warmup_steps: steps over which the rate rises to ``lr``.
-        warmup_factor: where it begins, relative to ``lr``.
-        lr_milestones: steps at which the rate drops; below 1: as a fraction of the run.
-        lr_gamma: factor of each drop.
-        optimizer: replaces SGD, e.g. {class_path: torch.optim.AdamW, init_args: {lr: 0.0001}}.
-        lr_scheduler: replaces the schedule; it steps per batch.
-        protocol: of the mAP in validation and test: coco, voc07 or voc10.
+        shared: arguments of `Detector`.
 
     Raises:
         ConfigError: for an unknown name, or numbers that do not fit together.
@@ -98,7 +83,6 @@ class RegionDetector(Detector):
     def __init__(
         self,
         class_names: list[str],
-        category_ids: list[int] | None = None,
         backbone: str = "resnet50",
         fpn: bool = True,
         weights: str | None = None,
@@ -134,45 +118,11 @@ class RegionDetector(Detector):
         max_candidates: int | None = None,
         nms_threshold: float = 0.5,
         max_detections: int = 100,
-        train_on_difficult: bool = False,
-        lr: float = 0.02,
-        momentum: float = 0.9,
-        weight_decay: float = 1e-4,
-        decay_biases: bool = True,
-        bias_lr_factor: float = 1.0,
-        lr_schedule: str = "multistep",
-        warmup_steps: int = 500,
-        warmup_factor: float = 0.001,
-        lr_milestones: list[float] = [0.67, 0.92],  # noqa: B006
-        lr_gamma: float = 0.1,
-        optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        protocol: str = "coco",
         _proposer: Callable[[Backbone], nn.Module] | None = None,
+        **shared: Any,
     ) -> None:
-        optimization = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "decay_biases": decay_biases,
-            "bias_lr_factor": bias_lr_factor,
-            "lr_schedule": lr_schedule,
-            "warmup_steps": warmup_steps,
-            "warmup_factor": warmup_factor,
-            "lr_milestones": lr_milestones,
-            "lr_gamma": lr_gamma,
-        }
         preprocessing = Preprocessing(min_size, max_size, image_mean, image_std, size_divisor, channels_last)
-        super().__init__(
-            class_names,
-            category_ids,
-            preprocessing,
-            optimization,
-            optimizer,
-            lr_scheduler,
-            protocol,
-            train_on_difficult,
-        )
+        super().__init__(class_names, preprocessing, **shared)
         self.backbone, top = build_backbone(
             backbone,
             fpn=fpn,
