@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import lightning as L
-from torch.utils.data import DataLoader
+import numpy as np
 
-from detkit.data.annotations import Annotations, check_class_names
+from detkit.data.annotations import Annotations
 from detkit.data.dataset import DetectionDataset
-from detkit.data.loaders import default_workers, make_eval_loader, make_train_loader, resume_position
-from detkit.data.sampler import TrainSampler
+from detkit.data.module import STAGES, DataModule
 from detkit.data.summary import DataSummary
 from detkit.data.transforms import make_transform
-from detkit.errors import ConfigError, DataError
+from detkit.errors import ConfigError
 from detkit.proposals.store import ProposalStore
 
-STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
+__all__ = ["STAGES", "DetectionDataModule"]
 
 
-class DetectionDataModule(L.LightningDataModule):
+class DetectionDataModule(DataModule):
     """Base of the data sets. A subclass says how a split is read (`read`) and sets the classes.
 
     Args:
@@ -51,41 +48,18 @@ class DetectionDataModule(L.LightningDataModule):
         group_by_aspect: bool = False,
         class_names: list[str] | None = None,
     ) -> None:
-        super().__init__()
-        eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
-        num_workers = default_workers() if num_workers is None else num_workers
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("seed", seed, 0),
-        ):
-            if value < least:
-                raise ConfigError(f"{name} must be at least {least}, got {value}")
-        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
-        self.transforms, self.seed, self.group_by_aspect = transforms, seed, group_by_aspect
-        self.class_names: list[str] = [] if class_names is None else check_class_names(class_names)
-        self.category_ids: list[int] = list(range(1, len(self.class_names) + 1))
+        super().__init__(batch_size, eval_batch_size, num_workers, transforms, seed, class_names)
+        self.group_by_aspect = group_by_aspect
         self.proposals: dict[str, Mapping[str | int, Any]] = {}
         self._annotations: dict[str, Annotations | None] = {}
         self._datasets: dict[str, DetectionDataset] = {}
         self._printed = False
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes without background."""
-        return len(self.class_names)
 
     # -- for subclasses ------------------------------------------------------
 
     def read(self, split: str) -> Annotations | None:
         """Read "train", "val" or "test" from disk; None where the data set has no such split."""
         raise NotImplementedError(f"{type(self).__name__} must implement read")
-
-    def _set_classes(self, names: Sequence[str], category_ids: Sequence[int] | None = None) -> None:
-        self.class_names = check_class_names(names)
-        self.category_ids = list(category_ids) if category_ids is not None else list(range(1, len(names) + 1))
 
     # -- for everyone --------------------------------------------------------
 
@@ -143,11 +117,6 @@ class DetectionDataModule(L.LightningDataModule):
             found.check(annotations.image_ids, annotations.widths, annotations.heights)
         return found
 
-    @property
-    def test_split(self) -> str:
-        """The split that `test` reads: "test", or "val" where there is no other."""
-        return "test"
-
     def summary(self, splits: Sequence[str] = ("train", "val", "test")) -> DataSummary:
         """What the splits hold and what was found in them."""
         read = {split: self.annotations(split) for split in splits}
@@ -164,32 +133,5 @@ class DetectionDataModule(L.LightningDataModule):
             self._printed = True
             self.summary(splits).print()
 
-    def train_dataloader(self) -> DataLoader:
-        """Augmented samples in seeded random order."""
-        dataset = self._required("train")
-        wide = dataset.annotations.wide if self.group_by_aspect else None
-        sampler = TrainSampler(len(dataset), self.seed, self.batch_size, wide)
-        if self.trainer is not None:
-            epoch, batches = resume_position(self.trainer)
-            sampler.set_epoch(epoch)
-            sampler.skip = (epoch, batches * self.batch_size)
-        return make_train_loader(dataset, sampler, self.batch_size, self.num_workers)
-
-    def val_dataloader(self) -> DataLoader | list[Any]:
-        """Validation samples in order; an empty list where there is no validation set."""
-        dataset = self.dataset("val")
-        return [] if dataset is None else make_eval_loader(dataset, self.eval_batch_size, self.num_workers)
-
-    def test_dataloader(self) -> DataLoader:
-        """Test samples in order."""
-        return make_eval_loader(self._required("test"), self.eval_batch_size, self.num_workers)
-
-    def predict_dataloader(self) -> DataLoader:
-        """The images to predict on: those of the test set."""
-        return self.test_dataloader()
-
-    def _required(self, split: str) -> DetectionDataset:
-        dataset = self.dataset(split)
-        if dataset is None:
-            raise DataError(f"{type(self).__name__}: there is no {split} set; name one")
-        return dataset
+    def _wide(self, dataset: DetectionDataset) -> np.ndarray | None:
+        return dataset.annotations.wide if self.group_by_aspect else None
