@@ -13,18 +13,19 @@ from detkit.errors import DetkitError
 
 if TYPE_CHECKING:
     from detkit import boxes, data, evaluation, proposals
-    from detkit.detectors import FasterRCNN, FastRCNN
+    from detkit.detectors import RCNN, FasterRCNN, FastRCNN
     from detkit.detectors.loading import load
     from detkit.drawing import draw
 
 _WHERE = {
-    **dict.fromkeys(("FastRCNN", "FasterRCNN"), "detkit.detectors"),
+    **dict.fromkeys(("RCNN", "FastRCNN", "FasterRCNN"), "detkit.detectors"),
     "load": "detkit.detectors.loading",
     "draw": "detkit.drawing",
 }
 _ROOMS = ("boxes", "data", "detectors", "evaluation", "features", "heads", "proposals", "training")
 
 __all__ = [
+    "RCNN",
     "DetkitError",
     "FastRCNN",
     "FasterRCNN",

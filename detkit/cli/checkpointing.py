@@ -57,6 +57,17 @@ class BestCheckpoint(ModelCheckpoint):
         }
         super().load_state_dict(state)
 
+    def on_stage_end(self, trainer: Trainer, complete: bool) -> None:
+        """A fit of several stages has ended one; the complete detector is the best, whatever was better on the way."""
+        if not complete or trainer.fast_dev_run:
+            return
+        path = os.path.join(str(self.dirpath), "best.ckpt")
+        value = trainer.callback_metrics.get(self.monitor)
+        self.best_model_path = self.kth_best_model_path = path
+        self.best_model_score = None if value is None else value.detach().cpu()
+        self.best_k_models = {} if value is None else {path: self.best_model_score}
+        self._save_checkpoint(trainer, path)
+
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         # Lightning writes over the old best; a run killed meanwhile would be left with neither.
         super()._save_checkpoint(trainer, f"{filepath}.part")
@@ -85,6 +96,10 @@ class LastCheckpoint(Checkpoint):
         """After a validation inside an epoch."""
         if not trainer.sanity_checking and trainer.state.fn == "fit" and trainer.val_check_interval != 1.0:
             self._save(trainer)
+
+    def on_stage_end(self, trainer: Trainer, complete: bool) -> None:
+        """A fit of several stages has ended one."""
+        self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
         if not trainer.fast_dev_run:

@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 
-SHOWN = ("train/loss", "val/loss", "val/map", "val/map_50")
+SHOWN = ("train/loss", "val/loss", "val/accuracy", "val/map", "val/map_50")
 
 
 class EpochBar(RichProgressBar):
@@ -18,11 +18,20 @@ class EpochBar(RichProgressBar):
 
     def __init__(self) -> None:
         super().__init__(leave=True)
+        self._of_stage = ""
 
     def _update_metrics(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Reading the loss makes the device wait: only as often as it is logged anyway.
         if not trainer.training or trainer.fit_loop.epoch_loop.total_batch_idx % trainer.log_every_n_steps == 0:
             super()._update_metrics(trainer, pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Learns which stage the epochs are of."""
+        super().on_train_start(trainer, pl_module)
+        self._of_stage = _stage(pl_module)
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return self._of_stage + super()._get_train_description(current_epoch)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """What stands beside the bar."""
@@ -73,7 +82,7 @@ class EpochLines(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Says how far a long epoch is."""
-        self._say(f"epoch {_epoch(trainer)}", batch_idx, [trainer.num_training_batches])
+        self._say(f"{_stage(pl_module)}epoch {_epoch(trainer)}", batch_idx, [trainer.num_training_batches])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The epoch in one line: steps, seconds, losses, and the mAP with its protocol."""
@@ -82,7 +91,9 @@ class EpochLines(ProgressBar):
         seconds = time.monotonic() - self._epoch_start
         if any(k.startswith("val/map") for k in values):
             shown += f" ({_protocol(pl_module)})"
-        self.print(f"epoch {_epoch(trainer)}  step {trainer.global_step}  {seconds:.1f} s  {shown}".rstrip())
+        self.print(
+            f"{_stage(pl_module)}epoch {_epoch(trainer)}  step {trainer.global_step}  {seconds:.1f} s  {shown}".rstrip()
+        )
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
@@ -112,6 +123,11 @@ class EpochLines(ProgressBar):
 def _epoch(trainer: Trainer) -> str:
     last = trainer.max_epochs
     return f"{trainer.current_epoch + 1}/{last}" if last is not None and last > 0 else f"{trainer.current_epoch + 1}"
+
+
+def _stage(module: LightningModule) -> str:
+    """The stage that a fit of several is in."""
+    return f"{stage}, " if (stage := getattr(module, "stage", "")) else ""
 
 
 def _protocol(module: LightningModule) -> str:

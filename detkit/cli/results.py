@@ -15,6 +15,7 @@ from detkit.errors import DataError
 from detkit.files import plain
 
 NAMES = {
+    "accuracy": "accuracy",
     "map": "AP",
     "map_50": "AP50",
     "map_75": "AP75",
@@ -31,11 +32,11 @@ NAMES = {
 
 
 def print_metrics(metrics: Mapping[str, Any], title: str, console: Console | None = None) -> None:
-    """Prints the protocol, the AP numbers and the AP of each class.
+    """Prints the protocol, the AP numbers (or a classifier's accuracy) and those of each class.
 
     Args:
-        metrics: as `Detector.last_metrics` keeps them: numbers by torchmetrics' names (in 0..1), `map_per_class` by
-            class name, `num_over_limit` detections beyond `max_detections`, and `protocol`.
+        metrics: as `Detector.last_metrics` keeps them: numbers by torchmetrics' names (in 0..1), `map_per_class` (or
+            `accuracy_per_class`) by class name, `num_over_limit` detections beyond `max_detections`, and `protocol`.
         title: what was evaluated.
         console: where to; standard output by default.
     """
@@ -48,16 +49,31 @@ def print_metrics(metrics: Mapping[str, Any], title: str, console: Console | Non
             table.add_row(NAMES[key], _number(value))
         elif isinstance(value, float) and key.startswith(("map_", "mar_")):
             table.add_row(_name(key), _number(value))
-    per_class = plain(metrics.get("map_per_class") or {})
-    if per_class:
-        table.add_section()
+    for key, short in (("map_per_class", "AP"), ("accuracy_per_class", "accuracy")):
+        per_class = plain(metrics.get(key) or {})
+        if per_class:
+            table.add_section()
         for name, value in per_class.items():
-            table.add_row(escape(f"AP {name}"), _number(value))
+            table.add_row(escape(f"{short} {name}"), _number(value))
     console.print(f"\n{escape(title)}\n{escape(str(metrics.get('protocol', '')))}", highlight=False)
     console.print(table)
+    if ablation := plain(metrics.get("ablation")):
+        _print_ablation(ablation, console)
     if over_limit := metrics.get("num_over_limit"):
         best = f"the {metrics['max_detections']:,} best of their image and class"
         console.print(f"not counted: {over_limit:,} detections beyond {best}", highlight=False)
+
+
+def _print_ablation(rows: list[dict[str, Any]], console: Console) -> None:
+    """The ways in which an R-CNN's weights can detect, and what each gains over the plainest."""
+    table = Table()
+    for column in ("variant", "AP", "AP50", "gain"):
+        table.add_column(column, justify="left" if column == "variant" else "right")
+    for row in rows:
+        gain = "" if None in (row["map"], rows[0]["map"]) else f"{row['map'] - rows[0]['map']:+.3f}"
+        name = row["variant"] + " (used)" * row["used"]
+        table.add_row(escape(name), _number(row["map"]), _number(row["map_50"]), gain)
+    console.print(table)
 
 
 def print_baseline(metrics: Mapping[str, Any], baseline: Mapping[str, Any], console: Console | None = None) -> None:

@@ -119,7 +119,7 @@ def build_backbone(
     top = None
     if not fpn and spec.top_is_fully_connected:
         # torchvision's classifier: VGG fc6, relu, drop, fc7, relu, drop, fc8; AlexNet drop, fc6, relu, drop, fc7, ...
-        top = nn.Sequential(nn.Flatten(), *_without_last_linear(network.classifier))
+        top = nn.Sequential(nn.Flatten(), *without_last_linear(network.classifier))
     elif not fpn and spec.top:
         top = nn.Sequential(
             OrderedDict((layer, layers[layer]) for layer in spec.top),
@@ -133,7 +133,8 @@ def build_backbone(
     return backbone, top
 
 
-def _without_last_linear(classifier: nn.Sequential) -> list[nn.Module]:
+def without_last_linear(classifier: nn.Sequential) -> list[nn.Module]:
+    """The layers before the last linear one, which knows the classes of its own training set."""
     layers = list(classifier)
     last = max(i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear))
     return layers[:last]

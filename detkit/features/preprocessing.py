@@ -31,6 +31,11 @@ class ImageBatch:
     sizes: list[tuple[int, int]]
     original_sizes: list[tuple[int, int]]
 
+    def __getitem__(self, index: int) -> Tensor:
+        """One image (3, h, w) without its padding."""
+        height, width = self.sizes[index]
+        return self.tensor[index, :, :height, :width]
+
     def to_batch(self, boxes: Tensor, index: int) -> Tensor:
         """Boxes (N, 4) in the original image's pixels, in those of the batch."""
         return boxes * self._scale(boxes, index)
@@ -54,7 +59,8 @@ class Preprocessing(nn.Module):
     """Resize the shorter side to ``min_size`` (at most ``max_size`` for the longer), normalise, pad, batch.
 
     Args:
-        min_size: pixels of the shorter side; several values are drawn from in training, the last serves otherwise.
+        min_size: pixels of the shorter side; several values are drawn from in training, the last serves otherwise;
+            None leaves the images as they are.
         max_size: limit for the longer side.
         mean, std: per RGB channel, for values from 0 to 1.
         divisor: height and width of the batch become multiples of it.
@@ -63,7 +69,7 @@ class Preprocessing(nn.Module):
 
     def __init__(
         self,
-        min_size: int | list[int],
+        min_size: int | list[int] | None,
         max_size: int,
         mean: list[float],
         std: list[float],
@@ -71,8 +77,9 @@ class Preprocessing(nn.Module):
         channels_last: bool = False,
     ) -> None:
         super().__init__()
-        self.min_sizes = [min_size] if isinstance(min_size, int) else list(min_size)
-        if not self.min_sizes or min(self.min_sizes) < 1 or max_size < max(self.min_sizes):
+        self.min_sizes = None if min_size is None else [min_size] if isinstance(min_size, int) else list(min_size)
+        sizes = self.min_sizes
+        if sizes is not None and (not sizes or min(sizes) < 1 or max_size < max(sizes)):
             raise ConfigError(f"min_size {min_size} must be at least 1 and at most max_size {max_size}")
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ConfigError(f"image_mean {mean} and image_std {std} need three values each, std above 0")
@@ -112,6 +119,8 @@ class Preprocessing(nn.Module):
 
     def size_of(self, height: int, width: int) -> tuple[int, int]:
         """The size that an image of that size is resized to; drawn among ``min_sizes`` in training mode."""
+        if self.min_sizes is None:
+            return height, width
         side = self.min_sizes[-1]
         if self.training and len(self.min_sizes) > 1:
             side = self.min_sizes[int(torch.randint(len(self.min_sizes), (1,)))]

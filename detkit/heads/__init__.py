@@ -2,14 +2,18 @@
 
 from detkit.heads.box_head import BoxPredictor, build_box_head
 from detkit.heads.box_regressor import BoxRegressors, regression_examples
+from detkit.heads.crop_classifier import CropClassifier, CropSettings, Variant
 from detkit.heads.hard_negatives import HardNegativeMiner, SVMSettings, Training, class_overlaps
 from detkit.heads.linear_svm import LinearSVMs, Objective, feature_scale, fit_svm, objective
 from detkit.heads.region_classifier import RegionClassifier, RegionSettings
 from detkit.heads.ridge import Ridge, RidgeSolver, fit_ridge
+from detkit.heads.set_limit import SetLimit
 
 __all__ = [
     "BoxPredictor",
     "BoxRegressors",
+    "CropClassifier",
+    "CropSettings",
     "HardNegativeMiner",
     "LinearSVMs",
     "Objective",
@@ -18,7 +22,9 @@ __all__ = [
     "Ridge",
     "RidgeSolver",
     "SVMSettings",
+    "SetLimit",
     "Training",
+    "Variant",
     "build_box_head",
     "class_overlaps",
     "feature_scale",

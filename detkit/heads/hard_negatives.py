@@ -21,7 +21,7 @@ from torch import Tensor
 
 from detkit.boxes import box_iou
 from detkit.errors import CheckpointError, ConfigError, TrainingError
-from detkit.heads.linear_svm import LinearSVMs, Objective, fit_svm, objective
+from detkit.heads.linear_svm import ROUGH, TOLERANCES, LinearSVMs, Objective, fit_svm, objective
 from detkit.heads.negative_rows import NegativeRows
 
 FINAL = -1  # as the image of a training that no image asked for
@@ -204,7 +204,8 @@ class HardNegativeMiner:
         of_positives, of_negatives = x.numpy()[: len(positives)], x.numpy()[len(positives) :]
         y = np.arange(len(x)) < len(positives)
         costs = {"C": s.C, "positive_weight": s.positive_weight, "bias_feature": s.bias_feature}
-        weight, bias = fit_svm(x.numpy(), y, **costs)
+        tolerances = TOLERANCES if image == FINAL else ROUGH
+        weight, bias = fit_svm(x.numpy(), y, **costs, tolerances=tolerances)
         parts = objective(weight, bias, of_positives, of_negatives, **costs)
         easy = of_negatives @ weight.astype(np.float64) + bias < s.evict_margin
         self.rows.drop(k, places[easy])

@@ -18,9 +18,11 @@ from detkit.errors import TrainingError
 CHUNK = 1024  # examples that are in double precision at a time
 
 #: Each accuracy of the margins is tried for this many sweeps over the examples; the last is liblinear's own default,
-#: with which the authors trained.
-TOLERANCES = (1e-4, 1e-3, 1e-2, 1e-1)
-SWEEPS = 2000
+#: with which the authors trained, as are the sweeps.
+TOLERANCES = (1e-3, 1e-2, 1e-1)
+#: For SVMs that only find the next negatives.
+ROUGH = (1e-1,)
+SWEEPS = 1000
 
 
 class LinearSVMs(nn.Module):

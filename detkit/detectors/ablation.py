@@ -1,0 +1,69 @@
+"""Softmax or SVMs, with or without box regressors: the mAP of each, from one reading of the features."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from detkit.evaluation import MeanAveragePrecision
+from detkit.heads import SetLimit
+
+if TYPE_CHECKING:
+    from detkit.detectors.base import Batch
+    from detkit.detectors.rcnn import RCNN
+    from detkit.heads import Variant
+
+
+class Ablation:
+    """A metric for each of the ways in which a trained `RCNN` can detect (the paper's table 2).
+
+    That of the model's own variant is the model's own metric.
+
+    Args:
+        model: all of whose variants are compared.
+        max_per_set: see `SetLimit`; None: no limit.
+    """
+
+    def __init__(self, model: RCNN, max_per_set: int | None = None) -> None:
+        self.model, self.variants = model, model.roi_heads.variants
+        self.metrics: dict[Variant, MeanAveragePrecision] = {
+            variant: MeanAveragePrecision(model.metric.protocol.name, model.class_names) for variant in self.variants
+        }
+        self.metrics[model.roi_heads.variant] = model.metric
+        self.limits: dict[Variant, SetLimit] = {}
+        if max_per_set is not None:
+            self.limits = {variant: SetLimit(model.num_classes, max_per_set) for variant in self.variants}
+        self._held: list[tuple[Variant, list[dict[str, Any]], list[dict[str, Any]]]] = []
+
+    def update(self, batch: Batch) -> None:
+        """Take in a batch."""
+        found = self.model.detect_variants(batch, self.variants, limits=self.limits)
+        for variant, detections in zip(self.variants, found, strict=True):
+            if self.limits:
+                bare = [{k: v for k, v in sample.items() if k not in ("image", "proposals")} for sample in batch]
+                self._held.append((variant, detections, bare))
+            else:
+                self.metrics[variant].update(detections, batch)
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Plain numbers of each variant: map, map_50 (NaN where the protocol has none), and whether it is the model's.
+
+        The model's own metric is not reset.
+        """
+        for variant, detections, samples in self._held:
+            self.metrics[variant].update([self.limits[variant].keep(found) for found in detections], samples)
+        self._held.clear()
+        rows = []
+        for variant, metric in self.metrics.items():
+            result = metric.compute()
+            numbers = {name: float(result.get(name, float("nan"))) for name in ("map", "map_50")}
+            rows.append({"variant": str(variant), **numbers, "used": variant == self.model.roi_heads.variant})
+        return rows
+
+
+def ablation_table(rows: list[dict[str, Any]], title: str) -> str:
+    """The rows as text, each with what it gains over the first."""
+    lines = [title, f"{'':<18}{'AP':>8}{'AP50':>8}{'gain':>8}"]
+    for row in rows:
+        numbers = f"{row['map']:>8.3f}{row['map_50']:>8.3f}{row['map'] - rows[0]['map']:>+8.3f}"
+        lines.append(f"{row['variant']:<18}{numbers}" + "  (used)" * row["used"])
+    return "\n".join(lines)

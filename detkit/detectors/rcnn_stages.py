@@ -1,0 +1,233 @@
+"""What a fit of R-CNN does after fine-tuning: features, linear SVMs, box regressors, and the comparison of all four.
+
+Each stage ends with a checkpoint. A fit that goes on from it (`--ckpt_path last`) begins with the stage that was
+stopped; of the features it has what is on the disk.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from detkit.data.datamodule import DetectionDataModule
+from detkit.data.dataset import DetectionDataset
+from detkit.data.loaders import make_eval_loader
+from detkit.detectors.ablation import Ablation, ablation_table
+from detkit.detectors.region_features import RegionFeatures, digest
+from detkit.detectors.region_learning import learn_boxes, learn_svms
+from detkit.detectors.training_regions import TrainingRegions
+from detkit.errors import ConfigError
+from detkit.features import CropFeatures
+from detkit.files import write_beside
+from detkit.heads import HardNegativeMiner, Training
+from detkit.progress import Progress, duration
+
+if TYPE_CHECKING:
+    from detkit.detectors.rcnn import RCNN
+
+#: In this order; a checkpoint says which of them it has behind it.
+FINE_TUNING, SVMS, BOXES, COMPARISON = STAGES = ("fine-tuning", "SVMs", "box regressors", "comparison")
+
+
+class StagesMixin:
+    """The hooks by which a fit goes through the stages, for `RCNN`."""
+
+    stage: str = FINE_TUNING
+
+    def on_fit_start(self) -> None:
+        """Refuse a data set that the later stages cannot learn from before the first stage begins."""
+        super().on_fit_start()
+        stages = Stages(self)
+        if stages.todo() and not isinstance(self.trainer.datamodule, DetectionDataModule):
+            raise ConfigError(
+                "R-CNN's SVMs and box regressors learn from one of detkit's data sets: fit with trainer.fit(model, "
+                "datamodule), or set classifier: softmax and box_regression: false"
+            )
+
+    def on_train_start(self) -> None:
+        """More fine-tuning makes what was learnt on the features stale."""
+        super().on_train_start()
+        self.stage = FINE_TUNING
+        for part in (self.roi_heads.svms, self.roi_heads.box_regressors):
+            part.trained.fill_(False)
+
+    def on_fit_end(self) -> None:
+        """Go through the stages that are left. Lightning calls it after the last epoch, also where none was left."""
+        super().on_fit_end()
+        if not self.trainer.interrupted:
+            Stages(self).run()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the stage."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["detkit"]["stage"] = self.stage
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on behind the stage that was saved."""
+        super().on_load_checkpoint(checkpoint)
+        self.stage = checkpoint["detkit"]["stage"]
+
+
+class Stages:
+    """The stages after fine-tuning, on the trainer's device.
+
+    Args:
+        model: fine-tuned, within a fit that is at its end.
+    """
+
+    def __init__(self, model: RCNN) -> None:
+        self.model, self.trainer, self.settings = model, model.trainer, model.stage_settings
+        self.heads = model.roi_heads
+        self.first = self.trainer.global_rank == 0
+        self.features: RegionFeatures | None = None
+
+    @property
+    def data(self) -> DetectionDataModule:
+        """The data set of the fit."""
+        return self.trainer.datamodule
+
+    def todo(self) -> list[str]:
+        """The stages that are left."""
+        wanted = self.heads.settings
+        stages = [SVMS] * (wanted.classifier == "svm") + [BOXES] * wanted.box_regression
+        stages += [COMPARISON] * bool(stages)
+        return [stage for stage in stages if STAGES.index(stage) > STAGES.index(self.model.stage)]
+
+    def run(self) -> None:
+        """All that are left, each with a checkpoint behind it."""
+        todo, model = self.todo(), self.model
+        if not todo:
+            return
+        model.to(self.trainer.strategy.root_device)  # Lightning has put it onto the CPU
+        modes = [(module, module.training) for module in model.modules()]
+        model.eval()
+        with torch.no_grad():
+            if todo != [COMPARISON]:
+                self.features = self.fill()
+            for stage in todo:
+                {SVMS: self.svms, BOXES: self.boxes, COMPARISON: self.compare}[stage]()
+                model.stage = stage
+                self._checkpoint(complete=stage == COMPARISON)
+        for module, training in modes:
+            module.training = training
+        if self.features is not None and self.first and not self.settings.keep_features:
+            self.features.remove()
+
+    # -- the stages ----------------------------------------------------------------------------
+
+    def fill(self) -> RegionFeatures:
+        """Features of the training split, shared out among the ranks."""
+        annotations = self.data.annotations("train")
+        few = int(self.trainer.fast_dev_run) * self.data.batch_size or None
+        proposals = self.data.proposals.get("train")
+        if proposals is None:  # fast_dev_run: so few images serve
+            proposals = self.model.source.of_first(annotations, min(few or len(annotations), len(annotations)))
+        regions = TrainingRegions(
+            annotations,
+            proposals,
+            self.model.num_classes,
+            self.model.max_proposals[0],
+            self.model.train_on_difficult,
+            self.settings.box_min_iou,
+            few,
+        )
+        network, reader = self.model.network, self.model.reader
+        about = [reader.mode, reader.context, network.crop_size, self.model.preprocessing.min_sizes, reader.bf16]
+        about += [self.model.max_proposals[0], self.settings.box_min_iou, self.settings.feature_budget, few]
+        about += [annotations.root, len(annotations), self.model.hparams["proposal_method"]]
+        about += [self.model.train_on_difficult, str(getattr(proposals, "path", ""))]
+        folder = Path(self.trainer.default_root_dir) / "features" / digest(network, {"of": about})
+        features = RegionFeatures(
+            regions,
+            DetectionDataset(annotations),
+            self._read,
+            (network.pool5_features, network.fc7_features),
+            folder,
+            self.settings.feature_budget,
+        )
+        kind = "of all regions" if features.complete else "of ground truth and the regressors' examples"
+        self.say(
+            f"features {kind}: {len(regions):,} images, {features.bytes / 1e9:.2f} GB (budget "
+            f"{self.settings.feature_budget:g} GB) in {folder}"
+        )
+        features.todo = features.todo[self.trainer.global_rank :: self.trainer.world_size]
+        features.fill(lambda dataset: make_eval_loader(dataset, 1, self.data.num_workers), self.first)
+        self.trainer.strategy.barrier("features")
+        return features
+
+    def svms(self) -> None:
+        """One linear SVM a class, learnt by the first rank."""
+        began, svms = time.monotonic(), self.heads.svms
+        if self.first:
+            miner = learn_svms(self.features, svms, self.settings)
+            self._write_log(miner)
+            names = [name for name, trained in zip(self.model.class_names, svms.trained, strict=True) if not trained]
+            lacking = f"; n/a for want of examples: {', '.join(names)}" if names else ""
+            found = f"{int(svms.trained.sum())} classes, {len(miner.rows):,} hard negatives{lacking}"
+            self.say(f"SVMs: {found}, in {duration(time.monotonic() - began)}")
+        self._share(svms)
+
+    def boxes(self) -> None:
+        """Four ridge regressors a class, learnt by the first rank."""
+        began, regressors = time.monotonic(), self.heads.box_regressors
+        if self.first:
+            counts = learn_boxes(self.features, regressors, self.settings.box_lambda)
+            found = f"{int((counts > 0).sum())} classes, {int(counts.sum()):,} examples"
+            self.say(f"box regressors: {found}, in {duration(time.monotonic() - began)}")
+        self._share(regressors)
+
+    def compare(self) -> None:
+        """The four ways to detect, on the validation split."""
+        annotations = self.data.annotations("val")
+        if annotations is None or self.trainer.limit_val_batches == 0:
+            return
+        loader, model = self.data.val_dataloader(), self.model
+        ablation = Ablation(model)
+        with Progress("validation", len(loader), unit="batches", show=self.first) as progress:
+            for number, batch in enumerate(loader):
+                if self.trainer.fast_dev_run and number >= int(self.trainer.fast_dev_run):
+                    break
+                ablation.update(model.transfer_batch_to_device(batch, model.device, 0))
+                progress.step()
+        rows = ablation.finish()
+        self.say(ablation_table(rows, f"validation, {model.metric.protocol.description}"))
+        for name in ("map", "map_50"):
+            (value,) = (row[name] for row in rows if row["used"])
+            self.trainer.callback_metrics[f"val/{name}"] = torch.tensor(value)
+        model.metric.reset()
+
+    # -- parts ---------------------------------------------------------------------------------
+
+    def _read(self, sample: dict[str, Any], boxes: Tensor) -> CropFeatures:
+        model = self.model
+        images = model.prepare([sample])
+        return model.reader.read(images[0], images.to_batch(boxes, 0).to(model.device))
+
+    def _share(self, module: torch.nn.Module) -> None:
+        """What the first rank has learnt, for all."""
+        state = self.trainer.strategy.broadcast({k: v.cpu() for k, v in module.state_dict().items()})
+        module.load_state_dict(state)
+
+    def _checkpoint(self, complete: bool) -> None:
+        for callback in self.trainer.callbacks:
+            if hasattr(callback, "on_stage_end"):
+                callback.on_stage_end(self.trainer, complete)
+
+    def _write_log(self, miner: HardNegativeMiner) -> None:
+        """`svm_mining.csv` in the run's folder, a line for each training of an SVM."""
+        if self.trainer.log_dir is None or self.trainer.fast_dev_run:
+            return
+        lines = [",".join(["class", *Training._fields[1:], "objective"])]
+        for row in miner.log:
+            values = [self.model.class_names[row.label - 1], *row[1:], row.objective]
+            lines.append(",".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in values))
+        write_beside(Path(self.trainer.log_dir) / "svm_mining.csv", "\n".join(lines) + "\n")
+
+    def say(self, text: str) -> None:
+        """Once, whatever the number of ranks."""
+        if self.first:
+            print(text, flush=True)

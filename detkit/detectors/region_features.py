@@ -1,0 +1,152 @@
+"""The features of a training split's regions, in half precision on disk while R-CNN's SVMs and regressors learn.
+
+The authors kept pool5 of every proposal: 200 GB for VOC 2007 (papers.md 2.1). Here pool5 is kept of the box regressors'
+examples only, a few dozen of an image's 2,000 regions; and fc7 of all regions if that fits the budget, otherwise of the
+ground truth only, and computed again in each pass of the mining.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from detkit.detectors.training_regions import ImageRegions, TrainingRegions
+from detkit.errors import ConfigError, DataError
+from detkit.features import CropFeatures
+from detkit.files import plain
+from detkit.progress import Progress
+
+#: Reads the features of boxes (N, 4), in the image's own pixels, of a sample.
+Read = Callable[[dict[str, Any], Tensor], CropFeatures]
+
+
+class RegionFeatures:
+    """Fills and reads the files, one for each image: a fit that is stopped goes on behind the last of them.
+
+    Args:
+        regions: of the split.
+        dataset: its samples, without augmentation.
+        read: the network.
+        sizes: D5 and D7.
+        folder: where the files go; they are this network's and these regions'.
+        budget: GB that they may take.
+
+    Raises:
+        ConfigError: if the disk has not as much room as is needed.
+    """
+
+    def __init__(
+        self,
+        regions: TrainingRegions,
+        dataset: Dataset,
+        read: Read,
+        sizes: tuple[int, int],
+        folder: Path,
+        budget: float,
+    ) -> None:
+        self.regions, self.dataset, self.read, self.folder = regions, dataset, read, folder
+        counts = [(len(r.boxes), len(r.labels), len(r.examples)) for r in self]
+        every, truth, examples = (2 * sum(c) for c in zip(*counts, strict=True))
+        pool5, fc7 = sizes
+        least, most = examples * pool5 + truth * fc7, examples * pool5 + every * fc7
+        if least > budget * 1e9:
+            raise ConfigError(
+                f"feature_budget {budget:g} GB: the box regressors' examples alone take {least / 1e9:.1f} GB; raise "
+                "it, or raise box_min_iou, or set box_regression: false"
+            )
+        self.complete = most <= budget * 1e9
+        self.bytes = most if self.complete else least
+        self.todo = [i for i in range(len(regions)) if not self._file(i).is_file()]
+        self._check_room(len(self.todo) / max(len(regions), 1))
+
+    def __len__(self) -> int:
+        return len(self.regions)
+
+    def __iter__(self) -> Iterator[ImageRegions]:
+        return (self.regions[i] for i in range(len(self.regions)))
+
+    def fill(self, loader: Callable[[Dataset], DataLoader], show: bool) -> None:
+        """Compute what is missing.
+
+        Args:
+            loader: makes a loader of one sample a batch.
+            show: say how far it is.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        done = len(self.regions) - len(self.todo)
+        with Progress("features", len(self.regions), done, show=show) as progress:
+            for index, (sample,) in zip(self.todo, loader(Subset(self.dataset, self.todo)), strict=True):
+                self._write(index, sample)
+                progress.step()
+        self.todo = []
+
+    def fc7(self, index: int) -> Tensor:
+        """(R, D7) of all regions of an image, from the disk or computed now."""
+        if self.complete:
+            return torch.from_numpy(self._load(index)[0])
+        return self.read(self.dataset[index], self.regions[index].boxes).fc7.half().cpu()
+
+    def truth(self, index: int) -> Tensor:
+        """(G, D7) of the ground truth of an image."""
+        return torch.from_numpy(self._load(index)[0][: len(self.regions[index].labels)])
+
+    def pool5(self, index: int) -> Tensor:
+        """(E, D5) of the box regressors' examples of an image."""
+        return torch.from_numpy(self._load(index)[1])
+
+    def remove(self) -> None:
+        """Delete the files."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _write(self, index: int, sample: dict[str, Any]) -> None:
+        found = self.regions[index]
+        if self.complete:
+            features = self.read(sample, found.boxes)
+            fc7, pool5 = features.fc7, features.pool5[found.examples.to(features.pool5.device)]
+        else:
+            rows = torch.cat([torch.arange(len(found.labels)), found.examples])
+            features = self.read(sample, found.boxes[rows])
+            fc7, pool5 = features.fc7[: len(found.labels)], features.pool5[len(found.labels) :]
+        part = self._file(index).with_suffix(".part")
+        with open(part, "wb") as file:
+            for array in (fc7, pool5):
+                np.save(file, array.half().cpu().numpy(), allow_pickle=False)
+        os.replace(part, self._file(index))
+
+    def _load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        path = self._file(index)
+        try:
+            with open(path, "rb") as file:
+                return np.load(file, allow_pickle=False), np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{path}: cannot be read ({error}); delete it and go on with the fit") from error
+
+    def _file(self, index: int) -> Path:
+        return self.folder / f"{index:06d}.features"
+
+    def _check_room(self, share: float) -> None:
+        place = next(p for p in (self.folder, *self.folder.parents) if p.exists())
+        needed, free = self.bytes * share, shutil.disk_usage(place).free
+        if needed > free:
+            raise ConfigError(
+                f"{self.folder}: the features take {needed / 1e9:.1f} GB, and there are {free / 1e9:.1f} GB left; set "
+                "trainer.default_root_dir to a larger disk, or lower feature_budget"
+            )
+
+
+def digest(network: torch.nn.Module, settings: dict[str, Any]) -> str:
+    """What tells one network's features of one set of regions from another's."""
+    total = hashlib.sha256(repr(plain(settings)).encode())
+    for name, value in sorted(network.state_dict().items()):
+        total.update(name.encode())
+        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return total.hexdigest()[:16]

@@ -1,0 +1,109 @@
+"""The network R-CNN applies to each warped crop: a whole classification network, read at two depths.
+
+The paper reads AlexNet's pool5 (for the boxes) and fc7 (for the classes). Networks without fully connected layers have
+neither by name: theirs are the last map, averaged to a small grid, and its global average.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from detkit.errors import ConfigError
+from detkit.features.architectures import architecture, classification_network, convolution_layers
+from detkit.features.backbones import Backbone, freeze_batch_norms, without_last_linear
+from detkit.features.initialization import initialize
+from detkit.features.weights import load_classification_weights
+
+#: Cells a side of the pool5 of networks that end in a global average.
+GRID = 3
+
+
+class CropFeatures(NamedTuple):
+    """What is read of each of N crops: ``pool5`` (N, D5), which knows where, and ``fc7`` (N, D7), which knows what."""
+
+    pool5: Tensor
+    fc7: Tensor
+
+
+class CropNetwork(nn.Module):
+    """Crops to `CropFeatures`.
+
+    Args:
+        backbone: the convolutions.
+        pool: from their map to pool5.
+        top: to fc7, from pool5 (fully connected layers) or from the map.
+        top_reads_pool5: which of the two.
+        crop_size: pixels a side of the crops.
+
+    Attributes:
+        pool5_features, fc7_features: D5 and D7.
+    """
+
+    def __init__(
+        self, backbone: Backbone, pool: nn.Module, top: nn.Module, top_reads_pool5: bool, crop_size: int
+    ) -> None:
+        super().__init__()
+        self.backbone, self.pool, self.top = backbone, pool, top
+        self.top_reads_pool5, self.crop_size = top_reads_pool5, crop_size
+        with torch.no_grad():
+            found = self.eval()(torch.zeros(1, 3, crop_size, crop_size))
+        self.train()
+        self.pool5_features, self.fc7_features = found.pool5.shape[1], found.fc7.shape[1]
+
+    def forward(self, crops: Tensor) -> CropFeatures:
+        """`CropFeatures` of a normalised batch (N, 3, S, S)."""
+        maps = self.backbone(crops)[-1]
+        pool5 = self.pool(maps)
+        fc7 = self.top(pool5 if self.top_reads_pool5 else maps)
+        return CropFeatures(pool5.flatten(1), fc7)
+
+
+def build_crop_network(
+    name: str,
+    *,
+    crop_size: int,
+    weights: str | None = None,
+    initialization: str = "he",
+    freeze_batch_norm: bool = False,
+) -> CropNetwork:
+    """The network of that name, for crops of that size.
+
+    Args:
+        name: one of `detkit.features.architectures.ARCHITECTURES`.
+        crop_size: pixels a side; 227 for the paper's AlexNet (torchvision's takes 224 too), 224 for VGG16.
+        weights: None (from scratch), DEFAULT, a torchvision weight name, or a local file.
+        initialization: ``he`` or ``xavier``, for what is trained from scratch.
+        freeze_batch_norm: batch norm becomes a fixed scale and shift.
+
+    Raises:
+        ConfigError: for an unknown name, or crops that the network cannot take.
+        WeightsError: for weights that do not fit.
+    """
+    spec, network = architecture(name), classification_network(name)
+    if weights is not None:
+        load_classification_weights(network, name, weights)
+    else:
+        initialize([network], initialization)
+    layers = convolution_layers(name, network)
+    backbone = Backbone(layers, [list(layers)[-1]], None)
+    children = network.features.named_children() if hasattr(network, "features") else ()
+    rest = [layer for key, layer in children if key not in layers]
+    if spec.top_is_fully_connected:
+        pool = nn.Sequential(*rest, network.avgpool)
+        top = nn.Sequential(nn.Flatten(), *without_last_linear(network.classifier))
+    else:
+        pool = nn.AdaptiveAvgPool2d(min(GRID, max(crop_size // backbone.strides[-1], 1)))
+        top = nn.Sequential(*rest, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    if freeze_batch_norm:
+        freeze_batch_norms(backbone)
+        freeze_batch_norms(top)
+    try:
+        return CropNetwork(backbone, pool, top, spec.top_is_fully_connected, crop_size)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"crop_size {crop_size}: {name} does not take crops of that size ({str(error).splitlines()[0]}); its own "
+            "is 227 for alexnet, 32 for lenet5 and 224 for the others"
+        ) from error

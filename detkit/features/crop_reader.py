@@ -1,0 +1,103 @@
+"""Features of any number of boxes of an image: warped, and put through the network in passes that fit a memory."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from detkit.errors import ConfigError
+from detkit.features.crop_network import CropFeatures, CropNetwork
+from detkit.features.warping import MODES, warp
+
+#: More crops in a pass gain nothing.
+MOST_CROPS = 256
+
+
+class CropReader:
+    """Reads boxes of an image through a `CropNetwork`; it holds no weights of its own.
+
+    Args:
+        network: to read with.
+        mode: how a box becomes a crop, one of `detkit.features.warping.MODES`.
+        context: pixels of context around the box, in the crop.
+        memory: GB that the crops of one pass and what the network makes of them may take.
+        bf16: compute in bfloat16 when nothing learns; None: on devices that have it.
+        channels_last: memory format of the crops.
+
+    Raises:
+        ConfigError: for an unknown mode, context that leaves nothing of the box, or no memory at all.
+    """
+
+    def __init__(
+        self,
+        network: CropNetwork,
+        mode: str = "warp",
+        context: int = 16,
+        memory: float = 1.0,
+        bf16: bool | None = None,
+        channels_last: bool = False,
+    ) -> None:
+        if mode not in MODES:
+            raise ConfigError(f"unknown crop_mode {mode!r}; the known ones are {', '.join(MODES)}")
+        if not 0 <= 2 * context < network.crop_size:
+            raise ConfigError(f"context {context}: twice that must be less than crop_size {network.crop_size}")
+        if memory <= 0:
+            raise ConfigError(f"crop_memory {memory} must be above 0 GB")
+        self.network, self.mode, self.context, self.bf16 = network, mode, context, bf16
+        self.channels_last = channels_last
+        self.crops_per_pass = max(1, min(MOST_CROPS, int(memory * 1e9 / _bytes_per_crop(network))))
+
+    def crops(self, image: Tensor, boxes: Tensor) -> Tensor:
+        """The warped boxes (N, 4) of a normalised image (3, H, W): (N, 3, S, S)."""
+        size = self.network.crop_size
+        return warp(image, boxes, size, self.context, self.mode, channels_last=self.channels_last)
+
+    def read(self, image: Tensor, boxes: Tensor) -> CropFeatures:
+        """Features of boxes (N, 4) of a normalised image (3, H, W), in float32; N may be 0."""
+        parts = []
+        for some in boxes.split(self.crops_per_pass):
+            if len(some):
+                with self._precision(image.device):
+                    found = self.network(self.crops(image, some))
+                parts.append(CropFeatures(*(f.float() for f in found)))
+        if not parts:
+            return CropFeatures(
+                image.new_zeros(0, self.network.pool5_features), image.new_zeros(0, self.network.fc7_features)
+            )
+        return CropFeatures(*(torch.cat(kind) for kind in zip(*parts, strict=True)))
+
+    def _precision(self, device: torch.device) -> AbstractContextManager[None]:
+        wanted = has_bf16(device) if self.bf16 is None else self.bf16
+        return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16, and not only imitates it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
+    return False
+
+
+@torch.no_grad()
+def _bytes_per_crop(network: nn.Module) -> int:
+    """Bytes a crop takes on its way through the network: itself, and the largest layer's input and output."""
+    largest = 0
+
+    def measure(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal largest
+        tensors = [t for t in (*inputs, output) if isinstance(t, Tensor)]
+        largest = max(largest, sum(t.numel() * t.element_size() for t in tensors))
+
+    leaves = [layer for layer in network.modules() if not any(layer.children())]
+    hooks = [layer.register_forward_hook(measure) for layer in leaves]
+    training = network.training
+    crop = torch.zeros(1, 3, network.crop_size, network.crop_size)
+    network.eval()(crop)
+    network.train(training)
+    for hook in hooks:
+        hook.remove()
+    return crop.numel() * crop.element_size() + largest
