@@ -2,14 +2,19 @@
 
 from detkit.features.architectures import ARCHITECTURES
 from detkit.features.backbones import Backbone, build_backbone
+from detkit.features.crop_network import CropFeatures, CropNetwork, build_crop_network
 from detkit.features.image_pyramid import PyramidFeatures, PyramidPooler, nearest_scale
 from detkit.features.preprocessing import ImageBatch, Preprocessing
 from detkit.features.roi_pooling import RoIPooler, distinct_rois
 from detkit.features.transfer import apply_transfer
+from detkit.features.warping import CropGeometry, crop_geometry, warp
 
 __all__ = [
     "ARCHITECTURES",
     "Backbone",
+    "CropFeatures",
+    "CropGeometry",
+    "CropNetwork",
     "ImageBatch",
     "Preprocessing",
     "PyramidFeatures",
@@ -17,6 +22,9 @@ __all__ = [
     "RoIPooler",
     "apply_transfer",
     "build_backbone",
+    "build_crop_network",
+    "crop_geometry",
     "distinct_rois",
     "nearest_scale",
+    "warp",
 ]
