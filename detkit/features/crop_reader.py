@@ -46,13 +46,13 @@ class CropReader:
         if memory <= 0:
             raise ConfigError(f"crop_memory {memory} must be above 0 GB")
         self.network, self.mode, self.context, self.bf16 = network, mode, context, bf16
-        self.channels_last = channels_last
+        self.channels_last, self._memory = channels_last, None
         self.crops_per_pass = max(1, min(MOST_CROPS, int(memory * 1e9 / _bytes_per_crop(network))))
 
-    def crops(self, image: Tensor, boxes: Tensor) -> Tensor:
-        """The warped boxes (N, 4) of a normalised image (3, H, W): (N, 3, S, S)."""
+    def crops(self, image: Tensor, boxes: Tensor, out: Tensor | None = None) -> Tensor:
+        """The warped boxes (N, 4) of a normalised image (3, H, W): (N, 3, S, S), in ``out`` if that is given."""
         size = self.network.crop_size
-        return warp(image, boxes, size, self.context, self.mode, channels_last=self.channels_last)
+        return warp(image, boxes, size, self.context, self.mode, channels_last=self.channels_last, out=out)
 
     def read(self, image: Tensor, boxes: Tensor) -> CropFeatures:
         """Features of boxes (N, 4) of a normalised image (3, H, W), in float32; N may be 0."""
@@ -60,13 +60,23 @@ class CropReader:
         for some in boxes.split(self.crops_per_pass):
             if len(some):
                 with self._precision(image.device):
-                    found = self.network(self.crops(image, some))
+                    found = self.network(self.crops(image, some, self._place(len(some), image.device)))
                 parts.append(CropFeatures(*(f.float() for f in found)))
         if not parts:
             return CropFeatures(
                 image.new_zeros(0, self.network.pool5_features), image.new_zeros(0, self.network.fc7_features)
             )
         return CropFeatures(*(torch.cat(kind) for kind in zip(*parts, strict=True)))
+
+    def _place(self, count: int, device: torch.device) -> Tensor | None:
+        """Memory for crops that nobody asks for again: getting it anew takes as long as filling it."""
+        if torch.is_grad_enabled():
+            return None
+        if self._memory is None or self._memory.device != device:
+            size = self.network.crop_size
+            layout = torch.channels_last if self.channels_last else torch.contiguous_format
+            self._memory = torch.empty((self.crops_per_pass, 3, size, size), device=device, memory_format=layout)
+        return self._memory[:count]
 
     def _precision(self, device: torch.device) -> AbstractContextManager[None]:
         wanted = has_bf16(device) if self.bf16 is None else self.bf16
