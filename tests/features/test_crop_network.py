@@ -1,0 +1,196 @@
+"""R-CNN's network beside torchvision's own forward pass, and boxes of an image read through it in passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from detkit.errors import ConfigError
+from detkit.features import CropNetwork, build_crop_network, crop_network, warping
+from detkit.features.crop_reader import CropReader
+from detkit.features.frozen_batch_norm import FrozenBatchNorm
+
+
+def _inputs_of(layer: nn.Module) -> list[Tensor]:
+    """What the layer is given from now on."""
+    seen: list[Tensor] = []
+    layer.register_forward_pre_hook(lambda module, given: seen.append(given[0].clone()))
+    return seen
+
+
+def _build(monkeypatch: pytest.MonkeyPatch, name: str, crop_size: int, **options: Any) -> tuple[nn.Module, CropNetwork]:
+    """torchvision's network, and ours cut out of the very same layers."""
+    # VGG's own initialisation of 138 million weights takes seconds.
+    quick = {"init_weights": False} if name == "vgg16" else {}
+    theirs = getattr(torchvision.models, name)(weights=None, **quick).eval()
+    monkeypatch.setattr(crop_network, "classification_network", lambda _: theirs)
+    monkeypatch.setattr(crop_network, "initialize", lambda *_: None)
+    return theirs, build_crop_network(name, crop_size=crop_size, **options).eval()
+
+
+@pytest.mark.parametrize(("name", "crop_size", "shape"), [("alexnet", 227, (256, 6, 6)), ("vgg16", 224, (512, 7, 7))])
+@torch.no_grad()
+def test_pool5_and_fc7_are_what_torchvision_computes_on_its_way(
+    monkeypatch: pytest.MonkeyPatch, name: str, crop_size: int, shape: tuple[int, ...]
+) -> None:
+    theirs, ours = _build(monkeypatch, name, crop_size)
+    crops = torch.randn(1, 3, crop_size, crop_size)
+    pool5, fc7 = _inputs_of(theirs.classifier), _inputs_of(theirs.classifier[-1])
+    theirs(crops)
+    found = ours(crops)
+    assert found.pool5.shape == (1, shape[0] * shape[1] * shape[2]) and found.fc7.shape == (1, 4096)
+    assert (ours.pool5_features, ours.fc7_features) == (found.pool5.shape[1], 4096)
+    assert found.fc7.std() > 0
+    torch.testing.assert_close(found.pool5, pool5[0])
+    torch.testing.assert_close(found.fc7, fc7[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "last", "channels", "map_layer", "map_channels"),
+    [
+        ("resnet18", "fc", 512, "layer4", 512),
+        ("mobilenet_v2", "classifier", 1280, "features.17", 320),
+        ("mobilenet_v3_large", "classifier", 960, "features.16", 960),
+    ],
+)
+@torch.no_grad()
+def test_without_fully_connected_layers_fc7_is_the_global_average(
+    monkeypatch: pytest.MonkeyPatch, name: str, last: str, channels: int, map_layer: str, map_channels: int
+) -> None:
+    theirs, ours = _build(monkeypatch, name, 160)
+    crops = torch.randn(2, 3, 160, 160)
+    average = _inputs_of(getattr(theirs, last))
+    maps: list[Tensor] = []
+    theirs.get_submodule(map_layer).register_forward_hook(lambda module, given, output: maps.append(output.clone()))
+    theirs(crops)
+    found = ours(crops)
+    assert found.fc7.shape == (2, channels) and found.fc7.std() > 0
+    torch.testing.assert_close(found.fc7, average[0].flatten(1))
+    # 5 x 5 cells to 3 x 3: rows 0-1, 1-3 and 3-4 each.
+    parts = [slice(0, 2), slice(1, 4), slice(3, 5)]
+    grid = torch.stack([torch.stack([maps[0][:, :, y, x].mean((2, 3)) for x in parts], -1) for y in parts], -2)
+    assert found.pool5.shape == (2, map_channels * 9)
+    torch.testing.assert_close(found.pool5, grid.flatten(1))
+
+
+@torch.no_grad()
+def test_lenet5_and_the_least_of_grids() -> None:
+    lenet = build_crop_network("lenet5", crop_size=32).eval()
+    assert (lenet.pool5_features, lenet.fc7_features) == (16 * 8 * 8, 84)
+    crops = torch.randn(2, 3, 32, 32)
+    maps = lenet.backbone(crops)[-1]
+    assert torch.equal(lenet(crops).pool5, maps.flatten(1))
+    tiny = build_crop_network("tiny", crop_size=32)  # two cells a side: no grid of three
+    assert (tiny.pool5_features, tiny.fc7_features) == (192 * 4, 192)
+
+
+def test_it_is_ready_to_learn_and_gives_gradients_to_every_weight() -> None:
+    network = build_crop_network("tiny", crop_size=48)
+    assert all(module.training for module in network.modules())
+    sum(part.sum() for part in network(torch.randn(4, 3, 48, 48))).backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
+def test_frozen_batch_norms_in_every_part() -> None:
+    network = build_crop_network("mobilenet_v2", crop_size=64, freeze_batch_norm=True)
+    kinds = [type(module) for module in network.modules()]
+    assert nn.BatchNorm2d not in kinds
+    assert FrozenBatchNorm in {type(module) for module in network.top.modules()}
+
+
+@pytest.mark.parametrize(
+    ("name", "crop_size", "message"),
+    [("resnet999", 64, "'resnet999'"), ("alexnet", 32, "crop_size 32: alexnet does not take crops of that size")],
+)
+def test_networks_that_cannot_be(name: str, crop_size: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_crop_network(name, crop_size=crop_size)
+
+
+# -- the reader --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def network() -> CropNetwork:
+    torch.manual_seed(0)
+    return build_crop_network("lenet5", crop_size=32).eval()
+
+
+def _boxes(count: int) -> Tensor:
+    corner = torch.rand(count, 2) * 40
+    return torch.cat((corner, corner + 4 + torch.rand(count, 2) * 40), dim=1)
+
+
+PASS = 4 * (3 * 32 * 32 + 2 * 6 * 32 * 32)  # bytes of a crop, and of ReLU's input and output on C1's maps
+
+
+@pytest.mark.parametrize("mode", warping.MODES)
+@pytest.mark.parametrize("channels_last", [False, True])
+@torch.no_grad()
+def test_any_number_of_passes_equals_one(network: CropNetwork, mode: str, channels_last: bool) -> None:
+    image, boxes = torch.randn(3, 60, 90), _boxes(23)
+    one = network(warping.warp(image, boxes, 32, 4, mode))
+    passes: list[int] = []
+    hook = network.register_forward_hook(lambda module, given, output: passes.append(len(given[0])))
+    for count, expected in ((7, [7, 7, 7, 2]), (23, [23]), (1, [1] * 23)):
+        options = {"memory": (count + 0.5) * PASS / 1e9, "bf16": False, "channels_last": channels_last}
+        reader = CropReader(network, mode, context=4, **options)
+        passes.clear()  # the reader has measured
+        found = reader.read(image, boxes)
+        assert passes == expected
+        torch.testing.assert_close(found.pool5, one.pool5, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found.fc7, one.fc7, rtol=1e-4, atol=1e-5)
+    hook.remove()
+
+
+@torch.no_grad()
+def test_no_boxes_at_all(network: CropNetwork) -> None:
+    found = CropReader(network, context=4).read(torch.randn(3, 60, 90), torch.zeros(0, 4))
+    assert found.pool5.shape == (0, 1024) and found.fc7.shape == (0, 84)
+    assert found.fc7.dtype == found.pool5.dtype == torch.float32
+
+
+def test_the_memory_says_how_many_crops_a_pass_has(network: CropNetwork) -> None:
+    def crops(memory: float) -> int:
+        return CropReader(network, context=4, memory=memory).crops_per_pass
+
+    assert [crops(n * PASS / 1e9) for n in (0.5, 1.5, 10.5, 100.5)] == [1, 1, 10, 100]
+    assert crops(1000.0) == 256
+
+
+def test_measuring_leaves_the_mode_and_the_network_as_they_are(network: CropNetwork) -> None:
+    network.train()
+    CropReader(network, context=4)
+    assert network.training and not any(m._forward_hooks for m in network.modules())
+    network.eval()
+    CropReader(network, context=4)
+    assert not any(m.training for m in network.modules())
+
+
+@torch.no_grad()
+def test_bfloat16_where_it_is_asked_for_and_float32_comes_out(network: CropNetwork) -> None:
+    image, boxes, types = torch.randn(3, 60, 90), _boxes(5), set()
+    hook = network.register_forward_hook(lambda module, given, output: types.add(output.fc7.dtype))
+    exact, rough = (CropReader(network, context=4, bf16=bf16).read(image, boxes) for bf16 in (False, True))
+    hook.remove()
+    assert types == {torch.float32, torch.bfloat16}
+    assert rough.fc7.dtype == torch.float32 and not torch.equal(rough.fc7, exact.fc7)
+    torch.testing.assert_close(rough.fc7, exact.fc7, rtol=0.1, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "tight"}, "crop_mode 'tight'; the known ones are warp, square"),
+        ({"context": 16}, "context 16: twice that must be less than crop_size 32"),
+        ({"context": -1}, "context -1"),
+        ({"memory": 0}, "crop_memory 0 must be above 0 GB"),
+    ],
+)
+def test_readers_that_cannot_be(network: CropNetwork, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        CropReader(network, **({"context": 4} | options))
