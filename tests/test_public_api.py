@@ -107,7 +107,7 @@ def test_a_config_is_understood(path: Path, capsys: pytest.CaptureFixture[str]) 
     given = yaml.safe_load(path.read_text())
     for section in ("model", "data"):
         for name, value in given[section].get("init_args", {}).items():
-            if name not in ("weights", "transforms", "optimizer"):  # these are written out
+            if name not in ("weights", "transforms", "optimizer", "source"):  # these are written out
                 assert config[section]["init_args"][name] == value
     detector = getattr(detkit, given["model"]["class_path"])
     model = detector(class_names=["cat", "dog"], **config["model"]["init_args"])

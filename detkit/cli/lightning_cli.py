@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from argparse import ArgumentError
 from collections.abc import Sequence
@@ -30,13 +31,15 @@ TRAINER_DEFAULTS = {"num_sanity_val_steps": 0, "log_every_n_steps": 10, "enable_
 
 
 def base_classes() -> tuple[type[LightningModule], type[LightningDataModule]]:
-    """The classes that `--model` and `--data` choose from; importing them makes their short names known."""
-    from detkit import data, detectors
+    """Bases of the classes that `--model` and `--data` choose from; importing these makes their short names known."""
+    from detkit import classification, data, detectors
+    from detkit.data.module import DataModule
 
-    for room in (data, detectors):
+    for room in (data, detectors, classification):
         for name in room.__all__:
             getattr(room, name)
-    return detectors.Detector, data.DetectionDataModule
+    shared = (base for base in detectors.Detector.__mro__ if issubclass(classification.ImageClassifier, base))
+    return next(shared), DataModule
 
 
 def run(command: str, args: Sequence[str]) -> DetkitCLI:
@@ -58,7 +61,7 @@ def run(command: str, args: Sequence[str]) -> DetkitCLI:
 
 
 class DetkitCLI(Reports, LightningCLI):
-    """LightningCLI for detectors; see `run`.
+    """LightningCLI for detectors and classifiers; see `run`.
 
     Args:
         command: fit, validate, test or predict.
@@ -147,12 +150,22 @@ class DetkitCLI(Reports, LightningCLI):
             parser.parse_args([self.command, *self.arguments.options])
         self.plan = plan(self.command, self.arguments, parse_model)
         self.config = parser.parse_args([self.command, *self.plan.args])
+        self._monitor_by_default()
         self.config[self.command].trainer.default_root_dir = str(self.plan.root)
         threshold = self.config[self.command].get("score_threshold")
         if threshold is not None and not 0 <= threshold <= 1:
             raise ConfigError(f"--score_threshold {threshold:g}: scores go from 0 to 1")
         if baseline := self.config[self.command].get("baseline"):
             self.baseline = read_baseline(baseline)  # what is wrong with it is told before the test, not after
+
+    def _monitor_by_default(self) -> None:
+        """Lets the model say what its best checkpoint is the best by, where the user does not."""
+        config = self.config[self.command]
+        if self.command == "fit" and self.arguments.setting("monitor", "checkpoint") is None:
+            module, _, name = config.model.class_path.rpartition(".")
+            best_by = getattr(getattr(importlib.import_module(module), name), "best_by", None)
+            if best_by is not None:
+                config.checkpoint.monitor, config.checkpoint.mode = best_by
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would let the checkpoint win without a word; `parse_arguments` has done it with one.

@@ -53,8 +53,9 @@ def main(args: Sequence[str]) -> int:
     """
     arguments = read_arguments(args)
     from detkit.cli.lightning_cli import base_classes
+    from detkit.data import DetectionDataModule as base
 
-    _, base = base_classes()
+    base_classes()  # makes the short names known
     parser = make_parser(base)
     try:
         config = parser.parse_args([*_data_of(arguments), *_wishes_of(arguments), *arguments.options])

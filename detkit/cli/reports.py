@@ -13,6 +13,7 @@ from detkit.cli.results import print_baseline, print_metrics
 from detkit.cli.resume import Plan
 from detkit.detectors.checkpoints import run_folder
 from detkit.errors import ConfigError, DataError
+from detkit.files import write_json
 
 
 class Reports:
@@ -61,15 +62,19 @@ class Reports:
         folder = Path(options.output) if options.output else run_folder(checkpoint) / "report"
         split = getattr(self.datamodule, "test_split", "test")
         about = {"checkpoint": str(checkpoint), "data": self._data_in_words(), "split": split, "detkit": __version__}
+        content = {**self._metrics(), **about}
         try:
-            path = self._write_report(folder, {**self._metrics(), **about}, options.score_threshold)
+            path = self._write_report(folder, content, options.score_threshold)
         except OSError as error:
             raise ConfigError(f"the report cannot be written ({error}); choose a folder with --output") from None
         if self.baseline is not None:
-            print_baseline({**self._metrics(), **about}, self.baseline)
+            print_baseline(content, self.baseline)
         print(f"report: {path}", flush=True)
 
     def _write_report(self, folder: Path, metrics: dict[str, Any], score_threshold: float | None) -> Path:
+        if self.model.last_evaluated is None:  # a classifier: nothing to draw
+            write_json(folder / "metrics.json", metrics)
+            return folder / "metrics.json"
         # matplotlib and the analysis take a second to import: only for those who test.
         from detkit.evaluation.analysis import analyse
         from detkit.evaluation.report import write_report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -19,7 +20,7 @@ def load_classification_weights(network: nn.Module, name: str, weights: str) -> 
         network: the network, as `detkit.features.architectures.classification_network` builds it.
         name: the backbone's name, for torchvision's table of weights and for messages.
         weights: ``DEFAULT``, a torchvision weight name such as ``IMAGENET1K_V1`` (both are downloaded once by
-            torchvision), or the path of a file that holds a state dict of the network.
+            torchvision), or the path of a file: a state dict of the network, or a checkpoint of `ImageClassifier`.
 
     Raises:
         WeightsError: if the name or the file does not exist, the file holds more than tensors, or keys or
@@ -27,7 +28,8 @@ def load_classification_weights(network: nn.Module, name: str, weights: str) -> 
     """
     path = Path(weights).expanduser()
     if path.is_file():
-        state = read_state_dict(path)
+        content = _read(path)
+        state = _of_classifier(content, name, path) if _is_checkpoint(content) else _state_dict(content, path)
     elif path.suffix in {".pth", ".pt", ".ckpt", ".bin"} or path.name != weights:
         raise WeightsError(f"weights file {weights} does not exist")
     else:
@@ -48,20 +50,50 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: if the file cannot be read or is no state dict.
     """
+    return _state_dict(_read(path), path)
+
+
+def _read(path: Path) -> Any:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(
             f"weights file {path} cannot be read: {reason[:200]}. It must be a state dict of tensors saved with "
             "torch.save(model.state_dict(), file)"
         ) from error
+
+
+def _state_dict(state: Any, path: Path) -> dict[str, Tensor]:
     for wrapper in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise WeightsError(f"weights file {path} holds a {type(state).__name__}, not a state dict of tensors")
     return state
+
+
+def _is_checkpoint(content: Any) -> bool:
+    return isinstance(content, dict) and isinstance(content.get("detkit"), dict)
+
+
+def _of_classifier(checkpoint: dict[str, Any], name: str, path: Path) -> dict[str, Tensor]:
+    """The network's weights in a checkpoint of `ImageClassifier`.
+
+    Raises:
+        WeightsError: it is of a detector, or of another backbone.
+    """
+    model = checkpoint["detkit"].get("class")
+    if model != "ImageClassifier":
+        raise WeightsError(
+            f"weights file {path} is a checkpoint of a {model}; a backbone begins with one of ImageClassifier, with "
+            "torchvision's weights or with a state dict"
+        )
+    backbone = checkpoint.get("hyper_parameters", {}).get("backbone", "lenet5")
+    if backbone != name:
+        raise WeightsError(f"weights file {path} holds a {backbone}, the model's backbone is {name}")
+    state = _state_dict(checkpoint, path)
+    return {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
 
 
 def fit_state_dict(network: nn.Module, state: dict[str, Tensor], source: str, optional: tuple[str, ...] = ()) -> None:

@@ -1,0 +1,125 @@
+"""A folder of classes: each has a folder of its own with its images."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from detkit.classification.datamodule import ClassificationDataModule, Examples, hold_out
+from detkit.data.image_io import read_image
+from detkit.data.voc_files import IMAGE_SUFFIXES
+from detkit.errors import ConfigError, DataError
+
+
+class FolderExamples(Examples):
+    """The images below a folder; the folders in it are the classes, as torchvision's ImageFolder reads them.
+
+    Args:
+        root: the folder.
+        class_names: the classes in the order of the labels; None takes the folders' names, sorted.
+
+    Attributes:
+        class_names: of the labels 1..K.
+
+    Raises:
+        DataError: no such folder, no class in it, a class without images, or one that is not in class_names.
+    """
+
+    def __init__(self, root: str, class_names: list[str] | None = None) -> None:
+        from torchvision.datasets import ImageFolder
+
+        try:
+            # A class without images is ours to judge: of a training set it cannot be learnt.
+            found = ImageFolder(root, is_valid_file=_is_image, allow_empty=True)
+        except FileNotFoundError:
+            reason = "no class folders in it" if os.path.isdir(root) else "no such folder"
+            raise DataError(
+                f"{root}: {reason}; each class needs a folder with its images, such as {os.path.join(root, 'cat')}"
+            ) from None
+        except OSError as error:
+            raise DataError(f"{root}: cannot be read ({error})") from None
+        self.class_names = found.classes if class_names is None else class_names
+        unknown = [name for name in found.classes if name not in self.class_names]
+        if unknown:
+            raise DataError(f"{root}: {', '.join(unknown)} is no class; the classes are {', '.join(self.class_names)}")
+        if not found.samples:
+            raise DataError(f"{root}: no image in its folders ({', '.join(IMAGE_SUFFIXES)})")
+        label = np.array([self.class_names.index(name) + 1 for name in found.classes], np.int64)
+        files, classes = zip(*found.samples, strict=True)
+        # An array: a list is copied into every worker piece by piece, as its elements are counted.
+        self.root, self.files = root, np.array([os.path.relpath(file, root) for file in files])
+        self.labels = label[np.array(classes)]
+
+    def image(self, index: int) -> np.ndarray:
+        """See `Examples`."""
+        return read_image(os.path.join(self.root, str(self.files[index])))
+
+    def image_id(self, index: int) -> str:
+        """The file below the folder."""
+        return str(self.files[index])
+
+
+class ClassFolder(ClassificationDataModule):
+    """A folder of classes, such as train/cat/*.jpg, train/dog/*.jpg, val/cat/*.jpg, val/dog/*.jpg.
+
+    Args:
+        path: the folder.
+        train: folder in it to train on; "." where the classes' folders lie in path itself.
+        val: folder in it to validate on; None for none.
+        test: folder in it to test on; None takes what is validated on.
+        val_fraction: share of each class's training images that is held out to validate on, where val is None.
+        batch_size: training images per step and device; at least 1.
+        eval_batch_size: images per step in validation and test; None takes batch_size.
+        num_workers: processes that read images; None takes one less than the cores, at most 4.
+        transforms: training augmentation: albumentations transforms, each as class_path and init_args; None is a
+            horizontal flip half of the time, an empty list no augmentation.
+        seed: of shuffling and augmentation; what is held out stays the same; None takes seed_everything's.
+        class_names: the classes in the order of the labels; None takes the training folders' names, sorted.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        train: str = "train",
+        val: str | None = "val",
+        test: str | None = None,
+        val_fraction: float = 0.0,
+        batch_size: int = 64,
+        eval_batch_size: int | None = None,
+        num_workers: int | None = None,
+        transforms: list[dict[str, Any]] | None = None,
+        seed: int | None = None,
+        class_names: list[str] | None = None,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, num_workers, transforms, seed, class_names)
+        if not 0 <= val_fraction < 1:
+            raise ConfigError(f"val_fraction must be within 0 and below 1, got {val_fraction}")
+        if val is not None and val_fraction:
+            raise ConfigError(f"val_fraction {val_fraction} goes with val: null; here val is {val!r}")
+        self.path, self.folders, self.val_fraction = str(path), {"train": train, "val": val, "test": test}, val_fraction
+        if not self.class_names:
+            self._set_classes(self._folder(train).class_names)
+
+    @property
+    def test_split(self) -> str:
+        """The split that `test` reads."""
+        return "val" if self.folders["test"] is None else "test"
+
+    def read(self, split: str) -> Examples | None:
+        """Read a split from disk."""
+        if split == "test" and self.folders["test"] is None:
+            return self.examples("val")
+        if self.val_fraction and split in ("train", "val"):
+            # What is held out must be the same in a later test, whatever the seed of the shuffling.
+            return hold_out(self._folder(self.folders["train"]), self.val_fraction, seed=0)[split == "val"]
+        name = self.folders[split]
+        return None if name is None else self._folder(name)
+
+    def _folder(self, name: str | None) -> FolderExamples:
+        return FolderExamples(os.path.normpath(os.path.join(self.path, name or ".")), self.class_names or None)
+
+
+def _is_image(path: str) -> bool:
+    return path.lower().endswith(IMAGE_SUFFIXES) and not os.path.basename(path).startswith(".")
