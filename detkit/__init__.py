@@ -13,22 +13,25 @@ from detkit.errors import DetkitError
 
 if TYPE_CHECKING:
     from detkit import boxes, data, evaluation, proposals
+    from detkit.classification import ImageClassifier
     from detkit.detectors import RCNN, FasterRCNN, FastRCNN
     from detkit.detectors.loading import load
     from detkit.drawing import draw
 
 _WHERE = {
     **dict.fromkeys(("RCNN", "FastRCNN", "FasterRCNN"), "detkit.detectors"),
+    "ImageClassifier": "detkit.classification",
     "load": "detkit.detectors.loading",
     "draw": "detkit.drawing",
 }
-_ROOMS = ("boxes", "data", "detectors", "evaluation", "features", "heads", "proposals", "training")
+_ROOMS = ("boxes", "classification", "data", "detectors", "evaluation", "features", "heads", "proposals", "training")
 
 __all__ = [
     "RCNN",
     "DetkitError",
     "FastRCNN",
     "FasterRCNN",
+    "ImageClassifier",
     "__version__",
     "boxes",
     "data",
