@@ -6,7 +6,12 @@ stopped; of the features it has what is on the disk.
 
 from __future__ import annotations
 
+import math
+import shutil
 import time
+import zlib
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +36,13 @@ if TYPE_CHECKING:
 
 #: In this order; a checkpoint says which of them it has behind it.
 FINE_TUNING, SVMS, BOXES, COMPARISON = STAGES = ("fine-tuning", "SVMs", "box regressors", "comparison")
+
+#: The model's options that decide what the features are and which of them are kept.
+FEATURES_DEPEND_ON = (
+    *("min_size", "max_size", "image_mean", "image_std", "crop_size", "crop_mode", "context", "bf16"),
+    *("proposal_method", "proposal_mode", "proposal_options", "train_on_difficult", "box_min_iou", "feature_budget"),
+    *("classifier", "box_regression"),
+)
 
 
 class StagesMixin:
@@ -90,6 +102,24 @@ class Stages:
         """The data set of the fit."""
         return self.trainer.datamodule
 
+    @property
+    def few(self) -> int | None:
+        """Of how many images ``fast_dev_run`` computes features; otherwise None, for all."""
+        return int(self.trainer.fast_dev_run) * self.data.batch_size or None
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the features are, named after all that they depend on."""
+        annotations, hparams = self.data.annotations("train"), self.model.hparams
+        about = {name: hparams[name] for name in FEATURES_DEPEND_ON}
+        path = getattr(self.data.proposals.get("train"), "path", None)
+        store = None if path is None else (str(path), Path(path).stat().st_mtime_ns)
+        about |= {"proposals": store, "few": self.few, "max_proposals": self.model.max_proposals[0]}
+        arrays = ("image_ids", "offsets", "boxes", "labels", "difficult", "crowd")
+        about["annotations"] = [zlib.crc32(getattr(annotations, name).tobytes()) for name in arrays]
+        name = digest(self.model.network, about | {"root": annotations.root})
+        return Path(self.trainer.default_root_dir) / "features" / name
+
     def todo(self) -> list[str]:
         """The stages that are left."""
         wanted = self.heads.settings
@@ -109,38 +139,33 @@ class Stages:
             if todo != [COMPARISON]:
                 self.features = self.fill()
             for stage in todo:
+                if stage == COMPARISON:
+                    self.forget()
                 {SVMS: self.svms, BOXES: self.boxes, COMPARISON: self.compare}[stage]()
                 model.stage = stage
                 self._checkpoint(complete=stage == COMPARISON)
         for module, training in modes:
             module.training = training
-        if self.features is not None and self.first and not self.settings.keep_features:
-            self.features.remove()
 
     # -- the stages ----------------------------------------------------------------------------
 
     def fill(self) -> RegionFeatures:
         """Features of the training split, shared out among the ranks."""
         annotations = self.data.annotations("train")
-        few = int(self.trainer.fast_dev_run) * self.data.batch_size or None
         proposals = self.data.proposals.get("train")
         if proposals is None:  # fast_dev_run: so few images serve
-            proposals = self.model.source.of_first(annotations, min(few or len(annotations), len(annotations)))
+            proposals = self.model.source.of_first(annotations, min(self.few or len(annotations), len(annotations)))
+        wanted = self.heads.settings
         regions = TrainingRegions(
             annotations,
             proposals,
             self.model.num_classes,
             self.model.max_proposals[0],
             self.model.train_on_difficult,
-            self.settings.box_min_iou,
-            few,
+            self.settings.box_min_iou if wanted.box_regression else math.inf,
+            self.few,
         )
-        network, reader = self.model.network, self.model.reader
-        about = [reader.mode, reader.context, network.crop_size, self.model.preprocessing.min_sizes, reader.bf16]
-        about += [self.model.max_proposals[0], self.settings.box_min_iou, self.settings.feature_budget, few]
-        about += [annotations.root, len(annotations), self.model.hparams["proposal_method"]]
-        about += [self.model.train_on_difficult, str(getattr(proposals, "path", ""))]
-        folder = Path(self.trainer.default_root_dir) / "features" / digest(network, {"of": about})
+        network, folder = self.model.network, self.folder
         features = RegionFeatures(
             regions,
             DetectionDataset(annotations),
@@ -148,6 +173,7 @@ class Stages:
             (network.pool5_features, network.fc7_features),
             folder,
             self.settings.feature_budget,
+            every=wanted.classifier == "svm",
         )
         kind = "of all regions" if features.complete else "of ground truth and the regressors' examples"
         self.say(
@@ -158,6 +184,13 @@ class Stages:
         features.fill(lambda dataset: make_eval_loader(dataset, 1, self.data.num_workers), self.first)
         self.trainer.strategy.barrier("features")
         return features
+
+    def forget(self) -> None:
+        """Delete the features, also those that a fit stopped just here has left, when nothing learns from them more."""
+        if self.first and not self.settings.keep_features:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            with suppress(OSError):  # another fit's are there
+                self.folder.parent.rmdir()
 
     def svms(self) -> None:
         """One linear SVM a class, learnt by the first rank."""

@@ -39,6 +39,7 @@ class RegionFeatures:
         sizes: D5 and D7.
         folder: where the files go; they are this network's and these regions'.
         budget: GB that they may take.
+        every: fc7 of all regions is wanted, if it fits.
 
     Raises:
         ConfigError: if the disk has not as much room as is needed.
@@ -52,18 +53,19 @@ class RegionFeatures:
         sizes: tuple[int, int],
         folder: Path,
         budget: float,
+        every: bool = True,
     ) -> None:
         self.regions, self.dataset, self.read, self.folder = regions, dataset, read, folder
         counts = [(len(r.boxes), len(r.labels), len(r.examples)) for r in self]
-        every, truth, examples = (2 * sum(c) for c in zip(*counts, strict=True))
+        boxes, truth, examples = (2 * sum(c) for c in zip(*counts, strict=True))
         pool5, fc7 = sizes
-        least, most = examples * pool5 + truth * fc7, examples * pool5 + every * fc7
+        least, most = examples * pool5 + truth * fc7, examples * pool5 + boxes * fc7
         if least > budget * 1e9:
             raise ConfigError(
                 f"feature_budget {budget:g} GB: the box regressors' examples alone take {least / 1e9:.1f} GB; raise "
                 "it, or raise box_min_iou, or set box_regression: false"
             )
-        self.complete = most <= budget * 1e9
+        self.complete = every and most <= budget * 1e9
         self.bytes = most if self.complete else least
         self.todo = [i for i in range(len(regions)) if not self._file(i).is_file()]
         self._check_room(len(self.todo) / max(len(regions), 1))
@@ -103,10 +105,6 @@ class RegionFeatures:
         """(E, D5) of the box regressors' examples of an image."""
         return torch.from_numpy(self._load(index)[1])
 
-    def remove(self) -> None:
-        """Delete the files."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def _write(self, index: int, sample: dict[str, Any]) -> None:
         found = self.regions[index]
         if self.complete:
@@ -126,7 +124,8 @@ class RegionFeatures:
         path = self._file(index)
         try:
             with open(path, "rb") as file:
-                return np.load(file, allow_pickle=False), np.load(file, allow_pickle=False)
+                fc7, pool5 = (np.lib.format.read_array(file, allow_pickle=False) for _ in range(2))
+                return fc7, pool5
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{path}: cannot be read ({error}); delete it and go on with the fit") from error
 
