@@ -47,12 +47,12 @@ class BestCheckpoint(ModelCheckpoint):
             os.makedirs(folder, exist_ok=True)
             shutil.copyfile(old, f"{new}.part")
             os.replace(f"{new}.part", new)
-        score = state["best_model_score"]
+        score = state["best_model_score"]  # None without a validation: whatever comes next is better
         state |= {
             "dirpath": folder,
             "best_model_path": new,
             "kth_best_model_path": new,
-            "best_k_models": {new: score},
+            "best_k_models": {} if score is None else {new: score},
             "last_model_path": "",
         }
         super().load_state_dict(state)
