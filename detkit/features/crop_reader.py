@@ -75,7 +75,8 @@ class CropReader:
         if self._memory is None or self._memory.device != device:
             size = self.network.crop_size
             layout = torch.channels_last if self.channels_last else torch.contiguous_format
-            self._memory = torch.empty((self.crops_per_pass, 3, size, size), device=device, memory_format=layout)
+            with torch.inference_mode(False):  # what is made in that mode may not be written to outside of it
+                self._memory = torch.empty((self.crops_per_pass, 3, size, size), device=device, memory_format=layout)
         return self._memory[:count]
 
     def _precision(self, device: torch.device) -> AbstractContextManager[None]:
