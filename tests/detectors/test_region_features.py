@@ -1,0 +1,244 @@
+"""Features on disk: what fits the budget, what a stop leaves, and the same SVMs whether they are there or not."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from detkit.data import Shapes
+from detkit.data.dataset import DetectionDataset
+from detkit.data.loaders import make_eval_loader
+from detkit.detectors.region_features import RegionFeatures, digest
+from detkit.detectors.region_learning import StageSettings, learn_boxes, learn_svms
+from detkit.detectors.training_regions import TrainingRegions
+from detkit.errors import ConfigError, DataError
+from detkit.features import CropFeatures
+from detkit.heads import BoxRegressors, LinearSVMs
+
+from .rcnn_parts import proposals_for
+
+POOL5, FC7 = 40, 24
+SETTINGS = StageSettings(
+    svm_c=0.002,
+    svm_positive_weight=2.0,
+    svm_negative_iou=0.3,
+    svm_passes=2,
+    box_min_iou=0.6,
+    box_lambda=10.0,
+    feature_budget=1.0,
+    keep_features=False,
+)
+
+
+class Network:
+    """Features by a fixed rule of pixels and boxes, and how many regions were read."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.matrix = torch.randn(4 + 27, POOL5 + FC7, generator=generator)
+        self.read: list[int] = []
+
+    def __call__(self, sample: dict[str, Any], boxes: Tensor) -> CropFeatures:
+        self.read.append(len(boxes))
+        pixels = torch.nn.functional.adaptive_avg_pool2d(sample["image"].float() / 255, 3).flatten()
+        x = torch.cat((boxes / 64, pixels.expand(len(boxes), -1)), dim=1) @ self.matrix
+        return CropFeatures(*x.relu().split([POOL5, FC7], dim=1))
+
+
+@pytest.fixture(scope="module")
+def regions(shapes: Callable[..., Shapes]) -> TrainingRegions:
+    annotations = shapes().annotations("train")
+    return TrainingRegions(annotations, proposals_for(annotations), 5, None, False, 0.6)
+
+
+@pytest.fixture
+def make(regions: TrainingRegions, tmp_path: Path) -> Callable[..., RegionFeatures]:
+    """`make(budget, filled=True)` -> the features in one folder, with `.network` that says what was computed."""
+
+    def build(budget: float = 1.0, filled: bool = True, network: Any = None) -> RegionFeatures:
+        network, dataset = network or Network(), DetectionDataset(regions.annotations)
+        found = RegionFeatures(regions, dataset, network, (POOL5, FC7), tmp_path / "deep/features", budget)
+        found.network = network
+        if filled:
+            found.fill(lambda part: make_eval_loader(part, 1, 0), show=False)
+        return found
+
+    return build
+
+
+def bytes_of(regions: TrainingRegions) -> tuple[int, int]:
+    """What ground truth and examples take, and what everything takes, in half precision."""
+    least = most = 0
+    for i in range(len(regions)):
+        found = regions[i]
+        least += 2 * (len(found.labels) * FC7 + len(found.examples) * POOL5)
+        most += 2 * (len(found.boxes) * FC7 + len(found.examples) * POOL5)
+    return least, most
+
+
+def images_of(regions: TrainingRegions) -> Dataset:
+    return DetectionDataset(regions.annotations)
+
+
+def test_everything_where_the_budget_holds_it(regions: TrainingRegions, make: Callable[..., RegionFeatures]) -> None:
+    least, most = bytes_of(regions)
+    features = make(most / 1e9)
+    assert features.complete and features.bytes == most
+    assert features.network.read == [len(regions[i].boxes) for i in range(8)]
+    exact = Network()
+    for i in range(8):
+        found = exact(images_of(regions)[i], regions[i].boxes)
+        assert features.fc7(i).dtype == features.pool5(i).dtype == torch.float16
+        assert torch.equal(features.fc7(i), found.fc7.half())
+        assert torch.equal(features.truth(i), found.fc7[: len(regions[i].labels)].half())
+        assert torch.equal(features.pool5(i), found.pool5[regions[i].examples].half())
+    assert len(features.network.read) == 8  # all of that came from the disk
+    written = sum(path.stat().st_size for path in features.folder.iterdir())
+    assert most <= written <= most + 8 * 2 * 128  # and npy's headers
+    assert least < most
+
+
+def test_otherwise_ground_truth_and_the_regressors_examples(
+    regions: TrainingRegions, make: Callable[..., RegionFeatures]
+) -> None:
+    least, most = bytes_of(regions)
+    features = make((most - 1) / 1e9)
+    assert not features.complete and features.bytes == least
+    assert features.network.read == [len(regions[i].labels) + len(regions[i].examples) for i in range(8)]
+    exact = Network()
+    for i in range(8):
+        found = exact(images_of(regions)[i], regions[i].boxes)
+        torch.testing.assert_close(features.truth(i), found.fc7[: len(regions[i].labels)].half())
+        torch.testing.assert_close(features.pool5(i), found.pool5[regions[i].examples].half())
+        torch.testing.assert_close(features.fc7(i), found.fc7.half())
+    assert features.network.read[8:] == [len(regions[i].boxes) for i in range(8)]  # computed again
+    assert sum(path.stat().st_size for path in features.folder.iterdir()) <= least + 8 * 2 * 128
+
+
+def test_a_budget_that_holds_nothing_useful(regions: TrainingRegions, make: Callable[..., RegionFeatures]) -> None:
+    least, _ = bytes_of(regions)
+    assert not make(least / 1e9, filled=False).complete
+    with pytest.raises(ConfigError, match=r"feature_budget .* GB: the box regressors' examples alone take"):
+        make((least - 1) / 1e9, filled=False)
+
+
+def test_a_disk_that_is_too_small(make: Callable[..., RegionFeatures], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=1000))
+    with pytest.raises(ConfigError, match=r"deep/features: the features take .* larger disk, or lower feature_budget"):
+        make()
+
+
+@pytest.mark.parametrize("budget", ["all", "least"])
+def test_what_is_there_is_not_computed_again(
+    regions: TrainingRegions, make: Callable[..., RegionFeatures], budget: str
+) -> None:
+    size = bytes_of(regions)[budget == "all"] / 1e9
+    stopped = Network()
+
+    def killed(sample: dict[str, Any], boxes: Tensor) -> CropFeatures:
+        if len(stopped.read) == 3:
+            raise InterruptedError("killed")
+        return stopped(sample, boxes)
+
+    with pytest.raises(InterruptedError):
+        make(size, network=killed)
+    again = make(size, filled=False)
+    (again.folder / "000003.part").write_bytes(b"half a file")
+    assert again.todo == [3, 4, 5, 6, 7]
+    again.fill(lambda part: make_eval_loader(part, 1, 0), show=False)
+    assert len(again.network.read) == 5
+    files = {path.name: path.read_bytes() for path in again.folder.iterdir()}
+    shutil.rmtree(again.folder)
+    whole = make(size)
+    assert files == {path.name: path.read_bytes() for path in whole.folder.iterdir()} and len(files) == 8
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "archive", "gone"])
+def test_a_damaged_file_is_named(make: Callable[..., RegionFeatures], damage: str) -> None:
+    features = make()
+    path = features.folder / "000002.features"
+    content = path.read_bytes()
+    new = {"cut": content[: len(content) - 60], "empty": b"", "garbage": b"x" * 500, "archive": b"PK\x03\x04" + content}
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(new[damage])
+    with pytest.raises(DataError, match=r"000002\.features: cannot be read .* delete it and go on with the fit"):
+        features.pool5(2)
+    path.unlink(missing_ok=True)
+    make(network=features.network)
+    assert path.read_bytes() == content and len(features.network.read) == 9
+
+
+def test_the_same_svms_and_regressors_with_fc7_on_disk_and_without(
+    regions: TrainingRegions, make: Callable[..., RegionFeatures]
+) -> None:
+    least, most = bytes_of(regions)
+    learnt = []
+    for size, complete in ((most, True), (least, False)):
+        features = make(size / 1e9)
+        assert features.complete == complete
+        svms, boxes = LinearSVMs(FC7, 5), BoxRegressors(POOL5, 5)
+        miner = learn_svms(features, svms, SETTINGS)
+        counts = learn_boxes(features, boxes, SETTINGS.box_lambda)
+        learnt.append((svms.state_dict(), boxes.state_dict(), len(miner.rows), counts.tolist()))
+        shutil.rmtree(features.folder)
+    (svms, boxes, negatives, counts), others = learnt
+    present = torch.bincount(torch.cat([regions[i].labels for i in range(8)]) - 1, minlength=5) > 0
+    assert torch.equal(svms["trained"], present) and torch.equal(boxes["trained"], present) and present.sum() > 1
+    assert negatives == others[2] > 0 and counts == others[3]
+    assert svms["weight"][present].abs().amax(1).min() > 0 and boxes["weight"][present].abs().amax((1, 2)).min() > 0
+    for ours, theirs in ((svms, others[0]), (boxes, others[1])):
+        for name, value in ours.items():
+            torch.testing.assert_close(theirs[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_positives_are_ground_truth_and_negatives_what_lies_apart(
+    regions: TrainingRegions, make: Callable[..., RegionFeatures]
+) -> None:
+    """Beside scikit-learn's SVM on all examples at once."""
+    from sklearn.svm import LinearSVC
+
+    features, svms = make(), LinearSVMs(FC7, 5)
+    learn_svms(features, svms, replace(SETTINGS, svm_passes=20))  # until no negative is hard
+    every = torch.cat([features.fc7(i).float() for i in range(8)])
+    # No image has more than 200 regions: all of them count for the mean norm.
+    assert float(svms.scale * every.norm(dim=1).mean()) == pytest.approx(20, rel=1e-4)
+    found = [regions[i] for i in range(8)]
+    for k in torch.where(svms.trained)[0].tolist():
+        is_truth = torch.cat([torch.arange(len(r.boxes)) < len(r.labels) for r in found])
+        own = torch.cat([torch.nn.functional.pad(r.labels == k + 1, (0, len(r.boxes) - len(r.labels))) for r in found])
+        apart = torch.cat([r.overlaps[:, k] for r in found]) < 0.3
+        assert (is_truth & apart).any()  # other classes' ground truth are negatives too
+        x = (every * svms.scale)[own | apart].double().numpy()
+        y = own[own | apart].numpy()
+        svc = LinearSVC(
+            loss="hinge", C=SETTINGS.svm_c, class_weight={1: 2.0}, intercept_scaling=10, tol=1e-5, max_iter=1_000_000
+        ).fit(x, y)
+
+        def cost(w: np.ndarray, b: float, x: np.ndarray = x, y: np.ndarray = y) -> float:
+            hinge = np.maximum(0, 1 - np.where(y, 1, -1) * (x @ w + b)) * np.where(y, 2, 1)
+            return float(SETTINGS.svm_c * hinge.sum() + w @ w / 2 + (b / 10) ** 2 / 2)
+
+        ours, best = cost(svms.weight[k].numpy(), float(svms.bias[k])), cost(svc.coef_[0], float(svc.intercept_[0]))
+        assert ours <= 1.01 * best
+
+
+def test_a_folder_is_of_one_network_and_one_set_of_regions() -> None:
+    first, second = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    same = torch.nn.Linear(3, 2)
+    same.load_state_dict(first.state_dict())
+    assert digest(first, {"a": 1}) == digest(same, {"a": 1})
+    assert len({digest(first, {"a": 1}), digest(second, {"a": 1}), digest(first, {"a": 2})}) == 3
+    half = torch.nn.Linear(3, 2).bfloat16()
+    assert len(digest(half, {})) == 16
