@@ -51,6 +51,14 @@ class Contender(NamedTuple):
         """The generation's."""
         return GENERATIONS[self.key].name
 
+    @property
+    def inputs(self) -> str:
+        """What its network sees, in pixels."""
+        if isinstance(self.detector, RCNN):
+            return f"crops of {self.detector.network.crop_size}"
+        scales = getattr(self.detector, "test_scales", ()) or (self.detector.preprocessing,)
+        return ", ".join(f"{scale.min_sizes[-1]} to {scale.max_size}" for scale in scales)
+
 
 def load_contenders(paths: Mapping[str, str | None]) -> list[Contender]:
     """The detectors of the checkpoints or run folders that are given, by the keys of `GENERATIONS`.
@@ -81,7 +89,12 @@ def load_contenders(paths: Mapping[str, str | None]) -> list[Contender]:
 
 
 def build_contender(
-    key: str, backbone: str, class_names: list[str], min_size: int = 600, max_proposals: int = 2000
+    key: str,
+    backbone: str,
+    class_names: list[str],
+    min_size: int = 600,
+    max_size: int = 1000,
+    max_proposals: int = 2000,
 ) -> Contender:
     """A generation with random weights and the numbers of its paper.
 
@@ -89,8 +102,8 @@ def build_contender(
         key: of `GENERATIONS`.
         backbone: one of `detkit.features.architectures.ARCHITECTURES`.
         class_names: the classes.
-        min_size: Fast and Faster R-CNN: pixels of the shorter side; the longer has at most 5/3 of it, as 600 and 1000
-            in the papers. R-CNN crops from the image as it is.
+        min_size: Fast and Faster R-CNN: pixels of the shorter side. R-CNN crops from the image as it is.
+        max_size: limit of the longer side.
         max_proposals: R-CNN and Fast R-CNN: of an image, from selective search. The RPN gives 300.
 
     Raises:
@@ -106,7 +119,7 @@ def build_contender(
     }
     if key != "rcnn":
         has_top = spec.top_is_fully_connected or spec.top
-        options |= {"fpn": False, "min_size": min_size, "max_size": min_size * 5 // 3, "pooling": "max"}
+        options |= {"fpn": False, "min_size": min_size, "max_size": max_size, "pooling": "max"}
         options |= {"box_head": "top" if has_top else "mlp", "pool_size": POOL_SIZES.get(backbone, 7)}
     else:
         options |= CROPS.get(backbone, {})

@@ -27,6 +27,7 @@ class Row:
     Attributes:
         key: of `GENERATIONS`.
         checkpoint: None for random weights.
+        inputs: what the network sees, in pixels.
         seconds: an image, of each of `STAGES`: the mean over the images of the median over the rounds.
         boxes: proposals that an image has on average.
         recall_50, recall_70: share of the objects that they cover at that IoU; None without ground truth, and for an
@@ -38,6 +39,7 @@ class Row:
 
     key: str
     checkpoint: str | None
+    inputs: str
     seconds: dict[str, float]
     boxes: float
     recall_50: float | None
@@ -95,7 +97,7 @@ def measure(
     rows = []
     for each, judge in zip(contenders, quality, strict=True):
         seconds = {stage: seconds_an_image(times[each.key], stage) for stage in STAGES}
-        rows.append(Row(each.key, each.checkpoint, seconds, **judge.numbers(), times=times[each.key]))
+        rows.append(Row(each.key, each.checkpoint, each.inputs, seconds, **judge.numbers(), times=times[each.key]))
     return rows
 
 

@@ -48,7 +48,10 @@ def cells(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, ...]]]]:
         line("without proposals", [as_factor(ratio(rows, row, False)) for row in rows]),
         line("in 2015, with", [f"{as_factor(ratio_2015(row))} ({row.seconds_2015:g} s)" for row in rows]),
     ]
-    quality = [line("proposals an image", [f"{row.boxes:,.0f}" for row in rows])]
+    quality = [
+        line("input, pixels", [row.inputs for row in rows]),
+        line("proposals an image", [f"{row.boxes:,.0f}" for row in rows]),
+    ]
     for name, label in (
         ("recall_50", "their recall, IoU 0.5"),
         ("recall_70", "their recall, IoU 0.7"),
@@ -81,6 +84,7 @@ def _plain(rows: Sequence[Row], row: Row) -> dict[str, Any]:
     return {
         "generation": row.name,
         "checkpoint": row.checkpoint,
+        "inputs": row.inputs,
         "seconds": {**row.seconds, "all": row.total()},
         "ratio": ratio(rows, row),
         "ratio_without_proposals": ratio(rows, row, False),

@@ -32,7 +32,7 @@ def generations(
     backbone: str | None = None,
     images: int = 20,
     rounds: int = 3,
-    min_size: int = 600,
+    min_size: int | None = None,
     max_proposals: int = 2000,
     protocol: Literal["coco", "voc07", "voc10"] = "voc07",
     device: str = "auto",
@@ -47,7 +47,8 @@ def generations(
         backbone: of those with random weights; by default that of the checkpoints, else mobilenet_v2.
         images: so many, spread evenly over the test split; the mAP is of these.
         rounds: each image is timed so often, and the median counts.
-        min_size: pixels of the shorter side for Fast and Faster R-CNN with random weights; 600 in the papers.
+        min_size: pixels of the shorter side for Fast and Faster R-CNN with random weights; by default that of one
+            with a checkpoint, else the papers' 600. The longer has at most 5/3 of it.
         max_proposals: of an image for R-CNN and Fast R-CNN with random weights.
         protocol: of the mAP.
         device: cpu, cuda, cuda:1, ...; auto takes the GPU if there is one.
@@ -118,7 +119,7 @@ def _check(config: Any) -> None:
     import torch
 
     for name in ("images", "rounds", "min_size", "max_proposals"):
-        if config[name] < 1:
+        if config[name] is not None and config[name] < 1:
             raise ConfigError(f"--{name} must be at least 1, got {config[name]}")
     if config.device == "auto":
         config.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -163,10 +164,10 @@ def _run(data: DetectionDataModule, given: list[Contender], config: Any) -> int:
         raise ConfigError(f"--backbone {config.backbone}: {given[0].checkpoint} has {backbone}, and all must be equal")
     names = given[0].detector.class_names if given else list(data.class_names) or list(SHAPE_CLASSES)
     torch.manual_seed(0)
+    sizes = _sizes(given, config.min_size)
     loaded = {each.key: each for each in given}
     contenders = [
-        loaded.get(key) or build_contender(key, backbone, names, config.min_size, config.max_proposals)
-        for key in GENERATIONS
+        loaded.get(key) or build_contender(key, backbone, names, *sizes, config.max_proposals) for key in GENERATIONS
     ]
     samples, of = _samples(data, config.images)
     for each in contenders:
@@ -185,6 +186,15 @@ def _run(data: DetectionDataModule, given: list[Contender], config: Any) -> int:
         rows = measure(contenders, samples, config.rounds, config.protocol, progress.step)
     _tell(rows, about, Path(config.output))
     return 0
+
+
+def _sizes(given: Sequence[Contender], min_size: int | None) -> tuple[int, int]:
+    """Shorter and longer side for what has no checkpoint: equal to those of the Fast or Faster R-CNN that has one."""
+    scales = [each.detector.preprocessing for each in given if each.key != "rcnn"]
+    if min_size is None and scales:
+        return scales[0].min_sizes[-1], scales[0].max_size
+    min_size = min_size or 600
+    return min_size, min_size * 5 // 3
 
 
 def _settings(contender: Contender) -> dict[str, Any]:
@@ -223,8 +233,9 @@ def _tell(rows: Sequence[Row], about: dict[str, Any], folder: Path) -> None:
         table.add_section()
     Console().print(table)
     what = f"{about['images']} of {about['of_images']} images of {about['data']}; backbone {about['backbone']}, float32"
+    rounds = "one round" if about["rounds"] == 1 else f"medians of {about['rounds']} rounds"
     where = in_words(about["machine"])
-    print(f"{what}; medians of {about['rounds']} timings\n{where}")
+    print(f"{what}; {rounds}\n{where}")
     print("in 2015: the course's table, proposals counted; VGG16 on the GPU of the time")
     random = [row.name for row in rows if row.checkpoint is None]
     if random:

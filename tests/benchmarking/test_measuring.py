@@ -18,6 +18,7 @@ from detkit.benchmarking.measuring import Row, measure, proposals, seconds_an_im
 from detkit.benchmarking.picture import draw
 from detkit.benchmarking.report import as_factor, cells, in_seconds, ratio, write
 from detkit.benchmarking.stage_clock import STAGES
+from detkit.detectors import FastRCNN
 
 KEYS = ("rcnn", "fast_rcnn", "faster_rcnn")
 
@@ -25,7 +26,15 @@ KEYS = ("rcnn", "fast_rcnn", "faster_rcnn")
 def row(key: str, seconds: tuple[float, ...], **found: Any) -> Row:
     nothing = dict.fromkeys(("checkpoint", "recall_50", "recall_70", "map", "protocol"))
     return Row(
-        **{**nothing, "key": key, "seconds": dict(zip(STAGES, seconds, strict=True)), "boxes": 7, "times": [], **found}
+        **{
+            **nothing,
+            "key": key,
+            "seconds": dict(zip(STAGES, seconds, strict=True)),
+            "boxes": 7,
+            "inputs": "9 to 9",
+            "times": [],
+            **found,
+        }
     )
 
 
@@ -37,7 +46,7 @@ ROWS = [
 
 
 def test_the_generations_are_timed_in_turns_after_a_first_call_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    contenders = [build_contender(key, "lenet5", ["a", "b"], 64, 5) for key in KEYS]
+    contenders = [build_contender(key, "lenet5", ["a", "b"], 64, 96, 5) for key in KEYS]
     keys = {id(each.detector): each.key for each in contenders}
     calls: list[tuple[str, str]] = []
 
@@ -59,6 +68,15 @@ def test_the_generations_are_timed_in_turns_after_a_first_call_of_each(monkeypat
     assert all((r.map, r.recall_50, r.checkpoint) == (None, None, None) for r in rows)
 
 
+def test_what_the_networks_see_is_told() -> None:
+    assert build_contender("rcnn", "lenet5", ["a"]).inputs == "crops of 32"
+    assert build_contender("faster_rcnn", "lenet5", ["a"], 64, 96).inputs == "64 to 96"
+    fast = build_contender("fast_rcnn", "lenet5", ["a"])
+    assert fast.inputs == "600 to 1000"
+    scales = FastRCNN(["a"], backbone="tiny", fpn=False, test_sizes=[64, 96], test_max_size=200)
+    assert fast._replace(detector=scales).inputs == "64 to 200, 96 to 200"
+
+
 def test_an_interruption_of_one_round_does_not_count() -> None:
     times = [[{"heads": value} for value in image] for image in ([1.0, 100.0, 2.0], [5.0, 4.0, 900.0])]
     assert seconds_an_image(times, "heads") == (2 + 5) / 2
@@ -66,8 +84,8 @@ def test_an_interruption_of_one_round_does_not_count() -> None:
 
 def test_proposals_are_those_of_the_detection() -> None:
     sample = {"image": torch.randint(0, 255, (3, 50, 80), dtype=torch.uint8), "image_id": "x"}
-    searched = build_contender("rcnn", "lenet5", ["a"], 64, 6).detector
-    fast = build_contender("fast_rcnn", "lenet5", ["a"], 64, 6).detector
+    searched = build_contender("rcnn", "lenet5", ["a"], 64, 96, 6).detector
+    fast = build_contender("fast_rcnn", "lenet5", ["a"], 64, 96, 6).detector
     found = proposals(searched, sample)
     assert len(found) == 6
     torch.testing.assert_close(proposals(fast, sample), found)  # there and back through its own scale
@@ -85,6 +103,7 @@ def test_the_table_says_what_is_known() -> None:
     lines = {line[0]: line[1:] for _, group in cells(ROWS) for line in group}
     assert lines["features"] == ("35.0", "0.500", "0.100")
     assert lines["all"] == ("40.0", "3.00", "0.400")
+    assert lines["input, pixels"] == ("9 to 9",) * 3
     assert lines["with proposals"] == ("1x", "13x", "100x")
     assert lines["in 2015, with"] == ("1x (50 s)", "25x (2 s)", "250x (0.2 s)")
     assert lines["their recall, IoU 0.5"] == ("0.900", "0.900", "")

@@ -55,6 +55,17 @@ def test_a_stage_within_a_stage_takes_its_time_from_the_outer_one(ticks: Ticks) 
     assert clock.seconds == {POST_PROCESSING: 17, FEATURES: 10, PROPOSALS: 4, HEADS: 64}
 
 
+def test_a_gpu_is_waited_for_before_each_look_at_the_clock(ticks: Ticks, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait(device: torch.device) -> None:
+        ticks.now += device.index
+
+    monkeypatch.setattr(torch.cuda, "synchronize", wait)
+    clock = StageClock(torch.device("cuda", 3))
+    with clock.stage(FEATURES), clock.stage(HEADS):
+        pass
+    assert (clock.seconds[FEATURES], clock.seconds[HEADS]) == (6, 3)
+
+
 @pytest.mark.parametrize(
     ("key", "own"),
     [

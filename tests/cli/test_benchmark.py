@@ -33,7 +33,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def save(key: str, path: str, backbone: str = "lenet5", classes: list[str] = CLASSES, data: Any = None) -> list[str]:
     """A run of that generation with random weights; the option that names it."""
-    detector = build_contender(key, backbone, classes, 64, 10).detector
+    detector = build_contender(key, backbone, classes, 64, 96, 10).detector
     arguments = {name: value for name, value in detector.hparams.items() if not name.startswith("_")}
     found = {"class": type(detector).__name__, "version": "0", "stage": "comparison"}
     content = {"state_dict": detector.state_dict(), "hyper_parameters": arguments, "detkit": found}
@@ -92,11 +92,13 @@ def test_checkpoints_are_measured_and_judged_on_the_same_images(capsys: pytest.C
 def test_one_checkpoint_brings_its_data_backbone_and_classes_for_all(capsys: pytest.CaptureFixture[str]) -> None:
     data = {"class_path": "Shapes", "init_args": {"path": "shapes", **SIZES}}
     given = save("fast_rcnn", "run", data=data)
-    assert main(["benchmark", "generations", *given, *QUICK]) == 0
+    quick = [word for word in QUICK if word not in ("--min_size", "64")]
+    assert main(["benchmark", "generations", *given, *quick]) == 0
     assert "random weights: R-CNN, Faster R-CNN" in capsys.readouterr().out
     content = json.loads(Path("out/generations.json").read_text())
     assert content["data"] == "Shapes(shapes)" and content["of_images"] == 4
     assert {each["backbone"] for each in content["settings"].values()} == {"lenet5"}
+    assert table()["Faster R-CNN"]["inputs"] == table()["Fast R-CNN"]["inputs"] == "64 to 96"
     assert table()["Fast R-CNN"]["map"] != "" and table()["R-CNN"]["map"] == ""
     assert table()["R-CNN"]["recall_50"] != "" and table()["Faster R-CNN"]["recall_50"] == ""
 
