@@ -34,12 +34,12 @@ def base_classes() -> tuple[type[LightningModule], type[LightningDataModule]]:
     """Bases of the classes that `--model` and `--data` choose from; importing these makes their short names known."""
     from detkit import classification, data, detectors
     from detkit.data.module import DataModule
+    from detkit.detectors.trainable import TrainableModule
 
     for room in (data, detectors, classification):
         for name in room.__all__:
             getattr(room, name)
-    shared = (base for base in detectors.Detector.__mro__ if issubclass(classification.ImageClassifier, base))
-    return next(shared), DataModule
+    return TrainableModule, DataModule
 
 
 def run(command: str, args: Sequence[str]) -> DetkitCLI:

@@ -86,12 +86,13 @@ def plan(command: str, arguments: Arguments, parse_model: Callable[[list[str]], 
         if arguments.option("trainer.default_root_dir") is None and run_folder(found.path).name.startswith("version_"):
             root = run_folder(found.path).parent
     result = Plan([], root, found, content, content_classes(content))
-    _compare(result, command, arguments, parse_model)
+    data = [] if command == "fit" else _data_of(arguments, content, own)
+    _compare(result, command, arguments, parse_model, data)
     options = _without(arguments.options, "ckpt_path")
     result.args = [
         *_files(arguments),
         f"--model={json.dumps(_model_of(content, command))}",
-        *([] if command == "fit" else _data_of(arguments, content, own)),
+        *data,
         *options,
         *([] if command == "fit" else [f"--data.class_names={json.dumps(content_classes(content))}"]),
         f"--ckpt_path={found.path}",
@@ -128,7 +129,11 @@ def _refuse_linked(arguments: Arguments) -> None:
 
 
 def _compare(
-    result: Plan, command: str, arguments: Arguments, parse_model: Callable[[list[str]], Mapping[str, Any]]
+    result: Plan,
+    command: str,
+    arguments: Arguments,
+    parse_model: Callable[[list[str]], Mapping[str, Any]],
+    data: list[str],
 ) -> None:
     assert result.checkpoint is not None
     kept = hyper_parameters(result.content)
@@ -158,7 +163,7 @@ def _compare(
         return
     known = {} if command == "fit" else {name: plain(kept[name]) for name in CLASSES if name in kept}
     base = f"--model={json.dumps({'class_path': theirs, 'init_args': known})}"
-    model = parse_model([*_files(arguments), base, *_without(arguments.options, "ckpt_path")])
+    model = parse_model([*_files(arguments), base, *data, *_without(arguments.options, "ckpt_path")])
     for name in sorted(asked):
         value = plain(model.get(name))
         if value != plain(kept[name]):

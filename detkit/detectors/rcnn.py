@@ -70,7 +70,8 @@ class RCNN(StagesMixin, GivenProposals, Detector):
         feature_budget: GB on disk that features may take while the SVMs learn; if those of all proposals do not fit,
             they are computed again in each pass.
         keep_features: leave them there after the fit.
-        crop_memory: GB that the crops of one pass through the network, and what it makes of them, may take.
+        crop_memory: GB that the crops of one pass through the network, and what it makes of them, may take; null: 1, on
+            a CPU 0.05, where larger passes take longer.
         bf16: read features in bfloat16; null: where the device has it.
         score_threshold: detections with a lower score (a softmax's probability, or an SVM's margin through a sigmoid:
             0.5 is the separating plane) are dropped.
@@ -122,7 +123,7 @@ class RCNN(StagesMixin, GivenProposals, Detector):
         box_lambda: float = 1000.0,
         feature_budget: float = 50.0,
         keep_features: bool = False,
-        crop_memory: float = 1.0,
+        crop_memory: float | None = None,
         bf16: bool | None = None,
         score_threshold: float = 0.0,
         max_candidates: int | None = 100,

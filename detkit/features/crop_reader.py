@@ -13,6 +13,9 @@ from detkit.features.warping import MODES, warp
 
 #: More crops in a pass gain nothing.
 MOST_CROPS = 256
+#: GB of a pass, by default: on a CPU larger pieces of memory are fetched from the system anew in every layer, which can
+#: take longer than the layer.
+MEMORY, MEMORY_CPU = 1.0, 0.05
 
 
 class CropReader:
@@ -22,7 +25,8 @@ class CropReader:
         network: to read with.
         mode: how a box becomes a crop, one of `detkit.features.warping.MODES`.
         context: pixels of context around the box, in the crop.
-        memory: GB that the crops of one pass and what the network makes of them may take.
+        memory: GB that the crops of one pass and what the network makes of them may take; None: `MEMORY`, on a CPU
+            `MEMORY_CPU`.
         bf16: compute in bfloat16 when nothing learns; None: on devices that have it.
         channels_last: memory format of the crops.
 
@@ -35,7 +39,7 @@ class CropReader:
         network: CropNetwork,
         mode: str = "warp",
         context: int = 16,
-        memory: float = 1.0,
+        memory: float | None = None,
         bf16: bool | None = None,
         channels_last: bool = False,
     ) -> None:
@@ -43,21 +47,26 @@ class CropReader:
             raise ConfigError(f"unknown crop_mode {mode!r}; the known ones are {', '.join(MODES)}")
         if not 0 <= 2 * context < network.crop_size:
             raise ConfigError(f"context {context}: twice that must be less than crop_size {network.crop_size}")
-        if memory <= 0:
+        if memory is not None and memory <= 0:
             raise ConfigError(f"crop_memory {memory} must be above 0 GB")
         self.network, self.mode, self.context, self.bf16 = network, mode, context, bf16
         self.channels_last, self._memory = channels_last, None
-        self.crops_per_pass = max(1, min(MOST_CROPS, int(memory * 1e9 / _bytes_per_crop(network))))
+        self.memory, self._bytes = memory, _bytes_per_crop(network)
 
     def crops(self, image: Tensor, boxes: Tensor, out: Tensor | None = None) -> Tensor:
         """The warped boxes (N, 4) of a normalised image (3, H, W): (N, 3, S, S), in ``out`` if that is given."""
         size = self.network.crop_size
         return warp(image, boxes, size, self.context, self.mode, channels_last=self.channels_last, out=out)
 
+    def crops_per_pass(self, device: torch.device) -> int:
+        """How many crops go through the network together."""
+        memory = self.memory or (MEMORY_CPU if device.type == "cpu" else MEMORY)
+        return max(1, min(MOST_CROPS, int(memory * 1e9 / self._bytes)))
+
     def read(self, image: Tensor, boxes: Tensor) -> CropFeatures:
         """Features of boxes (N, 4) of a normalised image (3, H, W), in float32; N may be 0."""
         parts = []
-        for some in boxes.split(self.crops_per_pass):
+        for some in boxes.split(self.crops_per_pass(image.device)):
             if len(some):
                 with self._precision(image.device):
                     found = self.network(self.crops(image, some, self._place(len(some), image.device)))
@@ -76,7 +85,9 @@ class CropReader:
             size = self.network.crop_size
             layout = torch.channels_last if self.channels_last else torch.contiguous_format
             with torch.inference_mode(False):  # what is made in that mode may not be written to outside of it
-                self._memory = torch.empty((self.crops_per_pass, 3, size, size), device=device, memory_format=layout)
+                self._memory = torch.empty(
+                    (self.crops_per_pass(device), 3, size, size), device=device, memory_format=layout
+                )
         return self._memory[:count]
 
     def _precision(self, device: torch.device) -> AbstractContextManager[None]:

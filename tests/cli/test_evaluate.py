@@ -188,3 +188,9 @@ def test_a_score_threshold_that_is_none_is_told(trained: Detkit) -> None:
     result = trained("test", "--ckpt_path", "runs/toy", "--score_threshold", "7")
     assert result.code == 2
     assert "scores go from 0 to 1" in result.err
+
+
+def test_an_option_of_the_model_beside_one_of_the_runs_own_data_set(trained: Detkit) -> None:
+    result = trained("test", "--ckpt_path", "runs/toy", "--data.size", "3", "--model.lr", "0.5")
+    assert result.code == 0, result.err
+    assert "model.lr" in result.out

@@ -174,7 +174,7 @@ def test_no_boxes_at_all(network: CropNetwork) -> None:
 
 def test_the_memory_says_how_many_crops_a_pass_has(network: CropNetwork) -> None:
     def crops(memory: float) -> int:
-        return CropReader(network, context=4, memory=memory).crops_per_pass
+        return CropReader(network, context=4, memory=memory).crops_per_pass(torch.device("cpu"))
 
     assert [crops(n * PASS / 1e9) for n in (0.5, 1.5, 10.5, 100.5)] == [1, 1, 10, 100]
     assert crops(1000.0) == 256
