@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import tempfile
 import time
 import zlib
 from contextlib import suppress
@@ -118,6 +119,9 @@ class Stages:
         arrays = ("image_ids", "offsets", "boxes", "labels", "difficult", "crowd")
         about["annotations"] = [zlib.crc32(getattr(annotations, name).tobytes()) for name in arrays]
         name = digest(self.model.network, about | {"root": annotations.root})
+        if self.trainer.fast_dev_run:  # it leaves nothing in the run's place
+            made = tempfile.mkdtemp(prefix="detkit-") if self.first else ""
+            return Path(self.trainer.strategy.broadcast(made)) / name
         return Path(self.trainer.default_root_dir) / "features" / name
 
     def todo(self) -> list[str]:
@@ -187,10 +191,11 @@ class Stages:
 
     def forget(self) -> None:
         """Delete the features, also those that a fit stopped just here has left, when nothing learns from them more."""
-        if self.first and not self.settings.keep_features:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        folder = self.folder  # found by all ranks together
+        if self.first and (self.trainer.fast_dev_run or not self.settings.keep_features):
+            shutil.rmtree(folder, ignore_errors=True)
             with suppress(OSError):  # another fit's are there
-                self.folder.parent.rmdir()
+                folder.parent.rmdir()
 
     def svms(self) -> None:
         """One linear SVM a class, learnt by the first rank."""
