@@ -1,0 +1,183 @@
+"""R-CNN by the command line: the config, a fit that is killed, and what a test tells of the four variants."""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from detkit.cli.main import main
+from detkit.cli.results import print_metrics
+from detkit.detectors import rcnn_stages
+from detkit.detectors.ablation import ablation_table
+from detkit.detectors.checkpoints import read_checkpoint
+from tests.evaluation.report.pages import random_set, report
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+model:
+  class_path: RCNN
+  init_args:
+    {backbone: lenet5, crop_size: 32, context: 4, batch_regions: 32, max_proposals: [40, 25], warmup_steps: 0, lr: 0.01}
+data:
+  class_path: Shapes
+  init_args: {path: shapes, num_train: 6, num_val: 3, num_test: 3, image_size: 64, num_workers: 0}
+trainer: {accelerator: cpu, max_epochs: 1, default_root_dir: runs/small}
+"""
+#: `detkit` killed at the first call of a function.
+KILLED = """
+import os, signal, sys
+from detkit.cli.main import main
+from detkit.detectors import rcnn_stages
+setattr(rcnn_stages, sys.argv[1], lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+main(sys.argv[2:])
+"""
+ROWS = [
+    {"variant": "softmax", "map": 0.4, "map_50": 0.5, "used": False},
+    {"variant": "softmax + boxes", "map": 0.45, "map_50": 0.52, "used": False},
+    {"variant": "SVM", "map": 0.375, "map_50": 0.61, "used": False},
+    {"variant": "SVM + boxes", "map": 0.523, "map_50": 0.67, "used": True},
+]
+NOTHING = [{**row, "map": math.nan, "map_50": math.nan} for row in ROWS]
+
+
+def detkit(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    """What a command prints, which succeeds and complains of nothing."""
+    capsys.readouterr()
+    code = main(list(args))
+    printed = capsys.readouterr()
+    assert (code, printed.err) == (0, "")
+    return printed.out
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+def weights(version: str, name: str = "last") -> dict[str, Any]:
+    return read_checkpoint(f"{version}/checkpoints/{name}.ckpt")
+
+
+def test_the_config_goes_through_every_stage(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(folder / "temporary"))
+    (folder / "temporary").mkdir()
+    config = ["--config", str(ROOT / "configs/shapes/rcnn.yaml"), "--trainer.fast_dev_run", "true"]
+    few = ["--data.num_train", "10", "--data.num_val", "2", "--data.num_test", "2", "--data.image_size", "64"]
+    out = detkit(capsys, "fit", *config, *few)
+    for told in ("features of all regions: 8 images", "SVMs: ", "box regressors: ", "SVM + boxes"):
+        assert told in out
+    assert sorted(path.name for path in folder.iterdir()) == ["data", "small.yaml", "temporary"]
+    assert not list((folder / "temporary").iterdir())
+
+
+def test_killed_in_earnest_gone_on_with_and_tested_both_ways(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", KILLED, "learn_boxes", "fit", "--config", "small.yaml"]
+    killed = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert killed.returncode == -signal.SIGKILL
+    stopped = weights("runs/small/version_0")
+    assert stopped["detkit"]["stage"] == "SVMs" and len(list(folder.rglob("*.features"))) == 6
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(rcnn_stages, "learn_svms")  # it is not to be asked for again
+        out = detkit(capsys, "fit", "--ckpt_path", "runs/small")
+    assert "box regressors: " in out and "SVMs: " not in out and "best, val/map" in out
+    assert not list(folder.rglob("features"))
+    detkit(capsys, "fit", "--config", "small.yaml", "--trainer.default_root_dir", "runs/whole")
+    whole, gone_on = weights("runs/whole/version_0"), weights("runs/small/version_1")
+    assert gone_on["detkit"]["stage"] == "comparison" and gone_on["state_dict"].keys() == whole["state_dict"].keys()
+    for name, value in whole["state_dict"].items():
+        assert value.equal(gone_on["state_dict"][name]), name
+        assert value.equal(weights("runs/small/version_1", "best")["state_dict"][name]), name
+    assert (folder / "runs/whole/version_0/svm_mining.csv").is_file()
+
+    found = {}
+    for used, option in (("SVM + boxes", []), ("softmax + boxes", ["--model.classifier", "softmax"])):
+        out = detkit(capsys, "test", "--ckpt_path", "runs/small", *option)
+        metrics = json.loads((folder / "runs/small/version_1/report/metrics.json").read_text())
+        rows = metrics["ablation"]
+        assert [row["variant"] for row in rows] == [row["variant"] for row in ROWS]
+        (own,) = [row for row in rows if row["used"]]
+        assert own["variant"] == used and (own["map"], own["map_50"]) == (metrics["map"], metrics["map_50"])
+        assert re.search(re.escape(f"{used} (used)") + r".*" + f"{own['map']:.3f}", out)
+        page = (folder / "runs/small/version_1/report/index.html").read_text(encoding="utf-8")
+        assert f"{used} (used)" in html.unescape(page)
+        found[used] = [{**row, "used": None} for row in rows]
+    assert found["SVM + boxes"] == found["softmax + boxes"]  # one checkpoint, one comparison
+    assert detkit(capsys, "validate", "--ckpt_path", "runs/small", "--model.box_regression", "false")
+
+
+def test_stopping_in_a_stage_says_how_to_go_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rcnn_stages, "learn_svms", stop)
+    assert main(["fit", "--config", "small.yaml"]) == 130
+    assert "--ckpt_path" in capsys.readouterr().err
+    assert weights("runs/small/version_0")["detkit"]["stage"] == "fine-tuning"
+
+
+# -- the table ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows", "numbers"),
+    [
+        (ROWS, [("0.400", "0.500", "+0.000"), ("0.450", "0.520", "+0.050"), ("0.375", "0.610", "-0.025"), None]),
+        (NOTHING, [("n/a", "n/a", "")] * 4),
+    ],
+    ids=["numbers", "nothing to find"],
+)
+def test_a_table_of_the_variants(rows: list[dict[str, Any]], numbers: list[tuple[str, ...] | None]) -> None:
+    out = io.StringIO()
+    metrics = {"map": rows[3]["map"], "protocol": "COCO", "ablation": rows}
+    print_metrics(metrics, "test", Console(file=out, width=100))
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.getvalue().splitlines() if "│" in line]
+    table = [line for line in lines if len(line) == 4]
+    numbers[3] = numbers[3] or ("0.523", "0.670", "+0.123")
+    names = [row["variant"] for row in rows[:3]] + ["SVM + boxes (used)"]
+    assert table == [[name, *values] for name, values in zip(names, numbers, strict=True)]
+    assert len(ablation_table(rows, "validation").splitlines()) == 6
+
+
+def test_no_table_of_one_variant() -> None:
+    out = io.StringIO()
+    print_metrics({"map": 0.3, "protocol": "COCO"}, "test", Console(file=out, width=100))
+    assert "variant" not in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [(ROWS, ["0.400", "0.450", "+5.0", "\N{MINUS SIGN}2.5", "+12.3"]), (NOTHING, ["n/a"])],
+    ids=["numbers", "nothing to find"],
+)
+def test_the_report_has_the_variants(tmp_path: Path, rows: list[dict[str, Any]], told: list[str]) -> None:
+    names = ["circle", "star"]
+    page, _ = report(tmp_path, random_set(0, 2), names, ablation=rows)
+    section = page.partition("Classifiers and box regression</h3>")[2].partition("</table>")[0]
+    cells = [re.sub("<[^>]+>", "|", line) for line in section.splitlines() if line.startswith("<tr><th")]
+    assert len(cells) == 4 and all(row["variant"] in html.unescape(c) for row, c in zip(rows, cells, strict=True))
+    assert [c for c in cells if "(used)" in c] == [cells[3]] and all(text in section for text in told)
+    saved = json.loads((tmp_path / "metrics.json").read_text())["ablation"]
+    assert [row["variant"] for row in saved] == [row["variant"] for row in rows]
+    without, _ = report(tmp_path / "without", random_set(0, 2), names)
+    assert "Classifiers and box regression" not in without
