@@ -93,6 +93,11 @@ def make_eval_loader(dataset: Dataset, batch_size: int, num_workers: int) -> Dat
     return DataLoader(dataset, batch_size=batch_size, sampler=sampler, **_common(num_workers))
 
 
+def make_own_loader(dataset: Dataset, num_workers: int) -> DataLoader:
+    """One sample a batch, in the data set's order: all of it, also where there are other ranks."""
+    return DataLoader(dataset, batch_size=1, **_common(num_workers))
+
+
 def _common(num_workers: int) -> dict[str, Any]:
     return {
         "num_workers": num_workers,

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.dataset import DetectionDataset
-from detkit.data.loaders import make_eval_loader
+from detkit.data.loaders import make_own_loader
 from detkit.detectors.ablation import Ablation, ablation_table
 from detkit.detectors.region_features import RegionFeatures, digest
 from detkit.detectors.region_learning import learn_boxes, learn_svms
@@ -185,7 +185,7 @@ class Stages:
             f"{self.settings.feature_budget:g} GB) in {folder}"
         )
         features.todo = features.todo[self.trainer.global_rank :: self.trainer.world_size]
-        features.fill(lambda dataset: make_eval_loader(dataset, 1, self.data.num_workers), self.first)
+        features.fill(lambda dataset: make_own_loader(dataset, self.data.num_workers), self.first)
         self.trainer.strategy.barrier("features")
         return features
 
@@ -200,9 +200,10 @@ class Stages:
     def svms(self) -> None:
         """One linear SVM a class, learnt by the first rank."""
         began, svms = time.monotonic(), self.heads.svms
+        folder = self.trainer.log_dir  # all ranks have to ask for it
         if self.first:
             miner = learn_svms(self.features, svms, self.settings)
-            self._write_log(miner)
+            self._write_log(miner, folder)
             names = [name for name, trained in zip(self.model.class_names, svms.trained, strict=True) if not trained]
             lacking = f"; n/a for want of examples: {', '.join(names)}" if names else ""
             found = f"{int(svms.trained.sum())} classes, {len(miner.rows):,} hard negatives{lacking}"
@@ -255,15 +256,15 @@ class Stages:
             if hasattr(callback, "on_stage_end"):
                 callback.on_stage_end(self.trainer, complete)
 
-    def _write_log(self, miner: HardNegativeMiner) -> None:
+    def _write_log(self, miner: HardNegativeMiner, folder: str | None) -> None:
         """`svm_mining.csv` in the run's folder, a line for each training of an SVM."""
-        if self.trainer.log_dir is None or self.trainer.fast_dev_run:
+        if folder is None or self.trainer.fast_dev_run:
             return
         lines = [",".join(["class", *Training._fields[1:], "objective"])]
         for row in miner.log:
             values = [self.model.class_names[row.label - 1], *row[1:], row.objective]
             lines.append(",".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in values))
-        write_beside(Path(self.trainer.log_dir) / "svm_mining.csv", "\n".join(lines) + "\n")
+        write_beside(Path(folder) / "svm_mining.csv", "\n".join(lines) + "\n")
 
     def say(self, text: str) -> None:
         """Once, whatever the number of ranks."""

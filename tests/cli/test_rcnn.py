@@ -124,6 +124,20 @@ def test_killed_in_earnest_gone_on_with_and_tested_both_ways(folder: Path, capsy
     assert detkit(capsys, "validate", "--ckpt_path", "runs/small", "--model.box_regression", "false")
 
 
+@pytest.mark.slow
+def test_two_processes_share_the_work(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.num_train", "7"]  # shared out unevenly
+    command = [sys.executable, "-m", "detkit", "fit", "--config", "small.yaml", *two]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.count("SVM + boxes") == 1 and "features of all regions: 7 images" in result.stdout
+    best = weights("runs/small/version_0", "best")
+    assert best["detkit"]["stage"] == "comparison" and best["state_dict"]["roi_heads.svms.trained"].any()
+    assert sorted(path.name for path in Path("runs/small").iterdir()) == ["version_0"]
+    assert "SVM + boxes (used)" in detkit(capsys, "test", "--ckpt_path", "runs/small")
+
+
 def test_stopping_in_a_stage_says_how_to_go_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

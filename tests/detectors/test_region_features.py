@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from detkit.data import Shapes
 from detkit.data.dataset import DetectionDataset
-from detkit.data.loaders import make_eval_loader
+from detkit.data.loaders import make_own_loader
 from detkit.detectors.region_features import RegionFeatures, digest
 from detkit.detectors.region_learning import StageSettings, learn_boxes, learn_svms
 from detkit.detectors.training_regions import TrainingRegions
@@ -70,7 +70,7 @@ def make(regions: TrainingRegions, tmp_path: Path) -> Callable[..., RegionFeatur
         found = RegionFeatures(regions, dataset, network, (POOL5, FC7), tmp_path / "deep/features", budget)
         found.network = network
         if filled:
-            found.fill(lambda part: make_eval_loader(part, 1, 0), show=False)
+            found.fill(lambda part: make_own_loader(part, 0), show=False)
         return found
 
     return build
@@ -155,7 +155,7 @@ def test_what_is_there_is_not_computed_again(
     again = make(size, filled=False)
     (again.folder / "000003.part").write_bytes(b"half a file")
     assert again.todo == [3, 4, 5, 6, 7]
-    again.fill(lambda part: make_eval_loader(part, 1, 0), show=False)
+    again.fill(lambda part: make_own_loader(part, 0), show=False)
     assert len(again.network.read) == 5
     files = {path.name: path.read_bytes() for path in again.folder.iterdir()}
     shutil.rmtree(again.folder)
