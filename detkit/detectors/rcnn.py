@@ -18,8 +18,8 @@ from detkit.detectors.base import Batch, Detector
 from detkit.detectors.given_proposals import GivenProposals
 from detkit.detectors.optimization import parameter_groups
 from detkit.detectors.proposal_source import ProposalSource
-from detkit.detectors.rcnn_stages import StagesMixin
 from detkit.detectors.region_learning import StageSettings
+from detkit.detectors.staged_fit import StagesMixin
 from detkit.errors import ConfigError
 from detkit.features import ImageBatch, Preprocessing, apply_transfer, build_crop_network
 from detkit.features.crop_reader import CropReader

@@ -26,7 +26,6 @@ from detkit.detectors.ablation import Ablation, ablation_table
 from detkit.detectors.region_features import RegionFeatures, digest
 from detkit.detectors.region_learning import learn_boxes, learn_svms
 from detkit.detectors.training_regions import TrainingRegions
-from detkit.errors import ConfigError
 from detkit.features import CropFeatures
 from detkit.files import write_beside
 from detkit.heads import HardNegativeMiner, Training
@@ -44,45 +43,6 @@ FEATURES_DEPEND_ON = (
     *("proposal_method", "proposal_mode", "proposal_options", "train_on_difficult", "box_min_iou", "feature_budget"),
     *("classifier", "box_regression"),
 )
-
-
-class StagesMixin:
-    """The hooks by which a fit goes through the stages, for `RCNN`."""
-
-    stage: str = FINE_TUNING
-
-    def on_fit_start(self) -> None:
-        """Refuse a data set that the later stages cannot learn from before the first stage begins."""
-        super().on_fit_start()
-        stages = Stages(self)
-        if stages.todo() and not isinstance(self.trainer.datamodule, DetectionDataModule):
-            raise ConfigError(
-                "R-CNN's SVMs and box regressors learn from one of detkit's data sets: fit with trainer.fit(model, "
-                "datamodule), or set classifier: softmax and box_regression: false"
-            )
-
-    def on_train_start(self) -> None:
-        """More fine-tuning makes what was learnt on the features stale."""
-        super().on_train_start()
-        self.stage = FINE_TUNING
-        for part in (self.roi_heads.svms, self.roi_heads.box_regressors):
-            part.trained.fill_(False)
-
-    def on_fit_end(self) -> None:
-        """Go through the stages that are left. Lightning calls it after the last epoch, also where none was left."""
-        super().on_fit_end()
-        if not self.trainer.interrupted:
-            Stages(self).run()
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the stage."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["detkit"]["stage"] = self.stage
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on behind the stage that was saved."""
-        super().on_load_checkpoint(checkpoint)
-        self.stage = checkpoint["detkit"]["stage"]
 
 
 class Stages:

@@ -18,11 +18,11 @@ from detkit.errors import TrainingError
 CHUNK = 1024  # examples that are in double precision at a time
 
 #: Each accuracy of the margins is tried for this many sweeps over the examples; the last is liblinear's own default,
-#: with which the authors trained, as are the sweeps.
+#: with which the authors trained, as are the fewest sweeps; small problems may have as many as this many numbers allow.
 TOLERANCES = (1e-3, 1e-2, 1e-1)
 #: For SVMs that only find the next negatives.
 ROUGH = (1e-1,)
-SWEEPS = 1000
+SWEEPS, NUMBERS = 1000, 4e9
 
 
 class LinearSVMs(nn.Module):
@@ -112,7 +112,7 @@ def fit_svm(
     positive_weight: float = 2.0,
     bias_feature: float = 10.0,
     tolerances: Iterable[float] = TOLERANCES,
-    sweeps: int = SWEEPS,
+    sweeps: int | None = None,
 ) -> tuple[np.ndarray, float]:
     """Train one SVM on examples that fit the memory: scikit-learn's LinearSVC, dual coordinate descent (liblinear).
 
@@ -126,7 +126,7 @@ def fit_svm(
         positive_weight: a positive's loss counts as often.
         bias_feature: see `LinearSVMs`.
         tolerances: accuracies of the margins, tried in this order until one is reached.
-        sweeps: over the examples, at most, for each of them.
+        sweeps: over the examples, at most, for each of them; None: 1,000, and more for few examples of few features.
 
     Returns:
         w float32 (D,) and b: the margin of a feature vector is w x + b.
@@ -137,6 +137,7 @@ def fit_svm(
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.svm import LinearSVC
 
+    sweeps = sweeps or max(SWEEPS, int(NUMBERS / max(x.size, 1)))
     for tolerance in tolerances:
         svm = LinearSVC(
             loss="hinge",

@@ -19,9 +19,8 @@ from detkit.training.losses import box_regression_loss, cross_entropy
 from detkit.training.matching import ignore_in_regions, match
 from detkit.training.sampling import sample
 
-
-#: Regions that are read together on a CPU when nothing learns: larger pieces of memory are fetched from the system anew in
-#: every layer, which took 40 % of the time of 1,000 regions in MobileNetV2's last blocks.
+#: Regions that are read together on a CPU when nothing learns: larger pieces of memory are fetched from the system anew
+#: in every layer, which took 40 % of the time of 1,000 regions in MobileNetV2's last blocks.
 REGIONS_CPU = 128
 
 

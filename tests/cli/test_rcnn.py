@@ -124,6 +124,16 @@ def test_killed_in_earnest_gone_on_with_and_tested_both_ways(folder: Path, capsy
     assert detkit(capsys, "validate", "--ckpt_path", "runs/small", "--model.box_regression", "false")
 
 
+def test_other_numbers_let_the_svms_learn_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    detkit(capsys, "fit", "--config", "small.yaml")
+    out = detkit(capsys, "fit", "--ckpt_path", "runs/small", "--model.svm_c", "0.1")
+    assert "SVMs: " in out and "box regressors: " in out and "epoch" not in out
+    before, after = (weights(f"runs/small/version_{n}")["state_dict"] for n in (0, 1))
+    same = {name: value.equal(after[name]) for name, value in before.items()}
+    assert not same["roi_heads.svms.weight"]
+    assert all(equal for name, equal in same.items() if name.startswith(("network.", "roi_heads.box_regressors")))
+
+
 @pytest.mark.slow
 def test_two_processes_share_the_work(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -1,0 +1,60 @@
+"""The hooks by which a fit of R-CNN goes through its stages; `detkit.detectors.rcnn_stages` has what each does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from detkit.data.datamodule import DetectionDataModule
+from detkit.detectors.rcnn_stages import FINE_TUNING, Stages
+from detkit.errors import ConfigError
+
+#: The model's options that the stages after fine-tuning depend on.
+LEARNT_WITH = (
+    *("classifier", "box_regression", "svm_c", "svm_positive_weight", "svm_negative_iou", "svm_passes"),
+    *("box_min_iou", "box_lambda"),
+)
+
+
+class StagesMixin:
+    """The hooks by which a fit goes through the stages, for `RCNN`."""
+
+    stage: str = FINE_TUNING
+    _learn_again = False
+
+    def on_fit_start(self) -> None:
+        """Refuse a data set that the later stages cannot learn from before the first stage begins."""
+        super().on_fit_start()
+        stages = Stages(self)
+        if stages.todo() and not isinstance(self.trainer.datamodule, DetectionDataModule):
+            raise ConfigError(
+                "R-CNN's SVMs and box regressors learn from one of detkit's data sets: fit with trainer.fit(model, "
+                "datamodule), or set classifier: softmax and box_regression: false"
+            )
+
+    def on_train_start(self) -> None:
+        """More fine-tuning makes what was learnt on the features stale."""
+        super().on_train_start()
+        self.stage = FINE_TUNING
+        for part in (self.roi_heads.svms, self.roi_heads.box_regressors):
+            part.trained.fill_(False)
+
+    def on_fit_end(self) -> None:
+        """Go through the stages that are left. Lightning calls it after the last epoch, also where none was left."""
+        super().on_fit_end()
+        if not self.trainer.interrupted:
+            Stages(self).run()
+
+    def on_resume_override(self, changed: dict[str, Any]) -> None:
+        """Other numbers for the SVMs or the box regressors: these learn again, fine-tuning goes on where it was."""
+        super().on_resume_override(changed)
+        self._learn_again = any(name in changed for name in LEARNT_WITH)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the stage."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["detkit"]["stage"] = self.stage
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on behind the stage that was saved."""
+        super().on_load_checkpoint(checkpoint)
+        self.stage = FINE_TUNING if self._learn_again else checkpoint["detkit"]["stage"]
