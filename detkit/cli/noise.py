@@ -33,6 +33,8 @@ WARNINGS = (
     r".*It is recommended to use `self\.log\('(val|test)/ma[pr].*sync_dist=True.*",
     # Testing and predicting need no checkpoint callbacks.
     r".*callbacks used to create the checkpoint need to be provided.*",
+    # Proposals that are all there already.
+    r".*Total length of `list` across ranks is zero.*",
     # The CPU of a machine without a GPU: chosen by `accelerator: auto`, reported by Lightning's own line.
     r".*'pin_memory' argument is set as true but no accelerator is found.*",
 )
