@@ -78,7 +78,9 @@ def test_there_are_the_configs_that_the_documentation_names() -> None:
     names = {str(path.relative_to(REPOSITORY / "configs").as_posix()) for path in CONFIGS}
     presets = {f"faster_rcnn/{n}.yaml" for n in ("paper_voc07_vgg16", "modern_coco_resnet50_fpn")}
     presets |= {f"fast_rcnn/{n}.yaml" for n in ("paper_voc07_vgg16", "modern_custom")} | {"shapes/fast_rcnn.yaml"}
-    presets |= {f"rcnn/{n}.yaml" for n in ("paper_voc07_alexnet", "modern_custom")} | {"shapes/rcnn.yaml"}
+    presets |= {f"rcnn/{n}.yaml" for n in ("paper_voc07_alexnet", "paper_voc07_vgg16", "modern_custom")} | {
+        "shapes/rcnn.yaml"
+    }
     assert names >= presets | {"shapes/faster_rcnn.yaml", "faster_rcnn/custom_voc.yaml", "faster_rcnn/custom_coco.yaml"}
 
 

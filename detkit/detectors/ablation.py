@@ -32,26 +32,27 @@ class Ablation:
         self.limits: dict[Variant, SetLimit] = {}
         if max_per_set is not None:
             self.limits = {variant: SetLimit(model.num_classes, max_per_set) for variant in self.variants}
-        self._held: list[tuple[Variant, list[dict[str, Any]], list[dict[str, Any]]]] = []
+        self._held: dict[Variant, list[dict[str, Any]]] = {variant: [] for variant in self.variants}
+        self._samples: list[dict[str, Any]] = []
 
     def update(self, batch: Batch) -> None:
         """Take in a batch."""
         found = self.model.detect_variants(batch, self.variants, limits=self.limits)
         for variant, detections in zip(self.variants, found, strict=True):
             if self.limits:
-                bare = [{k: v for k, v in sample.items() if k not in ("image", "proposals")} for sample in batch]
-                self._held.append((variant, detections, bare))
+                self._held[variant] += [{k: v.cpu() for k, v in one.items()} for one in detections]
             else:
                 self.metrics[variant].update(detections, batch)
+        if self.limits:
+            self._samples += [{k: v for k, v in one.items() if k not in ("image", "proposals")} for one in batch]
 
     def finish(self) -> list[dict[str, Any]]:
         """Plain numbers of each variant: map, map_50 (NaN where the protocol has none), and whether it is the model's.
 
         The model's own metric is not reset.
         """
-        for variant, detections, samples in self._held:
-            self.metrics[variant].update([self.limits[variant].keep(found) for found in detections], samples)
-        self._held.clear()
+        for variant, limit in self.limits.items():
+            self.metrics[variant].update(limit.keep(self._held.pop(variant)), self._samples)
         rows = []
         for variant, metric in self.metrics.items():
             result = metric.compute()

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detkit.boxes import box_iou
 from detkit.detectors.ablation import Ablation
 from detkit.detectors.base import Batch, Detector
 from detkit.detectors.given_proposals import GivenProposals
@@ -25,7 +24,7 @@ from detkit.features import ImageBatch, Preprocessing, apply_transfer, build_cro
 from detkit.features.crop_reader import CropReader
 from detkit.features.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from detkit.heads import CropClassifier, CropSettings, SetLimit, Variant
-from detkit.training import cross_entropy, ignore_in_regions, match, sample
+from detkit.training import cross_entropy, sample_batch
 
 
 class RCNN(StagesMixin, GivenProposals, Detector):
@@ -77,7 +76,7 @@ class RCNN(StagesMixin, GivenProposals, Detector):
             0.5 is the separating plane) are dropped.
         max_candidates: best detections of each class and image that enter suppression; null: all.
         max_per_set: in a test, so many times the number of images is kept of each class over the whole set, before
-            suppression; 40 in the paper; null: all.
+            suppression; 40 in the paper; null: all. What is beyond it still counts towards ``max_detections``.
         nms_threshold: IoU within a class above which the lower detection is suppressed.
         max_detections: of an image.
         shared: arguments of `Detector`.
@@ -136,6 +135,10 @@ class RCNN(StagesMixin, GivenProposals, Detector):
         super().__init__(class_names, preprocessing, **shared)
         if batch_regions < 1 or not 0 < positive_fraction <= 1:
             raise ConfigError(f"batch_regions {batch_regions} must be 1 or more, positive_fraction in (0, 1]")
+        if not 0 < foreground_iou <= 1 or head_lr_factor <= 0:
+            raise ConfigError(f"foreground_iou {foreground_iou} must be in (0, 1], head_lr_factor above 0")
+        if max_per_set is not None and max_per_set < 1:
+            raise ConfigError(f"max_per_set {max_per_set} must be at least 1")
         self.set_source(ProposalSource(proposal_method, proposal_mode, proposal_options, proposals), max_proposals)
         self.network = build_crop_network(
             backbone,
@@ -159,9 +162,12 @@ class RCNN(StagesMixin, GivenProposals, Detector):
             self.network.pool5_features, self.network.fc7_features, self.num_classes, settings
         )
         self.reader = CropReader(self.network, crop_mode, context, crop_memory, bf16, channels_last)
-        self.batch_regions, self.positive_fraction = batch_regions, positive_fraction
-        self.foreground_iou, self.head_lr_factor = foreground_iou, head_lr_factor
-        self.max_per_set = max_per_set
+        self.sampling = {
+            "foreground_iou": foreground_iou,
+            "batch_size": batch_regions,
+            "positive_fraction": positive_fraction,
+        }
+        self.head_lr_factor, self.max_per_set = head_lr_factor, max_per_set
         self.stage_settings = StageSettings(
             svm_c=svm_c,
             svm_positive_weight=svm_positive_weight,
@@ -188,29 +194,9 @@ class RCNN(StagesMixin, GivenProposals, Detector):
         self.health = {"roi_foreground": (labels > 0).sum().float(), "roi_background": (labels == 0).sum().float()}
         return {"loss_classifier": cross_entropy(logits, labels, torch.ones_like(labels, dtype=torch.bool))}
 
-    @torch.no_grad()
     def _sample(self, batch: Batch, images: ImageBatch) -> tuple[list[Tensor], Tensor]:
-        """N tensors of boxes in the batch's pixels, and the classes (R,) of all of them, 0 for background.
-
-        The paper draws its 128 from all windows of the training set; here they are of the batch's images, so that one
-        step reads a few images only.
-        """
-        candidates, classes, labels = [], [], []
-        for i, (boxes, names, regions, given) in enumerate(
-            zip(*self.targets(batch, images), self.proposals_of(batch), strict=True)
-        ):
-            rows = torch.cat([boxes, images.to_batch(given, i).to(boxes.device)])
-            matches = match(box_iou(boxes, rows), self.foreground_iou, self.foreground_iou, low_quality=False)
-            matches = ignore_in_regions(matches, rows, regions, 0.5)
-            known = names[matches.index] if len(names) else matches.index
-            candidates.append(rows)
-            classes.append(torch.where(matches.label > 0, known, 0))
-            labels.append(matches.label)
-        chosen = sample(torch.cat(labels), self.batch_regions, self.positive_fraction)
-        rows = chosen.index[chosen.valid].sort().values
-        counts = torch.tensor([len(c) for c in candidates], device=rows.device)
-        per_image = torch.bincount(torch.repeat_interleave(counts)[rows], minlength=len(batch)).tolist()
-        return list(torch.cat(candidates)[rows].split(per_image)), torch.cat(classes)[rows]
+        proposals = [images.to_batch(p, i).to(images.tensor.device) for i, p in enumerate(self.proposals_of(batch))]
+        return sample_batch(proposals, *self.targets(batch, images), **self.sampling)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What SGD is given; the new layer learns ``head_lr_factor`` times as fast (section 2.3)."""
@@ -253,8 +239,23 @@ class RCNN(StagesMixin, GivenProposals, Detector):
 
     # -- test ----------------------------------------------------------------------------------
 
+    def on_validation_start(self) -> None:
+        """Say so where something is asked for that was not trained."""
+        if self.trainer.state.fn == "validate":
+            self._say_variant()
+
+    def on_predict_start(self) -> None:
+        """Say so where something is asked for that was not trained."""
+        self._say_variant()
+
+    def _say_variant(self) -> None:
+        asked = Variant(self.roi_heads.settings.classifier, self.roi_heads.settings.box_regression)
+        if asked != self.roi_heads.variant:
+            self.print(f"asked for {asked}; what is trained is used: {self.roi_heads.variant}")
+
     def on_test_start(self) -> None:
         """Compare all that the weights can do, which costs next to nothing beside the features."""
+        self._say_variant()
         self.ablation = Ablation(self, self.max_per_set)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:

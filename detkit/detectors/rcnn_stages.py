@@ -6,11 +6,14 @@ stopped; of the features it has what is on the disk.
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
 import shutil
 import tempfile
 import time
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -113,39 +116,44 @@ class Stages:
 
     # -- the stages ----------------------------------------------------------------------------
 
-    def fill(self) -> RegionFeatures:
-        """Features of the training split, shared out among the ranks."""
-        annotations = self.data.annotations("train")
+    def find(self, folder: Path) -> RegionFeatures:
+        """The features of the training split in that folder, as far as they are there.
+
+        Raises:
+            ConfigError: if they take more than the budget, or than the disk has left.
+        """
+        model, annotations, wanted = self.model, self.data.annotations("train"), self.heads.settings
         proposals = self.data.proposals.get("train")
         if proposals is None:  # fast_dev_run: so few images serve
-            proposals = self.model.source.of_first(annotations, min(self.few or len(annotations), len(annotations)))
-        wanted = self.heads.settings
+            proposals = model.source.of_first(annotations, min(self.few or len(annotations), len(annotations)))
         regions = TrainingRegions(
             annotations,
             proposals,
-            self.model.num_classes,
-            self.model.max_proposals[0],
-            self.model.train_on_difficult,
+            model.num_classes,
+            model.max_proposals[0],
+            model.train_on_difficult,
             self.settings.box_min_iou if wanted.box_regression else math.inf,
             self.few,
         )
-        network, folder = self.model.network, self.folder
-        features = RegionFeatures(
-            regions,
-            DetectionDataset(annotations),
-            self._read,
-            (network.pool5_features, network.fc7_features),
-            folder,
-            self.settings.feature_budget,
-            every=wanted.classifier == "svm",
-        )
+        sizes = (model.network.pool5_features, model.network.fc7_features)
+        budget, every = self.settings.feature_budget, wanted.classifier == "svm"
+        return RegionFeatures(regions, DetectionDataset(annotations), self._read, sizes, folder, budget, every)
+
+    def fill(self) -> RegionFeatures:
+        """Features of the training split, shared out among the ranks."""
+        features = self.find(self.folder)
         kind = "of all regions" if features.complete else "of ground truth and the regressors' examples"
         self.say(
-            f"features {kind}: {len(regions):,} images, {features.bytes / 1e9:.2f} GB (budget "
-            f"{self.settings.feature_budget:g} GB) in {folder}"
+            f"features {kind}: {len(features):,} images, {features.bytes / 1e9:.2f} GB (budget "
+            f"{self.settings.feature_budget:g} GB) in {self.folder}"
         )
-        features.todo = features.todo[self.trainer.global_rank :: self.trainer.world_size]
+        # By the images' numbers: what is there already is not seen by all ranks at the same moment.
+        features.todo = [i for i in features.todo if i % self.trainer.world_size == self.trainer.global_rank]
         features.fill(lambda dataset: make_own_loader(dataset, self.data.num_workers), self.first)
+        if self.first:
+            for stale in self.folder.glob("*.learnt"):
+                stale.unlink()
+        self._wait(lambda: not features.missing())
         self.trainer.strategy.barrier("features")
         return features
 
@@ -168,7 +176,7 @@ class Stages:
             lacking = f"; n/a for want of examples: {', '.join(names)}" if names else ""
             found = f"{int(svms.trained.sum())} classes, {len(miner.rows):,} hard negatives{lacking}"
             self.say(f"SVMs: {found}, in {duration(time.monotonic() - began)}")
-        self._share(svms)
+        self._share(svms, SVMS)
 
     def boxes(self) -> None:
         """Four ridge regressors a class, learnt by the first rank."""
@@ -177,7 +185,7 @@ class Stages:
             counts = learn_boxes(self.features, regressors, self.settings.box_lambda)
             found = f"{int((counts > 0).sum())} classes, {int(counts.sum()):,} examples"
             self.say(f"box regressors: {found}, in {duration(time.monotonic() - began)}")
-        self._share(regressors)
+        self._share(regressors, BOXES)
 
     def compare(self) -> None:
         """The four ways to detect, on the validation split."""
@@ -185,11 +193,10 @@ class Stages:
         if annotations is None or self.trainer.limit_val_batches == 0:
             return
         loader, model = self.data.val_dataloader(), self.model
-        ablation = Ablation(model)
-        with Progress("validation", len(loader), unit="batches", show=self.first) as progress:
-            for number, batch in enumerate(loader):
-                if self.trainer.fast_dev_run and number >= int(self.trainer.fast_dev_run):
-                    break
+        ablation, limit = Ablation(model), self.trainer.limit_val_batches
+        count = min(limit, len(loader)) if isinstance(limit, int) else int(limit * len(loader))
+        with Progress("validation", count, unit="batches", show=self.first) as progress:
+            for batch in itertools.islice(loader, count):
                 ablation.update(model.transfer_batch_to_device(batch, model.device, 0))
                 progress.step()
         rows = ablation.finish()
@@ -206,10 +213,22 @@ class Stages:
         images = model.prepare([sample])
         return model.reader.read(images[0], images.to_batch(boxes, 0).to(model.device))
 
-    def _share(self, module: torch.nn.Module) -> None:
-        """What the first rank has learnt, for all."""
-        state = self.trainer.strategy.broadcast({k: v.cpu() for k, v in module.state_dict().items()})
-        module.load_state_dict(state)
+    def _share(self, module: torch.nn.Module, name: str) -> None:
+        """What the first rank has learnt, for all, by way of a file: collective calls lose patience after a while."""
+        if self.trainer.world_size == 1:
+            return
+        path = self.folder / f"{name}.learnt"
+        if self.first:
+            part = path.with_suffix(".part")
+            torch.save({k: v.cpu() for k, v in module.state_dict().items()}, part)
+            os.replace(part, path)
+        self._wait(path.is_file)
+        module.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+        self.trainer.strategy.barrier(name)
+
+    def _wait(self, until: Callable[[], bool]) -> None:
+        while not until():
+            time.sleep(0.5)
 
     def _checkpoint(self, complete: bool) -> None:
         for callback in self.trainer.callbacks:

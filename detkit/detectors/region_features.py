@@ -67,7 +67,7 @@ class RegionFeatures:
             )
         self.complete = every and most <= budget * 1e9
         self.bytes = most if self.complete else least
-        self.todo = [i for i in range(len(regions)) if not self._file(i).is_file()]
+        self.todo = self.missing()
         self._check_room(len(self.todo) / max(len(regions), 1))
 
     def __len__(self) -> int:
@@ -94,40 +94,48 @@ class RegionFeatures:
     def fc7(self, index: int) -> Tensor:
         """(R, D7) of all regions of an image, from the disk or computed now."""
         if self.complete:
-            return torch.from_numpy(self._load(index)[0])
+            truth, _, others = self._load(index, 3)
+            return torch.cat([truth, others])
         return self.read(self.dataset[index], self.regions[index].boxes).fc7.half().cpu()
 
     def truth(self, index: int) -> Tensor:
         """(G, D7) of the ground truth of an image."""
-        return torch.from_numpy(self._load(index)[0][: len(self.regions[index].labels)])
+        return self._load(index, 1)[0]
 
     def pool5(self, index: int) -> Tensor:
         """(E, D5) of the box regressors' examples of an image."""
-        return torch.from_numpy(self._load(index)[1])
+        return self._load(index, 2)[1]
+
+    def missing(self) -> list[int]:
+        """The images that have no file yet."""
+        return [i for i in range(len(self)) if not self._file(i).is_file()]
 
     def _write(self, index: int, sample: dict[str, Any]) -> None:
         found = self.regions[index]
+        objects = len(found.labels)
         if self.complete:
             features = self.read(sample, found.boxes)
-            fc7, pool5 = features.fc7, features.pool5[found.examples.to(features.pool5.device)]
+            pool5, others = features.pool5[found.examples.to(features.pool5.device)], features.fc7[objects:]
         else:
-            rows = torch.cat([torch.arange(len(found.labels)), found.examples])
+            rows = torch.cat([torch.arange(objects), found.examples])
             features = self.read(sample, found.boxes[rows])
-            fc7, pool5 = features.fc7[: len(found.labels)], features.pool5[len(found.labels) :]
+            pool5, others = features.pool5[objects:], features.fc7[:0]
         part = self._file(index).with_suffix(".part")
         with open(part, "wb") as file:
-            for array in (fc7, pool5):
+            # The large one last, so that who wants one of the others need not read it.
+            for array in (features.fc7[:objects], pool5, others):
                 np.save(file, array.half().cpu().numpy(), allow_pickle=False)
         os.replace(part, self._file(index))
 
-    def _load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def _load(self, index: int, count: int) -> list[Tensor]:
+        """The first arrays of an image's file."""
         path = self._file(index)
         try:
             with open(path, "rb") as file:
-                fc7, pool5 = (np.lib.format.read_array(file, allow_pickle=False) for _ in range(2))
-                return fc7, pool5
+                arrays = [np.lib.format.read_array(file, allow_pickle=False) for _ in range(count)]
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{path}: cannot be read ({error}); delete it and go on with the fit") from error
+        return [torch.from_numpy(array) for array in arrays]
 
     def _file(self, index: int) -> Path:
         return self.folder / f"{index:06d}.features"

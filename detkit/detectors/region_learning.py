@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from detkit.detectors.region_features import RegionFeatures
+from detkit.errors import CheckpointError, ConfigError
 from detkit.heads import (
     BoxRegressors,
     HardNegativeMiner,
@@ -23,6 +28,8 @@ from detkit.progress import Progress
 NORM_IMAGES, NORM_BOXES = 200, 200
 #: GB that the box regressors of several classes may take at once while they learn.
 SOLVER_MEMORY = 1.5
+#: Seconds between two times that what was mined is written.
+SAVE_EVERY = 300.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,29 @@ class StageSettings:
     feature_budget: float
     keep_features: bool
 
+    def __post_init__(self) -> None:
+        self.of_svms()
+        if not 0 < self.svm_negative_iou <= 1 or not 0 <= self.box_min_iou < 1:
+            raise ConfigError(
+                f"svm_negative_iou {self.svm_negative_iou} must be above 0 and at most 1, box_min_iou "
+                f"{self.box_min_iou} from 0 to below 1"
+            )
+        if self.box_lambda <= 0 or self.feature_budget <= 0:
+            raise ConfigError(f"box_lambda {self.box_lambda} and feature_budget {self.feature_budget} must be above 0")
+
+    def of_svms(self) -> SVMSettings:
+        """The miner's.
+
+        Raises:
+            ConfigError: for numbers that no SVM can be trained with.
+        """
+        return SVMSettings(
+            C=self.svm_c,
+            positive_weight=self.svm_positive_weight,
+            negative_iou=self.svm_negative_iou,
+            passes=self.svm_passes,
+        )
+
 
 def learn_svms(features: RegionFeatures, svms: LinearSVMs, settings: StageSettings) -> HardNegativeMiner:
     """Train one linear SVM a class, mining hard negatives image by image.
@@ -50,28 +80,58 @@ def learn_svms(features: RegionFeatures, svms: LinearSVMs, settings: StageSettin
     Returns:
         The miner, for its log and its negatives.
     """
-    numbers = SVMSettings(
-        C=settings.svm_c,
-        positive_weight=settings.svm_positive_weight,
-        negative_iou=settings.svm_negative_iou,
-        passes=settings.svm_passes,
-    )
+    numbers = settings.of_svms()
     scale = _scale(features, features.fc7)
     truth = [(features.truth(i).float() * scale, found.labels) for i, found in enumerate(features)]
     positives = [torch.cat([x[labels == k + 1] for x, labels in truth]) for k in range(len(svms.trained))]
     miner = HardNegativeMiner(positives, numbers, scale)
-    for number in range(numbers.passes):
+    state = MiningState(features.folder / "mining.state", miner)
+    number, first, added = state.load()
+    while number < numbers.passes:
         name = "SVMs" if numbers.passes == 1 else f"SVMs, pass {number + 1} of {numbers.passes}"
-        with Progress(name, len(features)) as progress:
-            added = 0
-            for i, found in enumerate(features):
-                added += miner.see(i, features.fc7(i).float() * scale, found.overlaps)
+        with Progress(name, len(features), first) as progress:
+            for i in range(first, len(features)):
+                added += miner.see(i, features.fc7(i).float() * scale, features.regions[i].overlaps)
                 progress.step()
+                state.save_now_and_then(number, i + 1, added)
         if not added:
             break
         miner.finish()  # the next pass is to meet SVMs that know all of this one
+        number, first, added = number + 1, 0, 0
     svms.load_state_dict(miner.svms.state_dict())
     return miner
+
+
+class MiningState:
+    """What was mined, on the disk every few minutes: a fit that is stopped goes on from there.
+
+    Args:
+        path: of the file.
+        miner: whose state it is.
+    """
+
+    def __init__(self, path: Path, miner: HardNegativeMiner) -> None:
+        self.path, self.miner, self._saved = path, miner, time.monotonic()
+
+    def load(self) -> tuple[int, int, int]:
+        """(pass, image to go on with, negatives that joined in this pass); the beginning where nothing fits."""
+        try:
+            found = torch.load(self.path, weights_only=True)
+            if found["settings"] == asdict(self.miner.settings):
+                self.miner.load_state_dict(found["miner"])
+                return tuple(found["place"])
+        except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, CheckpointError):
+            pass  # none, or no whole one
+        return 0, 0, 0
+
+    def save_now_and_then(self, *place: int) -> None:
+        """Write it beside and rename, if the last time is long enough ago."""
+        if time.monotonic() - self._saved >= SAVE_EVERY:
+            part = self.path.with_suffix(".part")
+            content = {"settings": asdict(self.miner.settings), "place": place, "miner": self.miner.state_dict()}
+            torch.save(content, part)
+            os.replace(part, self.path)
+            self._saved = time.monotonic()
 
 
 def learn_boxes(features: RegionFeatures, regressors: BoxRegressors, ridge: float) -> Tensor:
@@ -90,18 +150,21 @@ def learn_boxes(features: RegionFeatures, regressors: BoxRegressors, ridge: floa
     counts = torch.zeros(classes, dtype=torch.int64)
     for found in features:
         counts += torch.bincount(found.classes - 1, minlength=classes)
-    # What a solver holds: examples, or their normal equations where these are smaller.
-    memory = [min(4 * size * int(n), 8 * (size + 1) ** 2) / 1e9 for n in counts]
+    # What a solver takes: few examples and their products with each other, or the normal equations of many.
+    memory = [(4 * size * n + 8 * n**2 if n <= size else 8 * (size + 1) ** 2) / 1e9 for n in counts.tolist()]
     todo = [k for k in range(classes) if counts[k]]
     while todo:
         solvers: dict[int, RidgeSolver] = {}
         while todo and (not solvers or sum(memory[k] for k in (*solvers, todo[0])) <= SOLVER_MEMORY):
-            solvers[todo.pop(0)] = RidgeSolver(size, ridge)
-        for i, found in enumerate(features):
-            pool5 = features.pool5(i).float() * scale
-            for k, solver in solvers.items():
-                rows = found.classes == k + 1
-                solver.add(pool5[rows], found.targets[rows])
+            k = todo.pop(0)
+            solvers[k] = RidgeSolver(size, ridge, int(counts[k]))
+        with Progress(f"box regressors of {len(solvers)} classes", len(features)) as progress:
+            for i, found in enumerate(features):
+                pool5 = features.pool5(i).float() * scale
+                for k, solver in solvers.items():
+                    rows = found.classes == k + 1
+                    solver.add(pool5[rows], found.targets[rows])
+                progress.step()
         for k, solver in solvers.items():
             regressors.set(k + 1, solver.solve())
     regressors.scale.fill_(scale)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from detkit.data.datamodule import DetectionDataModule
-from detkit.detectors.rcnn_stages import FINE_TUNING, Stages
+from detkit.detectors.rcnn_stages import FEATURES_DEPEND_ON, FINE_TUNING, Stages
 from detkit.errors import ConfigError
 
 #: The model's options that the stages after fine-tuning depend on.
-LEARNT_WITH = (
-    *("classifier", "box_regression", "svm_c", "svm_positive_weight", "svm_negative_iou", "svm_passes"),
-    *("box_min_iou", "box_lambda"),
-)
+LEARNT_WITH = {
+    *(set(FEATURES_DEPEND_ON) - {"feature_budget"}),
+    *("max_proposals", "svm_c", "svm_positive_weight", "svm_negative_iou", "svm_passes", "box_lambda"),
+}
 
 
 class StagesMixin:
@@ -22,14 +23,19 @@ class StagesMixin:
     _learn_again = False
 
     def on_fit_start(self) -> None:
-        """Refuse a data set that the later stages cannot learn from before the first stage begins."""
+        """Refuse what the later stages cannot learn from, or keep, before the first stage begins."""
         super().on_fit_start()
         stages = Stages(self)
-        if stages.todo() and not isinstance(self.trainer.datamodule, DetectionDataModule):
+        if not stages.todo():
+            return
+        if not isinstance(self.trainer.datamodule, DetectionDataModule):
             raise ConfigError(
                 "R-CNN's SVMs and box regressors learn from one of detkit's data sets: fit with trainer.fit(model, "
                 "datamodule), or set classifier: softmax and box_regression: false"
             )
+        if not self.trainer.fast_dev_run:
+            # Whether the features will find room is known before the network is, and hours before they are computed.
+            stages.find(Path(self.trainer.default_root_dir) / "features" / "to come")
 
     def on_train_start(self) -> None:
         """More fine-tuning makes what was learnt on the features stale."""

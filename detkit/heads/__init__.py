@@ -3,7 +3,7 @@
 from detkit.heads.box_head import BoxPredictor, build_box_head
 from detkit.heads.box_regressor import BoxRegressors, regression_examples
 from detkit.heads.crop_classifier import CropClassifier, CropSettings, Variant
-from detkit.heads.hard_negatives import HardNegativeMiner, SVMSettings, Training, class_overlaps
+from detkit.heads.hard_negatives import HardNegativeMiner, SVMSettings, Training
 from detkit.heads.linear_svm import LinearSVMs, Objective, feature_scale, fit_svm, objective
 from detkit.heads.region_classifier import RegionClassifier, RegionSettings
 from detkit.heads.ridge import Ridge, RidgeSolver, fit_ridge
@@ -26,7 +26,6 @@ __all__ = [
     "Training",
     "Variant",
     "build_box_head",
-    "class_overlaps",
     "feature_scale",
     "fit_ridge",
     "fit_svm",

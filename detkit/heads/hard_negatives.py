@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detkit.boxes import box_iou
 from detkit.errors import CheckpointError, ConfigError, TrainingError
 from detkit.heads.linear_svm import ROUGH, TOLERANCES, LinearSVMs, Objective, fit_svm, objective
 from detkit.heads.negative_rows import NegativeRows
@@ -136,7 +135,7 @@ class HardNegativeMiner:
         Args:
             image: its number, from 0; the same one in each pass.
             features: (P, D) of its proposals and its ground truth, scaled, in the same order in each pass.
-            overlaps: (P, K), IoU of each with the best object of each class; see `class_overlaps`.
+            overlaps: (P, K), IoU of each with the best object of each class.
 
         Returns:
             The negatives that joined a cache, over all classes: 0 in a whole pass means that there are no more.
@@ -214,13 +213,3 @@ class HardNegativeMiner:
         seconds = time.perf_counter() - start
         self.log.append(Training(k + 1, image, len(positives), added, int(easy.sum()), kept, *parts, round(seconds, 3)))
         self._fresh[k] = 0
-
-
-def class_overlaps(proposals: Tensor, boxes: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """IoU of each proposal (P, 4) with the best of each class's boxes (G, 4), labels (G,) 1 to K: float32 (P, K).
-
-    0 for classes that are not in the image.
-    """
-    overlaps = torch.zeros(len(proposals), num_classes, device=proposals.device)
-    index = (labels - 1).expand(len(proposals), -1)
-    return overlaps.scatter_reduce(1, index, box_iou(proposals, boxes), "amax")

@@ -60,15 +60,17 @@ class RidgeSolver:
     Args:
         features: D.
         ridge: the penalty on the squared weights, above 0.
+        examples: how many there will be, where that is known: of more than D none is held for long.
 
     Attributes:
         count: n so far.
     """
 
-    def __init__(self, features: int, ridge: float = 1000.0) -> None:
+    def __init__(self, features: int, ridge: float = 1000.0, examples: int | None = None) -> None:
         if ridge <= 0:
             raise ConfigError(f"box regression: ridge must be above 0, not {ridge}")
         self.features, self.ridge = features, ridge
+        self._many = examples is not None and examples > features
         self._forget()
 
     @property
@@ -90,7 +92,7 @@ class RidgeSolver:
         self._targets += [part.to("cpu", torch.float64, copy=True) for part in targets.detach().split(CHUNK)]
         self.count += len(x)
         size = self.features + 1
-        enough = CHUNK * size * x.dtype.itemsize if self._normal else 8 * size**2
+        enough = CHUNK * size * x.dtype.itemsize if self._normal or self._many else 8 * size**2
         if sum(row.nbytes for row in self._rows) > enough:
             self._fold()
 

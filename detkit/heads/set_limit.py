@@ -28,10 +28,11 @@ class SetLimit:
         self._scores.append(scores.cpu())
         self._labels.append(labels.cpu())
 
-    def keep(self, detections: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Detections without those that are beyond the limit, once all images have been seen."""
-        good = detections["scores"] >= self.thresholds().to(detections["scores"].device)[detections["labels"] - 1]
-        return {name: value[good] for name, value in detections.items()}
+    def keep(self, detections: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """Each image's detections, on the CPU, without those beyond the limit; once all images have been seen."""
+        thresholds = self.thresholds()
+        good = [found["scores"] >= thresholds[found["labels"] - 1] for found in detections]
+        return [{k: v[rows] for k, v in found.items()} for found, rows in zip(detections, good, strict=True)]
 
     def thresholds(self) -> Tensor:
         """The least score (K,) within the limit; -inf where nothing is beyond it."""

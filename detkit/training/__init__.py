@@ -5,6 +5,7 @@ Nothing in a training step asks the device for a value, so it never waits for it
 
 from __future__ import annotations
 
+from .batch_sampling import sample_batch
 from .box_statistics import BoxStatistics, box_statistics
 from .losses import binary_cross_entropy, box_regression_loss, cross_entropy
 from .matching import Matches, ignore_in_regions, match
@@ -21,4 +22,5 @@ __all__ = [
     "ignore_in_regions",
     "match",
     "sample",
+    "sample_batch",
 ]

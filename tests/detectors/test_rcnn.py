@@ -247,6 +247,18 @@ def test_a_single_class(drawn: Path, trainer: Any, tmp_path: Path) -> None:
         ({"proposal_method": "edge_boxes"}, "'edge_boxes'"),
         ({"crop_memory": 0.0}, "crop_memory"),
         ({"backbone": "resnet999"}, "'resnet999'"),
+        ({"foreground_iou": 7.0}, "foreground_iou 7.0"),
+        ({"svm_c": 0.0}, "C must be above 0"),
+        ({"svm_passes": 0}, "passes from 1"),
+        ({"svm_negative_iou": -1.0}, "svm_negative_iou -1.0"),
+        ({"box_min_iou": 1.5}, "1.5"),
+        ({"box_lambda": 0.0}, "box_lambda 0.0"),
+        ({"feature_budget": -1.0}, "feature_budget -1.0"),
+        ({"score_threshold": -1.0}, "score_threshold -1.0"),
+        ({"nms_threshold": 3.0}, "nms_threshold 3.0"),
+        ({"max_detections": 0}, "max_detections 0"),
+        ({"max_candidates": -1}, "max_candidates -1"),
+        ({"max_per_set": 0}, "max_per_set 0"),
     ],
 )
 def test_options_that_cannot_work(options: dict[str, Any], message: str) -> None:

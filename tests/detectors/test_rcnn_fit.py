@@ -81,7 +81,7 @@ KILLS = {
 
 @pytest.fixture(scope="module")
 def fit(shapes: Callable[..., Shapes], trainer: Callable[..., L.Trainer]) -> Fit:
-    """`fit(folder, kill=None, resume=False, model=None, epochs=2, validate=True, **options)`.
+    """`fit(folder, kill=None, resume=False, model=None, epochs=2, validate=True, limit=None, **options)`.
 
     2 epochs of 4 steps on 8 images, validation of 3 images in 2 batches; `kill` is (what, which call of it).
     """
@@ -93,6 +93,7 @@ def fit(shapes: Callable[..., Shapes], trainer: Callable[..., L.Trainer]) -> Fit
         model: detkit.RCNN | None = None,
         epochs: int = 2,
         validate: bool = True,
+        limit: int | None = None,
         **options: Any,
     ) -> Fitted:
         calls: Calls = Counter()
@@ -114,7 +115,7 @@ def fit(shapes: Callable[..., Shapes], trainer: Callable[..., L.Trainer]) -> Fit
             default_root_dir=str(folder),
             enable_checkpointing=True,
             callbacks=[stop, best, LastCheckpoint(folder / "checkpoints")],
-            **({} if validate else {"limit_val_batches": 0}),
+            **({"limit_val_batches": limit} if validate else {"limit_val_batches": 0}),
         )
         model = model or rcnn(**options)
         with pytest.MonkeyPatch.context() as patch:
@@ -429,3 +430,24 @@ def test_a_class_without_positives_is_not_available_and_never_fires(
     detections = found.model.eval().detect([data.dataset("test")[i] for i in range(3)])
     labels = torch.cat([d["labels"] for d in detections])
     assert len(labels) > 3 and star + 1 not in labels
+
+
+def test_a_budget_that_is_too_small_is_told_before_the_first_step(fit: Fit, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="feature_budget 1e-06 GB"):
+        fit(tmp_path, model=rcnn(feature_budget=1e-6))
+    assert not list(tmp_path.rglob("*.ckpt")) and not list(tmp_path.rglob("features"))
+
+
+def test_the_comparison_reads_as_much_as_a_validation_does(fit: Fit, tmp_path: Path) -> None:
+    assert fit(tmp_path, limit=1).calls["validation"] == 1
+
+
+def test_what_is_asked_for_and_not_trained_is_said(
+    fit: Fit, tmp_path: Path, trainer: Any, shapes: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = fit(tmp_path, epochs=1, classifier="softmax").model
+    model.roi_heads.settings.classifier = "svm"
+    for name in ("validate", "test", "predict"):
+        capsys.readouterr()
+        getattr(trainer(), name)(model, datamodule=with_proposals(shapes(seed=5)))
+        assert "asked for SVM + boxes; what is trained is used: softmax + boxes" in capsys.readouterr().out

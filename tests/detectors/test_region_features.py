@@ -18,12 +18,13 @@ from torch.utils.data import Dataset
 from detkit.data import Shapes
 from detkit.data.dataset import DetectionDataset
 from detkit.data.loaders import make_own_loader
+from detkit.detectors import region_learning
 from detkit.detectors.region_features import RegionFeatures, digest
 from detkit.detectors.region_learning import StageSettings, learn_boxes, learn_svms
 from detkit.detectors.training_regions import TrainingRegions
 from detkit.errors import ConfigError, DataError
 from detkit.features import CropFeatures
-from detkit.heads import BoxRegressors, LinearSVMs
+from detkit.heads import BoxRegressors, HardNegativeMiner, LinearSVMs
 
 from .rcnn_parts import proposals_for
 
@@ -104,7 +105,7 @@ def test_everything_where_the_budget_holds_it(regions: TrainingRegions, make: Ca
         assert torch.equal(features.pool5(i), found.pool5[regions[i].examples].half())
     assert len(features.network.read) == 8  # all of that came from the disk
     written = sum(path.stat().st_size for path in features.folder.iterdir())
-    assert most <= written <= most + 8 * 2 * 128  # and npy's headers
+    assert most <= written <= most + 8 * 3 * 128  # and npy's headers
     assert least < most
 
 
@@ -122,7 +123,7 @@ def test_otherwise_ground_truth_and_the_regressors_examples(
         torch.testing.assert_close(features.pool5(i), found.pool5[regions[i].examples].half())
         torch.testing.assert_close(features.fc7(i), found.fc7.half())
     assert features.network.read[8:] == [len(regions[i].boxes) for i in range(8)]  # computed again
-    assert sum(path.stat().st_size for path in features.folder.iterdir()) <= least + 8 * 2 * 128
+    assert sum(path.stat().st_size for path in features.folder.iterdir()) <= least + 8 * 3 * 128
 
 
 def test_a_budget_that_holds_nothing_useful(regions: TrainingRegions, make: Callable[..., RegionFeatures]) -> None:
@@ -168,7 +169,7 @@ def test_a_damaged_file_is_named(make: Callable[..., RegionFeatures], damage: st
     features = make()
     path = features.folder / "000002.features"
     content = path.read_bytes()
-    new = {"cut": content[: len(content) - 60], "empty": b"", "garbage": b"x" * 500, "archive": b"PK\x03\x04" + content}
+    new = {"cut": content[:300], "empty": b"", "garbage": b"x" * 500, "archive": b"PK\x03\x04" + content}
     if damage == "gone":
         path.unlink()
     else:
@@ -242,3 +243,60 @@ def test_a_folder_is_of_one_network_and_one_set_of_regions() -> None:
     assert len({digest(first, {"a": 1}), digest(second, {"a": 1}), digest(first, {"a": 2})}) == 3
     half = torch.nn.Linear(3, 2).bfloat16()
     assert len(digest(half, {})) == 16
+
+
+@pytest.mark.parametrize("image", [2, 5])
+def test_a_kill_while_mining_costs_what_came_since_the_last_writing(
+    image: int, make: Callable[..., RegionFeatures], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, seen = replace(SETTINGS, svm_passes=3), []
+    features, whole, gone_on = make(), LinearSVMs(FC7, 5), LinearSVMs(FC7, 5)
+    log = learn_svms(features, whole, settings).log
+    assert not (features.folder / "mining.state").exists()  # it took no minutes
+
+    monkeypatch.setattr(region_learning, "SAVE_EVERY", 0.0)
+    see = HardNegativeMiner.see
+
+    def killed(self: HardNegativeMiner, number: int, *args: Any) -> int:
+        seen.append(number)
+        if len(seen) == 8 + image + 1:  # in the second pass
+            raise InterruptedError
+        return see(self, number, *args)
+
+    monkeypatch.setattr(HardNegativeMiner, "see", killed)
+    with pytest.raises(InterruptedError):
+        learn_svms(features, LinearSVMs(FC7, 5), settings)
+    assert seen[-1] == image
+    again = learn_svms(features, gone_on, settings).log
+    assert seen[8 + image + 1] == image  # the first that it looked at
+    assert [line._replace(seconds=0.0) for line in again] == [line._replace(seconds=0.0) for line in log]
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, gone_on.state_dict()[name])
+
+
+def test_what_was_mined_with_other_numbers_or_is_damaged_is_not_gone_on_with(
+    make: Callable[..., RegionFeatures], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = make()
+    monkeypatch.setattr(region_learning, "SAVE_EVERY", 0.0)
+    learn_svms(features, LinearSVMs(FC7, 5), SETTINGS)
+    state = features.folder / "mining.state"
+    assert state.is_file()
+    for content in (state.read_bytes(), b"PK damaged"):
+        state.write_bytes(content)
+        fresh, plain = LinearSVMs(FC7, 5), LinearSVMs(FC7, 5)
+        other = replace(SETTINGS, svm_c=0.5)
+        learn_svms(features, fresh, other)
+        state.unlink()
+        learn_svms(features, plain, other)
+        assert torch.equal(fresh.weight, plain.weight)
+
+
+def test_ground_truth_and_examples_are_read_without_the_rest(make: Callable[..., RegionFeatures]) -> None:
+    features = make()
+    expected = features.truth(0), features.pool5(0)
+    file = features.folder / "000000.features"
+    file.write_bytes(file.read_bytes()[:-10])
+    assert torch.equal(features.truth(0), expected[0]) and torch.equal(features.pool5(0), expected[1])
+    with pytest.raises(DataError, match=r"000000\.features: cannot be read"):
+        features.fc7(0)

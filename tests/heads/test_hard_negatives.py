@@ -11,11 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from detkit.boxes import box_iou
 from detkit.errors import CheckpointError, ConfigError, TrainingError
-from detkit.heads import HardNegativeMiner, SVMSettings, Training, class_overlaps, fit_svm, hard_negatives, objective
-
-from .conftest import some_boxes
+from detkit.heads import HardNegativeMiner, SVMSettings, Training, fit_svm, hard_negatives, objective
 
 FEATURES = 12
 
@@ -293,20 +290,6 @@ def test_positives_that_cannot_be() -> None:
         HardNegativeMiner([torch.zeros(2, 3), torch.zeros(2, 4)])
     with pytest.raises(ConfigError, match="positives of every class"):
         HardNegativeMiner([])
-
-
-def test_overlaps_with_each_classs_best_object() -> None:
-    proposals, boxes = some_boxes(30), some_boxes(5)
-    labels = torch.tensor([2, 4, 2, 1, 4])
-    found = class_overlaps(proposals, boxes, labels, 4)
-    iou = box_iou(proposals, boxes)
-    for k in range(4):
-        own = iou[:, labels == k + 1]
-        expected = own.max(1).values if own.shape[1] else torch.zeros(30)
-        assert torch.equal(found[:, k], expected)
-    nothing = class_overlaps(proposals, boxes[:0], labels[:0], 4)
-    assert nothing.shape == (30, 4) and not nothing.any()
-    assert class_overlaps(proposals[:0], boxes, labels, 4).shape == (0, 4)
 
 
 def test_the_final_training_is_marked() -> None:

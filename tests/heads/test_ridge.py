@@ -107,6 +107,21 @@ def test_memory_is_that_of_the_smaller_form() -> None:
     assert solver.nbytes == solver.count == 0
 
 
+def test_of_many_examples_few_are_held_at_a_time_where_it_is_known() -> None:
+    features, n = 1500, 4 * ridge.CHUNK
+    x, targets = examples(n, features)
+    found = []
+    for known in (n, None):
+        solver, most = RidgeSolver(features, examples=known), 0
+        for some, of in zip(x.split(512), targets.split(512), strict=True):
+            solver.add(some, of)
+            most = max(most, sum(len(row) for row in solver._rows))
+        found.append((most, solver.solve().weight))
+    (few, weight), (many, other) = found
+    assert few <= ridge.CHUNK + 512 < many
+    torch.testing.assert_close(weight, other, rtol=1e-7, atol=1e-9)
+
+
 def test_what_is_given_may_change_afterwards() -> None:
     x, targets = examples(20, 5)
     expected = fit_ridge(x, targets)

@@ -20,7 +20,9 @@ def test_it_keeps_the_best_of_each_class_over_all_images(images: list[list[tuple
     most = per_image * len(images)
     for found in images:
         scores, labels = torch.tensor([s for _, s in found]), torch.tensor([k for k, _ in found], dtype=torch.int64)
-        kept = limit.keep({"scores": scores, "labels": labels, "boxes": torch.arange(4.0 * len(found)).view(-1, 4)})
+        kept = limit.keep([{"scores": scores, "labels": labels, "boxes": torch.arange(4.0 * len(found)).view(-1, 4)}])[
+            0
+        ]
         expected = []
         for row, (k, score) in enumerate(found):
             better = sum(other > score for image in images for label, other in image if label == k)
@@ -37,4 +39,4 @@ def test_nothing_seen_limits_nothing() -> None:
     limit.see(torch.zeros(0), torch.zeros(0, dtype=torch.int64))
     assert limit.thresholds().tolist() == [-torch.inf] * 2 and limit.images == 1
     detections = {"scores": torch.tensor([0.0, 0.3]), "labels": torch.tensor([1, 2])}
-    assert limit.keep(detections)["labels"].tolist() == [1, 2]
+    assert limit.keep([detections])[0]["labels"].tolist() == [1, 2]
