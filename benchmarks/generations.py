@@ -76,6 +76,7 @@ def main() -> None:
     options += ["--images", str(args.val_images), "--rounds", "1", "--output", str(args.work / "table")]
     command = [sys.executable, "-m", "detkit", "benchmark", "generations", *options]
     printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    printed = "\n".join(line for line in printed.splitlines() if not line.startswith(("timing:", "written:")))
     print(printed)
     args.output.mkdir(parents=True, exist_ok=True)
     for name in ("generations.csv", "generations.json", "generations.svg"):

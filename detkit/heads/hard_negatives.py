@@ -203,8 +203,8 @@ class HardNegativeMiner:
         of_positives, of_negatives = x.numpy()[: len(positives)], x.numpy()[len(positives) :]
         y = np.arange(len(x)) < len(positives)
         costs = {"C": s.C, "positive_weight": s.positive_weight, "bias_feature": s.bias_feature}
-        tolerances = TOLERANCES if image == FINAL else ROUGH
-        weight, bias = fit_svm(x.numpy(), y, **costs, tolerances=tolerances)
+        final = image == FINAL
+        weight, bias = fit_svm(x.numpy(), y, **costs, tolerances=TOLERANCES if final else ROUGH, strict=final)
         parts = objective(weight, bias, of_positives, of_negatives, **costs)
         easy = of_negatives @ weight.astype(np.float64) + bias < s.evict_margin
         self.rows.drop(k, places[easy])

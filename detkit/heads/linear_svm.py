@@ -113,6 +113,7 @@ def fit_svm(
     bias_feature: float = 10.0,
     tolerances: Iterable[float] = TOLERANCES,
     sweeps: int | None = None,
+    strict: bool = True,
 ) -> tuple[np.ndarray, float]:
     """Train one SVM on examples that fit the memory: scikit-learn's LinearSVC, dual coordinate descent (liblinear).
 
@@ -127,6 +128,7 @@ def fit_svm(
         bias_feature: see `LinearSVMs`.
         tolerances: accuracies of the margins, tried in this order until one is reached.
         sweeps: over the examples, at most, for each of them; None: 1,000, and more for few examples of few features.
+        strict: refuse an SVM that reached none of the accuracies; otherwise it is taken as it is, as liblinear does.
 
     Returns:
         w float32 (D,) and b: the margin of a feature vector is w x + b.
@@ -152,7 +154,7 @@ def fit_svm(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             svm.fit(x, np.asarray(y) > 0)
-        if svm.n_iter_ < sweeps:
+        if svm.n_iter_ < sweeps or not strict:
             return svm.coef_[0].astype(np.float32), float(np.float32(svm.intercept_[0]))
     raise TrainingError(
         f"an SVM on {len(x):,} examples did not converge in {sweeps:,} sweeps; the features' mean norm is "
