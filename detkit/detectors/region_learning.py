@@ -6,7 +6,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,6 +28,8 @@ from detkit.progress import Progress
 NORM_IMAGES, NORM_BOXES = 200, 200
 #: GB that the box regressors of several classes may take at once while they learn.
 SOLVER_MEMORY = 1.5
+#: GB that the negatives of one class may take while its SVM is trained, with liblinear's own copy (24 bytes a number).
+SVM_MEMORY = 1.0
 #: Seconds between two times that what was mined is written.
 SAVE_EVERY = 300.0
 
@@ -80,7 +82,8 @@ def learn_svms(features: RegionFeatures, svms: LinearSVMs, settings: StageSettin
     Returns:
         The miner, for its log and its negatives.
     """
-    numbers = settings.of_svms()
+    most = int(SVM_MEMORY * 1e9 / (24 * svms.weight.shape[1]))
+    numbers = replace(settings.of_svms(), max_negatives=most)
     scale = _scale(features, features.fc7)
     truth = [(features.truth(i).float() * scale, found.labels) for i, found in enumerate(features)]
     positives = [torch.cat([x[labels == k + 1] for x, labels in truth]) for k in range(len(svms.trained))]

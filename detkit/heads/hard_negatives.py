@@ -41,6 +41,8 @@ class SVMSettings:
         passes: over all images.
         mean_norm: of the features, by `feature_scale`.
         half: negatives are held in half precision.
+        max_negatives: of a class that are kept after a training, those with the largest margins; None: all that are not
+            evicted. It bounds the memory where features are so poor that nearly every negative is hard.
     """
 
     C: float = 1e-3
@@ -53,11 +55,14 @@ class SVMSettings:
     passes: int = 1
     mean_norm: float = 20.0
     half: bool = True
+    max_negatives: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("C", "positive_weight", "bias_feature", "mean_norm"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"SVMs: {name} must be above 0, not {getattr(self, name)}")
+        if self.max_negatives is not None and self.max_negatives < 1:
+            raise ConfigError(f"SVMs: max_negatives must be at least 1, not {self.max_negatives}")
         if self.passes < 1 or self.retrain_after < 0:
             raise ConfigError(f"SVMs: passes from 1, retrain_after from 0, not {self.passes}, {self.retrain_after}")
         if not self.evict_margin <= self.hard_margin < -1:
@@ -166,6 +171,15 @@ class HardNegativeMiner:
                 self._train(k, FINAL)
         return self.svms
 
+    def weak(self) -> list[int]:
+        """Classes, 1 to K, whose SVM has the mean positive on the wrong side: it has learnt to say no to everything.
+
+        So it goes where C is too small for so few positives, or where the features hardly know the class.
+        """
+        last = {line.label: line for line in self.log}
+        unit = self.settings.C * self.settings.positive_weight
+        return sorted(label for label, line in last.items() if line.positive >= unit * line.positives)
+
     def state_dict(self) -> dict[str, Any]:
         """All that was mined, as plain tensors that share memory with this object: write them before going on."""
         return {
@@ -206,7 +220,10 @@ class HardNegativeMiner:
         final = image == FINAL
         weight, bias = fit_svm(x.numpy(), y, **costs, tolerances=TOLERANCES if final else ROUGH, strict=final)
         parts = objective(weight, bias, of_positives, of_negatives, **costs)
-        easy = of_negatives @ weight.astype(np.float64) + bias < s.evict_margin
+        margins = of_negatives @ weight.astype(np.float64) + bias
+        easy = margins < s.evict_margin
+        if s.max_negatives is not None and (~easy).sum() > s.max_negatives:
+            easy[np.argsort(-margins, kind="stable")[s.max_negatives :]] = True
         self.rows.drop(k, places[easy])
         self.svms.set(k + 1, weight, bias)
         kept, added = int((~easy).sum()), int(self._fresh[k])

@@ -292,6 +292,39 @@ def test_positives_that_cannot_be() -> None:
         HardNegativeMiner([])
 
 
+def test_at_most_so_many_negatives_are_kept_the_hardest() -> None:
+    positives, seen = a_set()
+    few, all_of_them = (
+        HardNegativeMiner(positives, SVMSettings(C=1e-6, retrain_after=20, max_negatives=n)) for n in (25, None)
+    )
+    for miner in (few, all_of_them):
+        mine(miner, seen)
+        miner.finish()
+    assert max(line.kept for line in few.log) == 25 < max(line.kept for line in all_of_them.log)
+    for k in range(3):
+        held = torch.empty(len(few.rows.of(k)), FEATURES)
+        few.rows.read(few.rows.of(k), held)
+        last = [line for line in few.log if line.label == k + 1][-1]
+        assert len(held) == last.kept
+    assert sum(line.evicted for line in few.log) > sum(line.evicted for line in all_of_them.log)
+    plenty = HardNegativeMiner(positives, SVMSettings(C=0.01, max_negatives=10_000))
+    without = HardNegativeMiner(positives, SVMSettings(C=0.01))
+    mine(plenty, seen), mine(without, seen)
+    assert torch.equal(plenty.finish().weight, without.finish().weight)
+    with pytest.raises(ConfigError, match="max_negatives"):
+        SVMSettings(max_negatives=0)
+
+
+def test_an_svm_that_says_no_to_everything_is_told() -> None:
+    positives, seen = a_set()
+    for C, weak in ((1e-6, [1, 2, 3]), (1.0, [])):
+        miner = HardNegativeMiner(positives, SVMSettings(C=C))
+        mine(miner, seen)
+        svms = miner.finish()
+        means = [float(svms.margins(own)[:, k].mean()) for k, own in enumerate(positives)]
+        assert miner.weak() == weak == [k + 1 for k, mean in enumerate(means) if mean <= 0]
+
+
 def test_the_final_training_is_marked() -> None:
     positives, seen = a_set()
     miner = HardNegativeMiner(positives)
