@@ -72,8 +72,9 @@ def load_contenders(paths: Mapping[str, str | None]) -> list[Contender]:
             continue
         file = find_checkpoint(path).path
         content, wanted = read_checkpoint(file), GENERATIONS[key].cls.__name__
-        if content["detkit"]["class"] != wanted:
-            raise CheckpointError(f"--{key} {file}: holds a {content['detkit']['class']}, and must hold a {wanted}")
+        given = content["detkit"]["class"]
+        if given != wanted:
+            raise CheckpointError(f"--{key} {file}: holds a {given}; wanted is a checkpoint of {wanted}")
         found.append(Contender(key, restore(content, str(file)).eval(), str(file)))
     for each in found[1:]:
         for what, first, other in (

@@ -71,6 +71,7 @@ class PredictionWriter(BasePredictionWriter):
         """Opens this process's part."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._drawn: set[str] = set()
+        self.found = self.shown = 0  # detections of this process
         self._file = self._part(trainer.global_rank).open("w", encoding="utf-8")
 
     def write_on_batch_end(
@@ -89,6 +90,8 @@ class PredictionWriter(BasePredictionWriter):
             rows = list(coco_results(image_id, detections, pl_module.category_ids))
             self._file.write(json.dumps([image_id, rows]) + "\n")
             if self.draw:
+                self.found += len(detections["scores"])
+                self.shown += int((detections["scores"] >= self.score_threshold).sum())
                 self._draw(sample, detections, pl_module.class_names)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

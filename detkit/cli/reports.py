@@ -94,7 +94,10 @@ class Reports:
         if self.trainer.is_global_zero:
             print(f"predictions: {self.writer.folder / 'predictions.json'}", flush=True)
             if self.writer.draw:
-                print(f"drawn: {self.writer.folder / 'predictions'}", flush=True)
+                share = f"{self.writer.shown:,} of {self.writer.found:,} detections"
+                limit = f"those from a score of {self.writer.score_threshold:g} (--predictions.score_threshold)"
+                told = f" ({share}, {limit})" if self.trainer.world_size == 1 else ""
+                print(f"drawn: {self.writer.folder / 'predictions'}{told}", flush=True)
 
     def _metrics(self) -> dict[str, Any]:
         metrics = getattr(self.model, "last_metrics", None)

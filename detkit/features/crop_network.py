@@ -19,6 +19,8 @@ from detkit.features.weights import load_classification_weights
 
 #: Cells a side of the pool5 of networks that end in a global average.
 GRID = 3
+#: Crops that networks are meant for, where it is not 224.
+OWN_SIZES = {"alexnet": 227, "lenet5": 32}
 
 
 class CropFeatures(NamedTuple):
@@ -103,7 +105,7 @@ def build_crop_network(
     try:
         return CropNetwork(backbone, pool, top, spec.top_is_fully_connected, crop_size)
     except RuntimeError as error:
+        own = OWN_SIZES.get(name, 224)
         raise ConfigError(
-            f"crop_size {crop_size}: {name} does not take crops of that size ({str(error).splitlines()[0]}); its own "
-            "is 227 for alexnet, 32 for lenet5 and 224 for the others"
+            f"crop_size {crop_size} is too small for {name}, whose maps end up empty; its own is {own}"
         ) from error

@@ -30,6 +30,8 @@ def load_classification_weights(network: nn.Module, name: str, weights: str) -> 
     if path.is_file():
         content = _read(path)
         state = _of_classifier(content, name, path) if _is_checkpoint(content) else _state_dict(content, path)
+    elif path.is_dir():
+        raise WeightsError(f"weights {weights} is a folder; name a file in it, such as version_0/checkpoints/best.ckpt")
     elif path.suffix in {".pth", ".pt", ".ckpt", ".bin"} or path.name != weights:
         raise WeightsError(f"weights file {weights} does not exist")
     else:

@@ -148,7 +148,10 @@ def test_what_the_user_can_mend(options: list[str], message: str, capsys: pytest
 def test_checkpoints_that_do_not_go_together(capsys: pytest.CaptureFixture[str]) -> None:
     rcnn, fast = save("rcnn", "rcnn"), save("fast_rcnn", "fast")
     for given, message in (
-        (["--rcnn", "fast"], "--rcnn fast/version_0/checkpoints/best.ckpt: holds a FastRCNN, and must hold a RCNN"),
+        (
+            ["--rcnn", "fast"],
+            "--rcnn fast/version_0/checkpoints/best.ckpt: holds a FastRCNN; wanted is a checkpoint of RCNN",
+        ),
         ([*rcnn, *save("fast_rcnn", "other", "tiny")], "the backbone of"),
         ([*rcnn, *save("fast_rcnn", "fewer", classes=CLASSES[:2])], "the classes of"),
         ([*fast, "--backbone", "tiny"], "--backbone tiny: fast/version_0/checkpoints/best.ckpt has lenet5"),

@@ -123,6 +123,7 @@ def test_drawn_images_stay_in_their_folder(trained: Detkit, monkeypatch: pytest.
     result = trained("predict", "--ckpt_path", "runs/toy", "--data", "Photos", "--data.path", "photos/", *options)
     assert result.code == 0
     assert shown == [1, 1, 1]
+    assert "(3 of " in result.out and "those from a score of 0.5 (--predictions.score_threshold))" in result.out
     names = sorted(str(p) for p in Path().rglob("*.jpg"))
     assert names == [f"out/predictions/{n}.jpg" for n in ("_.._escape.png", "a", "b_a")]
 

@@ -212,3 +212,8 @@ def test_imagenet_weights_give_torchvisions_features(shared: Callable[[str], Pat
     if top is not None:  # MobileNet's last blocks, without the final convolution to 1280 channels
         expected = network.features[trunk:18](features).mean((2, 3))
         torch.testing.assert_close(top.eval()(features), expected)
+
+
+def test_a_runs_folder_is_no_file_of_weights(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="is a folder; name a file in it"):
+        load_classification_weights(classification_network("tiny"), "tiny", str(tmp_path))
