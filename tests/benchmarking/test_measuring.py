@@ -7,8 +7,8 @@ import json
 import math
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
-import defusedxml.ElementTree as ElementTree
 import pytest
 import torch
 
