@@ -57,6 +57,8 @@ class RCNN(StagesMixin, GivenProposals, Detector):
         batch_regions: warped proposals of a training batch, drawn from all its images together.
         positive_fraction: at most this share of them foreground.
         foreground_iou: in fine-tuning, proposals from this IoU are foreground, the others background.
+        lr: learning rate of SGD in fine-tuning; with 0.005 and more, pre-trained features are soon destroyed, since the
+            new layer's rate is ``head_lr_factor`` times as large.
         head_lr_factor: learning rate of the new layer relative to ``lr``.
         classifier: svm, or softmax (the quick variant: no SVMs are trained).
         box_regression: train and use box regressors.
@@ -111,6 +113,7 @@ class RCNN(StagesMixin, GivenProposals, Detector):
         batch_regions: int = 128,
         positive_fraction: float = 0.25,
         foreground_iou: float = 0.5,
+        lr: float = 1e-3,
         head_lr_factor: float = 10.0,
         classifier: str = "svm",
         box_regression: bool = True,
@@ -132,7 +135,7 @@ class RCNN(StagesMixin, GivenProposals, Detector):
         **shared: Any,
     ) -> None:
         preprocessing = Preprocessing(min_size, max_size, image_mean, image_std, divisor=1)
-        super().__init__(class_names, preprocessing, **shared)
+        super().__init__(class_names, preprocessing, lr=lr, **shared)
         if batch_regions < 1 or not 0 < positive_fraction <= 1:
             raise ConfigError(f"batch_regions {batch_regions} must be 1 or more, positive_fraction in (0, 1]")
         if not 0 < foreground_iou <= 1 or head_lr_factor <= 0:

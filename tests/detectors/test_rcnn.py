@@ -37,6 +37,12 @@ def drawn_for(model: detkit.RCNN, batch: list[Sample]) -> tuple[list[Tensor], li
 # -- fine-tuning -------------------------------------------------------------------------------
 
 
+def test_learns_at_the_paper_s_rate_by_default() -> None:
+    model = detkit.RCNN(class_names=["cat"], backbone="tiny")
+    assert model.hparams["lr"] == 1e-3
+    assert {group["lr"] for group in model.parameter_groups()} == {1e-3, 1e-2}
+
+
 def test_thirty_two_foreground_and_ninety_six_background_of_all_images_together() -> None:
     model = rcnn(batch_regions=128, max_proposals=(None, None)).train()
     truth = [[5.0, 5, 40, 50], [30, 30, 60, 62]]
