@@ -104,9 +104,6 @@ def image_seed(seed: int, image_id: str | int) -> int:
 
 
 def describe(method: str, parameters: Mapping[str, Any]) -> str:
-    """A method and its options in words."""
-    return (
-        f"{method} ({', '.join(f'{name} {value}' for name, value in sorted(parameters.items()))})"
-        if parameters
-        else method
-    )
+    """A method and its options in words; those that are null ask for nothing, and are left out."""
+    words = [f"{name} {value}" for name, value in sorted(parameters.items()) if value is not None]
+    return f"{method} ({', '.join(words)})" if words else method
