@@ -133,7 +133,8 @@ def compute(
                 if not running:
                     break
                 failure: BaseException | None = None
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                done = wait(running, return_when=FIRST_COMPLETED).done
+                for future in sorted(done, key=running.__getitem__):  # of several failures the first image's is told
                     index = running.pop(future)
                     failure = failure or future.exception()
                     if future.exception() is None and (found := future.result()) is not None:
