@@ -73,7 +73,7 @@ class Stages:
 
     @cached_property
     def folder(self) -> Path:
-        """Where the features are, named after all that they depend on."""
+        """Where the features are, named after the run and all that they depend on."""
         annotations, hparams = self.data.annotations("train"), self.model.hparams
         about = {name: hparams[name] for name in FEATURES_DEPEND_ON}
         path = getattr(self.data.proposals.get("train"), "path", None)
@@ -85,7 +85,7 @@ class Stages:
         if self.trainer.fast_dev_run:  # it leaves nothing in the run's place
             made = tempfile.mkdtemp(prefix="detkit-") if self.first else ""
             return Path(self.trainer.strategy.broadcast(made)) / name
-        return Path(self.trainer.default_root_dir) / "features" / name
+        return Path(self.trainer.default_root_dir) / "features" / f"{self.model.run_id}-{name}"
 
     def todo(self) -> list[str]:
         """The stages that are left."""
@@ -141,7 +141,11 @@ class Stages:
 
     def fill(self) -> RegionFeatures:
         """Features of the training split, shared out among the ranks."""
-        features = self.find(self.folder)
+        folder = self.folder  # found by all ranks together
+        if self.first and not self.settings.keep_features:
+            for path in self.stale():  # there has to be room for the new ones
+                shutil.rmtree(path, ignore_errors=True)
+        features = self.find(folder)
         kind = "of all regions" if features.complete else "of ground truth and the regressors' examples"
         self.say(
             f"features {kind}: {len(features):,} images, {features.bytes / 1e9:.2f} GB (budget "
@@ -157,11 +161,16 @@ class Stages:
         self.trainer.strategy.barrier("features")
         return features
 
+    def stale(self) -> list[Path]:
+        """Features that this run has left where it was stopped, of the network as it was then."""
+        return [path for path in self.folder.parent.glob(f"{self.model.run_id}-*") if path != self.folder]
+
     def forget(self) -> None:
         """Delete the features, also those that a fit stopped just here has left, when nothing learns from them more."""
         folder = self.folder  # found by all ranks together
         if self.first and (self.trainer.fast_dev_run or not self.settings.keep_features):
-            shutil.rmtree(folder, ignore_errors=True)
+            for path in (folder, *self.stale()):
+                shutil.rmtree(path, ignore_errors=True)
             with suppress(OSError):  # another fit's are there
                 folder.parent.rmdir()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from detkit.data.datamodule import DetectionDataModule
 from detkit.detectors.rcnn_stages import FEATURES_DEPEND_ON, FINE_TUNING, Stages
@@ -20,11 +21,15 @@ class StagesMixin:
     """The hooks by which a fit goes through the stages, for `RCNN`."""
 
     stage: str = FINE_TUNING
+    #: A name for the fit and all that go on from its checkpoints, by which they know their features on disk.
+    run_id: str = ""
     _learn_again = False
 
     def on_fit_start(self) -> None:
         """Refuse what the later stages cannot learn from, or keep, before the first stage begins."""
         super().on_fit_start()
+        if self.trainer.ckpt_path is None or not self.run_id:
+            self.run_id = self.trainer.strategy.broadcast(uuid4().hex[:8])
         stages = Stages(self)
         if not stages.todo():
             return
@@ -56,11 +61,12 @@ class StagesMixin:
         self._learn_again = any(name in changed for name in LEARNT_WITH)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the stage."""
+        """Keep the stage and the run's name."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["detkit"]["stage"] = self.stage
+        checkpoint["detkit"] |= {"stage": self.stage, "run": self.run_id}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on behind the stage that was saved."""
         super().on_load_checkpoint(checkpoint)
+        self.run_id = checkpoint["detkit"].get("run", "")
         self.stage = FINE_TUNING if self._learn_again else checkpoint["detkit"]["stage"]

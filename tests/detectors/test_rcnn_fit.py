@@ -271,6 +271,31 @@ def test_more_epochs_make_what_was_learnt_on_the_features_stale(whole: Fitted, f
     assert not differing(more.state("best")["state_dict"], more.model.state_dict())
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_features_of_the_network_as_it_was_do_not_stay(fit: Fit, tmp_path: Path, keep: bool) -> None:
+    """Killed while the SVMs learn, gone on with by more fine-tuning, and killed again."""
+    fit(tmp_path, kill=("SVMs", 1), keep_features=keep)
+    (before,) = (tmp_path / "features").iterdir()
+    # Another fit's in the same place, and what is no features at all.
+    others = {tmp_path / "features" / name for name in ("other-0", before.name[1:], "mine")}
+    for path in others:
+        path.mkdir()
+    fit(tmp_path, resume=True, epochs=3, kill=("features", 2), keep_features=keep)
+    left = set((tmp_path / "features").iterdir()) - others
+    assert len(left) == 1 + keep and (before in left) == keep
+    again = fit(tmp_path, resume=True, epochs=3, keep_features=keep)
+    assert again.calls["features"] == 7  # what was computed of the new network is used
+    assert set((tmp_path / "features").iterdir()) == others | (left if keep else set())
+
+
+def test_two_fits_in_one_place_have_features_of_their_own(fit: Fit, tmp_path: Path) -> None:
+    first = fit(tmp_path, kill=("SVMs", 1))
+    second = fit(tmp_path, kill=("SVMs", 1))
+    assert first.model.run_id != second.model.run_id and len(second.feature_files) == 16
+    fit(tmp_path, resume=True)
+    assert [path.parent.name[:8] for path in first.feature_files] == [first.model.run_id] * 8
+
+
 def test_a_loaded_detector_that_learns_more_begins_anew(whole: Fitted, fit: Fit, tmp_path: Path) -> None:
     model = detkit.load(whole.checkpoints / "best.ckpt")
     assert model.stage == "comparison"
