@@ -9,10 +9,8 @@ The table also lands beside the JSON, as markdown.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -52,24 +50,13 @@ def run_sides(config: str, max_steps: int | None, folder: Path) -> dict[str, dic
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """What the numbers were measured on, as detkit has it, with torchvision."""
     import torch
     import torchvision
 
-    try:
-        text = subprocess.run(["lscpu"], capture_output=True, text=True, check=True).stdout
-        cpu = next(line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("Model name"))
-    except (OSError, subprocess.CalledProcessError, StopIteration):
-        cpu = platform.processor() or platform.machine()
-    return {
-        "date": datetime.date.today().isoformat(),
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "threads_per_side": 1,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-    }
+    from detkit.benchmarking.machine import machine as facts
+
+    return facts(torch.device("cpu")) | {"threads_per_side": 1, "torchvision": torchvision.__version__}
 
 
 def report(title: str, content: dict[str, Any], cut: bool) -> str:
