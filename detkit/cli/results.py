@@ -57,23 +57,13 @@ def print_metrics(metrics: Mapping[str, Any], title: str, console: Console | Non
             table.add_row(escape(f"{short} {name}"), _number(value))
     console.print(f"\n{escape(title)}\n{escape(str(metrics.get('protocol', '')))}", highlight=False)
     console.print(table)
-    if ablation := plain(metrics.get("ablation")):
-        _print_ablation(ablation, console)
+    if ablation := metrics.get("ablation"):
+        from detkit.detectors.ablation import ablation_table  # which needs torch; `detkit evaluate` does not
+
+        console.print(ablation_table(ablation), highlight=False)
     if over_limit := metrics.get("num_over_limit"):
         best = f"the {metrics['max_detections']:,} best of their image and class"
         console.print(f"not counted: {over_limit:,} detections beyond {best}", highlight=False)
-
-
-def _print_ablation(rows: list[dict[str, Any]], console: Console) -> None:
-    """The ways in which an R-CNN's weights can detect, and what each gains over the plainest."""
-    table = Table()
-    for column in ("variant", "AP", "AP50", "gain"):
-        table.add_column(column, justify="left" if column == "variant" else "right")
-    for row in rows:
-        gain = "" if None in (row["map"], rows[0]["map"]) else f"{row['map'] - rows[0]['map']:+.3f}"
-        name = row["variant"] + " (used)" * row["used"]
-        table.add_row(escape(name), _number(row["map"]), _number(row["map_50"]), gain)
-    console.print(table)
 
 
 def print_baseline(metrics: Mapping[str, Any], baseline: Mapping[str, Any], console: Console | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from detkit.evaluation import MeanAveragePrecision
@@ -47,24 +48,30 @@ class Ablation:
             self._samples += [{k: v for k, v in one.items() if k not in ("image", "proposals")} for one in batch]
 
     def finish(self) -> list[dict[str, Any]]:
-        """Plain numbers of each variant: map, map_50 (NaN where the protocol has none), and whether it is the model's.
+        """Plain numbers of each variant: map, map_50 (NaN where the protocol has none), the gain in map over the first,
+        and whether it is the model's.
 
         The model's own metric is not reset.
         """
         for variant, limit in self.limits.items():
             self.metrics[variant].update(limit.keep(self._held.pop(variant)), self._samples)
-        rows = []
+        rows: list[dict[str, Any]] = []
         for variant, metric in self.metrics.items():
             result = metric.compute()
-            numbers = {name: float(result.get(name, float("nan"))) for name in ("map", "map_50")}
-            rows.append({"variant": str(variant), **numbers, "used": variant == self.model.roi_heads.variant})
+            row = {"variant": str(variant), **{k: float(result.get(k, float("nan"))) for k in ("map", "map_50")}}
+            row["gain"] = row["map"] - (rows or [row])[0]["map"]
+            rows.append({**row, "used": variant == self.model.roi_heads.variant})
         return rows
 
 
-def ablation_table(rows: list[dict[str, Any]], title: str) -> str:
-    """The rows as text, each with what it gains over the first."""
-    lines = [title, f"{'':<18}{'AP':>8}{'AP50':>8}{'gain':>8}"]
+def ablation_table(rows: list[dict[str, Any]]) -> str:
+    """What `Ablation.finish` found, as text."""
+    lines = [f"{'variant':<22}{'AP':>8}{'AP50':>8}{'gain':>8}"]
     for row in rows:
-        numbers = f"{row['map']:>8.3f}{row['map_50']:>8.3f}{row['map'] - rows[0]['map']:>+8.3f}"
-        lines.append(f"{row['variant']:<18}{numbers}" + "  (used)" * row["used"])
+        cells = [_number(row["map"]), _number(row["map_50"]), _number(row["gain"], "+.3f")]
+        lines.append(f"{row['variant'] + ' (used)' * row['used']:<22}" + "".join(f"{cell:>8}" for cell in cells))
     return "\n".join(lines)
+
+
+def _number(value: float, form: str = ".3f") -> str:
+    return "n/a" if math.isnan(value) else format(value, form)

@@ -212,7 +212,7 @@ class Stages:
                 ablation.update(model.transfer_batch_to_device(batch, model.device, 0))
                 progress.step()
         rows = ablation.finish()
-        self.say(ablation_table(rows, f"validation, {model.metric.protocol.description}"))
+        self.say(f"validation, {model.metric.protocol.description}\n{ablation_table(rows)}")
         for name in ("map", "map_50"):
             (value,) = (row[name] for row in rows if row["used"])
             self.trainer.callback_metrics[f"val/{name}"] = torch.tensor(value)

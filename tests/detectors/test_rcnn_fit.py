@@ -177,7 +177,7 @@ def test_stages_run_in_their_order_and_each_leaves_a_checkpoint(
         "softmax",
         "softmax + boxes",
         "SVM",
-        "SVM + boxes",
+        "SVM + boxes (used)",
     ]
 
 
@@ -380,6 +380,7 @@ def test_each_variant_of_a_checkpoint_as_an_evaluation_of_its_own(
         result = metric.compute()
         assert row["map"] == pytest.approx(float(result["map"]), abs=1e-9)
         assert row["map_50"] == pytest.approx(float(result["map_50"]), abs=1e-9)
+        assert row["gain"] == row["map"] - rows[0]["map"]
         numbers.append(row["map_50"])
     assert len(set(numbers)) > 1
     assert whole.model.last_metrics["map"] == pytest.approx(rows[3]["map"], abs=1e-9)
