@@ -62,7 +62,7 @@ class Reports:
         folder = Path(options.output) if options.output else run_folder(checkpoint) / "report"
         split = getattr(self.datamodule, "test_split", "test")
         about = {"checkpoint": str(checkpoint), "data": self._data_in_words(), "split": split, "detkit": __version__}
-        content = {**self._metrics(), **about}
+        content = {**self._metrics(), "detector": type(self.model).__name__, **about}
         try:
             path = self._write_report(folder, content, options.score_threshold)
         except OSError as error:

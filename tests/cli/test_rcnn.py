@@ -118,7 +118,7 @@ def test_killed_in_earnest_gone_on_with_and_tested_both_ways(folder: Path, capsy
         assert own["variant"] == used and (own["map"], own["map_50"]) == (metrics["map"], metrics["map_50"])
         assert re.search(re.escape(f"{used} (used)") + r".*" + f"{own['map']:.3f}", out)
         page = (folder / "runs/small/version_1/report/index.html").read_text(encoding="utf-8")
-        assert f"{used} (used)" in html.unescape(page)
+        assert f"{used} (used)" in html.unescape(page) and "anchors" not in page and "proposal_mode" in page
         found[used] = [{**row, "used": None} for row in rows]
     assert found["SVM + boxes"] == found["softmax + boxes"]  # one checkpoint, one comparison
     assert detkit(capsys, "validate", "--ckpt_path", "runs/small", "--model.box_regression", "false")

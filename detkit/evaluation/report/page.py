@@ -53,7 +53,7 @@ def render_page(
         for which, chosen, font_size in (("worst", worst_images(verdict), 14), ("best", best_images(verdict), 22))
     }
     comparison = None if baseline is None else compare(metrics, baseline)
-    kinds = error_kinds(analysis)
+    kinds = error_kinds(analysis, metrics.get("detector"))
     return _environment().get_template("index.html").render(
         title=title,
         metrics=metrics,

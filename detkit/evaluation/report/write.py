@@ -32,7 +32,7 @@ def write_report(
         folder: made where missing.
         metrics: the metric's numbers in 0..1 by torchmetrics' names, `map_per_class` by class name, `protocol`, and
             where known `checkpoint` or `detections` (their file), `data`, `split`, `detkit` (its version) and `date`,
-            which the page shows.
+            which the page shows, and `detector` (its class), which the advice is for.
         evaluation_set: objects and detections.
         analysis: of them.
         images: where the file of an image is, by its id: a mapping or a function. A file that is missing or cannot be

@@ -203,6 +203,24 @@ def test_the_facts_are_on_the_page(tmp_path: Path) -> None:
     assert f"Objectstofind{int((~s.ignored).sum())}" in re.sub(r"\s", "", text)
 
 
+@pytest.mark.parametrize(
+    ("detector", "told", "untold"),
+    [
+        ("RCNN", ["max_proposals", "proposal_mode", "detkit propose", "crop_size"], ["anchor", "box loss", "pyramid"]),
+        ("FastRCNN", ["max_proposals", "proposal_mode", "detkit propose", "pyramid"], ["anchor", "crop_size"]),
+        ("FasterRCNN", ["anchors", "pyramid"], ["proposal", "crop_size"]),
+        (None, ["anchors", "proposals"], ["proposal_mode", "crop_size"]),
+    ],
+)
+def test_the_advice_is_for_the_detector(
+    tmp_path: Path, detector: str | None, told: list[str], untold: list[str]
+) -> None:
+    page, _ = report(tmp_path, random_set(0, 2), ["circle", "star"], **({"detector": detector} if detector else {}))
+    advice = page.partition('<dl class="advice">')[2].partition("</dl>")[0]
+    assert [word for word in told if word not in advice] == []
+    assert [word for word in untold if word in advice] == []
+
+
 def test_the_report_needs_no_torch_and_no_state_of_matplotlib() -> None:
     program = (
         "import sys, matplotlib, tempfile; from pathlib import Path\n"
