@@ -14,8 +14,8 @@ from detkit.errors import CheckpointError
 from detkit.features.architectures import architecture
 
 BACKBONE = "mobilenet_v2"
-#: The networks' own inputs, where they are not the usual: R-CNN's crops of 224 pixels, and 7 x 7 pooled cells.
-CROPS = {"alexnet": {"crop_size": 227}, "lenet5": {"crop_size": 32, "context": 4}}
+#: Where they are not the usual 16 pixels of context in R-CNN's crops, and 7 x 7 pooled cells.
+CONTEXTS = {"lenet5": 4}
 POOL_SIZES = {"alexnet": 6, "lenet5": 8}
 
 
@@ -123,7 +123,7 @@ def build_contender(
         options |= {"fpn": False, "min_size": min_size, "max_size": max_size, "pooling": "max"}
         options |= {"box_head": "top" if has_top else "mlp", "pool_size": POOL_SIZES.get(backbone, 7)}
     else:
-        options |= CROPS.get(backbone, {})
+        options |= {"crop_size": spec.crop_size, "context": CONTEXTS.get(backbone, 16)}
     if key == "faster_rcnn":
         options |= {"rpn_pre_nms": (12000, 6000), "rpn_post_nms": (2000, 300), "rpn_min_size": 16.0}
     else:

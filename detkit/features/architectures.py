@@ -23,7 +23,7 @@ from detkit.features.tiny import TinyCNN
 
 @dataclass(frozen=True)
 class Architecture:
-    """Where a classification network is cut; layer names are those of the network's children."""
+    """Where a classification network is cut, by the names of its children, and the ``crop_size`` it was made for."""
 
     factory: str
     stages: tuple[tuple[str, ...], ...]
@@ -32,6 +32,7 @@ class Architecture:
     top: tuple[str, ...] = ()
     top_is_fully_connected: bool = False
     trunk_stride: int = 16
+    crop_size: int = 224
 
 
 def _numbers(*bounds: int) -> tuple[tuple[str, ...], ...]:
@@ -50,7 +51,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     **{name: Architecture(name, **_RESNET) for name in ("resnet18", "resnet34", "resnet50", "resnet101")},
     # The last pooling layer is left out: RoI pooling takes its place (Fast R-CNN, section 2.2).
     "vgg16": Architecture("vgg16", _numbers(0, 4, 9, 16, 23, 30), "29", ("15", "22", "29"), (), True),
-    "alexnet": Architecture("alexnet", _numbers(0, 2, 5, 8, 10, 12), "11", ("4", "11"), (), True),
+    "alexnet": Architecture(
+        "alexnet", _numbers(0, 2, 5, 8, 10, 12), "11", ("4", "11"), top_is_fully_connected=True, crop_size=227
+    ),
     "mobilenet_v2": Architecture(
         "mobilenet_v2", _numbers(0, 2, 4, 7, 14, 18), "13", ("3", "6", "13", "17"), ("14", "15", "16", "17")
     ),
@@ -65,6 +68,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         ("relu3", "s4"),
         top_is_fully_connected=True,
         trunk_stride=2,
+        crop_size=32,
     ),
     "squeezenet1_0": Architecture("squeezenet1_0", _numbers(0, 3, 6, 11, 13), "12", ("5", "10", "12")),
     "tiny": Architecture("tiny", _numbers(0, 1, 2, 3, 4), "2", ("1", "2", "3"), ("3",), trunk_stride=8),

@@ -19,8 +19,6 @@ from detkit.features.weights import load_classification_weights
 
 #: Cells a side of the pool5 of networks that end in a global average.
 GRID = 3
-#: Crops that networks are meant for, where it is not 224.
-OWN_SIZES = {"alexnet": 227, "lenet5": 32}
 
 
 class CropFeatures(NamedTuple):
@@ -105,7 +103,6 @@ def build_crop_network(
     try:
         return CropNetwork(backbone, pool, top, spec.top_is_fully_connected, crop_size)
     except RuntimeError as error:
-        own = OWN_SIZES.get(name, 224)
         raise ConfigError(
-            f"crop_size {crop_size} is too small for {name}, whose maps end up empty; its own is {own}"
+            f"crop_size {crop_size} is too small for {name}, whose maps end up empty; its own is {spec.crop_size}"
         ) from error
