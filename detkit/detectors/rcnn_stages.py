@@ -186,8 +186,8 @@ class Stages:
             found = f"{int(svms.trained.sum())} classes, {len(miner.rows):,} hard negatives{lacking}"
             self.say(f"SVMs: {found}, in {duration(time.monotonic() - began)}")
             if weak := [self.model.class_names[label - 1] for label in miner.weak()]:
-                advice = "fine-tune longer, raise svm_c, or use classifier: softmax"
-                self.say(f"  these say no to most of their own objects: {', '.join(weak)}; {advice}")
+                advice = "fine-tune longer, with a smaller lr where the loss stands still, raise svm_c, or use softmax"
+                self.say(f"  these hardly look at the features and say no to all: {', '.join(weak)}; {advice}")
         self._share(svms, SVMS)
 
     def boxes(self) -> None:

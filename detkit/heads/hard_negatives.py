@@ -172,13 +172,20 @@ class HardNegativeMiner:
         return self.svms
 
     def weak(self) -> list[int]:
-        """Classes, 1 to K, whose SVM has the mean positive on the wrong side: it has learnt to say no to everything.
+        """Classes, 1 to K, whose SVM is hardly better than one that looks at no feature: its weights are close to 0.
 
-        So it goes where C is too small for so few positives, or where the features hardly know the class.
+        So it goes where C is too small for so few positives, or where the features do not know the class. Held against
+        it is the best constant on the same examples. (That its objects' mean margin is below 0 means little: few of
+        them against so many negatives have it so, and are ranked before those all the same.)
         """
-        last = {line.label: line for line in self.log}
-        unit = self.settings.C * self.settings.positive_weight
-        return sorted(label for label, line in last.items() if line.positive >= unit * line.positives)
+        s, found = self.settings, []
+        for label, line in sorted({line.label: line for line in self.log}.items()):
+            positives, negatives = s.positive_weight * line.positives, line.kept + line.evicted
+            b = min(max(s.C * s.bias_feature**2 * (positives - negatives), -1.0), 1.0)
+            constant = s.C * (positives * (1 - b) + negatives * (1 + b)) + 0.5 * (b / s.bias_feature) ** 2
+            if line.objective >= 0.99 * constant:
+                found.append(label)
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """All that was mined, as plain tensors that share memory with this object: write them before going on."""
