@@ -97,7 +97,7 @@ def main(args: Sequence[str]) -> int:
     began = time.monotonic()
     # Other commands' options have underscores: either will do.
     options = parser().parse_args([_hyphens(each) for each in args])
-    from detkit.cli.results import print_baseline, print_metrics, read_baseline
+    from detkit.cli.results import instead, print_baseline, print_metrics, read_baseline
 
     if options.score_threshold is not None and not 0 <= options.score_threshold <= 1:
         raise ConfigError(f"--score_threshold {options.score_threshold:g}: scores go from 0 to 1")
@@ -126,14 +126,16 @@ def main(args: Sequence[str]) -> int:
         print(line)
     once = " (this first time most of it compiling, which is kept)" if has_compiled() else ""
     print(f"read in {has_read - began:.2f} s, evaluated in {has_evaluated - has_read:.2f} s{once}", flush=True)
+    folder = Path(options.output or Path(options.detections).parent / "report")
+    earlier = instead(folder / "metrics.json", "--output")
     try:
-        path = _write(files, protocol, metrics, options, baseline)
+        path = _write(folder, files, protocol, metrics, options, baseline)
     except OSError as error:
         raise ConfigError(f"the report cannot be written ({error}); choose a folder with --output") from None
     if baseline is not None:
         print_baseline(metrics, baseline)
     if path is not None:
-        print(f"{'metrics' if options.no_report else 'report'}: {path}", flush=True)
+        print(f"{'metrics' if options.no_report else 'report'}: {path}{earlier}", flush=True)
     return 0
 
 
@@ -211,6 +213,7 @@ def _guess_folder(annotations: Path, some: Sequence[str]) -> str:
 
 
 def _write(
+    folder: Path,
     files: EvaluationFiles,
     protocol: Protocol,
     metrics: dict[str, Any],
@@ -218,7 +221,6 @@ def _write(
     baseline: dict[str, Any] | None,
 ) -> Path | None:
     """Writes the report, or only metrics.json, or nothing."""
-    folder = Path(options.output or Path(options.detections).parent / "report")
     if options.no_report:
         if options.output is None:
             return None

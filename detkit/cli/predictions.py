@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
+from detkit.cli.results import instead
 from detkit.detectors.checkpoints import run_folder
 from detkit.errors import ConfigError
 
@@ -70,6 +71,7 @@ class PredictionWriter(BasePredictionWriter):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens this process's part."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.earlier = instead(self.folder / "predictions.json", "--predictions.output")
         self._drawn: set[str] = set()
         self.found = self.shown = 0  # detections of this process
         self._file = self._part(trainer.global_rank).open("w", encoding="utf-8")

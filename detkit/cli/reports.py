@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from detkit.__about__ import __version__
 from detkit.cli.predictions import PredictionWriter
-from detkit.cli.results import print_baseline, print_metrics
+from detkit.cli.results import instead, print_baseline, print_metrics
 from detkit.cli.resume import Plan
 from detkit.detectors.checkpoints import run_folder
 from detkit.errors import ConfigError, DataError
@@ -53,7 +53,10 @@ class Reports:
             print_metrics(self._metrics(), f"validation: {self._data_in_words()}{self._images()}")
 
     def after_test(self) -> None:
-        """Prints the metric and writes the report, into the run's folder unless `--output` says otherwise."""
+        """Prints the metric and writes the report, into the run's folder unless `--output` says otherwise.
+
+        A report that is there is replaced, and that is said.
+        """
         if not self.trainer.is_global_zero:
             return
         print_metrics(self._metrics(), f"test: {self._data_in_words()}{self._images()}")
@@ -63,13 +66,14 @@ class Reports:
         split = getattr(self.datamodule, "test_split", "test")
         about = {"checkpoint": str(checkpoint), "data": self._data_in_words(), "split": split, "detkit": __version__}
         content = {**self._metrics(), "detector": type(self.model).__name__, **about}
+        earlier = instead(folder / "metrics.json", "--output")
         try:
             path = self._write_report(folder, content, options.score_threshold)
         except OSError as error:
             raise ConfigError(f"the report cannot be written ({error}); choose a folder with --output") from None
         if self.baseline is not None:
             print_baseline(content, self.baseline)
-        print(f"report: {path}", flush=True)
+        print(f"report: {path}{earlier}", flush=True)
 
     def _write_report(self, folder: Path, metrics: dict[str, Any], score_threshold: float | None) -> Path:
         if self.model.last_evaluated is None:  # a classifier: nothing to draw
@@ -92,7 +96,7 @@ class Reports:
     def after_predict(self) -> None:
         """Says where the predictions are."""
         if self.trainer.is_global_zero:
-            print(f"predictions: {self.writer.folder / 'predictions.json'}", flush=True)
+            print(f"predictions: {self.writer.folder / 'predictions.json'}{self.writer.earlier}", flush=True)
             if self.writer.draw:
                 share = f"{self.writer.shown:,} of {self.writer.found:,} detections"
                 limit = f"those from a score of {self.writer.score_threshold:g} (--predictions.score_threshold)"

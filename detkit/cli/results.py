@@ -102,6 +102,16 @@ def read_baseline(path: str) -> dict[str, Any]:
     return content
 
 
+def instead(path: Path, option: str) -> str:
+    """What to tell, once a file has been written, of the one that was in its place; asked for before, "" if none is.
+
+    Args:
+        path: the file.
+        option: the one by which another folder is named.
+    """
+    return f" (instead of an earlier one; {option} FOLDER keeps both)" if path.is_file() else ""
+
+
 def _name(key: str) -> str:
     """mar_5 is AR, 5 detections; map_tiny is AP tiny."""
     kind, rest = ("AP" if key.startswith("map_") else "AR"), key[4:]

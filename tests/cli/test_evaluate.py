@@ -147,6 +147,19 @@ def test_a_report_is_written_by_test(trained: Detkit) -> None:
     assert metrics["data"] == "Numbers(nowhere)"
 
 
+def test_what_is_replaced_is_told(trained: Detkit) -> None:
+    for command, option, written in (
+        ("test", "--output", "report/index.html"),
+        ("predict", "--predictions.output", "predictions.json"),
+    ):
+        first, second, elsewhere = (
+            trained(command, "--ckpt_path", "runs/toy", *more) for more in ([], [], [option, f"{command}-elsewhere"])
+        )
+        assert f"{RUN / written}\n" in first.out
+        assert f"{RUN / written} (instead of an earlier one; {option} FOLDER keeps both)\n" in second.out
+        assert "instead of" not in elsewhere.out
+
+
 def test_a_report_compares_with_a_baseline_and_goes_where_it_is_told(trained: Detkit) -> None:
     trained("test", "--ckpt_path", "runs/toy", "--output", "first")
     assert not (RUN / "report").exists()

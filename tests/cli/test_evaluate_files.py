@@ -55,11 +55,12 @@ def test_coco_files_to_a_table_and_a_report(evaluate: Callable) -> None:
     assert "COCO (AP at IoU 0.50:0.95, 101 points" in out
     assert (row(out, "AP"), row(out, "AP cat"), row(out, "AP dog")) == ("0.450", "0.450", "n/a")
     assert "3 images, 2 objects (1 crowd), 3 detections, 2 classes" in out
-    assert "report: report/index.html" in out
+    assert "report: report/index.html\n" in out
     assert {path.name for path in Path("report").iterdir()} == {"index.html", "metrics.json", "per_class.csv"}
     metrics = json.loads(Path("report/metrics.json").read_text())
     assert metrics["map"] == ours(Path("detections.json"), Path("annotations.json"))[0]
     assert metrics["map_per_class"] == {"dog": None, "cat": metrics["map"]}
+    assert "report: report/index.html (instead of an earlier one; --output FOLDER keeps both)" in evaluate(*COCO)[1]
     assert (metrics["num_images"], metrics["num_over_limit"]) == (3, 0)
     assert (metrics["detections"], metrics["data"]) == ("detections.json", "annotations.json")
     assert "split" not in metrics
