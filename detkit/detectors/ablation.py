@@ -6,12 +6,11 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from detkit.evaluation import MeanAveragePrecision
-from detkit.heads import SetLimit
+from detkit.heads import SetLimit, Variant
 
 if TYPE_CHECKING:
     from detkit.detectors.base import Batch
     from detkit.detectors.rcnn import RCNN
-    from detkit.heads import Variant
 
 
 class Ablation:
@@ -62,6 +61,40 @@ class Ablation:
             row["gain"] = row["map"] - (rows or [row])[0]["map"]
             rows.append({**row, "used": variant == self.model.roi_heads.variant})
         return rows
+
+
+class AblationMixin:
+    """The hooks by which a test compares all that the weights can do, for `RCNN`."""
+
+    def on_validation_start(self) -> None:
+        """Say so where something is asked for that was not trained."""
+        if self.trainer.state.fn == "validate":
+            self._say_variant()
+
+    def on_predict_start(self) -> None:
+        """Say so where something is asked for that was not trained."""
+        self._say_variant()
+
+    def _say_variant(self) -> None:
+        asked = Variant(self.roi_heads.settings.classifier, self.roi_heads.settings.box_regression)
+        if asked != self.roi_heads.variant:
+            self.print(f"asked for {asked}; what is trained is used: {self.roi_heads.variant}")
+
+    def on_test_start(self) -> None:
+        """Compare all that the weights can do, which costs next to nothing beside the features."""
+        self._say_variant()
+        self.ablation = Ablation(self, self.max_per_set)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Detections of each variant for its metric."""
+        self.ablation.update(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metric; keep those of the other variants beside it."""
+        rows = self.ablation.finish()
+        super().on_test_epoch_end()
+        if len(rows) > 1:
+            self.last_metrics["ablation"] = rows
 
 
 def ablation_table(rows: list[dict[str, Any]]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detkit.detectors.ablation import Ablation
+from detkit.detectors.ablation import AblationMixin
 from detkit.detectors.base import Batch, Detector
 from detkit.detectors.given_proposals import GivenProposals
 from detkit.detectors.optimization import parameter_groups
@@ -27,7 +27,7 @@ from detkit.heads import CropClassifier, CropSettings, SetLimit, Variant
 from detkit.training import cross_entropy, sample_batch
 
 
-class RCNN(StagesMixin, GivenProposals, Detector):
+class RCNN(StagesMixin, AblationMixin, GivenProposals, Detector):
     """R-CNN: fine-tuned network, linear SVMs and box regressors, in one fit.
 
     The defaults are those of the paper, but for the backbone; ``configs/rcnn`` holds its AlexNet.
@@ -239,35 +239,3 @@ class RCNN(StagesMixin, GivenProposals, Detector):
                 limit = (limits or {}).get(variant)
                 detections.append(self.roi_heads.detect(variant, features, boxes, images, i, limit))
         return found
-
-    # -- test ----------------------------------------------------------------------------------
-
-    def on_validation_start(self) -> None:
-        """Say so where something is asked for that was not trained."""
-        if self.trainer.state.fn == "validate":
-            self._say_variant()
-
-    def on_predict_start(self) -> None:
-        """Say so where something is asked for that was not trained."""
-        self._say_variant()
-
-    def _say_variant(self) -> None:
-        asked = Variant(self.roi_heads.settings.classifier, self.roi_heads.settings.box_regression)
-        if asked != self.roi_heads.variant:
-            self.print(f"asked for {asked}; what is trained is used: {self.roi_heads.variant}")
-
-    def on_test_start(self) -> None:
-        """Compare all that the weights can do, which costs next to nothing beside the features."""
-        self._say_variant()
-        self.ablation = Ablation(self, self.max_per_set)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Detections of each variant for its metric."""
-        self.ablation.update(batch)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the metric; keep those of the other variants beside it."""
-        rows = self.ablation.finish()
-        super().on_test_epoch_end()
-        if len(rows) > 1:
-            self.last_metrics["ablation"] = rows
