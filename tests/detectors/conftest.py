@@ -15,6 +15,8 @@ import detkit
 from detkit.data import Shapes
 from detkit.data.shapes_drawing import SHAPE_CLASSES
 
+from .rcnn_fits import Fit, Fitted, make_fit
+
 Small = Callable[..., detkit.FasterRCNN]
 Sample = dict[str, Any]
 
@@ -128,3 +130,15 @@ def trainer() -> Callable[..., L.Trainer]:
         return L.Trainer(**(silent | options))
 
     return build
+
+
+@pytest.fixture(scope="session")
+def fit_rcnn(shapes: Callable[..., Shapes], trainer: Callable[..., L.Trainer]) -> Fit:
+    """Fits an R-CNN; see `make_fit`."""
+    return make_fit(shapes, trainer)
+
+
+@pytest.fixture(scope="session")
+def whole_fit(fit_rcnn: Fit, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    """An uninterrupted fit of R-CNN."""
+    return fit_rcnn(tmp_path_factory.mktemp("whole"))
