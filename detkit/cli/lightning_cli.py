@@ -20,7 +20,7 @@ from detkit.cli.messages import own_cause, shorten
 from detkit.cli.predictions import PredictionWriter
 from detkit.cli.reports import Reports
 from detkit.cli.results import print_differences, read_baseline
-from detkit.cli.resume import Plan, plan
+from detkit.cli.resume import Plan, how_far, plan
 from detkit.cli.run_folder import new_version
 from detkit.cli.trainer import SaveConfig, complete
 from detkit.detectors.checkpoints import check_fits, hyper_parameters
@@ -205,6 +205,9 @@ class DetkitCLI(Reports, LightningCLI):
                 self.model.hparams["weights"] = hyper_parameters(self.plan.content).get("weights")
             if self.command == "fit" and self.plan.overrides and hasattr(self.model, "on_resume_override"):
                 self.model.on_resume_override(self.plan.overrides)
+            if self.command == "fit" and rank_zero_only.rank == 0:
+                stage = getattr(self.model, "stage_behind", lambda content: "")(self.plan.content)
+                print(f"goes on {how_far(self.plan.content, stage)}", flush=True)
             self.plan.content = {}
         if self.command != "fit" and list(self.datamodule.class_names) != list(self.model.class_names):
             raise CheckpointError(

@@ -119,6 +119,19 @@ def content_classes(content: dict[str, Any]) -> list[str]:
     return list(hyper_parameters(content)["class_names"])
 
 
+def how_far(content: dict[str, Any], stage: str = "") -> str:
+    """How far a checkpoint's run came, in words.
+
+    Args:
+        content: of the checkpoint.
+        stage: of a fit of several, the last one that is behind it.
+    """
+    epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]
+    whole, begun, steps = epochs["processed"], epochs["ready"], content["global_step"]
+    where = f"after epoch {whole}, step {steps}" if whole == begun else f"within epoch {begun}, after step {steps}"
+    return f"{where} and stage {stage}" if stage else where
+
+
 def _refuse_linked(arguments: Arguments) -> None:
     given = [(name, f"--model.{name}") for name in CLASSES if name in arguments.given_for("model")]
     files = arguments.in_files("model")

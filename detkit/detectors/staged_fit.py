@@ -69,4 +69,9 @@ class StagesMixin:
         """Go on behind the stage that was saved."""
         super().on_load_checkpoint(checkpoint)
         self.run_id = checkpoint["detkit"].get("run", "")
-        self.stage = FINE_TUNING if self._learn_again else checkpoint["detkit"]["stage"]
+        self.stage = self.stage_behind(checkpoint) or FINE_TUNING
+
+    def stage_behind(self, checkpoint: dict[str, Any]) -> str:
+        """The stage after fine-tuning that a checkpoint ends; "" if it ends none, or if they are to learn again."""
+        stage = checkpoint["detkit"]["stage"]
+        return "" if self._learn_again or stage == FINE_TUNING else stage

@@ -125,11 +125,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one(detkit: Detkit, how: list[str
     detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "2")
     result = detkit("fit", *how, "--trainer.max_epochs", "4")
     assert result.code == 0
-    assert f"checkpoint: {RUN}/checkpoints/last.ckpt (last)" in result.out
+    assert f"checkpoint: {RUN}/checkpoints/last.ckpt (last)\ngoes on after epoch 2, step 4\n" in result.out
     second = Path("runs/toy/version_1/checkpoints")
     assert torch.equal(weights(second / "last.ckpt"), weights(Path("whole/version_0/checkpoints/last.ckpt")))
     # The best epoch was in the first part: the second run's folder has it all the same.
     assert state(second / "best.ckpt")["epoch"] == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*ended before the epoch ended")  # the toy loader cannot go on within one
+def test_going_on_within_an_epoch_is_told(detkit: Detkit) -> None:
+    often = ["--config", "toy.yaml", "--data.size", "8", "--trainer.val_check_interval", "2"]  # of 4 batches
+    assert "goes on" not in detkit("fit", *often).out
+    result = detkit("fit", *often, "--ckpt_path", "best")
+    assert result.code == 0 and "goes on within epoch 2, after step 6\n" in result.out
 
 
 def test_going_on_without_a_checkpoint_is_an_error(detkit: Detkit) -> None:

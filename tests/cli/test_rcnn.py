@@ -98,6 +98,7 @@ def test_killed_in_earnest_gone_on_with_and_tested_both_ways(folder: Path, capsy
     with pytest.MonkeyPatch.context() as patch:
         patch.delattr(rcnn_stages, "learn_svms")  # it is not to be asked for again
         out = detkit(capsys, "fit", "--ckpt_path", "runs/small")
+    assert "goes on after epoch 1, step 3 and stage SVMs\n" in out
     assert "box regressors: " in out and "SVMs: " not in out and "best, val/map" in out
     assert not list(folder.rglob("features"))
     detkit(capsys, "fit", "--config", "small.yaml", "--trainer.default_root_dir", "runs/whole")
@@ -127,7 +128,8 @@ def test_killed_in_earnest_gone_on_with_and_tested_both_ways(folder: Path, capsy
 def test_other_numbers_let_the_svms_learn_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     detkit(capsys, "fit", "--config", "small.yaml")
     out = detkit(capsys, "fit", "--ckpt_path", "runs/small", "--model.svm_c", "0.1")
-    assert "SVMs: " in out and "box regressors: " in out and "epoch" not in out
+    assert "SVMs: " in out and "box regressors: " in out and "fine-tuning, epoch" not in out
+    assert "goes on after epoch 1, step 3\n" in out  # and no stage
     before, after = (weights(f"runs/small/version_{n}")["state_dict"] for n in (0, 1))
     same = {name: value.equal(after[name]) for name, value in before.items()}
     assert not same["roi_heads.svms.weight"]
