@@ -9,10 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.svm import LinearSVC
 from torch import Tensor
 
 from detkit.errors import CheckpointError, ConfigError, TrainingError
-from detkit.heads import HardNegativeMiner, SVMSettings, Training, fit_svm, hard_negatives, objective
+from detkit.heads import (
+    HardNegativeMiner,
+    SVMSettings,
+    Training,
+    feature_scale,
+    fit_svm,
+    hard_negatives,
+    objective,
+)
 
 FEATURES = 12
 
@@ -58,6 +67,48 @@ def test_the_svm_of_all_negatives_is_found(C: float, retrain_after: int) -> None
         assert miner.rows.used[:, k].sum() < len(negatives)
         last = [line for line in miner.log if line.label == k + 1][-1]
         assert last.objective == pytest.approx(found.total, rel=1e-3)
+
+
+def like_real_ones(strength: float, seed: int) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+    """As `a_set`, but after a ReLU and scaled: parts that all regions share, and what a class has of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    parts, own = torch.randn(40, 128, generator=generator), torch.randn(3, 128, generator=generator)
+
+    def draw(near: Tensor) -> Tensor:
+        mix = torch.rand(len(near), 40, generator=generator) ** 8
+        noise = torch.randn(len(near), 128, generator=generator)
+        return (mix @ parts + strength * near @ own + noise - 1).relu()
+
+    overlaps = [torch.rand(150, 3, generator=generator) ** 12 for _ in range(40)]
+    features = [draw(near) for near in overlaps]
+    fit = 0.5 + 0.5 * torch.rand(3, 40, 1, generator=generator)
+    scale = feature_scale(features)
+    positives = [(scale * draw(fit[k] * torch.eye(3)[k])).half().float() for k in range(3)]
+    return positives, [((scale * x).half().float(), near) for x, near in zip(features, overlaps, strict=True)]
+
+
+@pytest.mark.parametrize("retrain_after", [0, SVMSettings.retrain_after])
+@pytest.mark.parametrize("strength", [1.0, 4.0])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_one_pass_is_enough_at_the_papers_C(seed: int, strength: float, retrain_after: int) -> None:
+    """Beside scikit-learn's SVM on the whole set. (Nearly separable classes with a larger C take more passes.)"""
+    positives, seen = like_real_ones(strength, seed)
+    every = torch.cat([x for x, _ in seen])
+    assert every.min() == 0 and 0.6 < (every == 0).float().mean() < 0.8
+    assert float(every.norm(dim=1).mean()) == pytest.approx(20, rel=1e-3)
+    miner = HardNegativeMiner(positives, SVMSettings(retrain_after=retrain_after))
+    mine(miner, seen)
+    svms = miner.finish()
+    for k, own in enumerate(positives):
+        negatives = torch.cat([x[overlaps[:, k] < 0.3] for x, overlaps in seen])
+        assert len(negatives) > 100 * len(own) and miner.rows.used[:, k].sum() < len(negatives) / 5
+        x = torch.cat([own, negatives]).double().numpy()
+        whole = LinearSVC(
+            loss="hinge", C=1e-3, class_weight={1: 2.0}, intercept_scaling=10, tol=1e-4, max_iter=100_000
+        ).fit(x, np.arange(len(x)) < len(own))
+        best = objective(whole.coef_[0], float(whole.intercept_[0]), own, negatives)
+        found = objective(svms.weight[k].numpy(), float(svms.bias[k]), own, negatives)
+        assert 0.999 * best.total < found.total < 1.01 * best.total
 
 
 class OneByOne:
