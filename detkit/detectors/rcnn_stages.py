@@ -213,9 +213,15 @@ class Stages:
                 progress.step()
         rows = ablation.finish()
         self.say(f"validation, {model.metric.protocol.description}\n{ablation_table(rows)}")
-        for name in ("map", "map_50"):
-            (value,) = (row[name] for row in rows if row["used"])
-            self.trainer.callback_metrics[f"val/{name}"] = torch.tensor(value)
+        found = {f"val/{name}": row[name] for row in rows if row["used"] for name in ("map", "map_50")}
+        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in found.items()})
+        for row in rows:  # val/map_svm_boxes, ...
+            variant = row["variant"].lower().replace(" + ", "_")
+            found |= {f"val/{name}_{variant}": row[name] for name in ("map", "map_50")}
+        # The epochs are over, so that `log` is, too; but the loggers are open to the end of the fit.
+        for logger in self.trainer.loggers if self.first else ():
+            logger.log_metrics(found, step=self.trainer.global_step)
+            logger.save()
         model.metric.reset()
 
     # -- parts ---------------------------------------------------------------------------------

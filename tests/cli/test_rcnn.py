@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import io
 import json
@@ -73,6 +74,12 @@ def weights(version: str, name: str = "last") -> dict[str, Any]:
     return read_checkpoint(f"{version}/checkpoints/{name}.ckpt")
 
 
+def numbers(version: str) -> dict[str, str]:
+    """The last line of metrics.csv."""
+    with open(f"{version}/metrics.csv") as file:
+        return {name: value for name, value in list(csv.DictReader(file))[-1].items() if value}
+
+
 def test_the_config_goes_through_every_stage(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,6 +115,13 @@ def test_killed_in_earnest_gone_on_with_and_tested_both_ways(folder: Path, capsy
         assert value.equal(gone_on["state_dict"][name]), name
         assert value.equal(weights("runs/small/version_1", "best")["state_dict"][name]), name
     assert (folder / "runs/whole/version_0/svm_mining.csv").is_file()
+    logged = [numbers("runs/whole/version_0"), numbers("runs/small/version_1")]
+    assert logged[0] == logged[1] and logged[0]["step"] == "3"
+    for name in ("map", "map_50"):
+        assert logged[0][f"val/{name}"] == logged[0][f"val/{name}_svm_boxes"]
+        values = [logged[0][f"val/{name}_{variant}"] for variant in ("softmax", "softmax_boxes", "svm", "svm_boxes")]
+        assert all(0 <= float(value) <= 1 for value in values)
+        assert all(f"{float(value):.3f}" in out.partition("variant")[2] for value in values)
 
     found = {}
     for used, option in (("SVM + boxes", []), ("softmax + boxes", ["--model.classifier", "softmax"])):
