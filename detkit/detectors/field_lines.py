@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from torch import nn
 
-from detkit.features import Backbone
+from detkit.features import Backbone, CropNetwork
 from detkit.features.receptive_field import extend, receptive_field
 from detkit.proposals import RegionProposalNetwork
 
 
 def field_lines(detector: nn.Module) -> list[str]:
-    """One line for each map of a detector's backbone; none for a detector that computes no maps.
+    """One line for each map of a detector's backbone; of crops (R-CNN) one only if their size does not suit.
 
     With a region proposal network (``rpn``) the field is that of its anchors' scores, that is with its own
     convolutions: 228 pixels for VGG16, as in the paper (section 3.1). Anchors may be larger: the middle of an object
     often tells where it ends (section 3.3).
     """
     backbone, rpn = getattr(detector, "backbone", None), getattr(detector, "rpn", None)
+    if isinstance(network := getattr(detector, "network", None), CropNetwork):
+        return [line] if (line := network.size_line()) else []
     if not isinstance(backbone, Backbone):
         return []
     fields = receptive_field(backbone)

@@ -19,6 +19,7 @@ from detkit.detectors.loss_guard import LossGuard, check_finite
 from detkit.detectors.optimization import UNKNOWN, parameter_groups, schedule
 from detkit.detectors.trainable_table import trainable_table
 from detkit.errors import CheckpointError, ConfigError
+from detkit.features.weights import Loaded
 
 
 class TrainableModule(L.LightningModule):
@@ -103,11 +104,14 @@ class TrainableModule(L.LightningModule):
     # -- Lightning -----------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Go into training mode, and print what learns and what is fixed."""
+        """Go into training mode, and print what it begins with, what learns and what is fixed."""
         self._guard = LossGuard(interval=self.trainer.log_every_n_steps)
         if not self.training:  # as `detkit.load` and `from_torchvision` give it; Lightning leaves the mode alone
             self.train()
         if self.trainer.is_global_zero:
+            found = [getattr(part, "loaded", None) for part in self.modules()]
+            for loaded in dict.fromkeys(each for each in found if isinstance(each, Loaded)):
+                self.print(f"weights: {loaded}")
             self.print(trainable_table(self))
 
     def on_train_start(self) -> None:

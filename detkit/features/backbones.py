@@ -14,7 +14,7 @@ from detkit.errors import ConfigError
 from detkit.features.architectures import architecture, classification_network, convolution_layers
 from detkit.features.frozen_batch_norm import FrozenBatchNorm
 from detkit.features.initialization import initialize
-from detkit.features.weights import load_classification_weights
+from detkit.features.weights import Loaded, load_classification_weights
 
 
 class Backbone(nn.Module):
@@ -26,7 +26,10 @@ class Backbone(nn.Module):
         strides: pixels of the input per cell of each map.
         channels: channels of each map.
         levels: the names of the layers that are read.
+        loaded: what it began with; None if it was built without weights.
     """
+
+    loaded: Loaded | None = None
 
     def __init__(
         self, layers: OrderedDict[str, nn.Module], levels: list[str], fpn_channels: int | None, fpn_norm: bool = False
@@ -105,9 +108,8 @@ def build_backbone(
     """
     spec = architecture(name)
     network = classification_network(name)
-    if weights is not None:
-        load_classification_weights(network, name, weights)
-    else:
+    loaded = None if weights is None else load_classification_weights(network, name, weights)
+    if loaded is None:
         initialize([network], initialization)
     if batch_norm_eps is not None:
         for layer in network.modules():
@@ -116,6 +118,7 @@ def build_backbone(
     layers = convolution_layers(name, network)
     levels = levels or (list(spec.levels) if fpn else [spec.trunk])
     backbone = Backbone(layers, levels, fpn_channels if fpn else None, fpn_norm)
+    backbone.loaded = loaded
     top = None
     if not fpn and spec.top_is_fully_connected:
         # torchvision's classifier: VGG fc6, relu, drop, fc7, relu, drop, fc8; AlexNet drop, fc6, relu, drop, fc7, ...

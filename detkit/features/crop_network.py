@@ -60,6 +60,32 @@ class CropNetwork(nn.Module):
         fc7 = self.top(pool5 if self.top_reads_pool5 else maps)
         return CropFeatures(pool5.flatten(1), fc7)
 
+    def cells(self, crop_size: int) -> int:
+        """Cells a side of the map from which pool5 is made, for crops of that size."""
+        device = next(self.parameters())
+        with torch.no_grad():
+            return self.pool[:-1](self.backbone(device.new_zeros(1, 3, crop_size, crop_size))[-1]).shape[-1]
+
+    def size_line(self) -> str | None:
+        """What is to be told of crops to which pre-trained fully connected layers are not used; None: nothing.
+
+        These layers read a fixed number of cells, which an adaptive pooling makes of whatever map there is: nothing
+        fails, but fc6 of AlexNet sees one cell 36 times in a crop of 64 pixels. How much it matters: a LeNet-5 that has
+        learnt Shapes' objects in 32 pixels has an accuracy of 0.42 to 0.44 in crops of 24 to 64, of 0.33 in 16 and in
+        96. Networks that end in a global average take any size.
+        """
+        loaded = self.backbone.loaded
+        if loaded is None or not self.top_reads_pool5:
+            return None
+        own, here = self.cells(loaded.crop_size), self.cells(self.crop_size)
+        if own < 2 * here <= 4 * own:
+            return None
+        return (
+            f"warning: crop_size {self.crop_size} gives a map of {here} x {here} cells, and the fully connected layers "
+            f"of these weights have learnt from {own} x {own}: they will be of less use than with crop_size: "
+            f"{loaded.crop_size}"
+        )
+
 
 def build_crop_network(
     name: str,
@@ -83,12 +109,12 @@ def build_crop_network(
         WeightsError: for weights that do not fit.
     """
     spec, network = architecture(name), classification_network(name)
-    if weights is not None:
-        load_classification_weights(network, name, weights)
-    else:
+    loaded = None if weights is None else load_classification_weights(network, name, weights)
+    if loaded is None:
         initialize([network], initialization)
     layers = convolution_layers(name, network)
     backbone = Backbone(layers, [list(layers)[-1]], None)
+    backbone.loaded = loaded
     children = network.features.named_children() if hasattr(network, "features") else ()
     rest = [layer for key, layer in children if key not in layers]
     if spec.top_is_fully_connected:

@@ -4,16 +4,38 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
 from detkit.errors import WeightsError
+from detkit.features.architectures import architecture
 
 
-def load_classification_weights(network: nn.Module, name: str, weights: str) -> None:
+class Loaded(NamedTuple):
+    """What a classification network was given.
+
+    Attributes:
+        source: where from, in words.
+        tensors: so many were taken over.
+        left_out: name of a last layer that was not; "" where there is none.
+        crop_size: pixels a side of the images that the weights were trained with, as far as is known.
+    """
+
+    source: str
+    tensors: int
+    left_out: str
+    crop_size: int
+
+    def __str__(self) -> str:
+        """In words."""
+        rest = f"; left out: {self.left_out}, its last layer" if self.left_out else ""
+        return f"{self.tensors} tensors from {self.source}{rest}"
+
+
+def load_classification_weights(network: nn.Module, name: str, weights: str, classify: bool = False) -> Loaded:
     """Load weights into a classification network, in place and strictly.
 
     Args:
@@ -21,22 +43,37 @@ def load_classification_weights(network: nn.Module, name: str, weights: str) -> 
         name: the backbone's name, for torchvision's table of weights and for messages.
         weights: ``DEFAULT``, a torchvision weight name such as ``IMAGENET1K_V1`` (both are downloaded once by
             torchvision), or the path of a file: a state dict of the network, or a checkpoint of `ImageClassifier`.
+        classify: the last layer is of use, too: that of a backbone will be cut off.
+
+    Returns:
+        what was loaded.
 
     Raises:
         WeightsError: if the name or the file does not exist, the file holds more than tensors, or keys or
             shapes do not fit; the message names them. A last classifier of another number of classes is fine.
     """
-    path = Path(weights).expanduser()
+    path, crop_size = Path(weights).expanduser(), architecture(name).crop_size
+    source = weights
     if path.is_file():
         content = _read(path)
-        state = _of_classifier(content, name, path) if _is_checkpoint(content) else _state_dict(content, path)
+        if _is_checkpoint(content):
+            state = _of_classifier(content, name, path)
+            crop_size = content.get("hyper_parameters", {}).get("crop_size", crop_size)
+        else:
+            state = _state_dict(content, path)
     elif path.is_dir():
         raise WeightsError(f"weights {weights} is a folder; name a file in it, such as version_0/checkpoints/best.ckpt")
     elif path.suffix in {".pth", ".pt", ".ckpt", ".bin"} or path.name != weights:
         raise WeightsError(f"weights file {weights} does not exist")
     else:
         state = _torchvision_weights(name, weights)
-    fit_state_dict(network, state, source=weights, optional=last_layer(network))
+        source = f"torchvision's {torchvision.models.get_model_weights(name)[weights].name}"
+    last = last_layer(network)
+    taken = fit_state_dict(network, state, source=weights, optional=last)
+    if not classify:
+        taken = [key for key in taken if not key.startswith(last)]
+    left_out = any(key.startswith(last) for key in state) and not any(key.startswith(last) for key in taken)
+    return Loaded(f"{source} ({name})", len(taken), last[0].rstrip(".") if left_out else "", crop_size)
 
 
 def last_layer(network: nn.Module) -> tuple[str, ...]:
@@ -98,10 +135,15 @@ def _of_classifier(checkpoint: dict[str, Any], name: str, path: Path) -> dict[st
     return {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
 
 
-def fit_state_dict(network: nn.Module, state: dict[str, Tensor], source: str, optional: tuple[str, ...] = ()) -> None:
+def fit_state_dict(
+    network: nn.Module, state: dict[str, Tensor], source: str, optional: tuple[str, ...] = ()
+) -> list[str]:
     """`load_state_dict`, strict, with a message that names what does not fit.
 
     Keys that begin with one of ``optional`` may be missing, left over or of another shape: those are skipped.
+
+    Returns:
+        the keys of what was taken over, without the counters of batch norms.
 
     Raises:
         WeightsError: naming up to three missing, unexpected and misshapen keys each.
@@ -126,9 +168,9 @@ def fit_state_dict(network: nn.Module, state: dict[str, Tensor], source: str, op
         problems.append(f"{len(misshapen)} keys have another shape ({_some(shapes)})")
     if problems:
         raise WeightsError(f"weights {source} do not fit {type(network).__name__}: " + "; ".join(problems))
-    network.load_state_dict(
-        {k: v for k, v in state.items() if k in wanted and v.shape == wanted[k].shape}, strict=False
-    )
+    taken = {k: v for k, v in state.items() if k in wanted and v.shape == wanted[k].shape}
+    network.load_state_dict(taken, strict=False)
+    return [k for k in taken if k not in counters]
 
 
 def _some(names: list[str]) -> str:

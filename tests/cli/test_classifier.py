@@ -71,13 +71,16 @@ def test_from_a_fit_to_a_detectors_backbone(detkit: Callable[..., Result], tmp_p
 
     result = detkit("fit", "--ckpt_path", "runs/small", "--trainer.max_epochs", "3")
     assert (result.code, result.err) == (0, "")
-    assert "epoch 3/3" in result.out
+    assert "epoch 3/3" in result.out and "weights: " not in result.out
+    again = detkit(*FIT, "--trainer.fast_dev_run", "true", "--model.weights", str(best))
+    assert f"weights: 10 tensors from {best} (lenet5)\n" in again.out  # of the same classes: with its last layer
 
     detector = ["fit", "--model", "FasterRCNN", "--model.fpn", "false", "--model.min_size", "64", "--data", "Shapes"]
     detector += [f"--data.{name}={value}" for name, value in SMALL.items()]
     detector += ["--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu", "--model.weights", str(best)]
     result = detkit(*detector, "--model.backbone", "lenet5")
     assert (result.code, result.err) == (0, "")
+    assert f"weights: 8 tensors from {best} (lenet5); left out: classifier.output, its last layer\n" in result.out
     result = detkit(*detector, "--model.backbone", "tiny")
     assert result.code == 2 and "holds a lenet5, the model's backbone is tiny" in result.err
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
-from detkit.detectors import FasterRCNN, FastRCNN
+from detkit.detectors import RCNN, FasterRCNN, FastRCNN
 from detkit.detectors.field_lines import field_lines
+from detkit.features.architectures import classification_network
 
 
 def test_the_papers_numbers() -> None:
@@ -24,6 +27,14 @@ def test_a_pyramid_has_a_line_for_each_map() -> None:
         "map 3: stride 16 px, receptive field 183 px without the top-down path, anchors 32, 45 px",
         "map pool: stride 32 px, receptive field 247 px without the top-down path, anchors 64, 90 px",
     ]
+
+
+def test_crops_have_a_line_only_where_their_size_does_not_suit(tmp_path: Path) -> None:
+    torch.save(classification_network("lenet5").state_dict(), tmp_path / "lenet5.pth")
+    options = {"class_names": ["cat"], "backbone": "lenet5", "weights": str(tmp_path / "lenet5.pth"), "context": 4}
+    assert field_lines(RCNN(**options, crop_size=32)) == []
+    (line,) = field_lines(RCNN(**options, crop_size=16))
+    assert line.startswith("warning: crop_size 16 gives a map of 4 x 4 cells")
 
 
 def test_without_anchors_or_maps() -> None:

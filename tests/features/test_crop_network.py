@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 
 from detkit.errors import ConfigError
 from detkit.features import CropNetwork, build_crop_network, crop_network, warping
+from detkit.features.architectures import classification_network
 from detkit.features.crop_reader import CropReader
 from detkit.features.frozen_batch_norm import FrozenBatchNorm
+from detkit.features.weights import Loaded
 
 
 def _inputs_of(layer: nn.Module) -> list[Tensor]:
@@ -212,3 +215,48 @@ def test_bfloat16_where_it_is_asked_for_and_float32_comes_out(network: CropNetwo
 def test_readers_that_cannot_be(network: CropNetwork, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         CropReader(network, **({"context": 4} | options))
+
+
+@pytest.mark.parametrize(
+    ("name", "crop_size", "own_size", "cells"),
+    [
+        ("alexnet", 227, 227, None),
+        ("alexnet", 224, 227, None),  # the same 6 x 6
+        ("alexnet", 160, 227, None),  # 4 x 4, which are not far from it
+        ("alexnet", 128, 227, (3, 6)),
+        ("alexnet", 64, 227, (1, 6)),
+        ("lenet5", 32, 32, None),
+        ("lenet5", 24, 32, None),
+        ("lenet5", 16, 32, (4, 8)),
+        ("lenet5", 64, 32, None),
+        ("lenet5", 96, 32, (24, 8)),
+        ("resnet18", 64, 224, None),  # a global average takes any size
+        ("mobilenet_v2", 64, 224, None),
+    ],
+)
+def test_a_size_that_pre_trained_layers_are_not_used_to_is_told(
+    monkeypatch: pytest.MonkeyPatch, name: str, crop_size: int, own_size: int, cells: tuple[int, int] | None
+) -> None:
+    monkeypatch.setattr(crop_network, "initialize", lambda *_: None)
+    network = build_crop_network(name, crop_size=crop_size)
+    assert network.size_line() is None  # from scratch
+    network.backbone.loaded = Loaded("a file", 1, "", own_size)
+    line = network.size_line()
+    if cells is None:
+        assert line is None
+    else:
+        here, own = cells
+        assert line is not None and line.startswith(f"warning: crop_size {crop_size} gives a map of {here} x {here} ")
+        assert f"{own} x {own}: " in line and line.endswith(f"crop_size: {own_size}")
+
+
+def test_the_size_that_a_classifier_learnt_with_counts(tmp_path: Path) -> None:
+    state = {f"network.{name}": value for name, value in classification_network("lenet5", 5).state_dict().items()}
+    arguments = {"backbone": "lenet5", "crop_size": 48}
+    content = {"state_dict": state, "hyper_parameters": arguments, "detkit": {"class": "ImageClassifier"}}
+    torch.save(content, tmp_path / "best.ckpt")
+    lines = {
+        size: build_crop_network("lenet5", crop_size=size, weights=str(tmp_path / "best.ckpt")).size_line()
+        for size in (24, 48)
+    }
+    assert lines[48] is None and lines[24].endswith("from 12 x 12: they will be of less use than with crop_size: 48")

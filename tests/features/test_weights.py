@@ -44,6 +44,25 @@ def test_a_classifier_of_other_classes_is_fine(state: dict[str, torch.Tensor], t
     build_backbone("tiny", weights=saved(state, tmp_path / "none.pth"))
 
 
+@pytest.mark.parametrize("classify", [False, True])
+@pytest.mark.parametrize("classes", [1000, 7, None])
+def test_what_was_loaded_is_told(
+    state: dict[str, torch.Tensor], tmp_path: Path, classes: int | None, classify: bool
+) -> None:
+    for key in ("classifier.2.weight", "classifier.2.bias"):
+        state[key] = state[key][:classes]
+        if classes is None:
+            del state[key]
+    path = saved(state, tmp_path / "tiny.pth")
+    loaded = load_classification_weights(classification_network("tiny"), "tiny", path, classify)
+    without = sum(k.startswith("features.") and not k.endswith("num_batches_tracked") for k in state)
+    left_out = classes is not None and not (classes == 1000 and classify)
+    assert loaded.tensors == without + 2 * (classes == 1000 and classify)
+    assert loaded.left_out == "classifier.2" * left_out and loaded.crop_size == 224
+    rest = "; left out: classifier.2, its last layer" if left_out else ""
+    assert str(loaded) == f"{loaded.tensors} tensors from {path} (tiny){rest}"
+
+
 def test_a_frozen_batch_norms_missing_counter_is_fine(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     counted = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     assert len(counted) < len(state)
@@ -183,7 +202,8 @@ def test_names_torchvision_knows(state: dict[str, torch.Tensor], monkeypatch: py
         return state
 
     monkeypatch.setattr(torchvision.models.SqueezeNet1_0_Weights, "get_state_dict", download)
-    load_classification_weights(network, "squeezenet1_0", name)
+    loaded = load_classification_weights(network, "squeezenet1_0", name)
+    assert loaded.source == "torchvision's IMAGENET1K_V1 (squeezenet1_0)"
     assert asked == [("IMAGENET1K_V1", True)]
     assert all(torch.equal(v, state[k]) for k, v in network.state_dict().items())
 
