@@ -10,7 +10,8 @@ from typing import Any
 
 from detkit.benchmarking.generations import GENERATIONS
 from detkit.benchmarking.measuring import Row
-from detkit.benchmarking.stage_clock import STAGES
+from detkit.benchmarking.stage_clock import FEATURES, HEADS, PROPOSALS, STAGES
+from detkit.features.architectures import architecture
 from detkit.files import write_beside, write_json
 
 
@@ -23,6 +24,44 @@ def ratio(rows: Sequence[Row], row: Row, with_proposals: bool = True) -> float |
 def ratio_2015(row: Row) -> float:
     """The same in the course's table."""
     return GENERATIONS["rcnn"].seconds_2015 / row.seconds_2015
+
+
+#: A Fast R-CNN that is less than so many times as quick as R-CNN wants an explanation.
+EXPECTED_RATIO = 2.0
+
+
+def why_so_close(rows: Sequence[Row], backbone: str, crop_size: int) -> str | None:
+    """A line on a Fast R-CNN that is hardly quicker than R-CNN, from what was measured; None where it is.
+
+    One map for all regions pays if the regions together cost more than the map: small crops, few proposals and small
+    networks turn the generations' order round.
+
+    Args:
+        rows: of R-CNN and Fast R-CNN, if they were measured.
+        backbone: of all.
+        crop_size: of R-CNN, pixels.
+    """
+    found = {row.key: row for row in rows}
+    if not {"rcnn", "fast_rcnn"} <= found.keys():
+        return None
+    rcnn, fast = found["rcnn"], found["fast_rcnn"]
+    times, without = ratio(rows, fast), ratio(rows, fast, False)
+    if times >= EXPECTED_RATIO:
+        return None
+    start = f"note: Fast R-CNN is {as_factor(times)} as quick as R-CNN, for "
+    if without >= EXPECTED_RATIO:
+        share = f"{in_seconds(fast.seconds[PROPOSALS])} of its {in_seconds(fast.total())} s"
+        return f"{start}proposals, which both need, take {share}; without them it is {as_factor(without)} as quick"
+    crops, shared, heads = (
+        in_seconds(s) for s in (rcnn.seconds[FEATURES], fast.seconds[FEATURES], fast.seconds[HEADS])
+    )
+    each = f"{1000 * rcnn.seconds[FEATURES] / max(rcnn.boxes, 1):.2g} ms each, {backbone}"
+    own = architecture(backbone).crop_size
+    larger = f"crops of {own} pixels (crop_size) and " if crop_size < own else ""
+    return (
+        f"{start}R-CNN's {rcnn.boxes:,.0f} {rcnn.inputs} pixels take {crops} s ({each}), the shared map {shared} s and "
+        f"the heads on it {heads} s; to see what sharing saves, take {larger}a larger backbone"
+    )
 
 
 def in_seconds(value: float) -> str:

@@ -219,7 +219,7 @@ def _tell(rows: Sequence[Row], about: dict[str, Any], folder: Path) -> None:
 
     from detkit.benchmarking.machine import in_words
     from detkit.benchmarking.picture import draw
-    from detkit.benchmarking.report import cells, write
+    from detkit.benchmarking.report import cells, why_so_close, write
 
     table = Table()
     table.add_column("")
@@ -232,6 +232,8 @@ def _tell(rows: Sequence[Row], about: dict[str, Any], folder: Path) -> None:
             table.add_row(*map(escape, line))
         table.add_section()
     Console().print(table)
+    if note := why_so_close(rows, about["backbone"], about["settings"]["rcnn"]["crop_size"]):
+        print(note)
     what = f"{about['images']} of {about['of_images']} images of {about['data']}; backbone {about['backbone']}, float32"
     rounds = "one round" if about["rounds"] == 1 else f"medians of {about['rounds']} rounds"
     where = in_words(about["machine"])

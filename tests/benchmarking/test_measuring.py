@@ -16,7 +16,7 @@ from detkit.benchmarking import measuring
 from detkit.benchmarking.generations import build_contender
 from detkit.benchmarking.measuring import Row, measure, proposals, seconds_an_image
 from detkit.benchmarking.picture import draw
-from detkit.benchmarking.report import as_factor, cells, in_seconds, ratio, write
+from detkit.benchmarking.report import as_factor, cells, in_seconds, ratio, why_so_close, write
 from detkit.benchmarking.stage_clock import STAGES
 from detkit.detectors import FastRCNN
 
@@ -148,3 +148,20 @@ def test_the_picture_is_svg_with_every_number_that_has_room(tmp_path: Path) -> N
     assert "1.00 s" not in texts  # R-CNN's post-processing, a fortieth of its bar
     draw(ROWS, "measured nowhere", tmp_path / "b.svg")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_a_fast_rcnn_that_is_hardly_quicker_is_explained_by_what_was_measured() -> None:
+    cheap = row("rcnn", (0.5, 0.25, 0, 0), boxes=500, inputs="crops of 64")
+    fast = row("fast_rcnn", (0.5, 0.2, 0.4, 0))
+    assert why_so_close([cheap, fast], "mobilenet_v2", 64) == (
+        "note: Fast R-CNN is 0.68x as quick as R-CNN, for R-CNN's 500 crops of 64 pixels take 0.250 s (0.5 ms each, "
+        "mobilenet_v2), the shared map 0.200 s and the heads on it 0.400 s; to see what sharing saves, take crops of "
+        "224 pixels (crop_size) and a larger backbone"
+    )
+    assert why_so_close([cheap, fast], "lenet5", 32).endswith("s; to see what sharing saves, take a larger backbone")
+    proposing = [row("rcnn", (5, 5, 0, 0)), row("fast_rcnn", (5, 0.5, 0.5, 0))]
+    assert why_so_close(proposing, "vgg16", 224) == (
+        "note: Fast R-CNN is 1.7x as quick as R-CNN, for proposals, which both need, take 5.00 of its 6.00 s; without "
+        "them it is 5x as quick"
+    )
+    assert why_so_close(ROWS, "vgg16", 224) is None and why_so_close([fast], "vgg16", 224) is None
