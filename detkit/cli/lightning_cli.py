@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from detkit.cli.arguments import Arguments, read_arguments
 from detkit.cli.checkpointing import BestCheckpoint
+from detkit.cli.help import arrange
 from detkit.cli.messages import own_cause, shorten
 from detkit.cli.predictions import PredictionWriter
 from detkit.cli.reports import Reports
@@ -109,6 +110,11 @@ class DetkitCLI(Reports, LightningCLI):
         commands = self.subcommands()
         self.subcommands = lambda: {self.command: commands[self.command]}  # type: ignore[method-assign]
         super()._add_subcommands(parser, **kwargs)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        arrange(parser, subcommand)
+        return parser
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The trainer's, the model's and the data set's options; what a checkpoint supplies need not be given."""

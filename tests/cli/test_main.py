@@ -44,3 +44,20 @@ def test_an_unknown_command_suggests_a_near_one(word: str, meant: str, capsys: p
     error = capsys.readouterr().err
     assert f"`detkit {meant}`" in error
     assert len(error.splitlines()) == 2
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_the_help_of_a_command_begins_with_what_a_user_needs(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    out = capsys.readouterr().out
+    assert end.value.code == 0 and out.startswith(f"usage: detkit {command} --")
+    assert f"For example: detkit {command} --" in out and "Lightning's:\n" in out
+    places = [out.index(f"\n  --{name}") for name in ("ckpt_path", "model", "data", "trainer ")]
+    assert places == sorted(places) and places[2] < 5000
+    assert ("--predictions.draw" in out) == (command == "predict") and "--trainer.precision" in out
+    assert ("--checkpoint.monitor" in out) == (command == "fit")  # what it chose is long past in the others
+    assert ("Needed: a run's folder" in out) == (command != "fit") and "hpc" not in out
