@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -26,6 +27,7 @@ from detkit.cli.run_folder import new_version
 from detkit.cli.trainer import SaveConfig, complete
 from detkit.detectors.checkpoints import check_fits, hyper_parameters
 from detkit.errors import CheckpointError, ConfigError
+from detkit.memory import keep_freed_memory
 
 CLASS_NAMES = "model.init_args.class_names"
 TRAINER_DEFAULTS = {"num_sanity_val_steps": 0, "log_every_n_steps": 10, "enable_model_summary": False}
@@ -243,6 +245,8 @@ class DetkitCLI(Reports, LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         if self.folder is not None and self.trainer.is_global_zero:
             print(f"run: {self.folder}", flush=True)
+        if isinstance(self.trainer.accelerator, CPUAccelerator):
+            keep_freed_memory()
         try:
             super()._run_subcommand(subcommand)
         except SystemExit:

@@ -49,6 +49,17 @@ def test_the_output_is_one_line_an_epoch(detkit: Detkit) -> None:
     assert len(lines) == 4
 
 
+def test_memory_is_kept_on_a_cpu(detkit: Detkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("detkit.cli.lightning_cli.keep_freed_memory", lambda: asked.append(""))
+    detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "1")
+    detkit("test", "--ckpt_path", "runs/toy")
+    assert len(asked) == 2
+    monkeypatch.setattr("detkit.cli.lightning_cli.CPUAccelerator", type(None))
+    detkit("test", "--ckpt_path", "runs/toy")
+    assert len(asked) == 2
+
+
 def test_versions_count_up_and_names_come_from_config_or_model(detkit: Detkit) -> None:
     for _ in range(2):
         detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "1")
