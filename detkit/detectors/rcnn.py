@@ -43,7 +43,8 @@ class RCNN(StagesMixin, AblationMixin, GivenProposals, Detector):
         initialization: he or xavier, for what is trained from scratch.
         channels_last: memory format of crops and features; quicker for most networks.
         crop_size: pixels a side of a warped proposal; 227 for the paper's AlexNet, 224 for most, 32 for lenet5.
-        crop_mode: warp (each axis by itself), or square (the smallest square around the box).
+        crop_mode: warp (each axis by itself), square (the smallest square around the box), or square_masked (the same
+            square, without the image around the box and its context in it).
         context: pixels of context around the box, in the crop; 16 in the paper, for 227.
         min_size: the shorter side to which an image is resized once, before its boxes are cropped; null: as it is.
         max_size: limit of its longer side, with ``min_size``.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detkit.errors import ConfigError
 
-MODES = ("warp", "square")
+MODES = ("warp", "square", "square_masked")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TOGETHER = 64 * 2**20
 """Bytes of the crops, in float32, that the batched operations make at a time; they need some six times as much."""
@@ -41,7 +41,8 @@ def crop_geometry(
         size: pixels a side of a crop.
         context: pixels of the crop, not of the image, on each side of the box.
         mode: ``warp`` stretches each axis on its own; ``square`` cuts out the smallest square around the box, at the
-            same centre.
+            same centre; ``square_masked`` takes that square and leaves out what surrounds the box, and its context, in
+            it. In the paper's appendix A these are (D), (B) and (C), the tightest square with and without context.
 
     Raises:
         ConfigError: an unknown mode, or context that leaves no room for the box.
@@ -55,12 +56,15 @@ def crop_geometry(
     # The authors count pixels from 1, and their last pixel belongs to the box: our (x1, y1, x2, y2) is their
     # (x1 + 1, y1 + 1, x2, y2). All below is in their coordinates, as halves are rounded away from their zero.
     first, last = boxes[:, :2].double() + 1, boxes[:, 2:].double()
-    if context > 0 or mode == "square":
-        half = (last - first + 1).clamp(min=0) / 2
-        centre = first + half
-        if mode == "square":
-            half = half.amax(dim=1, keepdim=True)
-        half = half * (size / (size - 2 * context))
+    lowest, highest = torch.ones_like(first), last.new_tensor([image_size[1], image_size[0]])
+    if context > 0 or mode != "warp":
+        own = (last - first + 1).clamp(min=0) / 2
+        centre = first + own
+        tight = own if mode == "warp" else own.amax(dim=1, keepdim=True)
+        half = tight * (size / (size - 2 * context))
+        if mode == "square_masked":
+            reach = own + (half - tight)  # as many pixels of context on each side as the square has
+            lowest, highest = _round(centre - reach).clamp(min=1), torch.minimum(_round(centre + reach), highest)
         # From the first pixel to the last, one more than twice the half: so it is in the authors' code.
         first, last = _round(centre - half), _round(centre + half)
     else:
@@ -68,9 +72,8 @@ def crop_geometry(
         first = _round(first)
         last = torch.maximum(_round(last), first)
     unclipped = last - first + 1
-    outside = (1 - first).clamp(min=0)
-    first = first.clamp(min=1)
-    last = torch.minimum(last, last.new_tensor([image_size[1], image_size[0]]))
+    outside = (lowest - first).clamp(min=0)
+    first, last = torch.maximum(first, lowest), torch.minimum(last, highest)
     # Not size / unclipped: with a number on the left, torch multiplies by the reciprocal.
     scale = torch.full_like(unclipped, size) / unclipped
     start = _round(outside * scale)

@@ -206,7 +206,7 @@ def test_bfloat16_where_it_is_asked_for_and_float32_comes_out(network: CropNetwo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "tight"}, "crop_mode 'tight'; the known ones are warp, square"),
+        ({"mode": "tight"}, "crop_mode 'tight'; the known ones are warp, square, square_masked"),
         ({"context": 16}, "context 16: twice that must be less than crop_size 32"),
         ({"context": -1}, "context -1"),
         ({"memory": 0}, "crop_memory 0 must be above 0 GB"),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from detkit.errors import ConfigError
 from detkit.features import crop_geometry, warp
-from detkit.features.warping import _empty, _warp_batched
+from detkit.features.warping import MODES, _empty, _warp_batched
 
 
 def matlab_round(value: float) -> int:
@@ -27,20 +27,27 @@ def plain_geometry(
     """rcnn_im_crop.m, one box: source and target, both half-open; its own lines are in its coordinates (from 1)."""
     (height, width), nothing = image_size, ([0] * 4, [0] * 4)
     bbox = [box[0] + 1, box[1] + 1, box[2], box[3]]
-    if context > 0 or mode == "square":
+    shown = [1, 1, width, height]
+    if context > 0 or mode != "warp":
         scale = size / (size - context * 2)
         half_height, half_width = max(bbox[3] - bbox[1] + 1, 0) / 2, max(bbox[2] - bbox[0] + 1, 0) / 2
         center = [bbox[0] + half_width, bbox[1] + half_height]
-        if mode == "square":
-            half_width = half_height = max(half_width, half_height)
+        if mode != "warp":
+            longer = max(half_width, half_height)
+            if mode == "square_masked":  # not theirs: of the square, the box and `context` pixels of the crop around it
+                border = longer * scale - longer
+                reach = [-half_width - border, -half_height - border, half_width + border, half_height + border]
+                around = [matlab_round(c + r) for c, r in zip(center + center, reach, strict=True)]
+                shown = [f(a, s) for f, a, s in zip((max, max, min, min), around, shown, strict=True)]
+            half_width = half_height = longer
         reach = [-half_width, -half_height, half_width, half_height]
         bbox = [matlab_round(c + r * scale) for c, r in zip(center + center, reach, strict=True)]
     else:
         bbox = [matlab_round(v) for v in bbox]
         bbox = [bbox[0], bbox[1], max(bbox[0], bbox[2]), max(bbox[1], bbox[3])]
     unclipped_height, unclipped_width = bbox[3] - bbox[1] + 1, bbox[2] - bbox[0] + 1
-    pad_x1, pad_y1 = max(0, 1 - bbox[0]), max(0, 1 - bbox[1])
-    bbox = [max(1, bbox[0]), max(1, bbox[1]), min(width, bbox[2]), min(height, bbox[3])]
+    pad_x1, pad_y1 = max(0, shown[0] - bbox[0]), max(0, shown[1] - bbox[1])
+    bbox = [max(shown[0], bbox[0]), max(shown[1], bbox[1]), min(shown[2], bbox[2]), min(shown[3], bbox[3])]
     clipped_height, clipped_width = bbox[3] - bbox[1] + 1, bbox[2] - bbox[0] + 1
     scale_x, scale_y = size / unclipped_width, size / unclipped_height
     crop_width, crop_height = matlab_round(clipped_width * scale_x), matlab_round(clipped_height * scale_y)
@@ -104,7 +111,7 @@ def border_boxes(height: int, width: int) -> Tensor:
 
 
 @BOTH
-@pytest.mark.parametrize("mode", ["warp", "square"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("size", "context"), [(24, 4), (21, 0), (227, 16)])
 def test_crops_equal_a_plain_reading_at_every_border(run: Callable, mode: str, size: int, context: int) -> None:
     image, boxes = photo(37, 52), border_boxes(37, 52)
@@ -125,7 +132,7 @@ coordinate = st.one_of(
     boxes=st.lists(st.tuples(coordinate, coordinate, coordinate, coordinate), max_size=6),
     size=st.integers(1, 40),
     share=st.floats(0, 0.499),
-    mode=st.sampled_from(["warp", "square"]),
+    mode=st.sampled_from(MODES),
     image_size=st.tuples(st.integers(1, 60), st.integers(1, 60)),
 )
 def test_any_boxes_give_the_plain_readings_rectangles_and_crops(
@@ -155,12 +162,30 @@ def test_any_boxes_give_the_plain_readings_rectangles_and_crops(
         # 50 x 100 and its square, of the same centre.
         ((200, 100, 250, 200), "warp", (196, 92, 255, 209), (0, 0, 227, 227)),
         ((200, 100, 250, 200), "square", (167, 92, 284, 209), (0, 0, 227, 227)),
+        # 67 of the square's 117 columns: the box's 50, 8 of context on each side and one more, behind the first 25.
+        # round(25 * 227 / 117) = 49, round(67 * 227 / 117) = 130.
+        ((200, 100, 250, 200), "square_masked", (192, 92, 259, 209), (49, 0, 49 + 130, 227)),
         ((400, 400, 450, 500), "warp", (0, 0, 0, 0), (0, 0, 0, 0)),
     ],
 )
 def test_rectangles_by_hand(box: tuple[int, ...], mode: str, source: tuple[int, ...], target: tuple[int, ...]) -> None:
     found = crop_geometry(torch.tensor([box]), (375, 500), 227, 16, mode)
     assert (tuple(found.source[0].tolist()), tuple(found.target[0].tolist())) == (source, target)
+
+
+@BOTH
+def test_a_masked_square_shows_nothing_but_the_box(run: Callable) -> None:
+    """A box of 20 x 100 fills a fifth of its square: 21 of 101 columns, as corners are inclusive."""
+    image, box = photo(150, 150) + 1, torch.tensor([[60.0, 20, 80, 120]])
+    image[:, :, 60:81] += 1000
+    square, masked = (run(image, box, 101, 0, mode)[0] for mode in ("square", "square_masked"))
+    assert square.all() and (square > 900).any(dim=1).sum() == 3 * 21
+    inside = masked != 0
+    assert inside[:, :, 40:61].all() and inside.sum() == 3 * 101 * 21
+    assert torch.equal(masked[inside], square[inside]) and (masked[inside] > 1000).all()
+    # With context: as many pixels of it on each of the four sides.
+    rows, columns = (run(image, box, 120, 10, "square_masked")[0, 0].any(dim=d) for d in (1, 0))
+    assert rows.all() and columns.sum() == 10 + 20 + 10 + 1
 
 
 def test_without_context_a_box_of_whole_pixels_is_cut_out_as_it_is() -> None:
@@ -182,7 +207,7 @@ def test_a_coordinate_that_is_not_finite_shows_nothing(run: Callable) -> None:
     boxes = torch.tensor([[3.0, 5, 23, 25]]).repeat(12, 1)
     for i, value in enumerate((math.nan, math.inf, -math.inf)):
         boxes[range(4 * i, 4 * i + 4), range(4)] = value
-    for mode in ("warp", "square"):
+    for mode in MODES:
         assert not run(photo(40, 50), boxes, 32, 4, mode).any()
 
 
@@ -316,7 +341,7 @@ def test_what_is_no_image_of_three_channels_is_refused(image: Tensor) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mode": "stretch"}, "'stretch'; the known ones are warp, square"),
+        ({"mode": "stretch"}, "'stretch'; the known ones are warp, square, square_masked"),
         ({"context": 12}, "24 pixels has no room for 12 pixels of context"),
         ({"context": -1}, "no room for -1"),
         ({"size": 0, "context": 0}, "a crop of 0 pixels"),
