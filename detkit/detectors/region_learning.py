@@ -28,7 +28,8 @@ from detkit.progress import Progress
 NORM_IMAGES, NORM_BOXES = 200, 200
 #: GB that the box regressors of several classes may take at once while they learn.
 SOLVER_MEMORY = 1.5
-#: GB that the negatives of one class may take while its SVM is trained, with liblinear's own copy (24 bytes a number).
+#: GB that the negatives of one class may take while its SVM is trained, with liblinear's own copy (24 bytes a number);
+#: more only for a class with very many objects, see `detkit.heads.hard_negatives.NEEDED`.
 SVM_MEMORY = 1.0
 #: Seconds between two times that what was mined is written.
 SAVE_EVERY = 300.0
@@ -128,12 +129,16 @@ class MiningState:
         return 0, 0, 0
 
     def save_now_and_then(self, *place: int) -> None:
-        """Write it beside and rename, if the last time is long enough ago."""
+        """Write it beside and rename, if the last time is long enough ago; a full disk does not end the mining."""
         if time.monotonic() - self._saved >= SAVE_EVERY:
             part = self.path.with_suffix(".part")
             content = {"settings": asdict(self.miner.settings), "place": place, "miner": self.miner.state_dict()}
-            torch.save(content, part)
-            os.replace(part, self.path)
+            try:
+                torch.save(content, part)
+                os.replace(part, self.path)
+            except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
+                part.unlink(missing_ok=True)
+                print(f"{self.path} cannot be written ({error}): a fit stopped here would mine again", flush=True)
             self._saved = time.monotonic()
 
 
@@ -149,6 +154,7 @@ def learn_boxes(features: RegionFeatures, regressors: BoxRegressors, ridge: floa
         How many examples each class has, int64 (K,).
     """
     classes, size = len(regressors.trained), regressors.weight.shape[1]
+    regressors.trained.fill_(False)  # what an earlier fit learnt is of other features
     scale = _scale(features, features.pool5)
     counts = torch.zeros(classes, dtype=torch.int64)
     for found in features:

@@ -351,7 +351,8 @@ def test_at_most_so_many_negatives_are_kept_the_hardest() -> None:
     for miner in (few, all_of_them):
         mine(miner, seen)
         miner.finish()
-    assert max(line.kept for line in few.log) == 25 < max(line.kept for line in all_of_them.log)
+    assert max(line.kept for line in few.log) == 200 < max(line.kept for line in all_of_them.log)
+    assert few.capped.any() and not all_of_them.capped.any()
     for k in range(3):
         held = torch.empty(len(few.rows.of(k)), FEATURES)
         few.rows.read(few.rows.of(k), held)
@@ -364,6 +365,31 @@ def test_at_most_so_many_negatives_are_kept_the_hardest() -> None:
     assert torch.equal(plenty.finish().weight, without.finish().weight)
     with pytest.raises(ConfigError, match="max_negatives"):
         SVMSettings(max_negatives=0)
+
+
+@pytest.mark.parametrize("size", [48, 128])
+def test_a_cache_with_a_limit_still_gives_the_svm_of_all_where_nearly_all_are_hard(size: int) -> None:
+    """Many positives inside of the margin: each pulls as much as two negatives, so that many have to be kept."""
+    generator = torch.Generator().manual_seed(0)
+    parts, own = torch.randn(20, size, generator=generator), torch.randn(size, generator=generator)
+
+    def draw(near: Tensor) -> Tensor:
+        mixed = torch.rand(len(near), 20, generator=generator) ** 8 @ parts
+        return (mixed + near[:, None] * own + torch.randn(len(near), size, generator=generator) - 1).relu()
+
+    near = [torch.rand(300, 1, generator=generator) ** 12 for _ in range(20)]
+    features = [draw(48 / size * each[:, 0]) for each in near]
+    scale = feature_scale(features)
+    positives = (scale * draw(48 / size * (0.5 + 0.5 * torch.rand(300, generator=generator)))).half().float()
+    seen = [((scale * x).half().float(), overlaps) for x, overlaps in zip(features, near, strict=True)]
+    negatives = torch.cat([x[overlaps[:, 0] < 0.3] for x, overlaps in seen])
+    examples = torch.cat([positives, negatives]).double().numpy()
+    best = objective(*fit_svm(examples, np.arange(len(examples)) < 300), positives, negatives).total
+    miner = HardNegativeMiner([positives], SVMSettings(max_negatives=100, retrain_after=500))
+    mine(miner, seen)
+    svms = miner.finish()
+    assert miner.log[-1].kept > 100
+    assert objective(svms.weight[0].numpy(), float(svms.bias[0]), positives, negatives).total <= 1.01 * best
 
 
 @pytest.mark.parametrize(("C", "known", "weak"), [(1e-6, True, 3), (1e-3, True, 0), (1.0, True, 0), (1e-4, False, 3)])
