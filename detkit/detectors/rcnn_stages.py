@@ -116,8 +116,26 @@ class Stages:
 
     # -- the stages ----------------------------------------------------------------------------
 
-    def find(self, folder: Path) -> RegionFeatures:
+    def check_room(self) -> None:
+        """Whether the features will find room is known before the network is, and hours before they are computed.
+
+        What this run has left there counts as room: it is used again, or deleted for the new ones. `fill` looks again.
+
+        Raises:
+            ConfigError: they will not.
+        """
+        folder, spare = Path(self.trainer.default_root_dir) / "features", 0
+        for path in folder.glob(f"{self.model.run_id}-*/*"):
+            with suppress(OSError):  # another fit deletes it just now
+                spare += path.stat().st_size
+        self.find(folder / "to come", spare)
+
+    def find(self, folder: Path, spare: int = 0) -> RegionFeatures:
         """The features of the training split in that folder, as far as they are there.
+
+        Args:
+            folder: of the features.
+            spare: bytes on the disk that will make room for them.
 
         Raises:
             ConfigError: if they take more than the budget, or than the disk has left.
@@ -137,7 +155,7 @@ class Stages:
         )
         sizes = (model.network.pool5_features, model.network.fc7_features)
         budget, every = self.settings.feature_budget, wanted.classifier == "svm"
-        return RegionFeatures(regions, DetectionDataset(annotations), self._read, sizes, folder, budget, every)
+        return RegionFeatures(regions, DetectionDataset(annotations), self._read, sizes, folder, budget, every, spare)
 
     def fill(self) -> RegionFeatures:
         """Features of the training split, shared out among the ranks."""
@@ -185,6 +203,8 @@ class Stages:
             lacking = f"; n/a for want of examples: {', '.join(names)}" if names else ""
             found = f"{int(svms.trained.sum())} classes, {len(miner.rows):,} hard negatives{lacking}"
             self.say(f"SVMs: {found}, in {duration(time.monotonic() - began)}")
+            if some := [self.model.class_names[k] for k in miner.capped.nonzero()[0]]:
+                self.say(f"  for want of memory not all hard negatives were kept of: {', '.join(some)}")
             if weak := [self.model.class_names[label - 1] for label in miner.weak()]:
                 advice = "fine-tune longer, with a smaller lr where the loss stands still, raise svm_c, or use softmax"
                 self.say(f"  these hardly look at the features and say no to all: {', '.join(weak)}; {advice}")

@@ -40,6 +40,7 @@ class RegionFeatures:
         folder: where the files go; they are this network's and these regions'.
         budget: GB that they may take.
         every: fc7 of all regions is wanted, if it fits.
+        spare: bytes on the disk that will make room for these.
 
     Raises:
         ConfigError: if the disk has not as much room as is needed.
@@ -54,6 +55,7 @@ class RegionFeatures:
         folder: Path,
         budget: float,
         every: bool = True,
+        spare: int = 0,
     ) -> None:
         self.regions, self.dataset, self.read, self.folder = regions, dataset, read, folder
         counts = [(len(r.boxes), len(r.labels), len(r.examples)) for r in self]
@@ -68,7 +70,7 @@ class RegionFeatures:
         self.complete = every and most <= budget * 1e9
         self.bytes = most if self.complete else least
         self.todo = self.missing()
-        self._check_room(len(self.todo) / max(len(regions), 1))
+        self._check_room(len(self.todo) / max(len(regions), 1), spare)
 
     def __len__(self) -> int:
         return len(self.regions)
@@ -140,9 +142,9 @@ class RegionFeatures:
     def _file(self, index: int) -> Path:
         return self.folder / f"{index:06d}.features"
 
-    def _check_room(self, share: float) -> None:
+    def _check_room(self, share: float, spare: int) -> None:
         place = next(p for p in (self.folder, *self.folder.parents) if p.exists())
-        needed, free = self.bytes * share, shutil.disk_usage(place).free
+        needed, free = self.bytes * share, shutil.disk_usage(place).free + spare
         if needed > free:
             raise ConfigError(
                 f"{self.folder}: the features take {needed / 1e9:.1f} GB, and there are {free / 1e9:.1f} GB left; set "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -39,8 +38,7 @@ class StagesMixin:
                 "datamodule), or set classifier: softmax and box_regression: false"
             )
         if not self.trainer.fast_dev_run:
-            # Whether the features will find room is known before the network is, and hours before they are computed.
-            stages.find(Path(self.trainer.default_root_dir) / "features" / "to come")
+            stages.check_room()
 
     def on_train_start(self) -> None:
         """More fine-tuning makes what was learnt on the features stale."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,6 +52,24 @@ def test_a_budget_that_is_too_small_is_told_before_the_first_step(fit_rcnn: Fit,
     with pytest.raises(ConfigError, match="feature_budget 1e-06 GB"):
         fit_rcnn(tmp_path, model=rcnn(feature_budget=1e-6))
     assert not list(tmp_path.rglob("*.ckpt")) and not list(tmp_path.rglob("features"))
+
+
+@pytest.mark.parametrize("epochs", [2, 3], ids=["used again", "stale"])
+def test_a_disk_with_room_for_one_copy_is_enough_to_go_on(
+    fit_rcnn: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int
+) -> None:
+    """Killed with all features there. With more fine-tuning these are deleted, and new ones take their place."""
+    killed = fit_rcnn(tmp_path, kill=("SVMs", 1))
+    size = 1.1 * sum(path.stat().st_size for path in killed.feature_files)
+
+    def usage(place: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=size - sum(path.stat().st_size for path in tmp_path.rglob("*.features")))
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    with pytest.raises(ConfigError, match=r"the features take .* larger disk"):
+        fit_rcnn(tmp_path)  # another fit's features make no room
+    resumed = fit_rcnn(tmp_path, resume=True, epochs=epochs)
+    assert resumed.calls["features"] == (8 if epochs == 3 else 0) and resumed.calls["validation"] == 2
 
 
 # -- kills -------------------------------------------------------------------------------------
