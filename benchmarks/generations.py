@@ -11,6 +11,7 @@ benchmarks/results/, with both tables as markdown beside them.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.real_data import ENVIRONMENT
+from detkit.detectors.ablation import ablation_table
 
 CONFIGS = {
     "rcnn": "voc_animals_rcnn",
@@ -39,7 +41,8 @@ def make_subset(data: Path, folder: Path, counts: dict[str, int]) -> Path:
             (folder / name).symlink_to(source / name)
     for split, count in counts.items():
         ids = (source / "ImageSets" / "Main" / f"{split}.txt").read_text(encoding="utf-8").split()
-        chosen = [ids[i * len(ids) // count] for i in range(min(count, len(ids)))]
+        count = min(count, len(ids))
+        chosen = [ids[i * len(ids) // count] for i in range(count)]
         (sets / f"{split}.txt").write_text("\n".join(chosen) + "\n", encoding="utf-8")
     return folder
 
@@ -61,12 +64,12 @@ def train(work: Path, weights: str, epochs: int, threads: int) -> dict[str, Path
 
 
 def ablation(run: Path, threads: int) -> str:
-    """The lines in which `detkit test` compares R-CNN's ways to detect."""
+    """R-CNN's ways to detect, compared by `detkit test`."""
     environment = {**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", "detkit", "test", "--ckpt_path", str(run)]
-    lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout.splitlines()
-    first = next(i for i, line in enumerate(lines) if line.startswith("variant"))
-    return "\n".join(line for line in lines[first : first + 5] if line.strip())
+    report = run.parent / "report"
+    command = [sys.executable, "-m", "detkit", "test", "--ckpt_path", str(run), "--output", str(report)]
+    subprocess.run(command, check=True, env=environment)
+    return ablation_table(json.loads((report / "metrics.json").read_text(encoding="utf-8"))["ablation"])
 
 
 def main() -> None:
