@@ -131,6 +131,18 @@ def test_a_class_without_positives_is_not_available_and_never_fires(
     assert len(labels) > 3 and star + 1 not in labels
 
 
+@pytest.mark.parametrize(("svm_c", "weak"), [(1e-8, True), (0.1, False)])
+def test_svms_that_hardly_look_at_the_features_are_told(
+    fit_rcnn: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str], svm_c: float, weak: bool
+) -> None:
+    found = fit_rcnn(tmp_path, epochs=1, svm_c=svm_c)  # with so few examples the usual 0.001 is little too
+    told = [line for line in capsys.readouterr().out.splitlines() if "hardly look at the features" in line]
+    assert len(told) == weak
+    trained = found.model.roi_heads.svms.trained
+    names = [name for name, known in zip(found.model.class_names, trained, strict=True) if known]
+    assert all(f"say no to all: {', '.join(names)}; fine-tune longer" in line for line in told)
+
+
 # -- fewer stages ------------------------------------------------------------------------------
 
 
