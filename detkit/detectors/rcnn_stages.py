@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import shutil
 import tempfile
 import time
 import zlib
@@ -17,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -26,9 +25,10 @@ from detkit.data.datamodule import DetectionDataModule
 from detkit.data.dataset import DetectionDataset
 from detkit.data.loaders import make_own_loader
 from detkit.detectors.ablation import Ablation, ablation_table
-from detkit.detectors.region_features import RegionFeatures, digest
+from detkit.detectors.region_features import RegionFeatures, delete, digest, hold
 from detkit.detectors.region_learning import learn_boxes, learn_svms
 from detkit.detectors.training_regions import TrainingRegions
+from detkit.errors import ConfigError
 from detkit.features import CropFeatures
 from detkit.files import write_beside
 from detkit.heads import HardNegativeMiner, Training
@@ -60,6 +60,7 @@ class Stages:
         self.heads = model.roi_heads
         self.first = self.trainer.global_rank == 0
         self.features: RegionFeatures | None = None
+        self.lock: BinaryIO | None = None
 
     @property
     def data(self) -> DetectionDataModule:
@@ -102,17 +103,23 @@ class Stages:
         model.to(self.trainer.strategy.root_device)  # Lightning has put it onto the CPU
         modes = [(module, module.training) for module in model.modules()]
         model.eval()
-        with torch.no_grad():
-            if todo != [COMPARISON]:
-                self.features = self.fill()
-            for stage in todo:
-                if stage == COMPARISON:
-                    self.forget()
-                {SVMS: self.svms, BOXES: self.boxes, COMPARISON: self.compare}[stage]()
-                model.stage = stage
-                self._checkpoint(complete=stage == COMPARISON)
+        try:
+            with torch.no_grad():
+                self._run(todo)
+        finally:  # whoever caught an error may go on in this very process
+            self.let_go()
         for module, training in modes:
             module.training = training
+
+    def _run(self, todo: list[str]) -> None:
+        if todo != [COMPARISON]:
+            self.features = self.fill()
+        for stage in todo:
+            if stage == COMPARISON:
+                self.forget()
+            {SVMS: self.svms, BOXES: self.boxes, COMPARISON: self.compare}[stage]()
+            self.model.stage = stage
+            self._checkpoint(complete=stage == COMPARISON)
 
     # -- the stages ----------------------------------------------------------------------------
 
@@ -158,11 +165,13 @@ class Stages:
         return RegionFeatures(regions, DetectionDataset(annotations), self._read, sizes, folder, budget, every, spare)
 
     def fill(self) -> RegionFeatures:
-        """Features of the training split, shared out among the ranks."""
+        """Features of the training split, shared out among the ranks.
+
+        Raises:
+            ConfigError: they do not find room, or another fit uses them.
+        """
         folder = self.folder  # found by all ranks together
-        if self.first and not self.settings.keep_features:
-            for path in self.stale():  # there has to be room for the new ones
-                shutil.rmtree(path, ignore_errors=True)
+        self.hold()
         features = self.find(folder)
         kind = "of all regions" if features.complete else "of ground truth and the regressors' examples"
         self.say(
@@ -179,6 +188,30 @@ class Stages:
         self.trainer.strategy.barrier("features")
         return features
 
+    def hold(self) -> None:
+        """Keep the folder to this fit, and make room in its place.
+
+        Two fits that go on from one checkpoint have the same features, but not the same mining: one at a time.
+        """
+        place = self.trainer.log_dir or self.trainer.default_root_dir  # all ranks have to ask for it
+        user, refusal = f"the fit in {place} (process {os.getpid()})", ""
+        if self.first:
+            try:
+                self.lock = hold(self.folder, user)
+            except ConfigError as error:
+                refusal = str(error)
+            else:
+                for path in self.stale() if not self.settings.keep_features else ():
+                    delete(path)
+        if refusal := self.trainer.strategy.broadcast(refusal):  # all ranks end, none waits for the first
+            raise ConfigError(refusal)
+
+    def let_go(self) -> None:
+        """Others may use the folder, or delete it."""
+        if self.lock is not None:
+            self.lock.close()
+            self.lock = None
+
     def stale(self) -> list[Path]:
         """Features that this run has left where it was stopped, of the network as it was then."""
         return [path for path in self.folder.parent.glob(f"{self.model.run_id}-*") if path != self.folder]
@@ -186,9 +219,10 @@ class Stages:
     def forget(self) -> None:
         """Delete the features, also those that a fit stopped just here has left, when nothing learns from them more."""
         folder = self.folder  # found by all ranks together
+        self.let_go()
         if self.first and (self.trainer.fast_dev_run or not self.settings.keep_features):
             for path in (folder, *self.stale()):
-                shutil.rmtree(path, ignore_errors=True)
+                delete(path)
             with suppress(OSError):  # another fit's are there
                 folder.parent.rmdir()
 

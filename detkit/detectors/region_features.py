@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -24,9 +26,14 @@ from detkit.errors import ConfigError, DataError
 from detkit.features import CropFeatures
 from detkit.files import plain
 from detkit.progress import Progress
+from detkit.proposals.store_lock import open_locked
 
 #: Reads the features of boxes (N, 4), in the image's own pixels, of a sample.
 Read = Callable[[dict[str, Any], Tensor], CropFeatures]
+#: In a folder of features: who uses it, locked as long as that goes on.
+LOCK = "lock"
+#: Seconds that a lock is waited for: of a fit that was killed, the loader's workers hold it for some seconds more.
+PATIENCE = 10.0
 
 
 class RegionFeatures:
@@ -150,6 +157,56 @@ class RegionFeatures:
                 f"{self.folder}: the features take {needed / 1e9:.1f} GB, and there are {free / 1e9:.1f} GB left; set "
                 "trainer.default_root_dir to a larger disk, or lower feature_budget"
             )
+
+
+def hold(folder: Path, user: str) -> BinaryIO:
+    """Keep other fits out of a folder of features until the file that is returned is closed, or the process ends.
+
+    Args:
+        folder: made where missing.
+        user: who holds it, for the others to read.
+
+    Raises:
+        ConfigError: another fit holds it.
+    """
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = open_locked(folder / LOCK, _do_not_wait)
+            break
+        except (BlockingIOError, FileNotFoundError):  # held, or just now deleted by who held it
+            if time.monotonic() > end:
+                raise ConfigError(
+                    f"{folder}: {_user(folder)} goes on from the same checkpoint and uses these features; wait until "
+                    "it has ended, or set trainer.default_root_dir to another folder, for features of this fit's own"
+                ) from None
+            time.sleep(0.2)
+    with suppress(OSError):  # a full disk: then nobody knows who it is
+        file.truncate(0)
+        os.write(file.fileno(), user.encode(errors="backslashreplace"))
+    if os.name == "nt":  # no locks, and what is open cannot be deleted
+        file.close()
+    return file
+
+
+def delete(folder: Path) -> None:
+    """Delete a folder of features, unless a fit holds it."""
+    with suppress(OSError), open_locked(folder / LOCK, _do_not_wait) as file:
+        if os.name == "nt":
+            file.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _do_not_wait() -> None:
+    raise BlockingIOError
+
+
+def _user(folder: Path) -> str:
+    try:
+        return (folder / LOCK).read_text(encoding="utf-8") or "another fit"
+    except (OSError, ValueError):
+        return "another fit"
 
 
 def digest(network: torch.nn.Module, settings: dict[str, Any]) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +21,7 @@ from torch.utils.data import Dataset
 from detkit.data import Shapes
 from detkit.data.dataset import DetectionDataset
 from detkit.data.loaders import make_own_loader
-from detkit.detectors import region_learning
+from detkit.detectors import region_features, region_learning
 from detkit.detectors.region_features import RegionFeatures, digest
 from detkit.detectors.region_learning import StageSettings, learn_boxes, learn_svms
 from detkit.detectors.training_regions import TrainingRegions
@@ -290,6 +293,54 @@ def test_what_was_mined_with_other_numbers_or_is_damaged_is_not_gone_on_with(
         state.unlink()
         learn_svms(features, plain, other)
         assert torch.equal(fresh.weight, plain.weight)
+
+
+# -- two fits in one folder --------------------------------------------------------------------
+
+
+def test_a_folder_is_of_one_fit_until_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fcntl")
+    folder = tmp_path / "features/of one network"
+    region_features.hold(folder, "the fit in runs/small").close()
+    (folder / "000000.features").touch()
+    program = "import fcntl, sys, time; f = open(sys.argv[1]); fcntl.flock(f, 2); print('held', flush=True); input()"
+    command = [sys.executable, "-c", program, str(folder / "lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout.readline() == b"held\n"
+            with monkeypatch.context() as patch:
+                patch.setattr(region_features, "PATIENCE", 0.0)
+                with pytest.raises(ConfigError, match=r"of one network: the fit in runs/small goes on from the same"):
+                    region_features.hold(folder, "another")
+            region_features.delete(folder)
+            assert (folder / "000000.features").is_file()
+        finally:
+            other.kill()
+    with region_features.hold(folder, "another"):
+        assert (folder / "lock").read_text() == "another"
+    region_features.delete(folder)
+    assert not folder.exists()
+
+
+def test_a_lock_is_waited_for_as_long_as_workers_outlive_their_fit(tmp_path: Path) -> None:
+    folder = tmp_path / "features"
+    held = region_features.hold(folder, "workers of a fit that was killed")
+    timer = threading.Timer(0.5, held.close)
+    timer.start()
+    with region_features.hold(folder, "another"):
+        assert held.closed
+    timer.join()
+
+
+def test_without_locks_a_folder_is_used_and_deleted_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    folder = tmp_path / "features"
+    with region_features.hold(folder, "one"), region_features.hold(folder, "two"):
+        assert (folder / "lock").read_text() == "two"
+    region_features.delete(folder)
+    assert not folder.exists()
 
 
 def test_ground_truth_and_examples_are_read_without_the_rest(make: Callable[..., RegionFeatures]) -> None:

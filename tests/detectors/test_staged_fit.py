@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ import torch
 
 import detkit
 from detkit.data import Shapes
+from detkit.detectors import rcnn_stages, region_features
 from detkit.detectors.rcnn_stages import STAGES
 from detkit.errors import ConfigError
 
@@ -139,6 +142,46 @@ def test_two_fits_in_one_place_have_features_of_their_own(fit_rcnn: Fit, tmp_pat
     assert first.model.run_id != second.model.run_id and len(second.feature_files) == 16
     fit_rcnn(tmp_path, resume=True)
     assert [path.parent.name[:8] for path in first.feature_files] == [first.model.run_id] * 8
+
+
+@pytest.mark.parametrize("options", [{"svm_c": 0.01}, {}], ids=["other numbers", "the same"])
+def test_a_second_fit_from_one_checkpoint_does_not_touch_the_features_of_the_first(
+    whole_fit: Fitted, fit_rcnn: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    """It begins while the first one's SVMs learn."""
+    monkeypatch.setattr(region_features, "PATIENCE", 0.0)
+    learn, refused = rcnn_stages.learn_svms, []
+
+    def while_another_begins(*args: Any) -> Any:
+        refused.append(f"the fit in {tmp_path} (process {os.getpid()}) goes on from the same checkpoint")
+        with pytest.raises(ConfigError, match=re.escape(refused[0])):
+            fit_rcnn(tmp_path, resume=True, **options)
+        return learn(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rcnn_stages, "learn_svms", while_another_begins)
+        first = fit_rcnn(tmp_path)
+    assert refused and first.calls["features"] == 8
+    assert not differing(whole_fit.model.state_dict(), first.model.state_dict())
+    assert not (tmp_path / "features").exists()
+
+
+def test_features_that_another_fit_from_the_same_checkpoint_uses_are_not_stale(
+    fit_rcnn: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(region_features, "PATIENCE", 0.0)
+    first = fit_rcnn(tmp_path, kill=("SVMs", 1))
+    (folder,) = {path.parent for path in first.feature_files}
+    content = {path.name: path.read_bytes() for path in first.feature_files}
+    last = shutil.copy(first.checkpoints / "last.ckpt", tmp_path / "first.ckpt")
+    with region_features.hold(folder, "the first"):
+        # More regions make features of another name.
+        second = fit_rcnn(tmp_path, resume=True, max_proposals=(30, 25))
+        assert second.calls == {"features": 8, "SVMs": 1, "boxes": 1, "validation": 2}
+        assert {path.name: path.read_bytes() for path in folder.glob("*.features")} == content
+    shutil.move(last, first.checkpoints / "last.ckpt")
+    assert fit_rcnn(tmp_path, resume=True).calls == {"SVMs": 1, "boxes": 1, "validation": 2}
+    assert not (tmp_path / "features").exists()
 
 
 def test_a_loaded_detector_that_learns_more_begins_anew(whole_fit: Fitted, fit_rcnn: Fit, tmp_path: Path) -> None:
