@@ -74,7 +74,8 @@ class RCNN(StagesMixin, AblationMixin, GivenProposals, Detector):
         keep_features: leave them there after the fit.
         crop_memory: GB that the crops of one pass through the network, and what it makes of them, may take; null: 1, on
             a CPU 0.05, where larger passes take longer.
-        bf16: read features in bfloat16; null: where the device has it.
+        bf16: read features in bfloat16, or in the weights' type, whatever the trainer's precision; null: in bfloat16
+            where the device has it.
         score_threshold: detections with a lower score (a softmax's probability, or an SVM's margin through a sigmoid:
             0.5 is the separating plane) are dropped.
         max_candidates: best detections of each class and image that enter suppression; null: all.

@@ -27,7 +27,8 @@ class CropReader:
         context: pixels of context around the box, in the crop.
         memory: GB that the crops of one pass and what the network makes of them may take; None: `MEMORY`, on a CPU
             `MEMORY_CPU`.
-        bf16: compute in bfloat16 when nothing learns; None: on devices that have it.
+        bf16: compute in bfloat16 when nothing learns, or in the weights' type, whatever autocast asks for; None: in
+            bfloat16 on devices that have it, elsewhere as autocast asks for.
         channels_last: memory format of the crops.
 
     Raises:
@@ -54,9 +55,13 @@ class CropReader:
         self.memory, self._bytes = memory, _bytes_per_crop(network)
 
     def crops(self, image: Tensor, boxes: Tensor, out: Tensor | None = None) -> Tensor:
-        """The warped boxes (N, 4) of a normalised image (3, H, W): (N, 3, S, S), in ``out`` if that is given."""
-        size = self.network.crop_size
-        return warp(image, boxes, size, self.context, self.mode, channels_last=self.channels_last, out=out)
+        """The warped boxes (N, 4) of a normalised image (3, H, W): (N, 3, S, S), in the type of the network's weights.
+
+        They are written to ``out``, float32 (N, 3, S, S), if that is given, and are it where the weights are float32.
+        """
+        size, weights = self.network.crop_size, next(self.network.parameters())
+        crops = warp(image, boxes, size, self.context, self.mode, channels_last=self.channels_last, out=out)
+        return crops.to(weights.dtype)
 
     def crops_per_pass(self, device: torch.device) -> int:
         """How many crops go through the network together."""
@@ -72,9 +77,8 @@ class CropReader:
                     found = self.network(self.crops(image, some, self._place(len(some), image.device)))
                 parts.append(CropFeatures(*(f.float() for f in found)))
         if not parts:
-            return CropFeatures(
-                image.new_zeros(0, self.network.pool5_features), image.new_zeros(0, self.network.fc7_features)
-            )
+            sizes = (self.network.pool5_features, self.network.fc7_features)
+            return CropFeatures(*(image.new_zeros(0, size, dtype=torch.float32) for size in sizes))
         return CropFeatures(*(torch.cat(kind) for kind in zip(*parts, strict=True)))
 
     def _place(self, count: int, device: torch.device) -> Tensor | None:
@@ -84,15 +88,16 @@ class CropReader:
         if self._memory is None or self._memory.device != device:
             size = self.network.crop_size
             layout = torch.channels_last if self.channels_last else torch.contiguous_format
+            shape, dtype = (self.crops_per_pass(device), 3, size, size), torch.float32
             with torch.inference_mode(False):  # what is made in that mode may not be written to outside of it
-                self._memory = torch.empty(
-                    (self.crops_per_pass(device), 3, size, size), device=device, memory_format=layout
-                )
+                self._memory = torch.empty(shape, dtype=dtype, device=device, memory_format=layout)
         return self._memory[:count]
 
     def _precision(self, device: torch.device) -> AbstractContextManager[None]:
-        wanted = has_bf16(device) if self.bf16 is None else self.bf16
-        return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+        if self.bf16 is None and not has_bf16(device):
+            return nullcontext()
+        # Within a trainer's autocast the cache would hand out weights that were cast to that one's type.
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.bf16 is not False, cache_enabled=False)
 
 
 def has_bf16(device: torch.device) -> bool:

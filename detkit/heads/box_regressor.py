@@ -60,9 +60,9 @@ class BoxRegressors(nn.Module):
         k = labels - 1
         with torch.autocast(x.device.type, enabled=False):
             # The regressions of all classes at once: R x 4K numbers, where each region's own weights would be R x 4D.
-            every = torch.einsum("rd,kdt->rkt", x.float() * self.scale, self.weight.float()) + self.bias
+            every = torch.einsum("rd,kdt->rkt", x.float() * self.scale, self.weight.float()) + self.bias.float()
             whitened = every[torch.arange(len(k), device=k.device), k]
-            deltas = torch.einsum("rt,rtu->ru", whitened, self.inverse[k].float()) + self.mean[k]
+            deltas = torch.einsum("rt,rtu->ru", whitened, self.inverse[k].float()) + self.mean[k].float()
             moved = CODEC.decode(deltas, boxes.float())
         return torch.where(self.trained[k, None], moved, boxes.float())
 

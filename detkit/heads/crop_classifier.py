@@ -87,7 +87,7 @@ class CropClassifier(nn.Module):
 
     def forward(self, fc7: Tensor) -> Tensor:
         """Logits (R, K + 1), background first, in float32, of fc7 features (R, D7)."""
-        return self.cls_score(fc7).float()
+        return self.cls_score(fc7.to(self.cls_score.weight.dtype)).float()
 
     @property
     def variant(self) -> Variant:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,20 @@ def test_a_single_class(drawn: Path, trainer: Any, tmp_path: Path) -> None:
     assert model.roi_heads.svms.trained.tolist() == [True] and str(model.roi_heads.variant) == "SVM + boxes"
     (found,) = model.eval().predict([data.dataset("val")[0]["image"]])
     assert set(found["labels"].tolist()) <= {1}
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_a_fit_and_a_test_in_every_precision(
+    shapes: Callable[..., Any], trainer: Any, tmp_path: Path, precision: str
+) -> None:
+    data, model = with_proposals(shapes()), rcnn()
+    before = {name: value.clone() for name, value in model.network.backbone.state_dict().items()}
+    trainer(max_epochs=1, default_root_dir=str(tmp_path), precision=precision).fit(model, datamodule=data)
+    after = model.network.backbone.state_dict()
+    assert not any(torch.equal(value.to(after[name].dtype), after[name]) for name, value in before.items())
+    assert str(model.roi_heads.variant) == "SVM + boxes"
+    trainer(precision=precision).test(model, datamodule=data, verbose=False)
+    assert 0 <= model.last_metrics["map"] <= 1
 
 
 # -- options -----------------------------------------------------------------------------------

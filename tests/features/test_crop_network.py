@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from detkit.errors import ConfigError
-from detkit.features import CropNetwork, build_crop_network, crop_network, warping
+from detkit.features import CropNetwork, build_crop_network, crop_network, crop_reader, warping
 from detkit.features.architectures import classification_network
 from detkit.features.crop_reader import CropReader
 from detkit.features.frozen_batch_norm import FrozenBatchNorm
@@ -201,6 +201,42 @@ def test_bfloat16_where_it_is_asked_for_and_float32_comes_out(network: CropNetwo
     assert types == {torch.float32, torch.bfloat16}
     assert rough.fc7.dtype == torch.float32 and not torch.equal(rough.fc7, exact.fc7)
     torch.testing.assert_close(rough.fc7, exact.fc7, rtol=0.1, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("bf16", "has_it", "expected"),
+    [
+        (False, True, torch.float32),
+        (None, False, torch.float16),
+        (None, True, torch.bfloat16),
+        (True, False, torch.bfloat16),
+    ],
+)
+@torch.no_grad()
+def test_the_reader_s_precision_holds_within_that_of_a_trainer(
+    network: CropNetwork, monkeypatch: pytest.MonkeyPatch, bf16: bool | None, has_it: bool, expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(crop_reader, "has_bf16", lambda device: has_it)
+    types: list[torch.dtype] = []
+    hook = network.register_forward_hook(lambda module, given, output: types.append(output.fc7.dtype))
+    with torch.autocast("cpu", torch.float16):  # as `precision: 16-mixed`
+        CropReader(network, context=4, bf16=bf16).read(torch.randn(3, 60, 90), _boxes(5))
+    hook.remove()
+    assert types[-1] == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@torch.no_grad()
+def test_crops_have_the_type_of_the_weights_and_the_features_are_float32(dtype: torch.dtype) -> None:
+    network, boxes = build_crop_network("lenet5", crop_size=32).eval(), _boxes(5)
+    image, reader = torch.randn(3, 60, 90).to(dtype), CropReader(network, context=4, bf16=False)
+    exact = reader.read(image.float(), boxes)
+    network.to(dtype)
+    expected = warping.warp(image.float(), boxes, 32, 4).to(dtype)
+    assert reader.crops(image, boxes).dtype == dtype and torch.equal(reader.crops(image, boxes), expected)
+    found = reader.read(image, boxes)
+    assert found.fc7.dtype == reader.read(image, boxes[:0]).fc7.dtype == torch.float32
+    torch.testing.assert_close(found.fc7, exact.fc7, rtol=0.1, atol=0.05)
 
 
 @pytest.mark.parametrize(
