@@ -123,10 +123,13 @@ class Stages:
 
     # -- the stages ----------------------------------------------------------------------------
 
-    def check_room(self) -> None:
+    def check_room(self) -> tuple[int, int, int]:
         """Whether the features will find room is known before the network is, and hours before they are computed.
 
         What this run has left there counts as room: it is used again, or deleted for the new ones. `fill` looks again.
+
+        Returns:
+            The regions' `counts`, which take a while: each has its overlaps computed.
 
         Raises:
             ConfigError: they will not.
@@ -135,7 +138,7 @@ class Stages:
         for path in folder.glob(f"{self.model.run_id}-*/*"):
             with suppress(OSError):  # another fit deletes it just now
                 spare += path.stat().st_size
-        self.find(folder / "to come", spare)
+        return self.find(folder / "to come", spare).counts
 
     def find(self, folder: Path, spare: int = 0) -> RegionFeatures:
         """The features of the training split in that folder, as far as they are there.
@@ -162,7 +165,8 @@ class Stages:
         )
         sizes = (model.network.pool5_features, model.network.fc7_features)
         budget, every = self.settings.feature_budget, wanted.classifier == "svm"
-        return RegionFeatures(regions, DetectionDataset(annotations), self._read, sizes, folder, budget, every, spare)
+        known, dataset = model.region_counts, DetectionDataset(annotations)
+        return RegionFeatures(regions, dataset, self._read, sizes, folder, budget, every, spare, known)
 
     def fill(self) -> RegionFeatures:
         """Features of the training split, shared out among the ranks.

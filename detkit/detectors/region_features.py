@@ -48,6 +48,7 @@ class RegionFeatures:
         budget: GB that they may take.
         every: fc7 of all regions is wanted, if it fits.
         spare: bytes on the disk that will make room for these.
+        counts: `counts` of an earlier look at the same regions; otherwise they are all gone through.
 
     Raises:
         ConfigError: if the disk has not as much room as is needed.
@@ -63,10 +64,12 @@ class RegionFeatures:
         budget: float,
         every: bool = True,
         spare: int = 0,
+        counts: tuple[int, int, int] | None = None,
     ) -> None:
         self.regions, self.dataset, self.read, self.folder = regions, dataset, read, folder
-        counts = [(len(r.boxes), len(r.labels), len(r.examples)) for r in self]
-        boxes, truth, examples = (2 * sum(c) for c in zip(*counts, strict=True))
+        #: How many regions, objects among them and examples there are.
+        self.counts = self._count() if counts is None else counts
+        boxes, truth, examples = (2 * count for count in self.counts)  # bytes of a number of each
         pool5, fc7 = sizes
         least, most = examples * pool5 + truth * fc7, examples * pool5 + boxes * fc7
         if least > budget * 1e9:
@@ -118,6 +121,14 @@ class RegionFeatures:
     def missing(self) -> list[int]:
         """The images that have no file yet."""
         return [i for i in range(len(self)) if not self._file(i).is_file()]
+
+    def _count(self) -> tuple[int, int, int]:
+        boxes = truth = examples = 0
+        for found in self:
+            boxes += len(found.boxes)
+            truth += len(found.labels)
+            examples += len(found.examples)
+        return boxes, truth, examples
 
     def _write(self, index: int, sample: dict[str, Any]) -> None:
         found = self.regions[index]

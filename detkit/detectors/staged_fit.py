@@ -22,6 +22,8 @@ class StagesMixin:
     stage: str = FINE_TUNING
     #: A name for the fit and all that go on from its checkpoints, by which they know their features on disk.
     run_id: str = ""
+    #: Of this fit's training split, from its start on; see `RegionFeatures`.
+    region_counts: tuple[int, int, int] | None = None
     _learn_again = False
 
     def on_fit_start(self) -> None:
@@ -29,7 +31,7 @@ class StagesMixin:
         super().on_fit_start()
         if self.trainer.ckpt_path is None or not self.run_id:
             self.run_id = self.trainer.strategy.broadcast(uuid4().hex[:8])
-        stages = Stages(self)
+        stages, self.region_counts = Stages(self), None
         if not stages.todo():
             return
         if not isinstance(self.trainer.datamodule, DetectionDataModule):
@@ -38,7 +40,7 @@ class StagesMixin:
                 "datamodule), or set classifier: softmax and box_regression: false"
             )
         if not self.trainer.fast_dev_run:
-            stages.check_room()
+            self.region_counts = stages.check_room()
 
     def on_train_start(self) -> None:
         """More fine-tuning makes what was learnt on the features stale."""

@@ -98,6 +98,8 @@ def test_everything_where_the_budget_holds_it(regions: TrainingRegions, make: Ca
     least, most = bytes_of(regions)
     features = make(most / 1e9)
     assert features.complete and features.bytes == most
+    known = RegionFeatures(regions, None, None, (POOL5, FC7), features.folder, most / 1e9, counts=features.counts)
+    assert known.complete and known.bytes == most
     assert features.network.read == [len(regions[i].boxes) for i in range(8)]
     exact = Network()
     for i in range(8):

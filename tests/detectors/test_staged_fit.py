@@ -75,6 +75,18 @@ def test_a_disk_with_room_for_one_copy_is_enough_to_go_on(
     assert resumed.calls["features"] == (8 if epochs == 3 else 0) and resumed.calls["validation"] == 2
 
 
+def test_overlaps_are_counted_once_a_fit(fit_rcnn: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, count = [], region_features.RegionFeatures._count
+    monkeypatch.setattr(
+        region_features.RegionFeatures, "_count", lambda self: looks.append(self.folder.name) or count(self)
+    )
+    model = rcnn()
+    fit_rcnn(tmp_path, model=model, kill=("features", 1))
+    assert looks == ["to come"]
+    fit_rcnn(tmp_path, model=model, kill=("features", 1))  # perhaps of other data
+    assert looks == ["to come"] * 2
+
+
 # -- kills -------------------------------------------------------------------------------------
 
 
