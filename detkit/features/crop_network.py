@@ -54,10 +54,18 @@ class CropNetwork(nn.Module):
         self.pool5_features, self.fc7_features = found.pool5.shape[1], found.fc7.shape[1]
 
     def forward(self, crops: Tensor) -> CropFeatures:
-        """`CropFeatures` of a normalised batch (N, 3, S, S)."""
+        """`CropFeatures` of a normalised batch (N, 3, S, S).
+
+        A crop alone has no statistics where its map is a single cell: batch norms then take those they have kept.
+        """
+        norms = [m for m in self.modules() if isinstance(m, nn.BatchNorm2d) and m.training] if len(crops) == 1 else []
+        for norm in norms:
+            norm.eval()
         maps = self.backbone(crops)[-1]
         pool5 = self.pool(maps)
         fc7 = self.top(pool5 if self.top_reads_pool5 else maps)
+        for norm in norms:
+            norm.train()
         return CropFeatures(pool5.flatten(1), fc7)
 
     def cells(self, crop_size: int) -> int:

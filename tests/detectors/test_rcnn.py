@@ -119,10 +119,11 @@ def test_the_loss_is_that_of_a_softmax_over_the_warped_regions(monkeypatch: pyte
     assert model.health["roi_background"] == (labels == 0).sum() > 0
 
 
-@pytest.mark.parametrize("backbone", ["lenet5", "tiny"])
+@pytest.mark.parametrize("backbone", ["lenet5", "tiny", "mobilenet_v2"])
 @pytest.mark.parametrize("batch", ["nothing", "one image of nothing", "one region"])
 def test_steps_with_little_to_learn_from(backbone: str, batch: str) -> None:
     model = rcnn(backbone=backbone).train()
+    kept = {name: value.clone() for name, value in model.named_buffers()}
     nothing = sample(64, 64) | {"proposals": torch.zeros(0, 4)}
     one = sample(64, 64) | {"proposals": torch.tensor([[3.0, 3, 30, 30]])}
     used = {"nothing": [nothing, nothing], "one image of nothing": [nothing, one], "one region": [one]}[batch]
@@ -132,6 +133,8 @@ def test_steps_with_little_to_learn_from(backbone: str, batch: str) -> None:
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         assert value.isfinite().all(), name
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    assert all(torch.equal(value, kept[name]) for name, value in model.named_buffers() if "running" in name)
+    assert all(module.training for module in model.network.modules())
 
 
 def test_the_new_layer_learns_ten_times_and_biases_twice_as_fast() -> None:
