@@ -47,18 +47,25 @@ class Ablation:
             self._samples += [{k: v for k, v in one.items() if k not in ("image", "proposals")} for one in batch]
 
     def finish(self) -> list[dict[str, Any]]:
-        """Plain numbers of each variant: map, map_50 (NaN where the protocol has none), the gain in map over the first,
-        and whether it is the model's.
+        """Plain numbers of each variant, and whether it is the model's.
 
-        The model's own metric is not reset.
+        ``map`` and ``map_50`` (NaN where the protocol has none); and what is new in it brings in map, NaN where there
+        is nothing to compare with: ``svm_gain`` over the softmax with the same boxes, ``box_gain`` over the same
+        classifier without box regressors. The model's own metric is not reset.
         """
         for variant, limit in self.limits.items():
             self.metrics[variant].update(limit.keep(self._held.pop(variant)), self._samples)
+        results = {variant: metric.compute() for variant, metric in self.metrics.items()}
+        numbers = {v: {k: float(found.get(k, math.nan)) for k in ("map", "map_50")} for v, found in results.items()}
         rows: list[dict[str, Any]] = []
-        for variant, metric in self.metrics.items():
-            result = metric.compute()
-            row = {"variant": str(variant), **{k: float(result.get(k, float("nan"))) for k in ("map", "map_50")}}
-            row["gain"] = row["map"] - (rows or [row])[0]["map"]
+        for variant, own in numbers.items():
+            row = {"variant": str(variant), **own}
+            for name, plainer in (
+                ("svm_gain", variant._replace(classifier="softmax")),
+                ("box_gain", variant._replace(box_regression=False)),
+            ):
+                there = plainer != variant and plainer in numbers
+                row[name] = own["map"] - numbers[plainer]["map"] if there else math.nan
             rows.append({**row, "used": variant == self.model.roi_heads.variant})
         return rows
 
@@ -98,13 +105,14 @@ class AblationMixin:
 
 
 def ablation_table(rows: list[dict[str, Any]]) -> str:
-    """What `Ablation.finish` found, as text."""
-    lines = [f"{'variant':<22}{'AP':>8}{'AP50':>8}{'gain':>8}"]
+    """What `Ablation.finish` found, as text; also what ``metrics.json`` holds of it, where NaN is null."""
+    lines = [f"{'variant':<22}{'AP':>8}{'AP50':>8}{'SVM gain':>10}{'box gain':>10}"]
     for row in rows:
-        cells = [_number(row["map"]), _number(row["map_50"]), _number(row["gain"], "+.3f")]
-        lines.append(f"{row['variant'] + ' (used)' * row['used']:<22}" + "".join(f"{cell:>8}" for cell in cells))
+        scores = "".join(f"{_number(row[name], '.3f'):>8}" for name in ("map", "map_50"))
+        gains = "".join(f"{_number(row[name], '+.3f'):>10}" for name in ("svm_gain", "box_gain"))
+        lines.append(f"{row['variant'] + ' (used)' * row['used']:<22}{scores}{gains}")
     return "\n".join(lines)
 
 
-def _number(value: float, form: str = ".3f") -> str:
-    return "n/a" if math.isnan(value) else format(value, form)
+def _number(value: float | None, form: str) -> str:
+    return "n/a" if value is None or math.isnan(value) else format(value, form)

@@ -45,13 +45,14 @@ from detkit.detectors import rcnn_stages
 setattr(rcnn_stages, sys.argv[1], lambda *_: os.kill(os.getpid(), signal.SIGKILL))
 main(sys.argv[2:])
 """
+NAN = math.nan
 ROWS = [
-    {"variant": "softmax", "map": 0.4, "map_50": 0.5, "gain": 0.0, "used": False},
-    {"variant": "softmax + boxes", "map": 0.45, "map_50": 0.52, "gain": 0.05, "used": False},
-    {"variant": "SVM", "map": 0.375, "map_50": 0.61, "gain": -0.025, "used": False},
-    {"variant": "SVM + boxes", "map": 0.523, "map_50": 0.67, "gain": 0.123, "used": True},
+    {"variant": "softmax", "map": 0.4, "map_50": 0.5, "svm_gain": NAN, "box_gain": NAN, "used": False},
+    {"variant": "softmax + boxes", "map": 0.45, "map_50": 0.52, "svm_gain": NAN, "box_gain": 0.05, "used": False},
+    {"variant": "SVM", "map": 0.375, "map_50": 0.61, "svm_gain": -0.025, "box_gain": NAN, "used": False},
+    {"variant": "SVM + boxes", "map": 0.523, "map_50": 0.67, "svm_gain": 0.073, "box_gain": 0.148, "used": True},
 ]
-NOTHING = [{**row, "map": math.nan, "map_50": math.nan, "gain": math.nan} for row in ROWS]
+NOTHING = [{**row, "map": NAN, "map_50": NAN, "svm_gain": NAN, "box_gain": NAN} for row in ROWS]
 
 
 def detkit(capsys: pytest.CaptureFixture[str], *args: str) -> str:
@@ -182,8 +183,16 @@ def test_stopping_in_a_stage_says_how_to_go_on(
 @pytest.mark.parametrize(
     ("rows", "numbers"),
     [
-        (ROWS, ["0.400 0.500 +0.000", "0.450 0.520 +0.050", "0.375 0.610 -0.025", "0.523 0.670 +0.123"]),
-        (NOTHING, ["n/a n/a n/a"] * 4),
+        (
+            ROWS,
+            [
+                "0.400 0.500 n/a n/a",
+                "0.450 0.520 n/a +0.050",
+                "0.375 0.610 -0.025 n/a",
+                "0.523 0.670 +0.073 +0.148",
+            ],
+        ),
+        (NOTHING, ["n/a n/a n/a n/a"] * 4),
     ],
     ids=["numbers", "nothing to find"],
 )
@@ -192,7 +201,7 @@ def test_a_table_of_the_variants(rows: list[dict[str, Any]], numbers: list[str])
     metrics = {"map": rows[3]["map"], "protocol": "COCO", "ablation": rows}
     print_metrics(metrics, "test", Console(file=out, width=100))
     names = [row["variant"] for row in rows[:3]] + ["SVM + boxes (used)"]
-    expected = ["variant AP AP50 gain", *(f"{name} {n}" for name, n in zip(names, numbers, strict=True))]
+    expected = ["variant AP AP50 SVM gain box gain", *(f"{name} {n}" for name, n in zip(names, numbers, strict=True))]
     assert [" ".join(line.split()) for line in out.getvalue().splitlines()[-5:]] == expected
     assert len({len(line) for line in out.getvalue().splitlines()[-5:]}) == 1
     assert out.getvalue().endswith(ablation_table(rows) + "\n")
@@ -206,7 +215,7 @@ def test_no_table_of_one_variant() -> None:
 
 @pytest.mark.parametrize(
     ("rows", "told"),
-    [(ROWS, ["0.400", "0.450", "+5.0", "\N{MINUS SIGN}2.5", "+12.3"]), (NOTHING, ["n/a"])],
+    [(ROWS, ["0.400", "0.450", "+5.0", "\N{MINUS SIGN}2.5", "+7.3", "+14.8"]), (NOTHING, ["n/a"])],
     ids=["numbers", "nothing to find"],
 )
 def test_the_report_has_the_variants(tmp_path: Path, rows: list[dict[str, Any]], told: list[str]) -> None:
@@ -218,5 +227,6 @@ def test_the_report_has_the_variants(tmp_path: Path, rows: list[dict[str, Any]],
     assert [c for c in cells if "(used)" in c] == [cells[3]] and all(text in section for text in told)
     saved = json.loads((tmp_path / "metrics.json").read_text())["ablation"]
     assert [row["variant"] for row in saved] == [row["variant"] for row in rows]
+    assert ablation_table(saved) == ablation_table(rows)
     without, _ = report(tmp_path / "without", random_set(0, 2), names)
     assert "Classifiers and box regression" not in without

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,14 @@ def test_each_variant_of_a_checkpoint_as_an_evaluation_of_its_own(
         result = metric.compute()
         assert row["map"] == pytest.approx(float(result["map"]), abs=1e-9)
         assert row["map_50"] == pytest.approx(float(result["map_50"]), abs=1e-9)
-        assert row["gain"] == row["map"] - rows[0]["map"]
         numbers.append(row["map_50"])
     assert len(set(numbers)) > 1
+    plain, boxes, svm, both = (row["map"] for row in rows)
+    nan = math.nan
+    gains = [(nan, nan), (nan, boxes - plain), (svm - plain, nan), (both - boxes, both - svm)]
+    found = [(row["svm_gain"], row["box_gain"]) for row in rows]
+    assert found == [pytest.approx(pair, abs=1e-12, nan_ok=True) for pair in gains]
+    assert any(gain != 0 for pair in found for gain in pair if not math.isnan(gain))
     assert whole_fit.model.last_metrics["map"] == pytest.approx(rows[3]["map"], abs=1e-9)
 
 
@@ -71,6 +77,16 @@ def test_the_limit_over_the_set_is_one_of_the_test(
             within = own[own >= scores[8] - 1e-6]  # the nine best of three images
             torch.testing.assert_close(limited["scores"][limited["labels"] == k + 1], within)
     assert sum(len(found["scores"]) for found in seen) < sum(len(found["scores"]) for found in free)
+
+
+@torch.no_grad()
+def test_gains_are_told_only_over_what_is_there(whole_fit: Fitted, shapes: Callable[..., Shapes], trainer: Any) -> None:
+    model = detkit.load(whole_fit.checkpoints)
+    model.roi_heads.box_regressors.trained[:] = False
+    trainer().test(model, datamodule=with_proposals(shapes()), verbose=False)
+    softmax, svm = model.last_metrics["ablation"]
+    assert math.isnan(softmax["svm_gain"]) and svm["svm_gain"] == svm["map"] - softmax["map"]
+    assert math.isnan(softmax["box_gain"]) and math.isnan(svm["box_gain"])
 
 
 def test_the_comparison_reads_as_much_as_a_validation_does(fit_rcnn: Fit, tmp_path: Path) -> None:
