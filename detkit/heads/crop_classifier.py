@@ -56,9 +56,9 @@ class CropSettings:
     def __post_init__(self) -> None:
         if self.classifier not in CLASSIFIERS:
             raise ConfigError(f"unknown classifier {self.classifier!r}; the known ones are {', '.join(CLASSIFIERS)}")
-        for name, low, high in (("score_threshold", 0, 1), ("nms_threshold", 0, 1)):
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"{name} {getattr(self, name)} must be within {low} and {high}")
+        for name in ("score_threshold", "nms_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} {getattr(self, name)} must be within 0 and 1")
         for name in ("max_candidates", "max_detections"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)} must be at least 1")
