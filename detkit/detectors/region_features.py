@@ -32,7 +32,7 @@ from detkit.proposals.store_lock import open_locked
 Read = Callable[[dict[str, Any], Tensor], CropFeatures]
 #: In a folder of features: who uses it, locked as long as that goes on.
 LOCK = "lock"
-#: Seconds that a lock is waited for: of a fit that was killed, the loader's workers hold it for some seconds more.
+#: Seconds that a lock is waited for: who holds it may be about to delete the folder.
 PATIENCE = 10.0
 
 
@@ -198,6 +198,8 @@ def hold(folder: Path, user: str) -> BinaryIO:
         os.write(file.fileno(), user.encode(errors="backslashreplace"))
     if os.name == "nt":  # no locks, and what is open cannot be deleted
         file.close()
+    else:  # a loader's workers outlive a fit that is killed for some seconds, and would hold it on
+        os.register_at_fork(after_in_child=file.close)
     return file
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from detkit.data import Shapes
 from detkit.data.dataset import DetectionDataset
@@ -324,14 +324,39 @@ def test_a_folder_is_of_one_fit_until_that_is_killed(tmp_path: Path, monkeypatch
     assert not folder.exists()
 
 
-def test_a_lock_is_waited_for_as_long_as_workers_outlive_their_fit(tmp_path: Path) -> None:
+def test_a_folder_that_is_deleted_just_now_is_waited_for(tmp_path: Path) -> None:
     folder = tmp_path / "features"
-    held = region_features.hold(folder, "workers of a fit that was killed")
-    timer = threading.Timer(0.5, held.close)
+    held = region_features.hold(folder, "one that is about to delete it")
+
+    def end() -> None:
+        shutil.rmtree(folder)
+        held.close()
+
+    timer = threading.Timer(0.5, end)
     timer.start()
     with region_features.hold(folder, "another"):
-        assert held.closed
+        assert held.closed and (folder / "lock").read_text() == "another"
     timer.join()
+
+
+class LooksAtLocks(Dataset):
+    """In a worker: is the file open there?"""
+
+    def __init__(self, lock: Any) -> None:
+        self.lock = lock
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> bool:
+        return self.lock.closed
+
+
+def test_a_loaders_workers_do_not_hold_the_folder_on_when_their_fit_is_killed(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    with region_features.hold(tmp_path, "a fit") as lock:
+        loader = DataLoader(LooksAtLocks(lock), num_workers=1, multiprocessing_context="fork")
+        assert [bool(closed) for closed in loader] == [True] and not lock.closed
 
 
 def test_without_locks_a_folder_is_used_and_deleted_all_the_same(
