@@ -6,7 +6,8 @@ from typing import Any
 from uuid import uuid4
 
 from detkit.data.datamodule import DetectionDataModule
-from detkit.detectors.rcnn_stages import FEATURES_DEPEND_ON, FINE_TUNING, Stages
+from detkit.detectors.fit_features import FEATURES_DEPEND_ON, FitFeatures
+from detkit.detectors.rcnn_stages import FINE_TUNING, Stages
 from detkit.errors import ConfigError
 
 #: The model's options that the stages after fine-tuning depend on.
@@ -31,8 +32,8 @@ class StagesMixin:
         super().on_fit_start()
         if self.trainer.ckpt_path is None or not self.run_id:
             self.run_id = self.trainer.strategy.broadcast(uuid4().hex[:8])
-        stages, self.region_counts = Stages(self), None
-        if not stages.todo():
+        self.region_counts = None
+        if not Stages(self).todo():
             return
         if not isinstance(self.trainer.datamodule, DetectionDataModule):
             raise ConfigError(
@@ -40,7 +41,7 @@ class StagesMixin:
                 "datamodule), or set classifier: softmax and box_regression: false"
             )
         if not self.trainer.fast_dev_run:
-            self.region_counts = stages.check_room()
+            self.region_counts = FitFeatures(self).check_room()
 
     def on_train_start(self) -> None:
         """More fine-tuning makes what was learnt on the features stale."""
