@@ -211,8 +211,9 @@ class DetkitCLI(Reports, LightningCLI):
             check_fits(self.plan.content["state_dict"], self.model.state_dict(), self.plan.checkpoint.path)
             if self.command == "fit" and "weights" in self.model.hparams:
                 self.model.hparams["weights"] = hyper_parameters(self.plan.content).get("weights")
-            if self.command == "fit" and self.plan.overrides and hasattr(self.model, "on_resume_override"):
-                self.model.on_resume_override(self.plan.overrides)
+            hook = "on_resume_override" if self.command == "fit" else "on_use_override"
+            if self.plan.overrides and hasattr(self.model, hook):
+                getattr(self.model, hook)(self.plan.overrides)
             if self.command == "fit" and rank_zero_only.rank == 0:
                 stage = getattr(self.model, "stage_behind", lambda content: "")(self.plan.content)
                 print(f"goes on {how_far(self.plan.content, stage)}", flush=True)
@@ -258,8 +259,13 @@ class DetkitCLI(Reports, LightningCLI):
     def _how_to_go_on(self) -> str:
         if self.folder is None:
             return ""
+        ended = "stage or epoch" if hasattr(self.model, "stage_behind") else "epoch"
         if (self.folder / "checkpoints" / "last.ckpt").is_file():
-            return f"Go on from the last epoch that ended with: detkit fit --ckpt_path {self.folder}"
+            return f"Go on from the last {ended} that ended with: detkit fit --ckpt_path {self.folder}"
+        if self.plan.checkpoint is not None:  # the file, since this run's own folder has no more than a copied best
+            same = ", and this run's --model options again" if self.plan.overrides else ""
+            path = self.plan.checkpoint.path
+            return f"No {ended} of this run had ended; go on where it began: detkit fit --ckpt_path {path}{same}"
         return "No epoch had ended, so there is no checkpoint to go on from."
 
 

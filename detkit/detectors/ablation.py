@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from detkit.errors import CheckpointError
 from detkit.evaluation import MeanAveragePrecision
 from detkit.heads import SetLimit, Variant
 
@@ -73,6 +74,12 @@ class Ablation:
 class AblationMixin:
     """The hooks by which a test compares all that the weights can do, for `RCNN`."""
 
+    _insists = False
+
+    def on_use_override(self, changed: dict[str, Any]) -> None:
+        """Options given for a test, a validation or a prediction, that differ from the checkpoint's."""
+        self._insists = bool({"classifier", "box_regression"} & set(changed))
+
     def on_validation_start(self) -> None:
         """Say so where something is asked for that was not trained."""
         if self.trainer.state.fn == "validate":
@@ -84,8 +91,15 @@ class AblationMixin:
 
     def _say_variant(self) -> None:
         asked = Variant(self.roi_heads.settings.classifier, self.roi_heads.settings.box_regression)
-        if asked != self.roi_heads.variant:
-            self.print(f"asked for {asked}; what is trained is used: {self.roi_heads.variant}")
+        if asked == self.roi_heads.variant:
+            return
+        if self._insists:
+            svm = asked.classifier != self.roi_heads.variant.classifier
+            option, lacks = ("classifier svm", "SVMs") if svm else ("box_regression true", "box regressors")
+            raise CheckpointError(
+                f"this checkpoint has no {lacks}; train them: detkit fit --ckpt_path RUN --model.{option}"
+            )
+        self.print(f"asked for {asked}; what is trained is used: {self.roi_heads.variant}")
 
     def on_test_start(self) -> None:
         """Compare all that the weights can do, which costs next to nothing beside the features."""

@@ -81,6 +81,20 @@ def numbers(version: str) -> dict[str, str]:
         return {name: value for name, value in list(csv.DictReader(file))[-1].items() if value}
 
 
+def test_what_was_not_trained_is_not_tested_and_the_way_to_it_is_told(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = ["--model.classifier", "softmax", "--model.box_regression", "false"]
+    detkit(capsys, "fit", "--config", "small.yaml", *plain)
+    for option, lacks in (("classifier svm", "SVMs"), ("box_regression true", "box regressors")):
+        asked = f"--model.{option}".split()
+        assert main(["test", "--ckpt_path", "runs/small", *asked]) == 2
+        told = capsys.readouterr().err
+        assert f"no {lacks}; train them: detkit fit --ckpt_path RUN --model.{option}" in told
+        assert f"{lacks}: " in detkit(capsys, "fit", "--ckpt_path", "runs/small", *asked)
+        assert "(used)" in detkit(capsys, "test", "--ckpt_path", "runs/small")
+
+
 def test_the_config_goes_through_every_stage(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,8 +187,17 @@ def test_stopping_in_a_stage_says_how_to_go_on(
 
     monkeypatch.setattr(rcnn_stages, "learn_svms", stop)
     assert main(["fit", "--config", "small.yaml"]) == 130
-    assert "--ckpt_path" in capsys.readouterr().err
+    told = "Go on from the last stage or epoch that ended with: detkit fit --ckpt_path runs/small/version_0\n"
+    assert told in capsys.readouterr().err
     assert weights("runs/small/version_0")["detkit"]["stage"] == "fine-tuning"
+
+    # Again in the first stage of the run that goes on: its own folder has no last.ckpt, only a best that was copied.
+    again, path = ["fit", "--config", "small.yaml", "--ckpt_path", "last"], "runs/small/version_0/checkpoints/last.ckpt"
+    for option, more in (([], ""), (["--model.svm_c", "0.1"], ", and this run's --model options again")):
+        assert main([*again, *option]) == 130
+        told = f"No stage or epoch of this run had ended; go on where it began: detkit fit --ckpt_path {path}{more}\n"
+        assert told in capsys.readouterr().err
+    assert not Path("runs/small/version_2/checkpoints/last.ckpt").exists()
 
 
 # -- the table ---------------------------------------------------------------------------------
