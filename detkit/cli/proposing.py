@@ -108,7 +108,7 @@ class Proposing(L.LightningModule):
                 )
                 self.seconds = time.monotonic() - self._began
             if self.trainer.is_global_zero:
-                self.computation.remove_parts()
+                self.computation.remove_abandoned_parts()
         finally:
             self.close()
         return self.store if self.trainer.is_global_zero else None

@@ -20,6 +20,7 @@ from detkit.errors import ConfigError, DataError
 from detkit.files import plain
 from detkit.progress import Progress
 from detkit.proposals.store import ProposalStore
+from detkit.proposals.store_extension import extended
 from detkit.proposals.store_format import Images
 from detkit.proposals.store_journal import Computation, Journal, merge, missing
 from detkit.threads import available_cores
@@ -37,6 +38,9 @@ def load_or_compute(
     progress: bool = True,
 ) -> ProposalStore:
     """The proposals of a split, computed now if they are not there; a computation that was stopped goes on.
+
+    A store in the data set's own place (`default_store_path`) that only lacks images, as after some were added to the
+    data set, is made whole: what it has is kept.
 
     Args:
         annotations: the split.
@@ -59,20 +63,29 @@ def load_or_compute(
             if found is None:
                 compute(annotations, journal, journal.todo(), workers=workers, progress=progress)
                 found = finish(annotations, computation)
-    computation.remove_parts()
+    computation.remove_abandoned_parts()
     return found
 
 
 def plan(
     annotations: Annotations, path: str | os.PathLike[str], method: str, parameters: Mapping[str, Any]
 ) -> Computation:
-    """What has to be computed for a split."""
+    """What has to be computed for a split.
+
+    Raises:
+        DataError: what is at `path` is no store.
+    """
     images = Images.of(annotations.image_ids, annotations.widths, annotations.heights)
-    return Computation.of(path, images, method, parameters)
+    computation = Computation.of(path, images, method, parameters)
+    if not computation.path.exists() or not _is_own(annotations, computation):
+        return computation
+    store = ProposalStore.open(path)
+    whole = extended(store, images) if _by_same_means(store, computation) else None
+    return computation if whole is None else computation._replace(images=whole, earlier=store)
 
 
 def find(computation: Computation) -> ProposalStore | None:
-    """The store, read through once and held against what it should be; None if it is not there.
+    """The store, read through once and held against what it should be; None if it is not there, or to be made whole.
 
     Raises:
         DataError: it does not fit, holds other proposals, or is damaged.
@@ -80,14 +93,16 @@ def find(computation: Computation) -> ProposalStore | None:
     if not computation.path.exists():
         return None
     store = ProposalStore.open(computation.path)
-    store.check(*computation.images)
-    if (store.method, store.parameters) != (computation.method, computation.parameters):
+    lacking = computation.earlier is not None and extended(store, computation.images) is not None
+    if not lacking:
+        store.check(*computation.images)
+    if not _by_same_means(store, computation):
         raise DataError(
             f"{computation.path}: holds proposals by {describe(store.method, store.parameters)}; asked for is "
             f"{describe(computation.method, computation.parameters)}. Delete it, or choose another place"
         )
     store.verify()
-    return store
+    return None if lacking else store
 
 
 def compute(
@@ -205,6 +220,16 @@ def default_store_path(
         return own / name
     place = os.path.abspath(root)
     return Path("data") / "proposals" / f"{os.path.basename(place)}-{_short_hash(place)}" / name
+
+
+def _is_own(annotations: Annotations, computation: Computation) -> bool:
+    """Whether the store's place is the one that `default_store_path` gives it, and nobody's choice."""
+    split = computation.path.name.split(f"-{computation.method}-")[0]
+    return computation.path == default_store_path(annotations, split, computation.method, computation.parameters)
+
+
+def _by_same_means(store: ProposalStore, computation: Computation) -> bool:
+    return (store.method, store.parameters) == (computation.method, computation.parameters)
 
 
 def say_what(journal: Journal, means: str) -> None:

@@ -93,7 +93,7 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
 
     def boxes_at(self, row: int) -> np.ndarray:
         """The boxes of the image at that place of `image_ids`; otherwise as with its id."""
-        return self._units(row).astype(np.float32) / np.float32(self.scale)
+        return self.units_at(row).astype(np.float32) / np.float32(self.scale)
 
     def __repr__(self) -> str:
         return f"ProposalStore({str(self.path)!r}, {self.method}, {len(self)} images, {len(self._boxes)} boxes)"
@@ -105,7 +105,7 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
             DataError: the file is damaged.
         """
         for row in range(len(self)):
-            self._units(row)
+            self.units_at(row)
 
     def check(self, image_ids: Sequence[str | int] | np.ndarray, widths: Any, heights: Any) -> None:
         """Whether there are proposals for all of these images, of these sizes. More images in the store do no harm.
@@ -114,9 +114,7 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
             DataError: with the counts of images that are missing, of another size, and not in the data set.
         """
         wanted = np.asarray(image_ids)
-        mine = yours = np.zeros(0, np.int64)
-        if (wanted.dtype.kind == "U") == (self.image_ids.dtype.kind == "U"):
-            _, mine, yours = np.intersect1d(self.image_ids, wanted, assume_unique=True, return_indices=True)
+        mine, yours = self.common(wanted)
         missing, foreign = len(wanted) - len(yours), len(self) - len(mine)
         other = (self.widths[mine] != np.asarray(widths)[yours]) | (self.heights[mine] != np.asarray(heights)[yours])
         if not missing and not other.any():
@@ -127,11 +125,19 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
         raise DataError(
             f"{self.path}: these proposals do not fit the data set's {len(wanted)} images: {missing} have none, "
             f"{int(other.sum())} are of another size (such as {examples}), and {foreign} of the store's {len(self)} "
-            "images are not among them. It may be another split's: name the right file, or compute one with "
-            "`detkit propose`"
+            "images are not among them. If it is another split's, name the right file; if the data set has changed, "
+            f"{AGAIN}"
         )
 
-    def _units(self, row: int) -> np.ndarray:
+    def common(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where the images that are both here and in `wanted` (unique ids) stand in each, two arrays (C,)."""
+        if (wanted.dtype.kind == "U") != (self.image_ids.dtype.kind == "U"):
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        _, mine, yours = np.intersect1d(self.image_ids, wanted, assume_unique=True, return_indices=True)
+        return mine, yours
+
+    def units_at(self, row: int) -> np.ndarray:
+        """The boxes (P, 4) uint16 in units of 1 / scale, as they lie in the file; otherwise as `boxes_at`."""
         units = self._boxes[self._offsets[row] : self._offsets[row + 1]]
         if zlib.crc32(units) != self._checksums[row]:
             raise DataError(f"{self.path}: is damaged at image {self.image_ids[row].item()!r}; {AGAIN}")

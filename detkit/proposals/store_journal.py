@@ -19,8 +19,9 @@ import numpy as np
 from detkit.errors import DataError
 from detkit.files import plain
 
+from .store import ProposalStore
 from .store_format import BOX_BYTES, VERSION, Images, encode, finest_scale, pack_header, parse_header
-from .store_lock import open_locked
+from .store_lock import is_locked, open_locked
 from .store_writer import write_units
 
 MAGIC = b"detkit-prop-part"
@@ -34,12 +35,14 @@ class Computation(NamedTuple):
         path: the store to be.
         images: ids and sizes.
         method, parameters: as they will stand in the store.
+        earlier: a store by the same means that lacks some of the images; what it has is kept, and need not be computed.
     """
 
     path: Path
     images: Images
     method: str
     parameters: dict[str, Any]
+    earlier: ProposalStore | None = None
 
     @classmethod
     def of(
@@ -47,6 +50,11 @@ class Computation(NamedTuple):
     ) -> Computation:
         """With parameters as JSON has them."""
         return cls(Path(path), images, method, plain(parameters))
+
+    def kept(self) -> tuple[np.ndarray, np.ndarray]:
+        """The images that the earlier store has: where they stand in it and in `images`, two arrays (C,)."""
+        none = np.zeros(0, np.int64)
+        return (none, none) if self.earlier is None else self.earlier.common(self.images.ids)
 
     @property
     def scale(self) -> int:
@@ -76,9 +84,15 @@ class Computation(NamedTuple):
         return [self.part(rank) for rank in ranks]
 
     def remove_parts(self) -> None:
-        """To be called when the store is there."""
+        """To be called when they are merged."""
         for part in self.parts():
             part.unlink(missing_ok=True)
+
+    def remove_abandoned_parts(self) -> None:
+        """To be called when the store is there: another process may be at work on a longer list of images."""
+        for part in self.parts():
+            if not is_locked(part):
+                part.unlink(missing_ok=True)
 
 
 class Record(NamedTuple):
@@ -119,6 +133,7 @@ class Journal:
                 self._write(pack_header(MAGIC, computation.header()))
             self._file.seek(0, os.SEEK_END)
             self.done = np.zeros(len(computation.images.ids), bool)
+            self.done[computation.kept()[1]] = True
             self.done[[record.index for record in records]] = True
             for part in computation.parts():
                 if part != self.path:
@@ -167,13 +182,14 @@ class Journal:
 
 
 def missing(computation: Computation) -> list[int]:
-    """The images that no part has."""
+    """The images that neither a part nor the earlier store has."""
     found = {record.index for part in computation.parts() for record in read_records(part, computation)[0]}
+    found.update(computation.kept()[1].tolist())
     return [index for index in range(len(computation.images.ids)) if index not in found]
 
 
 def merge(computation: Computation) -> None:
-    """Make the store of all parts, and remove them.
+    """Make the store of all parts and of the earlier store, and remove the parts.
 
     Raises:
         DataError: images are missing, or the file cannot be written.
@@ -185,6 +201,12 @@ def merge(computation: Computation) -> None:
     for number, part in enumerate(parts):
         for index, count, checksum, start in read_records(part, computation)[0]:
             counts[index], checksums[index], owner[index], starts[index] = count, checksum, number, start
+    # What is in the earlier store is copied as it is; it is replaced when all is written, so a kill does not harm it.
+    rows = {}
+    for row, index in zip(*computation.kept(), strict=True):
+        units = computation.earlier.units_at(row)
+        rows[int(index)], owner[index] = row, len(parts)
+        counts[index], checksums[index] = len(units), zlib.crc32(units)
     if (owner < 0).any():
         raise DataError(
             f"{computation.path}: {(owner < 0).sum()} of {total} images have no proposals yet; run the same again"
@@ -192,6 +214,8 @@ def merge(computation: Computation) -> None:
     files = [part.open("rb") for part in parts]
 
     def units_of(row: int) -> bytes:
+        if row in rows:
+            return computation.earlier.units_at(rows[row]).tobytes()
         file = files[owner[row]]
         file.seek(starts[row])
         return file.read(int(counts[row]) * BOX_BYTES)

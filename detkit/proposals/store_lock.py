@@ -34,6 +34,20 @@ def open_locked(path: Path, on_wait: Callable[[], None] | None = None) -> Binary
         file.close()
 
 
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds the lock of a file; False where there are no locks, or no file."""
+    try:
+        import fcntl
+
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):
+        return False
+    return False
+
+
 def _lock(file: BinaryIO, on_wait: Callable[[], None] | None) -> None:
     try:
         import fcntl
