@@ -62,7 +62,9 @@ def load_classification_weights(network: nn.Module, name: str, weights: str, cla
         else:
             state = _state_dict(content, path)
     elif path.is_dir():
-        raise WeightsError(f"weights {weights} is a folder; name a file in it, such as version_0/checkpoints/best.ckpt")
+        file = _newest_checkpoint(path)
+        hint = f"name a file in it{f', such as {file}' if file else ', of which none is a checkpoint'}"
+        raise WeightsError(f"weights {weights} is a folder; {hint}")
     elif path.suffix in {".pth", ".pt", ".ckpt", ".bin"} or path.name != weights:
         raise WeightsError(f"weights file {weights} does not exist")
     else:
@@ -81,6 +83,18 @@ def last_layer(network: nn.Module) -> tuple[str, ...]:
     layers = [n for n, m in network.named_modules() if isinstance(m, nn.Linear) or n.startswith("classifier.")]
     layers = [n for n in layers if any(True for _ in network.get_submodule(n).parameters(recurse=False))]
     return (f"{layers[-1]}.",)
+
+
+def _newest_checkpoint(folder: Path) -> Path | None:
+    """The best checkpoint, else any, of the newest version in a run's folder that has one; None if none has."""
+    places = ("*.ckpt", "checkpoints/*.ckpt", "version_*/checkpoints/*.ckpt")
+    files = [file for place in places for file in folder.glob(place)]
+
+    def newest_and_best(file: Path) -> tuple[int, bool, str]:
+        version = file.parent.parent.name.removeprefix("version_")
+        return int(version) if version.isdecimal() else -1, file.name == "best.ckpt", file.name
+
+    return max(files, key=newest_and_best, default=None)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

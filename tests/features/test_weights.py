@@ -235,5 +235,14 @@ def test_imagenet_weights_give_torchvisions_features(shared: Callable[[str], Pat
 
 
 def test_a_runs_folder_is_no_file_of_weights(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="is a folder; name a file in it"):
-        load_classification_weights(classification_network("tiny"), "tiny", str(tmp_path))
+    def refused() -> str:
+        with pytest.raises(WeightsError) as error:
+            load_classification_weights(classification_network("tiny"), "tiny", str(tmp_path))
+        return str(error.value)
+
+    for version in (0, 9, 10, 11):  # the first failed, and so did the last
+        (tmp_path / f"version_{version}/checkpoints").mkdir(parents=True)
+    assert refused() == f"weights {tmp_path} is a folder; name a file in it, of which none is a checkpoint"
+    for name in ("version_9/checkpoints/best", "version_10/checkpoints/last", "version_10/checkpoints/best"):
+        (tmp_path / f"{name}.ckpt").touch()
+        assert refused() == f"weights {tmp_path} is a folder; name a file in it, such as {tmp_path / name}.ckpt"
