@@ -38,7 +38,9 @@ def apply_transfer(backbone: Backbone, name: str, policy: str, trainable_stages:
             f"transfer: partial needs trainable_stages between 1 and {len(stages)} for {name}, not {trainable_stages}"
         )
     if policy != "partial" and trainable_stages is not None:
-        raise ConfigError(f"trainable_stages goes with transfer: partial, not with transfer: {policy}")
+        raise ConfigError(
+            f"trainable_stages goes with transfer: partial, not with transfer: {policy}; set trainable_stages: null"
+        )
     trained = {"frozen": 0, "partial": trainable_stages or 0, "full": len(stages)}[policy]
     for stage in stages[: len(stages) - trained]:
         for layer in stage:

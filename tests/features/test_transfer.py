@@ -79,7 +79,11 @@ def test_only_stages_of_the_trunk_count() -> None:
         ("freeze", None, "'freeze'; the known ones are frozen, partial, full"),
         ("partial", None, "between 1 and 3 for tiny, not None"),
         ("partial", 0, "between 1 and 3 for tiny, not 0"),
-        ("full", 2, "trainable_stages goes with transfer: partial, not with transfer: full"),
+        (
+            "full",
+            2,
+            "trainable_stages goes with transfer: partial, not with transfer: full; set trainable_stages: null",
+        ),
         ("frozen", 2, "goes with transfer: partial, not with transfer: frozen"),
     ],
 )
