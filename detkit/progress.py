@@ -7,6 +7,9 @@ import time
 from types import TracebackType
 from typing import Any
 
+#: Less than so many steps in so many seconds tell nothing of what is to come: the first hold compiling and loading.
+FEWEST, SHORTEST = 3, 5.0
+
 
 class Progress:
     """Counts what is done and says how long the rest will take; a context manager.
@@ -29,8 +32,12 @@ class Progress:
         self._task: Any = None
         self._began = self._said = time.monotonic()
 
-    def __enter__(self) -> Progress:
+    def start_clock(self) -> None:
+        """What came before, such as a warm-up, does not count in the speed."""
         self._began = self._said = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        self.start_clock()
         if self.show and sys.stdout.isatty():
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
@@ -57,17 +64,18 @@ class Progress:
             print(self.line(now - self._began), flush=True)
 
     def line(self, seconds: float) -> str:
-        """What is said after so many seconds."""
-        rate = (self.done - self._first) / max(seconds, 1e-9)
-        left = (self.total - self.done) / rate if rate else float("inf")
+        """What is said after so many seconds: an estimate only where there is something to make it from."""
         so_far = f"{self.what}: {self.done:,} of {self.total:,} {self.unit}"
-        return f"{so_far}, {rate:.1f} a second, about {duration(left)} left"
+        steps = self.done - self._first
+        if steps < FEWEST or seconds < SHORTEST:
+            return so_far
+        each = seconds / steps
+        speed = f"{1 / each:.1f} a second" if each <= 1 else f"{each:.1f} s each"
+        return f"{so_far}, {speed}, about {duration((self.total - self.done) * each)} left"
 
 
 def duration(seconds: float) -> str:
     """Seconds in words: "40 s", "12 min", "3 h 20 min"."""
-    if seconds == float("inf"):
-        return "an unknown time"
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -69,6 +69,7 @@ def measure(
     rounds: int,
     protocol: str,
     step: Callable[[], None] = lambda: None,
+    warm: Callable[[], None] = lambda: None,
 ) -> list[Row]:
     """Time the generations in turns: in each round every image, and each image by every generation.
 
@@ -79,12 +80,13 @@ def measure(
         samples: images, with ground truth or without.
         rounds: at least 1.
         protocol: of the mAP: coco, voc07 or voc10.
-        step: called after each image of each round, and after what comes before them.
+        step: called after each image of each round.
+        warm: called once, before the first round.
     """
     quality = [Quality(each, protocol) for each in contenders]
     for each in contenders:
         time_detection(each.detector, _bare(samples[0]))
-    step()
+    warm()
     times: dict[str, list[list[dict[str, float]]]] = {each.key: [[] for _ in samples] for each in contenders}
     for turn in range(rounds):
         for i, sample in enumerate(samples):

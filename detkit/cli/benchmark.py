@@ -182,8 +182,8 @@ def _run(data: DetectionDataModule, given: list[Contender], config: Any) -> int:
         "settings": {each.key: _settings(each) for each in contenders},
     }
     print(f"timing on {len(samples)} images of {about['data']}, backbone {backbone}", flush=True)
-    with Progress("timing", 1 + config.rounds * len(samples)) as progress:
-        rows = measure(contenders, samples, config.rounds, config.protocol, progress.step)
+    with Progress("timing", config.rounds * len(samples)) as progress:
+        rows = measure(contenders, samples, config.rounds, config.protocol, progress.step, progress.start_clock)
     _tell(rows, about, Path(config.output))
     return 0
 

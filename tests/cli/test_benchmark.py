@@ -69,6 +69,15 @@ def test_without_anything_given_it_draws_pictures_and_times_random_weights(capsy
     assert Path("out/generations.svg").is_file()
 
 
+def test_the_warm_up_is_not_counted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from detkit import progress
+
+    monkeypatch.setattr(progress.Progress.__init__, "__defaults__", (0, "images", 0.0, True))  # a line each step
+    assert main(["benchmark", "generations", "--backbone", "lenet5", *QUICK]) == 0
+    said = [line.split(",")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("timing: ")]
+    assert said == ["timing: 1 of 2 images", "timing: 2 of 2 images"]
+
+
 def test_checkpoints_are_measured_and_judged_on_the_same_images(capsys: pytest.CaptureFixture[str]) -> None:
     given = [word for key in GENERATIONS for word in save(key, f"runs/{key}")]
     assert main(["benchmark", "generations", *given, *DATA, *QUICK, "--protocol", "voc10"]) == 0
