@@ -124,11 +124,17 @@ class DetectionDataModule(DataModule):
         return DataSummary.of(present, self.class_names, self.category_ids)
 
     def setup(self, stage: str | None = None) -> None:
-        """Build what the stage needs; prints the summary once, on rank 0 of a run."""
+        """Build what the stage needs; prints the summary once, on rank 0 of a run.
+
+        Raises:
+            DataError: there is nothing to test on.
+        """
         splits = STAGES[stage] if stage is not None else ("train", "val", "test")
         self._datasets.clear()
         for split in splits:
             self.dataset(split)
+        if stage == "test":  # told before a summary of nothing
+            self._required("test")
         if self.trainer is not None and self.trainer.is_global_zero and not self._printed and stage != "predict":
             self._printed = True
             self.summary(splits).print()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -72,6 +73,14 @@ class DataModule(L.LightningDataModule):
         """The split that `test` reads: "test", or "val" where there is no other."""
         return "test"
 
+    @classmethod
+    def split_option(cls, split: str) -> str:
+        """The option that names a split, and what is to follow it; "" where splits are not named."""
+        options = inspect.signature(cls).parameters
+        if split in options:
+            return f"--data.{split} SET"
+        return f"--data.{split}_annotations FILE" if f"{split}_annotations" in options else ""
+
     def _set_classes(self, names: Sequence[str], category_ids: Sequence[int] | None = None) -> None:
         self.class_names = check_class_names(names)
         self.category_ids = list(category_ids) if category_ids is not None else list(range(1, len(names) + 1))
@@ -110,5 +119,7 @@ class DataModule(L.LightningDataModule):
     def _required(self, split: str) -> Any:
         dataset = self.dataset(split)
         if dataset is None:
-            raise DataError(f"{type(self).__name__}: there is no {split} set; name one")
+            option = self.split_option(split)
+            hint = f"; name one, on the command line by {option}" if option else ""
+            raise DataError(f"{type(self).__name__}: there is no {split} set{hint}")
         return dataset

@@ -53,6 +53,8 @@ def load(folder: Path, data: Any, **options: Any) -> COCO:
 def test_ids_areas_crowds_and_empty_images(folder: Path) -> None:
     data = load(folder, content())
     assert (data.class_names, data.category_ids) == (["car", "dog"], [3, 18])
+    with pytest.raises(DataError, match=r"COCO: there is no test set; name one, .* by --data\.test_annotations FILE"):
+        data.setup("test")
     train = data.annotations("train")
     assert train is not None and train.image_ids.tolist() == [30, 7]
     fields = train.fields(0)

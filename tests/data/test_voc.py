@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -90,11 +91,17 @@ def test_test_set_falls_back_on_validation(two_cats: Path, caplog: pytest.LogCap
     assert sum("testing on the validation set 'val'" in record.message for record in caplog.records) == 1
 
 
-def test_no_validation_set(two_cats: Path) -> None:
+def test_no_validation_set(two_cats: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = VOC(str(two_cats), val=None, test=None)
     assert data.val_dataloader() == []
-    with pytest.raises(DataError, match="no test set"):
+    with pytest.raises(DataError, match=r"VOC: there is no test set; name one, .* by --data\.test SET"):
         data.test_dataloader()
+    data.trainer = SimpleNamespace(is_global_zero=True)
+    with pytest.raises(DataError, match="there is no test set"):
+        data.setup("test")
+    assert capsys.readouterr().out == ""  # no table of nothing
+    data.setup("fit")
+    assert "train" in capsys.readouterr().out
 
 
 def test_flag_column_and_blank_lines(two_cats: Path) -> None:
