@@ -22,6 +22,7 @@ from detkit.detectors.region_features import RegionFeatures, delete, digest, hol
 from detkit.detectors.training_regions import TrainingRegions
 from detkit.errors import ConfigError
 from detkit.features import CropFeatures
+from detkit.progress import duration
 
 if TYPE_CHECKING:
     from detkit.detectors.rcnn import RCNN
@@ -131,6 +132,7 @@ class FitFeatures:
             f"features {kind}: {len(features):,} images, {features.bytes / 1e9:.2f} GB (budget "
             f"{self.settings.feature_budget:g} GB) in {self.folder}"
         )
+        began, count = time.monotonic(), len(features.todo)
         # By the images' numbers: what is there already is not seen by all ranks at the same moment.
         features.todo = [i for i in features.todo if i % self.trainer.world_size == self.trainer.global_rank]
         features.fill(lambda dataset: make_own_loader(dataset, self.data.num_workers), self.first)
@@ -139,6 +141,8 @@ class FitFeatures:
                 stale.unlink()
         self.wait(lambda: not features.missing())
         self.trainer.strategy.barrier("features")
+        if count:
+            self.say(f"features: {count:,} images read, in {duration(time.monotonic() - began)}")
         return features
 
     def hold(self) -> None:

@@ -103,7 +103,13 @@ def test_the_config_goes_through_every_stage(
     config = ["--config", str(ROOT / "configs/shapes/rcnn.yaml"), "--trainer.fast_dev_run", "true"]
     few = ["--data.num_train", "10", "--data.num_val", "2", "--data.num_test", "2", "--data.image_size", "64"]
     out = detkit(capsys, "fit", *config, *few)
-    for told in ("features of all regions: 8 images", "SVMs: ", "box regressors: ", "SVM + boxes"):
+    for told in (
+        "features of all regions: 8 images",
+        "\nfeatures: 8 images read, in ",
+        "\nSVMs: ",
+        "box regressors: ",
+        "SVM + boxes",
+    ):
         assert told in out
     assert sorted(path.name for path in folder.iterdir()) == ["data", "small.yaml", "temporary"]
     assert not list((folder / "temporary").iterdir())
@@ -122,6 +128,7 @@ def test_killed_in_earnest_gone_on_with_and_tested_both_ways(folder: Path, capsy
         out = detkit(capsys, "fit", "--ckpt_path", "runs/small")
     assert "goes on after epoch 1, step 3 and stage SVMs\n" in out
     assert "box regressors: " in out and "SVMs: " not in out and "best, val/map" in out
+    assert "features of all regions: 6 images" in out and "images read" not in out  # they are all there
     assert not list(folder.rglob("features"))
     detkit(capsys, "fit", "--config", "small.yaml", "--trainer.default_root_dir", "runs/whole")
     whole, gone_on = weights("runs/whole/version_0"), weights("runs/small/version_1")
