@@ -74,7 +74,7 @@ class RegionFeatures:
         least, most = examples * pool5 + truth * fc7, examples * pool5 + boxes * fc7
         if least > budget * 1e9:
             raise ConfigError(
-                f"feature_budget {budget:g} GB: the box regressors' examples alone take {least / 1e9:.1f} GB; raise "
+                f"feature_budget {budget:g} GB: the box regressors' examples alone take {least / 1e9:.3g} GB; raise "
                 "it, or raise box_min_iou, or set box_regression: false"
             )
         self.complete = every and most <= budget * 1e9

@@ -49,21 +49,18 @@ class StageSettings:
     keep_features: bool
 
     def __post_init__(self) -> None:
-        self.of_svms()
-        if not 0 < self.svm_negative_iou <= 1 or not 0 <= self.box_min_iou < 1:
-            raise ConfigError(
-                f"svm_negative_iou {self.svm_negative_iou} must be above 0 and at most 1, box_min_iou "
-                f"{self.box_min_iou} from 0 to below 1"
-            )
-        if self.box_lambda <= 0 or self.feature_budget <= 0:
-            raise ConfigError(f"box_lambda {self.box_lambda} and feature_budget {self.feature_budget} must be above 0")
+        for name in ("svm_c", "svm_positive_weight", "box_lambda", "feature_budget"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} {getattr(self, name)} must be above 0")
+        if self.svm_passes < 1:
+            raise ConfigError(f"svm_passes {self.svm_passes} must be at least 1")
+        if not 0 < self.svm_negative_iou <= 1:
+            raise ConfigError(f"svm_negative_iou {self.svm_negative_iou} must be above 0 and at most 1")
+        if not 0 <= self.box_min_iou < 1:
+            raise ConfigError(f"box_min_iou {self.box_min_iou} must be from 0 to below 1")
 
     def of_svms(self) -> SVMSettings:
-        """The miner's.
-
-        Raises:
-            ConfigError: for numbers that no SVM can be trained with.
-        """
+        """The miner's."""
         return SVMSettings(
             C=self.svm_c,
             positive_weight=self.svm_positive_weight,
