@@ -14,6 +14,8 @@ NOISE = re.compile(
 )
 
 WORDS = (
+    (r"Expected a <class 'tuple'>", "expected a list in brackets"),
+    (r"Expected a tuple with (\d+) elements", r"expected a list of \1, in brackets"),
     (r"Expected a <class '(?:[\w.]+\.)?(\w+)'>\.? ?", r"expected \1. "),
     (r"Expected a typing\.Literal\[(.*?)\]\.? ?", r"expected one of \1. "),
     (r"Parser key \"([^\"]+)\":", r"\1:"),
@@ -25,6 +27,10 @@ WORDS = (
     (r"the following arguments are required: ", "needed and not given: "),
     (r"\s+$", ""),
 )
+
+#: What the values of a list are, where that is easily taken for one number.
+OF_TWO = {name: "[training, test]" for name in ("max_proposals", "rpn_pre_nms", "rpn_post_nms")}
+SECTIONS = ("model", "data", "trainer", "checkpoint", "predictions")
 
 
 def shorten(message: str, command: str, arguments: Arguments, known: list[str] | None = None) -> str:
@@ -42,6 +48,8 @@ def shorten(message: str, command: str, arguments: Arguments, known: list[str] |
     for line in lines:  # "model:", "FasterRCNN:", "lr:", "expected a float" make one line
         text += line if not text else f" {line}" if text.endswith(":") else f"\n{line}"
     text = text.rstrip(":") or message
+    for name, values in OF_TWO.items():
+        text = re.sub(rf"\b{name}: expected a list[\w ,]*", f"{name}: expected two numbers, {values}", text)
     value = re.search(r"\n\s*Given value: (?!\{|\[|Namespace|NestedArg)(.{1,60})$", message)
     if value and "Got value" not in text:
         text = f"{text.rstrip('.')}. Got value: {value[1]}"
@@ -92,6 +100,9 @@ def _near(text: str, known: list[str]) -> str:
     if not match:
         return ""
     name = match[1]
+    section, dot, rest = name.partition(".")
+    if dot and section not in SECTIONS and (close := get_close_matches(section, SECTIONS, n=1, cutoff=0.75)):
+        return f"; did you mean '--{close[0]}.{rest}'?"
     close = get_close_matches(name, known, n=1, cutoff=0.75) or get_close_matches(
         name.split(".")[-1], [k.split(".")[-1] for k in known], n=1, cutoff=0.75
     )

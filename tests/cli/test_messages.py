@@ -14,7 +14,8 @@ import pytest
     [
         (["--model.lrr", "3"], ["'lrr'", "'lr'"]),
         (["--model.lr", "fast"], ["lr: expected float", "fast"]),
-        (["--modle.lr", "3"], ["'--modle.lr'"]),
+        (["--modle.lr", "3"], ["'--modle.lr'; did you mean '--model.lr'?"]),
+        (["--trianer.max_epochs", "3"], ["did you mean '--trainer.max_epochs'?"]),
         (["--trainer.max_epochz", "3"], ["'--trainer.max_epochz'"]),
         (["--trainer.max_epochs", "few"], ["trainer.max_epochs: expected int", "few"]),
         (["--model", "Tinny"], ["no class 'Tinny'", "'Tiny'"]),

@@ -207,6 +207,15 @@ def test_stopping_in_a_stage_says_how_to_go_on(
     assert not Path("runs/small/version_2/checkpoints/last.ckpt").exists()
 
 
+@pytest.mark.parametrize("value", ["0", "[1, 2, 3]"])
+def test_a_pair_that_is_none_is_told_what_its_two_numbers_are(
+    folder: Path, capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    assert main(["fit", "--config", "small.yaml", "--model.max_proposals", value]) == 2
+    told = capsys.readouterr().err
+    assert f"max_proposals: expected two numbers, [training, test]. Got value: {value}\n" in told
+
+
 # -- the table ---------------------------------------------------------------------------------
 
 
