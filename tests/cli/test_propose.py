@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,6 +127,25 @@ def test_default_place_splits_and_options(propose: Any, search: type[Search], dr
     assert (code, err) == (0, "")
     (path,) = Path("folder").iterdir()
     assert list(ProposalStore.open(path)) == ["test_00000", "test_00001"]
+
+
+def test_a_photo_more_is_computed_into_the_store(propose: Any, search: type[Search], drawn: Path) -> None:
+    shutil.copytree(drawn, "photos", ignore=lambda folder, names: {"proposals"} & set(names))
+    names = Path("photos/ImageSets/Main/train.txt")
+    every = names.read_text()
+    names.write_text("".join(every.splitlines(keepends=True)[:-1]))
+    photos = ["--data", "VOC", "--data.path", "photos"]
+    for output in ([], ["--output", "mine.proposals"]):
+        assert propose(*photos, *output)[0] == 0
+    names.write_text(every)
+    before, search.calls = Path("mine.proposals").read_bytes(), 0
+    code, out, err = propose(*photos)
+    assert (code, err) == (0, "") and search.calls == 1
+    assert "proposals of 5 images (4 of them are there already)" in out and "\n5 images, " in out
+    assert [each.name[:6] for each in Path("photos/proposals").iterdir()] == ["train-"]
+    code, _, err = propose(*photos, "--output", "mine.proposals")  # a file of the user's own
+    assert code == 2 and "mine.proposals: these proposals do not fit" in err and "delete it and compute it again" in err
+    assert Path("mine.proposals").read_bytes() == before and search.calls == 1
 
 
 def test_the_data_section_of_a_config(propose: Any, search: type[Search]) -> None:
