@@ -12,6 +12,7 @@ import pytest
 from detkit.data import VOC, proposal_methods
 from detkit.data.proposals import default_store_path, load_or_compute, plan
 from detkit.data.voc_files import VOCObject
+from detkit.detectors.proposal_source import ProposalSource
 from detkit.errors import DataError
 from detkit.proposals.store import ProposalStore
 from detkit.proposals.store_extension import extended
@@ -110,3 +111,14 @@ def test_which_stores_can_be_made_whole(ids: list[Any], widths: list[int], whole
     found = extended(ProposalStore.open(tmp_path / "s"), Images.of(ids, widths, [30, 30]))
     assert (found and found.ids.tolist()) == whole
     assert whole is None or found.widths.tolist() == [50, 40, 40]
+
+
+def test_a_fit_makes_its_own_store_whole(voc: Path, calls: list[int], tmp_path: Path) -> None:
+    source = ProposalSource("selective_search", "fast", None, None)
+    source.compute(of(voc, "bc"), "train")
+    source.compute(of(voc, "abc"), "train")
+    assert list(source.open(of(voc, "abc"), "train")) == list("abc") and len(calls) == 3
+    folder = ProposalSource("selective_search", "fast", None, str(tmp_path / "elsewhere"))
+    folder.compute(of(voc, "bc"), "train")
+    with pytest.raises(DataError, match="1 have none"):  # another data set of the user's may keep its stores there
+        folder.compute(of(voc, "abc"), "train")
