@@ -3,8 +3,8 @@
     python -m benchmarks.rcnn_memory --data PATH/voc-animals --weights PATH/mobilenet_v2_imagenet.pth
 
 The process's peak is the kernel's own count (ru_maxrss); the features' folder is looked at every second while it runs,
-and held against the gigabytes that the fit announced. Small crops, so that it ends in half an hour: MobileNetV2's fc7 has
-1,280 numbers for crops of any size, its pool5 320 for 32 pixels, and 2,880 from 96 on.
+and held against the gigabytes that the fit announced. Small crops, so that it ends in half an hour: MobileNetV2's fc7
+has 1,280 numbers for crops of any size, its pool5 320 for 32 pixels, and 2,880 from 96 on.
 """
 
 from __future__ import annotations
