@@ -213,7 +213,8 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     (tmp_path / "toy.yaml").write_text("model: Tiny\ndata: Numbers\ntrainer: {accelerator: cpu, max_epochs: 100000}\n")
     code = (
-        "import sys; from tests.cli import fakes; from detkit.cli import lightning_cli as cli\n"
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may have it ignored
+        "from tests.cli import fakes; from detkit.cli import lightning_cli as cli\n"
         "cli.base_classes = lambda: (fakes.Model, fakes.Data)\n"
         "from detkit.cli.main import main; sys.exit(main(['fit', '--config', 'toy.yaml']))"
     )
