@@ -25,8 +25,7 @@ from detkit.heads.negative_rows import NegativeRows
 
 FINAL = -1  # as the image of a training that no image asked for
 #: Negatives that are kept, at least, for each positive and unit of its weight: one inside of the margin pulls as much
-#: as its weight in negatives. With fewer than that the objective was up to 8 times the whole set's; with four times as
-#: many equal within a thousandth where the features knew the class at all, and 1.1 times where they did not.
+#: as its weight in negatives, so that with fewer than that the SVM is another one.
 NEEDED = 4
 
 

@@ -24,25 +24,16 @@ from detkit.data.dataset import DetectionDataset
 from detkit.data.loaders import make_own_loader
 from detkit.detectors import region_features, region_learning
 from detkit.detectors.region_features import RegionFeatures, digest
-from detkit.detectors.region_learning import StageSettings, learn_boxes, learn_svms
+from detkit.detectors.region_learning import learn_boxes, learn_svms
 from detkit.detectors.training_regions import TrainingRegions
 from detkit.errors import ConfigError, DataError
 from detkit.features import CropFeatures
 from detkit.heads import BoxRegressors, HardNegativeMiner, LinearSVMs
 
-from .rcnn_parts import proposals_for
+from .rcnn_parts import STAGE_SETTINGS, proposals_for
 
 POOL5, FC7 = 40, 24
-SETTINGS = StageSettings(
-    svm_c=0.002,
-    svm_positive_weight=2.0,
-    svm_negative_iou=0.3,
-    svm_passes=2,
-    box_min_iou=0.6,
-    box_lambda=10.0,
-    feature_budget=1.0,
-    keep_features=False,
-)
+SETTINGS = replace(STAGE_SETTINGS, svm_c=0.002, svm_passes=2)
 
 
 class Network:

@@ -12,21 +12,13 @@ import torch
 from torch import Tensor
 
 from detkit.detectors import region_learning
-from detkit.detectors.region_learning import StageSettings, learn_boxes, learn_svms
+from detkit.detectors.region_learning import learn_boxes, learn_svms
 from detkit.detectors.training_regions import ImageRegions
 from detkit.heads import BoxRegressors, LinearSVMs, SVMSettings
 
+from .rcnn_parts import STAGE_SETTINGS as SETTINGS
+
 SIZE, CLASSES, OBJECTS = 6, 3, 2
-SETTINGS = StageSettings(
-    svm_c=1e-3,
-    svm_positive_weight=2.0,
-    svm_negative_iou=0.3,
-    svm_passes=1,
-    box_min_iou=0.6,
-    box_lambda=10.0,
-    feature_budget=1.0,
-    keep_features=False,
-)
 
 
 @dataclass
