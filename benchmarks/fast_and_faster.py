@@ -62,9 +62,9 @@ def run(side: str, data: str, weights: str, steps: int, work: Path) -> dict[str,
 
 def recall(path: Path, data: str) -> dict[str, Any]:
     """Recall and mean best overlap of a store's boxes, and how many there are."""
-    from detkit.cli.proposal_numbers import recall_of
     from detkit.data import VOC
     from detkit.proposals import ProposalStore
+    from detkit.tools.proposal_numbers import recall_of
 
     store = ProposalStore.open(path)
     voc = VOC(path=data, class_names=CLASSES.strip("[]").split(","), other_classes="drop")

@@ -20,7 +20,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 from benchmarks.side import StepClock, arguments, data_module, evaluate, finish, model_settings, pin, read_config
-from detkit.detectors.optimization import schedule
+from detkit.engine.optimization import schedule
 
 STAGES = ((0, 2), (2, 4), (4, 7), (7, 14))
 """MobileNetV2's stages up to stride 16, as `transfer: partial` counts them; layers 14 to 17 are the head."""

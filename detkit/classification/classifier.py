@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from detkit.classification.datamodule import ClassificationDataModule, collate_labels
-from detkit.detectors.trainable import TrainableModule
+from detkit.engine.module import TrainableModule
 from detkit.errors import ConfigError
 from detkit.features.architectures import classification_network
 from detkit.features.initialization import initialize

@@ -16,16 +16,16 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from detkit.cli.arguments import Arguments, read_arguments
-from detkit.cli.checkpointing import BestCheckpoint
 from detkit.cli.help import arrange
 from detkit.cli.messages import own_cause, shorten
-from detkit.cli.predictions import PredictionWriter
 from detkit.cli.reports import Reports
 from detkit.cli.results import print_differences, read_baseline
 from detkit.cli.resume import Plan, how_far, plan
 from detkit.cli.run_folder import new_version
 from detkit.cli.trainer import SaveConfig, complete
-from detkit.detectors.checkpoints import check_fits, hyper_parameters
+from detkit.engine.callbacks import BestCheckpoint
+from detkit.engine.checkpoints import check_fits, hyper_parameters
+from detkit.engine.predictions import PredictionWriter
 from detkit.errors import CheckpointError, ConfigError
 from detkit.memory import keep_freed_memory
 
@@ -37,7 +37,7 @@ def base_classes() -> tuple[type[LightningModule], type[LightningDataModule]]:
     """Bases of the classes that `--model` and `--data` choose from; importing these makes their short names known."""
     from detkit import classification, data, detectors
     from detkit.data.module import DataModule
-    from detkit.detectors.trainable import TrainableModule
+    from detkit.engine.module import TrainableModule
 
     for room in (data, detectors, classification):
         for name in room.__all__:

@@ -87,7 +87,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _run(command: str, args: list[str]) -> int:
     if command == "evaluate":  # needs neither torch nor lightning, and no one's silence
-        from detkit.cli import evaluate
+        from detkit.tools import evaluate
 
         return evaluate.main(args)
     from detkit.cli.noise import quiet
@@ -99,18 +99,18 @@ def _run(command: str, args: list[str]) -> int:
         run(command, args)
         return 0
     if command == "propose":
-        from detkit.cli import propose
+        from detkit.tools import propose
 
         return propose.main(args)
     if command == "compress":
-        from detkit.cli import compress
+        from detkit.tools import compress
 
         return compress.main(args)
     if command == "benchmark":
-        from detkit.cli import benchmark
+        from detkit.tools.benchmark import command as benchmark
 
         return benchmark.main(args)
-    from detkit.cli import demo
+    from detkit.tools import demo
 
     return demo.main(args) or 0
 

@@ -8,10 +8,10 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from detkit.__about__ import __version__
-from detkit.cli.predictions import PredictionWriter
 from detkit.cli.results import instead, print_baseline, print_metrics
 from detkit.cli.resume import Plan
-from detkit.detectors.checkpoints import run_folder
+from detkit.engine.checkpoints import run_folder
+from detkit.engine.predictions import PredictionWriter
 from detkit.errors import ConfigError, DataError
 from detkit.files import write_json
 

@@ -58,7 +58,7 @@ def print_metrics(metrics: Mapping[str, Any], title: str, console: Console | Non
     console.print(f"\n{escape(title)}\n{escape(str(metrics.get('protocol', '')))}", highlight=False)
     console.print(table)
     if ablation := metrics.get("ablation"):
-        from detkit.detectors.ablation import ablation_table  # which needs torch; `detkit evaluate` does not
+        from detkit.detectors.rcnn.ablation import ablation_table  # which needs torch; `detkit evaluate` does not
 
         console.print(ablation_table(ablation), highlight=False)
     if over_limit := metrics.get("num_over_limit"):

@@ -14,7 +14,7 @@ from typing import Any
 
 from detkit.cli.arguments import Arguments, read_config
 from detkit.cli.run_folder import run_root
-from detkit.detectors.checkpoints import (
+from detkit.engine.checkpoints import (
     FoundCheckpoint,
     find_checkpoint,
     hyper_parameters,

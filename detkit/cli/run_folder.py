@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from detkit.cli.arguments import Arguments
-from detkit.detectors.checkpoints import versions
+from detkit.engine.checkpoints import versions
 from detkit.files import write_beside
 
 __all__ = ["VARIABLE", "new_version", "run_root", "write_beside"]

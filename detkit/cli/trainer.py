@@ -11,9 +11,9 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Pr
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from detkit.cli.checkpointing import LastCheckpoint
-from detkit.cli.progress import EpochBar, EpochLines
 from detkit.cli.run_folder import write_beside
+from detkit.engine.callbacks import LastCheckpoint
+from detkit.engine.progress import EpochBar, EpochLines
 
 EPOCHS = 12
 

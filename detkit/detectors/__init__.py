@@ -3,6 +3,6 @@
 from detkit.detectors.base import Detector
 from detkit.detectors.fast_rcnn import FastRCNN
 from detkit.detectors.faster_rcnn import FasterRCNN
-from detkit.detectors.rcnn import RCNN
+from detkit.detectors.rcnn.model import RCNN
 
 __all__ = ["RCNN", "Detector", "FastRCNN", "FasterRCNN"]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from detkit.detectors.optimization import UNKNOWN
+from detkit.engine.optimization import UNKNOWN
 from detkit.errors import ConfigError
 
 if TYPE_CHECKING:

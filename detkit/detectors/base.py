@@ -9,7 +9,7 @@ from torch import Tensor
 
 from detkit.detectors.field_lines import field_lines
 from detkit.detectors.prediction import PredictionMixin
-from detkit.detectors.trainable import TrainableModule
+from detkit.engine.module import TrainableModule
 from detkit.evaluation import EvaluationSet, MeanAveragePrecision
 from detkit.features import ImageBatch, Preprocessing
 

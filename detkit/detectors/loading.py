@@ -6,7 +6,7 @@ from os import PathLike
 from typing import Any
 
 from detkit.detectors.base import Detector
-from detkit.detectors.checkpoints import find_checkpoint, read_checkpoint
+from detkit.engine.checkpoints import find_checkpoint, read_checkpoint
 from detkit.errors import CheckpointError
 
 

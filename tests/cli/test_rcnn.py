@@ -21,9 +21,9 @@ from rich.console import Console
 
 from detkit.cli.main import main
 from detkit.cli.results import print_metrics
-from detkit.detectors import rcnn_stages
-from detkit.detectors.ablation import ablation_table
-from detkit.detectors.checkpoints import read_checkpoint
+from detkit.detectors.rcnn import stages as rcnn_stages
+from detkit.detectors.rcnn.ablation import ablation_table
+from detkit.engine.checkpoints import read_checkpoint
 from tests.evaluation.report.pages import random_set, report
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ trainer: {accelerator: cpu, max_epochs: 1, default_root_dir: runs/small}
 KILLED = """
 import os, signal, sys
 from detkit.cli.main import main
-from detkit.detectors import rcnn_stages
+from detkit.detectors.rcnn import stages as rcnn_stages
 setattr(rcnn_stages, sys.argv[1], lambda *_: os.kill(os.getpid(), signal.SIGKILL))
 main(sys.argv[2:])
 """

@@ -14,8 +14,7 @@ from torch import Tensor
 import detkit
 from detkit.data import Shapes
 from detkit.data.shapes_drawing import SHAPE_CLASSES
-
-from .rcnn_fits import Fit, Fitted, make_fit
+from tests.detectors.rcnn.rcnn_fits import Fit, Fitted, make_fit
 
 Small = Callable[..., detkit.FasterRCNN]
 Sample = dict[str, Any]

@@ -15,7 +15,7 @@ import detkit
 from detkit.cli.main import main
 from detkit.data import ImageFolder, Shapes, proposal_methods
 from detkit.data.proposals import default_store_path, load_or_compute
-from detkit.detectors.checkpoints import read_checkpoint
+from detkit.engine.checkpoints import read_checkpoint
 from detkit.errors import ConfigError, DataError
 from detkit.training import box_statistics
 

@@ -11,7 +11,7 @@ import torch
 
 import detkit
 from detkit.data import Shapes
-from detkit.detectors.checkpoints import read_checkpoint
+from detkit.engine.checkpoints import read_checkpoint
 from detkit.errors import CheckpointError
 
 from .conftest import Small, assert_same, differing, sample

@@ -1,0 +1,85 @@
+"""Classes by name: a user's own backbone, proposal method or detector, named in a config or in a checkpoint.
+
+A name is looked up among what is imported already and is held against a base class. Nothing is imported, and nothing is
+called, because a file names it: ``--import my_package.detectors`` on the command line, or an import in Python, says that
+a module is the user's own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from detkit.errors import ConfigError
+
+
+def full_name(cls: type) -> str:
+    """Module and name of a class, as `find_class` takes it."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def find_class(name: str, base: type, among: Mapping[str, type] | None = None) -> type:
+    """The class of that name.
+
+    Args:
+        name: its full name, or a short one of ``among``.
+        base: what it must be a subclass of.
+        among: short name -> class.
+
+    Raises:
+        ConfigError: no such class is imported, or it is no subclass of ``base``.
+    """
+    known = dict(among or {})
+    if name in known:
+        return known[name]
+    module, _, attribute = name.rpartition(".")
+    found = getattr(sys.modules.get(module), attribute, None) if module else None
+    if isinstance(found, type) and issubclass(found, base):
+        return found
+    if found is not None:
+        raise ConfigError(f"{name} is not a {base.__name__}; give a class that is derived from {full_name(base)}")
+    if module and module not in sys.modules:
+        raise ConfigError(
+            f"{name}: the module {module} is not imported; import it with --import {module} on the command line, or "
+            "before this call in Python"
+        )
+    close = get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(known)}" if known else ""
+    raise ConfigError(f"there is no {base.__name__} {name!r}{hint}")
+
+
+def build(spec: Mapping[str, Any], base: type, among: Mapping[str, type] | None = None) -> Any:
+    """An object from ``{class_path: NAME, init_args: {...}}``; see `find_class`.
+
+    Raises:
+        ConfigError: as `find_class`; other keys; or arguments that the class does not take.
+    """
+    unknown = sorted(set(spec) - {"class_path", "init_args"})
+    name = spec.get("class_path")
+    if not isinstance(name, str) or unknown:
+        raise ConfigError(f"{dict(spec)}: class_path and, if need be, init_args are wanted, and nothing else")
+    cls = find_class(name, base, among)
+    arguments = dict(spec.get("init_args") or {})
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"{name} does not take {arguments}: {error}") from error
+
+
+def import_modules(names: Sequence[str]) -> None:
+    """Import the modules that a user's own command names; the working directory counts as a place to find them.
+
+    Raises:
+        ConfigError: a module that cannot be imported.
+    """
+    if names and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ConfigError(f"--import {name}: cannot be imported ({error})") from error

@@ -1,0 +1,1 @@
+"""R-CNN: model, stages after fine-tuning, features on disk, ablation."""

@@ -1,0 +1,1 @@
+"""What any LightningModule of detkit needs: base module, optimizer, checkpoints, callbacks, progress."""

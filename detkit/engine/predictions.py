@@ -1,0 +1,159 @@
+"""Predictions on disk while they are made: COCO's results format, and drawn images on request."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
+
+from detkit.cli.results import instead
+from detkit.engine.checkpoints import run_folder
+from detkit.errors import ConfigError
+
+Detections = dict[str, Any]
+
+
+def coco_results(image_id: str | int, detections: Detections, category_ids: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """The detections of one image as rows of COCO's results format.
+
+    Args:
+        image_id: as in the data set.
+        detections: boxes (N, 4) x1 y1 x2 y2 in pixels, scores (N,), labels (N,) in 1..K.
+        category_ids: the data set's own ids, in the order of the labels (label 1 first).
+
+    Yields:
+        image_id, category_id, bbox (x, y, width, height in pixels), score.
+    """
+    boxes, scores, labels = (detections[k].detach().cpu() for k in ("boxes", "scores", "labels"))
+    sides = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1)
+    for box, score, label in zip(_decimals(sides), _decimals(scores), labels.tolist(), strict=True):
+        yield {"image_id": image_id, "category_id": int(category_ids[label - 1]), "bbox": box, "score": score}
+
+
+def _decimals(values: Tensor) -> Any:
+    """float32 as (lists of) the shortest decimals that read back as the same numbers: nothing is lost to rounding."""
+    if values.ndim > 1:
+        return [_decimals(row) for row in values]
+    return [float(str(value)) for value in values.float().numpy()]
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Streams `predictions.json`, a list in COCO's results format, and with `draw` an image of each into
+    `predictions/`. Each process writes its own part; at the end the first one joins them. Nothing is kept in memory.
+
+    Args:
+        output: the folder to write into; the folder of the checkpoint's run by default.
+        draw: write each image with its detections drawn.
+        score_threshold: least score drawn, in 0..1; the JSON file holds all detections.
+    """
+
+    def __init__(self, output: str | None = None, draw: bool = False, score_threshold: float = 0.5) -> None:
+        super().__init__(write_interval="batch")
+        if not 0 <= score_threshold <= 1:
+            raise ConfigError(f"predictions.score_threshold is {score_threshold}; scores go from 0 to 1")
+        self.output, self.draw, self.score_threshold = output, draw, score_threshold
+        self.folder = Path(output) if output else Path()
+        self._file: Any = None
+
+    def use_run(self, checkpoint: Path) -> None:
+        """Tells where to write where the user has not: the folder of the checkpoint's run."""
+        if not self.output:
+            self.folder = run_folder(checkpoint)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Opens this process's part."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.earlier = instead(self.folder / "predictions.json", "--predictions.output")
+        self._drawn: set[str] = set()
+        self.found = self.shown = 0  # detections of this process
+        self._file = self._part(trainer.global_rank).open("w", encoding="utf-8")
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: list[Detections],
+        batch_indices: Sequence[int] | None,
+        batch: list[dict[str, Any]],
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Writes one batch, an image a line."""
+        for sample, detections in zip(batch, prediction, strict=True):
+            image_id = sample["image_id"]
+            rows = list(coco_results(image_id, detections, pl_module.category_ids))
+            self._file.write(json.dumps([image_id, rows]) + "\n")
+            if self.draw:
+                self.found += len(detections["scores"])
+                self.shown += int((detections["scores"] >= self.score_threshold).sum())
+                self._draw(sample, detections, pl_module.class_names)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Joins the parts of all processes into `predictions.json`."""
+        self._file.close()
+        trainer.strategy.barrier("predictions")
+        if not trainer.is_global_zero:
+            return
+        parts = [self._part(rank) for rank in range(trainer.world_size)]
+        whole = self.folder / ".predictions.json.part"
+        with whole.open("w", encoding="utf-8") as out:
+            out.write("[")
+            separator = "\n"
+            for row in _rows(parts):
+                out.write(separator + json.dumps(row, ensure_ascii=False))
+                separator = ",\n"
+            out.write("\n]\n")
+        os.replace(whole, self.folder / "predictions.json")
+        for part in parts:
+            part.unlink()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leaves no half part behind."""
+        if self._file is not None and not self._file.closed:
+            self._file.close()
+            self._part(trainer.global_rank).unlink(missing_ok=True)
+
+    def _part(self, rank: int) -> Path:
+        return self.folder / f".predictions.{rank}.part"
+
+    def _draw(self, sample: dict[str, Any], detections: Detections, class_names: list[str]) -> None:
+        import detkit
+
+        picture = detkit.draw(
+            sample["image"].cpu(), detections, class_names=class_names, score_threshold=self.score_threshold
+        )
+        path = self.folder / "predictions" / self._name(sample["image_id"])
+        path.parent.mkdir(exist_ok=True)
+        picture.save(path, quality=90)
+
+    def _name(self, image_id: str | int) -> str:
+        # Ids come from strangers' files: only plain characters reach the file system.
+        stem = re.sub(r"[^\w.-]+", "_", re.sub(r"(?i)\.jpe?g$", "", str(image_id))).lstrip(".") or "image"
+        name, number = stem, 1
+        while name in self._drawn:
+            number += 1
+            name = f"{stem}-{number}"
+        self._drawn.add(name)
+        return f"{name}.jpg"
+
+
+def _rows(parts: list[Path]) -> Iterator[dict[str, Any]]:
+    """The rows of all processes, each image once: samplers repeat images so that every process has as many."""
+    earlier: set[str | int] = set()
+    for part in parts:
+        here = set()
+        with part.open(encoding="utf-8") as lines:
+            for line in lines:
+                image_id, rows = json.loads(line)
+                if image_id not in earlier:
+                    here.add(image_id)
+                    yield from rows
+        earlier |= here

@@ -1,0 +1,55 @@
+"""The types that every part of detkit shares: a sample, a batch, and the detections of an image."""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+from torch import Tensor
+
+
+class Sample(TypedDict):
+    """One image with its ground truth. All per-box fields have the same length N.
+
+    Where there is no ground truth (`detkit predict`, `Detector.predict`) only ``image`` is there, with ``image_id``
+    and ``path`` where they are known.
+    """
+
+    #: uint8 (3, H, W), RGB, 0-255.
+    image: Tensor
+    #: float32 (N, 4), x1 y1 x2 y2 in pixels, half-open; (0, 4) where there are none.
+    boxes: NotRequired[Tensor]
+    #: int64 (N,), from 1 to K; background is 0 and never among them.
+    labels: NotRequired[Tensor]
+    #: bool (N,): VOC's difficult objects.
+    difficult: NotRequired[Tensor]
+    #: bool (N,): COCO's crowds.
+    crowd: NotRequired[Tensor]
+    #: float32 (N,): the annotation's area in square pixels, or the box's.
+    area: NotRequired[Tensor]
+    #: The data set's own id.
+    image_id: NotRequired[str | int]
+    #: The image file.
+    path: NotRequired[str]
+    #: float32 (P, 4), best first, for the detectors whose proposals are given.
+    proposals: NotRequired[Tensor]
+
+
+#: Images differ in size, so a batch is a list.
+Batch = list[Sample]
+
+
+class Detections(dict[str, Tensor]):
+    """``boxes``, ``scores`` and ``labels`` of one image, best first.
+
+    boxes: float32 (N, 4), x1 y1 x2 y2 in the pixels of the image that came in.
+    scores: float32 (N,), 0-1.
+    labels: int64 (N,), from 1 to K.
+
+    Args:
+        fields: the three tensors by their names.
+        class_names: label k is ``class_names[k - 1]``; None where the names are not known.
+    """
+
+    def __init__(self, fields: dict[str, Tensor], class_names: list[str] | None = None) -> None:
+        super().__init__(fields)
+        self.class_names = class_names

@@ -1,0 +1,105 @@
+"""Which checkpoint a path means, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from detkit.engine.checkpoints import check_fits, find_checkpoint, hyper_parameters, read_checkpoint, run_folder
+from detkit.errors import CheckpointError
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+@pytest.mark.parametrize("given", ["", "version_10", "version_10/checkpoints", "version_10/checkpoints/best.ckpt"])
+def test_best_of_the_newest_version_by_number(tmp_path: Path, given: str) -> None:
+    touch(tmp_path, "version_9/checkpoints/best.ckpt", "version_10/checkpoints/best.ckpt")
+    touch(tmp_path, "version_10/checkpoints/last.ckpt", "version_11/config.yaml", "version_x/checkpoints/best.ckpt")
+    found = find_checkpoint(tmp_path / given)
+    assert found.path == tmp_path / "version_10/checkpoints/best.ckpt"
+    assert found.kind == "best"
+    assert run_folder(found.path) == tmp_path / "version_10"
+
+
+def test_last_where_there_is_no_best_or_last_is_wanted(tmp_path: Path) -> None:
+    touch(tmp_path, "version_0/checkpoints/last.ckpt")
+    assert find_checkpoint(tmp_path).kind == "last"
+    touch(tmp_path, "version_0/checkpoints/best.ckpt")
+    assert find_checkpoint(tmp_path, ("last", "best")).kind == "last"
+
+
+def test_a_file_by_any_name(tmp_path: Path) -> None:
+    touch(tmp_path, "mine.ckpt")
+    found = find_checkpoint(tmp_path / "mine.ckpt")
+    assert (found.kind, str(found)) == ("file", str(tmp_path / "mine.ckpt"))
+    assert run_folder(found.path) == tmp_path
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nowhere: no such"):
+        find_checkpoint(tmp_path / "nowhere")
+    touch(tmp_path, "version_0/checkpoints/epoch=3.ckpt")
+    with pytest.raises(CheckpointError, match=r"no best.ckpt or last.ckpt .*version_0/checkpoints.*epoch=3.ckpt"):
+        find_checkpoint(tmp_path)
+
+
+class Harmful:
+    """Runs code when unpickled by a careless reader."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.path,)
+
+
+def test_no_code_in_a_file_is_run(tmp_path: Path) -> None:
+    sentinel = tmp_path / "was_here"
+    content = {"state_dict": {}, "detkit": {"class": "X"}, "extra": Harmful(sentinel)}
+    torch.save(content, tmp_path / "bad.ckpt")
+    with pytest.raises(CheckpointError, match=r"bad\.ckpt"):
+        read_checkpoint(tmp_path / "bad.ckpt")
+    assert not sentinel.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 broken archive"])
+def test_files_that_cannot_be_read(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.ckpt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"bad\.ckpt"):
+        read_checkpoint(tmp_path / "bad.ckpt")
+
+
+def test_a_truncated_checkpoint(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"w": torch.zeros(500)}, "detkit": {}}, tmp_path / "whole.ckpt")
+    (tmp_path / "half.ckpt").write_bytes((tmp_path / "whole.ckpt").read_bytes()[:900])
+    with pytest.raises(CheckpointError, match=r"half\.ckpt"):
+        read_checkpoint(tmp_path / "half.ckpt")
+
+
+@pytest.mark.parametrize("content", [{"w": torch.zeros(1)}, {"state_dict": {}}, [1, 2]])
+def test_checkpoints_of_others_are_told_apart(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "other.ckpt")
+    with pytest.raises(CheckpointError, match="not a checkpoint written by detkit"):
+        read_checkpoint(tmp_path / "other.ckpt")
+
+
+def test_hyper_parameters_leave_out_what_lightning_notes() -> None:
+    kept = {"lr": 0.1, "class_names": ["a"], "_class_path": "x", "_instantiator": "y"}
+    assert hyper_parameters({"hyper_parameters": kept}) == {"lr": 0.1, "class_names": ["a"]}
+
+
+def test_misfits_are_named_by_key() -> None:
+    model = {"a": torch.zeros(2), "b": torch.zeros(3), "c": torch.zeros(4)}
+    check_fits(dict(model), model, "x.ckpt")
+    state = {"a": torch.zeros(2), "b": torch.zeros(1), "d": torch.zeros(4)}
+    with pytest.raises(CheckpointError) as caught:
+        check_fits(state, model, "x.ckpt")
+    for words in ("x.ckpt", "1 missing (c)", "1 unknown (d)", "b: (1,) in the file, (3,) in the model"):
+        assert words in str(caught.value)

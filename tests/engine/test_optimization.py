@@ -1,0 +1,189 @@
+"""Optimizer and schedule: what is handed to them, held to values computed by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, StepLR
+
+import detkit
+from detkit.data import Shapes
+from detkit.engine.optimization import UNKNOWN, parameter_groups, schedule
+from detkit.errors import ConfigError
+from tests.detectors.conftest import Small
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*overridden `transfer_batch_to_device`")
+
+# -- parameter groups --------------------------------------------------------------------------
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1, bias=False), nn.Linear(4, 2))
+
+
+def names(module: nn.Module, group: dict[str, Any]) -> list[str]:
+    known = {id(p): name for name, p in module.named_parameters()}
+    return [known[id(p)] for p in group["params"]]
+
+
+def test_biases_learn_twice_as_fast_and_do_not_decay() -> None:
+    """As in the papers' solvers (papers.md 2.1, 2.2)."""
+    module = network()
+    groups = parameter_groups(module, lr=0.1, weight_decay=0.0005, decay_biases=False, bias_lr_factor=2)
+    assert [names(module, g) for g in groups] == [
+        ["0.weight", "2.weight", "3.weight"],
+        ["1.weight"],
+        ["0.bias", "1.bias", "3.bias"],
+    ]
+    assert [(g["lr"], g["weight_decay"]) for g in groups] == [(0.1, 0.0005), (0.1, 0), (0.2, 0)]
+
+
+def test_all_alike() -> None:
+    groups = parameter_groups(network(), lr=0.1, weight_decay=0.01, decay_biases=True, bias_lr_factor=1)
+    assert {(g["lr"], g["weight_decay"]) for g in groups} == {(0.1, 0.01)}
+
+
+def test_only_what_learns() -> None:
+    module = network()
+    module[0].requires_grad_(False)
+    module[1].requires_grad_(False)
+    groups = parameter_groups(module, lr=0.1, weight_decay=0, decay_biases=True, bias_lr_factor=1)
+    assert [names(module, g) for g in groups] == [["2.weight", "3.weight"], ["3.bias"]]
+    with pytest.raises(ConfigError, match="nothing is trainable"):
+        parameter_groups(module.requires_grad_(False), lr=1, weight_decay=0, decay_biases=True, bias_lr_factor=1)
+
+
+# -- schedules ---------------------------------------------------------------------------------
+
+
+def test_drops_at_steps_and_at_fractions_of_the_run() -> None:
+    factor = schedule("multistep", 100, milestones=[0.5, 80], gamma=0.1)
+    assert [factor(s) for s in (0, 49, 50, 79, 80, 99)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert schedule("multistep", 100, milestones=[1], gamma=0.5)(1) == 0.5  # 1 is a step, not the whole run
+
+
+def test_warm_up_is_linear() -> None:
+    factor = schedule("multistep", 100, warmup_steps=10, warmup_factor=0.1, milestones=[5], gamma=0.5)
+    assert [factor(s) for s in (0, 1, 4, 5, 10, 11)] == pytest.approx([0.1, 0.19, 0.46, 0.275, 0.5, 0.5])
+    assert schedule("constant", 0, warmup_steps=4, warmup_factor=0)(2) == 0.5
+
+
+def test_cosine_ends_at_zero() -> None:
+    factor = schedule("cosine", 40, warmup_steps=4, warmup_factor=0.0)
+    expected = [min(1, s / 4) * (1 + math.cos(math.pi * s / 40)) / 2 for s in range(41)]
+    assert [factor(s) for s in range(41)] == pytest.approx(expected, abs=1e-6)
+    assert factor(40) == pytest.approx(0, abs=1e-6) and factor(50) == pytest.approx(0, abs=1e-6)
+
+
+def test_constant() -> None:
+    factor = schedule("constant", UNKNOWN, milestones=[3])
+    assert [factor(s) for s in (0, 5, 10**6)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps", "options", "message"),
+    [
+        ("step", 10, {}, "'step'; the known ones are multistep, cosine, constant"),
+        ("cosine", UNKNOWN, {}, "needs max_epochs or max_steps"),
+        ("multistep", UNKNOWN, {"milestones": [0.5]}, r"\[0\.5\] needs max_epochs or max_steps"),
+        ("cosine", 0, {}, "needs max_epochs or max_steps"),
+    ],
+)
+def test_schedules_that_cannot_work(kind: str, steps: int, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        schedule(kind, steps, **options)
+
+
+def test_a_run_of_unknown_length_may_drop_at_steps() -> None:
+    assert schedule("multistep", UNKNOWN, milestones=[7])(7) == pytest.approx(0.1)
+
+
+# -- in a fit ----------------------------------------------------------------------------------
+
+
+class Rates(L.Callback):
+    """The learning rate of each group at each step."""
+
+    def __init__(self) -> None:
+        self.rates: list[list[float]] = []
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        self.rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
+
+
+Fit = Callable[..., tuple[L.Trainer, Rates]]
+
+
+@pytest.fixture
+def fit(shapes: Callable[..., Shapes], trainer: Callable[..., L.Trainer]) -> Fit:
+    def run(model: detkit.FasterRCNN, **options: Any) -> tuple[L.Trainer, Rates]:
+        watch = Rates()
+        runner = trainer(**({"max_steps": 4, "limit_val_batches": 0, "callbacks": [watch]} | options))
+        runner.fit(model, datamodule=shapes())
+        return runner, watch
+
+    return run
+
+
+def test_rates_change_with_each_step(small: Small, fit: Fit) -> None:
+    model = small(
+        lr=0.01, warmup_steps=2, warmup_factor=0.5, lr_milestones=[0.75], bias_lr_factor=2, decay_biases=False
+    )
+    runner, watch = fit(model)
+    weights = [0.005, 0.0075, 0.01, 0.001]
+    assert [r[0] for r in watch.rates] == pytest.approx(weights)
+    assert [r[-1] for r in watch.rates] == pytest.approx([2 * w for w in weights])
+    (optimizer,) = runner.optimizers
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert [g["momentum"] for g in optimizer.param_groups] == [0.9] * 3
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [1e-4, 0, 0]
+
+
+def test_fractions_are_of_the_whole_run_in_epochs_too(small: Small, fit: Fit) -> None:
+    _, watch = fit(small(warmup_steps=0, lr_milestones=[0.5], lr_gamma=0.5), max_steps=-1, max_epochs=2)
+    assert [r[0] for r in watch.rates] == pytest.approx([0.01] * 4 + [0.005] * 4)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.Adagrad, torch.optim.RMSprop])
+def test_another_optimizer_keeps_the_schedule(small: Small, fit: Fit, optimizer: type[torch.optim.Optimizer]) -> None:
+    model = small(
+        optimizer=lambda params: optimizer(params, lr=1e-3), warmup_steps=2, warmup_factor=0.5, lr_milestones=[3]
+    )
+    before = model.rpn.head.cls_logits.weight.clone()
+    runner, watch = fit(model)
+    assert type(runner.optimizers[0]) is optimizer
+    assert [r[0] for r in watch.rates] == pytest.approx([0.0005, 0.00075, 0.001, 0.0001])
+    assert not torch.equal(before, model.rpn.head.cls_logits.weight)
+
+
+def test_another_schedule_steps_per_batch(small: Small, fit: Fit) -> None:
+    runner, watch = fit(small(lr_scheduler=lambda optimizer: StepLR(optimizer, step_size=2, gamma=0.1)))
+    assert [r[0] for r in watch.rates] == pytest.approx([0.01, 0.01, 0.001, 0.001])
+    assert not isinstance(runner.lr_scheduler_configs[0].scheduler, LambdaLR)
+
+
+def test_frozen_parts_are_not_handed_over(small: Small, fit: Fit) -> None:
+    model = small(transfer="frozen", optimizer=lambda params: torch.optim.AdamW(params, lr=1e-3))
+    runner, _ = fit(model, max_steps=1)
+    handed = {id(p) for g in runner.optimizers[0].param_groups for p in g["params"]}
+    assert handed == {id(p) for p in model.parameters() if p.requires_grad}
+    assert not handed & {id(p) for p in model.backbone.body.parameters()}
+
+
+def test_a_run_without_an_end_says_what_it_needs(small: Small, fit: Fit) -> None:
+    with pytest.raises(ConfigError, match="needs max_epochs or max_steps"):
+        fit(small(lr_milestones=[0.5]), max_steps=-1, max_epochs=-1)
+
+
+def test_gradients_are_clipped(small: Small, fit: Fit) -> None:
+    model = small(momentum=0.0, weight_decay=0.0, warmup_steps=0, lr=1.0)
+    before = {k: v.clone() for k, v in model.named_parameters()}
+    fit(model, max_steps=1, gradient_clip_val=0.01)
+    moved = torch.cat([(v - before[k]).flatten() for k, v in model.named_parameters()])
+    assert moved.norm().item() == pytest.approx(0.01, rel=1e-2)

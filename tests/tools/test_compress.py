@@ -1,0 +1,188 @@
+"""detkit compress: a new checkpoint that loads as any other, and what it saves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import detkit
+from detkit.__about__ import __version__
+from detkit.cli.main import main
+from detkit.engine.checkpoints import read_checkpoint
+from detkit.errors import ConfigError
+from detkit.tools.compress import compress, parse_ranks, save
+
+OPTIONS: dict[str, Any] = {
+    "class_names": ["cat", "dog"],
+    "backbone": "tiny",
+    "fpn": False,
+    "min_size": 64,
+    "max_size": 96,
+    "anchor_sizes": [[16.0, 32.0]],
+    "rpn_post_nms": [30, 20],
+    "pool_size": 2,
+    "head_channels": 24,
+    "score_threshold": 0.01,
+}
+Answer = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def model() -> detkit.FasterRCNN:
+    """A detector that detects something."""
+    model = detkit.FasterRCNN(**OPTIONS)
+    torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=0.3)
+    torch.nn.init.normal_(model.rpn.head.cls_logits.weight, std=0.5)
+    return model.eval()
+
+
+@pytest.fixture
+def saved(model: detkit.FasterRCNN, tmp_path: Path) -> Path:
+    """The model's checkpoint, as a fit writes it."""
+    content = {
+        "state_dict": model.state_dict(),
+        "hyper_parameters": dict(model.hparams),
+        "detkit": {"class": "FasterRCNN", "version": __version__, "optimizer": "SGD"},
+        "pytorch-lightning_version": "2.6.6",
+        "epoch": 3,
+        "global_step": 9,
+        "optimizer_states": [{"state": {}, "param_groups": []}],
+        "lr_schedulers": [],
+        "loops": {},
+        "callbacks": {},
+    }
+    path = tmp_path / "run/version_0/checkpoints/best.ckpt"
+    path.parent.mkdir(parents=True)
+    torch.save(content, path)
+    return path
+
+
+@pytest.fixture
+def answer(capsys: pytest.CaptureFixture[str]) -> Answer:
+    def run(*args: str) -> tuple[int, str, str]:
+        code = main(["compress", *args])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def image() -> Tensor:
+    return torch.randint(0, 256, (3, 64, 80), dtype=torch.uint8)
+
+
+def test_a_new_checkpoint_beside_the_old_one(saved: Path, answer: Answer, tmp_path: Path) -> None:
+    before = saved.read_bytes()
+    code, out, err = answer("--ckpt_path", str(tmp_path / "run"), "--rank", "fc6=10,fc7=6")
+    assert (code, err) == (0, "")
+    assert saved.read_bytes() == before
+    assert sorted(p.name for p in saved.parent.iterdir()) == ["best.ckpt", "best_svd.ckpt"]
+    assert f"compressed: {saved.with_name('best_svd.ckpt')}" in out
+
+    small = detkit.load(saved.with_name("best_svd.ckpt"))
+    head = small.roi_heads.box_head
+    assert [layer.out_features for layer in (*head.fc6, *head.fc7)] == [10, 24, 6, 24]
+    assert small.hparams["svd_ranks"] == {"fc6": 10, "fc7": 6}
+    assert small.class_names == ["cat", "dog"]
+    assert len(small.predict(image())["boxes"]) > 0
+    content = read_checkpoint(saved.with_name("best_svd.ckpt"))
+    assert content["epoch"] == 3 and not {"optimizer_states", "callbacks", "loops"} & set(content)
+
+
+def test_multiplications_are_printed(saved: Path, answer: Answer) -> None:
+    _, out, _ = answer("--ckpt_path", str(saved), "--rank", "fc6=10")
+    inputs = 112 * 2 * 2
+    rows = {
+        cells[0]: cells[1:]
+        for line in out.splitlines()
+        if len(cells := [cell.strip() for cell in line.replace("┃", "│").strip("│").split("│")]) == 6
+    }
+    assert rows["fc6"] == [f"{inputs} x 24", "10", f"{inputs * 24:,}", f"{10 * (inputs + 24):,}", "56.1 %"]
+    assert rows["fc7"] == ["24 x 24", "", "576", "576", ""]
+    others = 24 * 24 + 24 * 3 + 24 * 12
+    before, after = inputs * 24 + others, 10 * (inputs + 24) + others
+    assert rows["total"][2:] == [f"{before:,}", f"{after:,}", f"{100 * (1 - after / before):.1f} %"]
+
+
+def test_full_rank_detects_the_same(
+    model: detkit.FasterRCNN, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detkit.heads.svd.check_saving", lambda costs: None)  # which it does not
+    content, _ = compress(read_checkpoint(saved), {"fc6": 24, "fc7": 24}, "here")
+    save(content, tmp_path / "same.ckpt")
+    picture = image()
+    ours, theirs = detkit.load(tmp_path / "same.ckpt").predict(picture), model.predict(picture)
+    assert len(theirs["boxes"]) > 3
+    assert torch.equal(ours["labels"], theirs["labels"])
+    torch.testing.assert_close(ours["scores"], theirs["scores"], rtol=0, atol=1e-4)
+    torch.testing.assert_close(ours["boxes"], theirs["boxes"], rtol=0, atol=1e-4)
+
+
+def test_one_layer_after_the_other(saved: Path, answer: Answer, tmp_path: Path) -> None:
+    one, two = tmp_path / "one.ckpt", tmp_path / "deep/two.ckpt"
+    assert answer("--ckpt_path", str(saved), "--rank", "fc6=10", "--output", str(one))[0] == 0
+    assert answer("--ckpt_path", str(one), "--rank", "fc7=6", "--output", str(two))[0] == 0
+    both, _ = compress(read_checkpoint(saved), {"fc6": 10, "fc7": 6}, "here")
+    state = detkit.load(two).state_dict()
+    assert state.keys() == both["state_dict"].keys()
+    assert all(torch.allclose(value, state[name], atol=1e-5) for name, value in both["state_dict"].items())
+    code, _, err = answer("--ckpt_path", str(two), "--rank", "fc6=4")
+    assert code == 2 and "fc6 is factored already, with rank 10" in err
+
+
+@pytest.mark.parametrize(
+    ("rank", "message"),
+    [
+        ("fc6=23", "nothing is saved; give at most 22"),
+        ("fc8=2", "no layer 'fc8'; it has fc6, fc7"),
+        ("cls_score=2", "no layer 'cls_score'"),
+        ("fc6=99", "is 1 to 24, not 99"),
+        ("fc6", "must be written as fc6=1024,fc7=256"),
+        ("fc6=-1", "must be written as"),
+        ("fc6=3,fc6=4", "each layer once"),
+    ],
+)
+def test_ranks_that_cannot_be(saved: Path, answer: Answer, rank: str, message: str) -> None:
+    code, _, err = answer("--ckpt_path", str(saved), "--rank", rank)
+    assert code == 2 and message in err
+    assert [p.name for p in saved.parent.iterdir()] == ["best.ckpt"]
+
+
+def test_detectors_without_such_layers(saved: Path, answer: Answer) -> None:
+    model = detkit.FasterRCNN(**OPTIONS | {"box_head": "top"})
+    content = torch.load(saved, weights_only=True)
+    torch.save({**content, "state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}, saved)
+    code, _, err = answer("--ckpt_path", str(saved), "--rank", "fc6=3")
+    assert code == 2 and "this detector's box head has no fully connected layers" in err
+
+
+def test_outputs_that_cannot_be(saved: Path, answer: Answer, tmp_path: Path) -> None:
+    for output, message in ((saved, "is the checkpoint that is compressed"), (tmp_path, "is a folder")):
+        code, _, err = answer("--ckpt_path", str(saved), "--rank", "fc6=3", "--output", str(output))
+        assert code == 2 and message in err
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot be written"):
+        save({}, tmp_path / "file/x.ckpt")
+
+
+def test_options_that_are_missing(answer: Answer, tmp_path: Path) -> None:
+    code, _, err = answer("--rank", "fc6=3")
+    assert code == 2 and "--ckpt_path" in err
+    code, _, err = answer("--ckpt_path", str(tmp_path / "nowhere"), "--rank", "fc6=3")
+    assert code == 2 and "no such checkpoint" in err
+
+
+def test_a_run_does_not_go_on_from_weights_alone(saved: Path, answer: Answer, capsys: Any, tmp_path: Path) -> None:
+    assert answer("--ckpt_path", str(saved), "--rank", "fc6=10")[0] == 0
+    options = ["--ckpt_path", str(saved.with_name("best_svd.ckpt")), "--model", "FasterRCNN", "--data", "Shapes"]
+    assert main(["fit", *options, "--data.path", str(tmp_path / "shapes")]) == 2
+    assert "holds the weights only" in capsys.readouterr().err
+
+
+def test_ranks_are_read_with_spaces() -> None:
+    assert parse_ranks(" fc6 = 1024, fc7=256 ") == {"fc6": 1024, "fc7": 256}
