@@ -1,8 +1,8 @@
 """Classes by name: a user's own backbone, proposal method or detector, named in a config or in a checkpoint.
 
-A name is looked up among what is imported already and is held against a base class. Nothing is imported, and nothing is
-called, because a file names it: ``--import my_package.detectors`` on the command line, or an import in Python, says that
-a module is the user's own.
+A name is looked up among what is imported already, and checked against a base class. A file that names a class imports
+and calls nothing: ``--import my_package.detectors`` on the command line, or an import in Python, makes a user's own
+module known.
 """
 
 from __future__ import annotations
