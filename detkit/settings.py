@@ -1,0 +1,141 @@
+"""Settings, said once: frozen dataclasses in constructors, plain dicts in checkpoints, dotted names on the command line.
+
+A group of settings is a dataclass beside the part that uses it, with a check of its values in ``__post_init__``. A
+constructor takes it as one argument: ``rpn: RPNSettings = RPNSettings()``; YAML has ``rpn: {nms_threshold: 0.7}``, the
+command line ``--model.rpn.nms_threshold 0.7``, a checkpoint ``{"rpn": {"nms_threshold": 0.7, ...}}``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from detkit.classes import build, full_name
+from detkit.errors import ConfigError
+
+
+class Configurable:
+    """Base of objects that settings hold, and that a config gives as ``class_path`` and ``init_args``.
+
+    A subclass is a frozen dataclass; its fields are its ``init_args``.
+    """
+
+
+def to_plain(value: Any) -> Any:
+    """A value as a checkpoint or YAML holds it: settings become dicts, tuples become lists."""
+    if is_dataclass(value) and not isinstance(value, type):
+        content = {each.name: to_plain(getattr(value, each.name)) for each in fields(value)}
+        if isinstance(value, Configurable):
+            return {"class_path": full_name(type(value)), "init_args": content}
+        return content
+    if hasattr(value, "as_dict"):  # jsonargparse's Namespace
+        value = value.as_dict()
+    if isinstance(value, Mapping):
+        return {name: to_plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def from_plain(annotation: Any, value: Any, where: str = "") -> Any:
+    """The reverse of `to_plain`, by the type that is wanted.
+
+    Args:
+        annotation: the type; of a union the first one that takes the value.
+        value: plain.
+        where: the argument's dotted name, for messages.
+
+    Raises:
+        ConfigError: a setting that the group does not have, or a value that it does not take.
+    """
+    for kind in typing.get_args(annotation) if _is_union(annotation) else (annotation,):
+        if isinstance(value, Mapping) and isinstance(kind, type):
+            if issubclass(kind, Configurable):
+                return build(value, kind)
+            if is_dataclass(kind):
+                return _group(kind, value, where)
+        if typing.get_origin(kind) is tuple and isinstance(value, list):
+            return tuple(value)
+    return value
+
+
+def parameters_of(cls: type) -> dict[str, Any]:
+    """The arguments of a class's constructor and, through ``**shared``, of its bases': name -> type."""
+    parameters: dict[str, Any] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        hints = typing.get_type_hints(base.__init__)
+        signature = list(inspect.signature(base.__init__).parameters.values())[1:]
+        for each in signature:
+            if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY):
+                parameters.setdefault(each.name, hints.get(each.name, Any))
+        if not any(each.kind is each.VAR_KEYWORD for each in signature):
+            break
+    return parameters
+
+
+def arguments_from_plain(cls: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's arguments as the class's constructor takes them; see `from_plain`.
+
+    Raises:
+        ConfigError: an argument that the class does not have.
+    """
+    known = parameters_of(cls)
+    return {
+        name: from_plain(known[_checked(name, known, cls.__name__)], value, name) for name, value in arguments.items()
+    }
+
+
+def check_choice(where: str, value: str, choices: typing.Iterable[str]) -> None:
+    """Refuse a value that is not among the choices.
+
+    Raises:
+        ConfigError: naming the setting, the near one and all choices.
+    """
+    known = list(choices)
+    if value not in known:
+        close = get_close_matches(str(value), known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ";"
+        raise ConfigError(f"{where}: there is no {value!r}{hint} the choices are {', '.join(known)}")
+
+
+def check_range(
+    where: str, value: float | None, low: float, high: float = float("inf"), open_low: bool = False
+) -> None:
+    """Refuse a number below ``low`` (or equal to it, with ``open_low``) or above ``high``; None passes.
+
+    Raises:
+        ConfigError: naming the setting and its range.
+    """
+    if value is None or (low < value <= high if open_low else low <= value <= high):
+        return
+    least = f"above {low:g}" if open_low else f"at least {low:g}"
+    most = "" if high == float("inf") else f" and at most {high:g}"
+    raise ConfigError(f"{where}: {value} must be {least}{most}")
+
+
+def _group(kind: type, content: Mapping[str, Any], where: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    known = [each.name for each in fields(kind)]
+    values = {}
+    for name, value in content.items():
+        _checked(name, known, where or kind.__name__)
+        values[name] = from_plain(hints[name], value, f"{where}.{name}")
+    return kind(**values)
+
+
+def _checked(name: str, known: typing.Iterable[str], where: str) -> str:
+    if name not in known:
+        close = get_close_matches(name, list(known), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"{where} has no argument {name!r}{hint}")
+    return name
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, type(int | str))
