@@ -26,6 +26,16 @@ def write_json(path: Path, content: Any) -> None:
     write_beside(path, json.dumps(plain(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def overwrite_note(path: Path, option: str) -> str:
+    """A note that a file overwrites an earlier one, or "" where there is none; to be asked for before writing.
+
+    Args:
+        path: the file.
+        option: the option that names another folder.
+    """
+    return f" (instead of an earlier one; {option} FOLDER keeps both)" if path.is_file() else ""
+
+
 def plain(value: Any) -> Any:
     """A value as JSON has it: arrays become numbers or lists, paths text, and what is no finite number None."""
     if hasattr(value, "tolist"):

@@ -19,7 +19,7 @@ from detkit.cli.arguments import Arguments, read_arguments
 from detkit.cli.help import arrange
 from detkit.cli.messages import own_cause, shorten
 from detkit.cli.reports import Reports
-from detkit.cli.results import print_differences, read_baseline
+from detkit.cli.results import print_differences
 from detkit.cli.resume import Plan, how_far, plan
 from detkit.cli.run_folder import new_version
 from detkit.cli.trainer import SaveConfig, complete
@@ -27,6 +27,7 @@ from detkit.engine.callbacks import BestCheckpoint
 from detkit.engine.checkpoints import check_fits, hyper_parameters
 from detkit.engine.predictions import PredictionWriter
 from detkit.errors import CheckpointError, ConfigError
+from detkit.evaluation.tables import read_baseline
 from detkit.memory import keep_freed_memory
 
 CLASS_NAMES = "model.init_args.class_names"

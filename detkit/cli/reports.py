@@ -8,12 +8,12 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from detkit.__about__ import __version__
-from detkit.cli.results import instead, print_baseline, print_metrics
 from detkit.cli.resume import Plan
 from detkit.engine.checkpoints import run_folder
 from detkit.engine.predictions import PredictionWriter
 from detkit.errors import ConfigError, DataError
-from detkit.files import write_json
+from detkit.evaluation.tables import baseline_text, metrics_text
+from detkit.files import overwrite_note, write_json
 
 
 class Reports:
@@ -50,7 +50,7 @@ class Reports:
     def after_validate(self) -> None:
         """Prints the metric."""
         if self.trainer.is_global_zero:
-            print_metrics(self._metrics(), f"validation: {self._data_in_words()}{self._images()}")
+            print(metrics_text(self._metrics(), f"validation: {self._data_in_words()}{self._images()}"))
 
     def after_test(self) -> None:
         """Prints the metric and writes the report, into the run's folder unless `--output` says otherwise.
@@ -59,20 +59,20 @@ class Reports:
         """
         if not self.trainer.is_global_zero:
             return
-        print_metrics(self._metrics(), f"test: {self._data_in_words()}{self._images()}")
+        print(metrics_text(self._metrics(), f"test: {self._data_in_words()}{self._images()}"))
         options = self.config[self.command]
         checkpoint = self.plan.checkpoint.path
         folder = Path(options.output) if options.output else run_folder(checkpoint) / "report"
         split = getattr(self.datamodule, "test_split", "test")
         about = {"checkpoint": str(checkpoint), "data": self._data_in_words(), "split": split, "detkit": __version__}
         content = {**self._metrics(), "detector": type(self.model).__name__, **about}
-        earlier = instead(folder / "metrics.json", "--output")
+        earlier = overwrite_note(folder / "metrics.json", "--output")
         try:
             path = self._write_report(folder, content, options.score_threshold)
         except OSError as error:
             raise ConfigError(f"the report cannot be written ({error}); choose a folder with --output") from None
         if self.baseline is not None:
-            print_baseline(content, self.baseline)
+            print(baseline_text(content, self.baseline))
         print(f"report: {path}{earlier}", flush=True)
 
     def _write_report(self, folder: Path, metrics: dict[str, Any], score_threshold: float | None) -> Path:

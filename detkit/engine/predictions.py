@@ -14,9 +14,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from detkit.cli.results import instead
 from detkit.engine.checkpoints import run_folder
 from detkit.errors import ConfigError
+from detkit.files import overwrite_note
 
 Detections = dict[str, Any]
 
@@ -71,7 +71,7 @@ class PredictionWriter(BasePredictionWriter):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens this process's part."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.earlier = instead(self.folder / "predictions.json", "--predictions.output")
+        self.earlier = overwrite_note(self.folder / "predictions.json", "--predictions.output")
         self._drawn: set[str] = set()
         self.found = self.shown = 0  # detections of this process
         self._file = self._part(trainer.global_rank).open("w", encoding="utf-8")

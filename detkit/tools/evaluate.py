@@ -97,7 +97,8 @@ def main(args: Sequence[str]) -> int:
     began = time.monotonic()
     # Other commands' options have underscores: either will do.
     options = parser().parse_args([_hyphens(each) for each in args])
-    from detkit.cli.results import instead, print_baseline, print_metrics, read_baseline
+    from detkit.evaluation.tables import baseline_text, metrics_text, read_baseline
+    from detkit.files import overwrite_note
 
     if options.score_threshold is not None and not 0 <= options.score_threshold <= 1:
         raise ConfigError(f"--score_threshold {options.score_threshold:g}: scores go from 0 to 1")
@@ -121,19 +122,19 @@ def main(args: Sequence[str]) -> int:
     has_evaluated = time.monotonic()
     metrics = to_metrics(numbers, protocol, files, options)
     data = f"{files.data} ({files.split})" if files.split else files.data
-    print_metrics(metrics, f"evaluate: {options.detections} on {data}, {metrics['num_images']} images")
+    print(metrics_text(metrics, f"evaluate: {options.detections} on {data}, {metrics['num_images']} images"))
     for line in summary(files):
         print(line)
     once = " (this first time most of it compiling, which is kept)" if has_compiled() else ""
     print(f"read in {has_read - began:.2f} s, evaluated in {has_evaluated - has_read:.2f} s{once}", flush=True)
     folder = Path(options.output or Path(options.detections).parent / "report")
-    earlier = instead(folder / "metrics.json", "--output")
+    earlier = overwrite_note(folder / "metrics.json", "--output")
     try:
         path = _write(folder, files, protocol, metrics, options, baseline)
     except OSError as error:
         raise ConfigError(f"the report cannot be written ({error}); choose a folder with --output") from None
     if baseline is not None:
-        print_baseline(metrics, baseline)
+        print(baseline_text(metrics, baseline))
     if path is not None:
         print(f"{'metrics' if options.no_report else 'report'}: {path}{earlier}", flush=True)
     return 0

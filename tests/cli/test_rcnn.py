@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import html
-import io
 import json
 import math
 import os
@@ -17,13 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from detkit.cli.main import main
-from detkit.cli.results import print_metrics
 from detkit.detectors.rcnn import stages as rcnn_stages
-from detkit.detectors.rcnn.ablation import ablation_table
 from detkit.engine.checkpoints import read_checkpoint
+from detkit.evaluation.tables import ablation_table, metrics_text
 from tests.evaluation.report.pages import random_set, report
 
 ROOT = Path(__file__).parents[2]
@@ -236,20 +233,17 @@ def test_a_pair_that_is_none_is_told_what_its_two_numbers_are(
     ids=["numbers", "nothing to find"],
 )
 def test_a_table_of_the_variants(rows: list[dict[str, Any]], numbers: list[str]) -> None:
-    out = io.StringIO()
-    metrics = {"map": rows[3]["map"], "protocol": "COCO", "ablation": rows}
-    print_metrics(metrics, "test", Console(file=out, width=100))
+    text = metrics_text({"map": rows[3]["map"], "protocol": "COCO", "ablation": rows}, "test")
     names = [row["variant"] for row in rows[:3]] + ["SVM + boxes (used)"]
     expected = ["variant AP AP50 SVM gain box gain", *(f"{name} {n}" for name, n in zip(names, numbers, strict=True))]
-    assert [" ".join(line.split()) for line in out.getvalue().splitlines()[-5:]] == expected
-    assert len({len(line) for line in out.getvalue().splitlines()[-5:]}) == 1
-    assert out.getvalue().endswith(ablation_table(rows) + "\n")
+    table = text.splitlines()[-5:]
+    assert [" ".join(line.split()) for line in table] == expected
+    assert len({len(line) for line in table}) == 1
+    assert text.endswith(ablation_table(rows))
 
 
 def test_no_table_of_one_variant() -> None:
-    out = io.StringIO()
-    print_metrics({"map": 0.3, "protocol": "COCO"}, "test", Console(file=out, width=100))
-    assert "variant" not in out.getvalue()
+    assert "variant" not in metrics_text({"map": 0.3, "protocol": "COCO"}, "test")
 
 
 @pytest.mark.parametrize(

@@ -1,210 +1,210 @@
-"""validate, test and predict: everything but the data comes from the checkpoint."""
+"""`detkit evaluate`: from files to the table and the report, without torch."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
-Detkit = Callable[..., Any]
-RUN = Path("runs/toy/version_0")
+from detkit.cli.main import main
+from tests.evaluation.test_coco_files import FOREIGN, FOUND, TRUTH, ours, random_files, theirs, write
+from tests.evaluation.test_voc_result_files import ROWS
+from tests.evaluation.test_voc_result_files import TRUTH as VOC_TRUTH
+from tests.evaluation.voc_devkit import write_devkit, write_results
 
 
 @pytest.fixture
-def trained(detkit: Detkit) -> Detkit:
-    """A run of one epoch lies in runs/toy."""
-    assert detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "1", "--model.width", "6").code == 0
-    return detkit
+def evaluate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """`detkit evaluate` in a fresh folder with COCO's detections.json and annotations.json, and VOC's in voc/."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, TRUTH, FOUND)
+    write_devkit(Path("voc/VOC2007"), VOC_TRUTH, images=True)
+    write_results(Path("voc/results"), ROWS)
+
+    def run(*args: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main(["evaluate", *args])
+        return (code, *capsys.readouterr())
+
+    return run
 
 
-def test_validate_prints_the_metric_and_keeps_the_run_as_it_is(trained: Detkit) -> None:
-    before = {p: p.stat().st_mtime_ns for p in RUN.rglob("*")}
-    result = trained("validate", "--ckpt_path", "runs/toy")
-    assert result.code == 0
-    assert result.err == ""
-    assert f"checkpoint: {RUN}/checkpoints/best.ckpt (best)" in result.out
-    assert "COCO, toy" in result.out
-    assert {p: p.stat().st_mtime_ns for p in RUN.rglob("*")} == before
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}  # the tests need no installation
+COCO = ("--detections", "detections.json", "--annotations", "annotations.json")
+VOC = ("--detections", "voc/results", "--annotations", "voc/VOC2007")
+TABLE = (*COCO, "--no-report")
 
 
-@pytest.mark.parametrize("given", ["runs/toy", "runs/toy/version_0", "runs/toy/version_0/checkpoints/last.ckpt"])
-def test_a_run_a_version_or_a_file_will_do(trained: Detkit, given: str) -> None:
-    assert trained("test", "--ckpt_path", given).code == 0
-    assert (RUN / "report/metrics.json").is_file()
+def row(out: str, name: str) -> str:
+    """The value beside a name in the table."""
+    rows = [[cell.strip() for cell in line.split("│")] for line in out.splitlines() if line.startswith("│")]
+    (value,) = (cells[2] for cells in rows if cells[1] == name)
+    return value
 
 
-def test_a_config_may_name_the_data_and_what_a_fit_needs(trained: Detkit) -> None:
-    Path("toy.yaml").write_text(Path("toy.yaml").read_text() + "checkpoint: {monitor: val/loss, mode: min}\n")
-    result = trained("test", "--config", "toy.yaml", "--ckpt_path", "best", "--data.size", "2")
-    assert result.code == 0
-    assert json.loads((RUN / "report/metrics.json").read_text())["num_images"] == 2
+def test_coco_files_to_a_table_and_a_report(evaluate: Callable) -> None:
+    code, out, err = evaluate(*COCO)
+    assert (code, err) == (0, "")
+    assert "COCO (AP at IoU 0.50:0.95, 101 points" in out
+    assert (row(out, "AP"), row(out, "AP cat"), row(out, "AP dog")) == ("0.450", "0.450", "n/a")
+    assert "3 images, 2 objects (1 crowd), 3 detections, 2 classes" in out
+    assert "report: report/index.html\n" in out
+    assert {path.name for path in Path("report").iterdir()} == {"index.html", "metrics.json", "per_class.csv"}
+    metrics = json.loads(Path("report/metrics.json").read_text())
+    assert metrics["map"] == ours(Path("detections.json"), Path("annotations.json"))[0]
+    assert metrics["map_per_class"] == {"dog": None, "cat": metrics["map"]}
+    assert "report: report/index.html (instead of an earlier one; --output FOLDER keeps both)" in evaluate(*COCO)[1]
+    assert (metrics["num_images"], metrics["num_over_limit"]) == (3, 0)
+    assert (metrics["detections"], metrics["data"]) == ("detections.json", "annotations.json")
+    assert "split" not in metrics
 
 
-def test_the_architecture_comes_from_the_checkpoint_not_from_the_config(trained: Detkit) -> None:
-    config = Path("toy.yaml").read_text().replace("lr: 0.05", "width: 9")
-    Path("toy.yaml").write_text(config)
-    result = trained("test", "--config", "toy.yaml", "--ckpt_path", "runs/toy")
-    assert result.code == 0
-    row = next(line for line in result.out.splitlines() if "model.width" in line)
-    assert [cell.strip() for cell in row.strip("│").split("│")] == ["model.width", "6", "9", "checkpoint"]
+def test_the_written_numbers_are_those_of_pycocotools(evaluate: Callable) -> None:
+    paths = write(Path(), *random_files(11))
+    assert evaluate(*COCO, "--no-report", "--output", "out")[0] == 0
+    metrics = json.loads(Path("out/metrics.json").read_text())
+    names = [f"{which}{part}" for which in ("map", "mar") for part in ("_small", "_medium", "_large")]
+    places = {"map": 0, "map_50": 1, "map_75": 2, "mar_1": 6, "mar_10": 7, "mar_100": 8}
+    places |= dict(zip(names, (3, 4, 5, 9, 10, 11), strict=True))
+    expected = theirs(*paths)
+    assert {name: metrics[name] for name in places} == {name: expected[place] for name, place in places.items()}
 
 
-def test_no_weights_are_looked_for(trained: Detkit, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = RUN / "checkpoints/best.ckpt"
-    content = torch.load(path, weights_only=True)
-    content["hyper_parameters"]["weights"] = "DEFAULT"
-    torch.save(content, path)
-    seen = []
-    from tests.cli import fakes
-
-    monkeypatch.setattr(fakes.Tiny, "test_step", lambda self, batch, i: seen.append(self.hparams.weights))
-    assert trained("test", "--ckpt_path", str(path)).code == 0
-    assert set(seen) == {None}
-
-
-def test_contradicting_class_names_are_refused(trained: Detkit) -> None:
-    result = trained("test", "--ckpt_path", "runs/toy", "--data.class_names", "[dog, cat]")
-    assert result.code == 2
-    assert "['dog', 'cat']" in result.err
-    assert "['cat', 'dog']" in result.err
-    assert trained("test", "--ckpt_path", "runs/toy", "--data.class_names", "[cat, dog]").code == 0
+def test_voc_files_by_the_protocol_of_their_year_or_any_other(evaluate: Callable) -> None:
+    code, out, err = evaluate(*VOC)
+    assert (code, err) == (0, "")
+    assert "VOC07 (AP at IoU > 0.50, 11 points" in out
+    assert row(out, "AP cat") == "1.000"
+    assert "3 images, 4 objects (1 difficult), 4 detections, 3 classes" in out
+    assert "evaluate: voc/results on voc/VOC2007 (test), 3 images" in out
+    assert "report: voc/report/index.html" in out
+    assert json.loads(Path("voc/report/metrics.json").read_text())["split"] == "test"
+    code, out, _ = evaluate(*VOC, "--protocol", "coco", "--no-report")
+    assert (code, row(out, "AP75")) == (0, "0.500")
+    code, out, _ = evaluate(*COCO, "--protocol", "voc10", "--iou_thresholds", "0.3", "0.9", "--no_report")
+    assert "VOC10 (AP at IoU > 0.30, 0.90, area under the curve" in out
+    code, out, _ = evaluate(*VOC, "--protocol", "voc10", "--hit-rule", ">=", "--no-report")
+    assert "VOC10 (AP at IoU >= 0.50" in out
 
 
-def test_without_the_runs_config_data_must_be_named(trained: Detkit) -> None:
-    (RUN / "config.yaml").unlink()
-    result = trained("test", "--ckpt_path", "runs/toy")
-    assert result.code == 2
-    assert "--data" in result.err
-    assert trained("test", "--ckpt_path", "runs/toy", "--data", "Numbers").code == 0
+def test_a_devkit_and_a_pattern(evaluate: Callable) -> None:
+    args = ("--detections", "voc/results/comp4_*.txt", "--annotations", "voc", "--split", "2007/test")
+    assert "VOC07" in evaluate(*args, "--no-report")[1]
 
 
-def test_predict_streams_coco_results_with_the_original_ids(trained: Detkit) -> None:
-    result = trained("predict", "--ckpt_path", "runs/toy", "--data", "Photos", "--data.path", "photos/")
-    assert result.code == 0
-    assert result.err == ""
-    rows = json.loads((RUN / "predictions.json").read_text())
-    assert rows[0] == {"image_id": "a.jpg", "category_id": 17, "bbox": [1.0, 2.0, 4.0, 7.0], "score": 0.9}
-    assert [r["image_id"] for r in rows] == [n for n in ("a.jpg", "b/a.jpg", "../../escape.png") for _ in range(2)]
-    assert not list(RUN.glob(".*"))
+def test_detections_beyond_the_limit_are_told(evaluate: Callable) -> None:
+    Path("detections.json").write_text(json.dumps(FOUND + FOUND[:1] * 2))
+    out = evaluate(*TABLE, "--max-detections", "1", "2")[1]
+    assert "at most 2 detections an image and class" in out
+    assert row(out, "AR, 1 detection") == "0.900"
+    assert "not counted: 1 detections beyond the 2 best of their image and class" in out
 
 
-def test_pycocotools_reads_the_predictions(trained: Detkit) -> None:
-    from pycocotools.coco import COCO
-
-    assert trained("predict", "--ckpt_path", "runs/toy", "--predictions.output", "out").code == 0
-    truth = COCO()
-    truth.dataset = {
-        "info": {},
-        "images": [{"id": i, "width": 12, "height": 12} for i in range(4)],
-        "categories": [{"id": 3, "name": "cat"}, {"id": 17, "name": "dog"}],
-        "annotations": [],
-    }
-    truth.createIndex()
-    assert len(truth.loadRes("out/predictions.json").anns) == 8
+def test_what_was_left_out_is_told(evaluate: Callable) -> None:
+    Path("detections.json").write_text(json.dumps(FOREIGN))
+    out = evaluate(*TABLE, "--other-images", "drop")[1]
+    assert "3 detections" in out
+    assert "note: detections.json: 3 of 6 detections are of 2 images" in out
 
 
-def test_drawn_images_stay_in_their_folder(trained: Detkit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_detections_at_all(evaluate: Callable) -> None:
+    Path("detections.json").write_text("[]")
+    code, out, _ = evaluate(*COCO)
+    assert (code, row(out, "AP")) == (0, "0.000")
+    assert "note: there is no detection at all" in out
+
+
+def test_without_a_report_nothing_is_written(evaluate: Callable) -> None:
+    before = sorted(Path().rglob("*"))
+    code, out, _ = evaluate(*TABLE)
+    assert (code, "report" in out) == (0, False)
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_baseline_is_compared_with(evaluate: Callable) -> None:
+    assert evaluate(*COCO, "--output", "old")[0] == 0
+    Path("detections.json").write_text(json.dumps(FOUND[1:]))
+    assert evaluate(*COCO, "--baseline", "old/metrics.json")[0] == 0
+    assert "aseline" in Path("report/index.html").read_text()
+    for text, message in (("{", "cannot be read as JSON"), ("[]", "not the metrics.json of a report")):
+        Path("other.json").write_text(text)
+        code, _, err = evaluate(*COCO, "--baseline", "other.json")
+        assert (code, err.startswith(f"detkit: --baseline other.json: {message}")) == (2, True)
+
+
+def test_the_pictures_are_found(evaluate: Callable) -> None:
     from PIL import Image
 
-    import detkit as package
-
-    shown: list[int] = []
-
-    def draw(image: Any, detections: Any, class_names: Any, score_threshold: float) -> Image.Image:
-        shown.append(int((detections["scores"] >= score_threshold).sum()))
-        return Image.new("RGB", (4, 4))
-
-    monkeypatch.setitem(vars(package), "draw", draw)
-    options = ["--predictions.draw", "true", "--predictions.output", "out", "--predictions.score_threshold", "0.5"]
-    result = trained("predict", "--ckpt_path", "runs/toy", "--data", "Photos", "--data.path", "photos/", *options)
-    assert result.code == 0
-    assert shown == [1, 1, 1]
-    assert "(3 of " in result.out and "those from a score of 0.5 (--predictions.score_threshold))" in result.out
-    names = sorted(str(p) for p in Path().rglob("*.jpg"))
-    assert names == [f"out/predictions/{n}.jpg" for n in ("_.._escape.png", "a", "b_a")]
+    Path("photos").mkdir()
+    Path("val").mkdir()
+    for name in ("photos/a.jpg", "photos/b.jpg", "val/b.jpg"):
+        Image.new("RGB", (60, 60), "red").save(name)
+    Path("annotations").mkdir()
+    Path("annotations.json").rename("annotations/instances_val.json")
+    guessed = ("--detections", "detections.json", "--annotations", "annotations/instances_val.json")
+    sizes = []
+    for args in (guessed, (*guessed, "--images", "photos"), (*VOC, "--output", "report")):
+        assert evaluate(*args)[0] == 0
+        sizes.append(Path("report/index.html").read_text().count("data:image/jpeg"))
+    assert all(sizes)
 
 
-def test_a_report_is_written_by_test(trained: Detkit) -> None:
-    result = trained("test", "--ckpt_path", "runs/toy")
-    assert result.code == 0
-    assert f"report: {RUN / 'report/index.html'}" in result.out
-    assert "not counted: 1,234 detections beyond the 100 best of their image and class" in result.out
-    assert "<html" in (RUN / "report/index.html").read_text()
-    assert (RUN / "report/per_class.csv").read_text().count("\n") >= 3
-    assert "COCO, toy" in result.out
-    assert "AP dog" in result.out
-    metrics = json.loads((RUN / "report/metrics.json").read_text())
-    assert metrics["map"] == 0.25
-    assert metrics["map_large"] is None
-    assert metrics["map_per_class"] == {"cat": 0.25, "dog": 0.25}
-    assert metrics["protocol"] == "COCO, toy"
-    assert metrics["num_images"] == 4
-    assert metrics["checkpoint"] == str(RUN / "checkpoints/best.ckpt")
-    assert metrics["data"] == "Numbers(nowhere)"
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((), "the following arguments are required: --detections, --annotations\n`detkit evaluate --help` shows"),
+        ((*TABLE, "--protocoll", "coco"), "unrecognized arguments: --protocoll coco"),
+        ((*TABLE, "--protocol", "voc08"), "argument --protocol: invalid choice: 'voc08'"),
+        ((*TABLE, "--iou-thresholds", "50"), "iou_thresholds must be one or more numbers from 0 to 1"),
+        ((*TABLE, "--iou-thresholds", "half"), "argument --iou-thresholds: invalid float value: 'half'"),
+        ((*VOC, "--max-detections", "10"), "max_detections is for the protocol coco, not for voc07"),
+        ((*TABLE, "--hit-rule", ">="), "hit_rule is for the protocols voc07 and voc10, not for coco"),
+        ((*TABLE, "--split", "test"), "--split is for VOC's layout, and annotations.json is no folder"),
+        ((*VOC, "--split", "val"), "voc/VOC2007/ImageSets/Main/val.txt: image set does not exist"),
+        (("--detections", "detections.json", "--annotations", "voc/VOC2007"), "is COCO's and --annotations"),
+        (("--detections", "voc/results", "--annotations", "annotations.json"), "voc/results: is a folder"),
+        (("--detections", "none.json", "--annotations", "annotations.json"), "none.json: file does not exist"),
+        ((*COCO, "--images", "nowhere"), "--images nowhere: folder does not exist"),
+        ((*COCO, "--output", "annotations.json"), "the report cannot be written"),
+        ((*COCO, "--score-threshold", "nan"), "score_threshold"),
+    ],
+)
+def test_what_cannot_work_ends_with_one_message(evaluate: Callable, args: tuple[str, ...], message: str) -> None:
+    code, _, err = evaluate(*args)
+    assert code == 2
+    assert err.startswith("detkit: ")
+    assert message in err
+    assert "Traceback" not in err
 
 
-def test_what_is_replaced_is_told(trained: Detkit) -> None:
-    for command, option, written in (
-        ("test", "--output", "report/index.html"),
-        ("predict", "--predictions.output", "predictions.json"),
-    ):
-        first, second, elsewhere = (
-            trained(command, "--ckpt_path", "runs/toy", *more) for more in ([], [], [option, f"{command}-elsewhere"])
-        )
-        assert f"{RUN / written}\n" in first.out
-        assert f"{RUN / written} (instead of an earlier one; {option} FOLDER keeps both)\n" in second.out
-        assert "instead of" not in elsewhere.out
+def test_help(evaluate: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        evaluate("--help")
+    assert caught.value.code == 0
+    assert "comp4_det_test_CLASS.txt" in capsys.readouterr().out
 
 
-def test_a_report_compares_with_a_baseline_and_goes_where_it_is_told(trained: Detkit) -> None:
-    trained("test", "--ckpt_path", "runs/toy", "--output", "first")
-    assert not (RUN / "report").exists()
-    for baseline in ("first/metrics.json", "first"):  # the file, or the folder that it is in
-        result = trained("test", "--ckpt_path", "runs/toy", "--baseline", baseline, "--output", "second")
-        assert result.code == 0
-        assert "baseline: AP 0.250 -> 0.250 (+0.0)" in result.out
-        assert "aseline" in Path("second/index.html").read_text()
-    assert "aseline" not in Path("first/index.html").read_text()
+@pytest.mark.parametrize("args", [COCO, VOC])
+def test_the_program_itself_starts_without_torch(evaluate: Callable, args: tuple[str, ...]) -> None:
+    heavy = "('torch', 'lightning', 'torchmetrics', 'pycocotools', 'albumentations')"
+    code = (
+        f"import sys; from detkit.cli.main import main; code = main({['evaluate', *args]!r}); "
+        f"print([m for m in {heavy} if m in sys.modules]); sys.exit(code)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_baseline_that_is_none_is_told_before_the_test(trained: Detkit, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.cli import fakes
-
-    monkeypatch.setattr(fakes.Tiny, "test_step", lambda *_: pytest.fail("tested all the same"))
-    Path("other.json").write_text("[]")
-    for baseline, told in (("nowhere", "there is no such file"), ("other.json", "not the metrics.json of a report")):
-        result = trained("test", "--ckpt_path", "runs/toy", "--baseline", baseline)
-        assert result.code == 2
-        assert f"--baseline {baseline}" in result.err and told in result.err
-
-
-def test_a_folder_that_cannot_be_written_is_told(trained: Detkit) -> None:
-    Path("taken").write_text("")
-    result = trained("test", "--ckpt_path", "runs/toy", "--output", "taken")
-    assert result.code == 2
-    assert "report cannot be written" in result.err and "--output" in result.err
-
-
-def test_a_baseline_of_other_data_is_told_in_the_terminal(trained: Detkit) -> None:
-    trained("test", "--ckpt_path", "runs/toy", "--output", "first")
-    content = json.loads(Path("first/metrics.json").read_text())
-    Path("first/metrics.json").write_text(json.dumps(content | {"protocol": "VOC07, toy"}))
-    result = trained("test", "--ckpt_path", "runs/toy", "--baseline", "first", "--output", "second")
-    assert "not comparable? The protocols differ" in " ".join(result.out.split())
-    assert "points against the baseline" not in Path("second/index.html").read_text()  # no change beside the numbers
-
-
-def test_a_score_threshold_that_is_none_is_told(trained: Detkit) -> None:
-    result = trained("test", "--ckpt_path", "runs/toy", "--score_threshold", "7")
-    assert result.code == 2
-    assert "scores go from 0 to 1" in result.err
-
-
-def test_an_option_of_the_model_beside_one_of_the_runs_own_data_set(trained: Detkit) -> None:
-    result = trained("test", "--ckpt_path", "runs/toy", "--data.size", "3", "--model.lr", "0.5")
-    assert result.code == 0, result.err
-    assert "model.lr" in result.out
+def test_the_exit_code_of_the_program(evaluate: Callable) -> None:
+    command = [sys.executable, "-m", "detkit", "evaluate", *COCO, "--images", "nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "detkit: --images nowhere: folder does not exist\n"

@@ -116,17 +116,3 @@ class AblationMixin:
         super().on_test_epoch_end()
         if len(rows) > 1:
             self.last_metrics["ablation"] = rows
-
-
-def ablation_table(rows: list[dict[str, Any]]) -> str:
-    """What `Ablation.finish` found, as text; also what ``metrics.json`` holds of it, where NaN is null."""
-    lines = [f"{'variant':<22}{'AP':>8}{'AP50':>8}{'SVM gain':>10}{'box gain':>10}"]
-    for row in rows:
-        scores = "".join(f"{_number(row[name], '.3f'):>8}" for name in ("map", "map_50"))
-        gains = "".join(f"{_number(row[name], '+.3f'):>10}" for name in ("svm_gain", "box_gain"))
-        lines.append(f"{row['variant'] + ' (used)' * row['used']:<22}{scores}{gains}")
-    return "\n".join(lines)
-
-
-def _number(value: float | None, form: str) -> str:
-    return "n/a" if value is None or math.isnan(value) else format(value, form)

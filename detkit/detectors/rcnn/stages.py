@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from detkit.detectors.rcnn.ablation import Ablation, ablation_table
+from detkit.detectors.rcnn.ablation import Ablation
 from detkit.detectors.rcnn.fit_features import FitFeatures
 from detkit.detectors.rcnn.region_features import RegionFeatures
 from detkit.detectors.rcnn.region_learning import learn_boxes, learn_svms
+from detkit.evaluation.tables import ablation_table
 from detkit.files import write_beside
 from detkit.heads import HardNegativeMiner, Training
 from detkit.progress import Progress, duration

@@ -1,0 +1,210 @@
+"""validate, test and predict: everything but the data comes from the checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+Detkit = Callable[..., Any]
+RUN = Path("runs/toy/version_0")
+
+
+@pytest.fixture
+def trained(detkit: Detkit) -> Detkit:
+    """A run of one epoch lies in runs/toy."""
+    assert detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "1", "--model.width", "6").code == 0
+    return detkit
+
+
+def test_validate_prints_the_metric_and_keeps_the_run_as_it_is(trained: Detkit) -> None:
+    before = {p: p.stat().st_mtime_ns for p in RUN.rglob("*")}
+    result = trained("validate", "--ckpt_path", "runs/toy")
+    assert result.code == 0
+    assert result.err == ""
+    assert f"checkpoint: {RUN}/checkpoints/best.ckpt (best)" in result.out
+    assert "COCO, toy" in result.out
+    assert {p: p.stat().st_mtime_ns for p in RUN.rglob("*")} == before
+
+
+@pytest.mark.parametrize("given", ["runs/toy", "runs/toy/version_0", "runs/toy/version_0/checkpoints/last.ckpt"])
+def test_a_run_a_version_or_a_file_will_do(trained: Detkit, given: str) -> None:
+    assert trained("test", "--ckpt_path", given).code == 0
+    assert (RUN / "report/metrics.json").is_file()
+
+
+def test_a_config_may_name_the_data_and_what_a_fit_needs(trained: Detkit) -> None:
+    Path("toy.yaml").write_text(Path("toy.yaml").read_text() + "checkpoint: {monitor: val/loss, mode: min}\n")
+    result = trained("test", "--config", "toy.yaml", "--ckpt_path", "best", "--data.size", "2")
+    assert result.code == 0
+    assert json.loads((RUN / "report/metrics.json").read_text())["num_images"] == 2
+
+
+def test_the_architecture_comes_from_the_checkpoint_not_from_the_config(trained: Detkit) -> None:
+    config = Path("toy.yaml").read_text().replace("lr: 0.05", "width: 9")
+    Path("toy.yaml").write_text(config)
+    result = trained("test", "--config", "toy.yaml", "--ckpt_path", "runs/toy")
+    assert result.code == 0
+    row = next(line for line in result.out.splitlines() if "model.width" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == ["model.width", "6", "9", "checkpoint"]
+
+
+def test_no_weights_are_looked_for(trained: Detkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = RUN / "checkpoints/best.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["hyper_parameters"]["weights"] = "DEFAULT"
+    torch.save(content, path)
+    seen = []
+    from tests.cli import fakes
+
+    monkeypatch.setattr(fakes.Tiny, "test_step", lambda self, batch, i: seen.append(self.hparams.weights))
+    assert trained("test", "--ckpt_path", str(path)).code == 0
+    assert set(seen) == {None}
+
+
+def test_contradicting_class_names_are_refused(trained: Detkit) -> None:
+    result = trained("test", "--ckpt_path", "runs/toy", "--data.class_names", "[dog, cat]")
+    assert result.code == 2
+    assert "['dog', 'cat']" in result.err
+    assert "['cat', 'dog']" in result.err
+    assert trained("test", "--ckpt_path", "runs/toy", "--data.class_names", "[cat, dog]").code == 0
+
+
+def test_without_the_runs_config_data_must_be_named(trained: Detkit) -> None:
+    (RUN / "config.yaml").unlink()
+    result = trained("test", "--ckpt_path", "runs/toy")
+    assert result.code == 2
+    assert "--data" in result.err
+    assert trained("test", "--ckpt_path", "runs/toy", "--data", "Numbers").code == 0
+
+
+def test_predict_streams_coco_results_with_the_original_ids(trained: Detkit) -> None:
+    result = trained("predict", "--ckpt_path", "runs/toy", "--data", "Photos", "--data.path", "photos/")
+    assert result.code == 0
+    assert result.err == ""
+    rows = json.loads((RUN / "predictions.json").read_text())
+    assert rows[0] == {"image_id": "a.jpg", "category_id": 17, "bbox": [1.0, 2.0, 4.0, 7.0], "score": 0.9}
+    assert [r["image_id"] for r in rows] == [n for n in ("a.jpg", "b/a.jpg", "../../escape.png") for _ in range(2)]
+    assert not list(RUN.glob(".*"))
+
+
+def test_pycocotools_reads_the_predictions(trained: Detkit) -> None:
+    from pycocotools.coco import COCO
+
+    assert trained("predict", "--ckpt_path", "runs/toy", "--predictions.output", "out").code == 0
+    truth = COCO()
+    truth.dataset = {
+        "info": {},
+        "images": [{"id": i, "width": 12, "height": 12} for i in range(4)],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 17, "name": "dog"}],
+        "annotations": [],
+    }
+    truth.createIndex()
+    assert len(truth.loadRes("out/predictions.json").anns) == 8
+
+
+def test_drawn_images_stay_in_their_folder(trained: Detkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    import detkit as package
+
+    shown: list[int] = []
+
+    def draw(image: Any, detections: Any, class_names: Any, score_threshold: float) -> Image.Image:
+        shown.append(int((detections["scores"] >= score_threshold).sum()))
+        return Image.new("RGB", (4, 4))
+
+    monkeypatch.setitem(vars(package), "draw", draw)
+    options = ["--predictions.draw", "true", "--predictions.output", "out", "--predictions.score_threshold", "0.5"]
+    result = trained("predict", "--ckpt_path", "runs/toy", "--data", "Photos", "--data.path", "photos/", *options)
+    assert result.code == 0
+    assert shown == [1, 1, 1]
+    assert "(3 of " in result.out and "those from a score of 0.5 (--predictions.score_threshold))" in result.out
+    names = sorted(str(p) for p in Path().rglob("*.jpg"))
+    assert names == [f"out/predictions/{n}.jpg" for n in ("_.._escape.png", "a", "b_a")]
+
+
+def test_a_report_is_written_by_test(trained: Detkit) -> None:
+    result = trained("test", "--ckpt_path", "runs/toy")
+    assert result.code == 0
+    assert f"report: {RUN / 'report/index.html'}" in result.out
+    assert "not counted: 1,234 detections beyond the 100 best of their image and class" in result.out
+    assert "<html" in (RUN / "report/index.html").read_text()
+    assert (RUN / "report/per_class.csv").read_text().count("\n") >= 3
+    assert "COCO, toy" in result.out
+    assert "AP dog" in result.out
+    metrics = json.loads((RUN / "report/metrics.json").read_text())
+    assert metrics["map"] == 0.25
+    assert metrics["map_large"] is None
+    assert metrics["map_per_class"] == {"cat": 0.25, "dog": 0.25}
+    assert metrics["protocol"] == "COCO, toy"
+    assert metrics["num_images"] == 4
+    assert metrics["checkpoint"] == str(RUN / "checkpoints/best.ckpt")
+    assert metrics["data"] == "Numbers(nowhere)"
+
+
+def test_what_is_replaced_is_told(trained: Detkit) -> None:
+    for command, option, written in (
+        ("test", "--output", "report/index.html"),
+        ("predict", "--predictions.output", "predictions.json"),
+    ):
+        first, second, elsewhere = (
+            trained(command, "--ckpt_path", "runs/toy", *more) for more in ([], [], [option, f"{command}-elsewhere"])
+        )
+        assert f"{RUN / written}\n" in first.out
+        assert f"{RUN / written} (instead of an earlier one; {option} FOLDER keeps both)\n" in second.out
+        assert "instead of" not in elsewhere.out
+
+
+def test_a_report_compares_with_a_baseline_and_goes_where_it_is_told(trained: Detkit) -> None:
+    trained("test", "--ckpt_path", "runs/toy", "--output", "first")
+    assert not (RUN / "report").exists()
+    for baseline in ("first/metrics.json", "first"):  # the file, or the folder that it is in
+        result = trained("test", "--ckpt_path", "runs/toy", "--baseline", baseline, "--output", "second")
+        assert result.code == 0
+        assert "baseline: AP 0.250 -> 0.250 (+0.0)" in result.out
+        assert "aseline" in Path("second/index.html").read_text()
+    assert "aseline" not in Path("first/index.html").read_text()
+
+
+def test_a_baseline_that_is_none_is_told_before_the_test(trained: Detkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.cli import fakes
+
+    monkeypatch.setattr(fakes.Tiny, "test_step", lambda *_: pytest.fail("tested all the same"))
+    Path("other.json").write_text("[]")
+    for baseline, told in (("nowhere", "there is no such file"), ("other.json", "not the metrics.json of a report")):
+        result = trained("test", "--ckpt_path", "runs/toy", "--baseline", baseline)
+        assert result.code == 2
+        assert f"--baseline {baseline}" in result.err and told in result.err
+
+
+def test_a_folder_that_cannot_be_written_is_told(trained: Detkit) -> None:
+    Path("taken").write_text("")
+    result = trained("test", "--ckpt_path", "runs/toy", "--output", "taken")
+    assert result.code == 2
+    assert "report cannot be written" in result.err and "--output" in result.err
+
+
+def test_a_baseline_of_other_data_is_told_in_the_terminal(trained: Detkit) -> None:
+    trained("test", "--ckpt_path", "runs/toy", "--output", "first")
+    content = json.loads(Path("first/metrics.json").read_text())
+    Path("first/metrics.json").write_text(json.dumps(content | {"protocol": "VOC07, toy"}))
+    result = trained("test", "--ckpt_path", "runs/toy", "--baseline", "first", "--output", "second")
+    assert "not comparable? The protocols differ" in " ".join(result.out.split())
+    assert "points against the baseline" not in Path("second/index.html").read_text()  # no change beside the numbers
+
+
+def test_a_score_threshold_that_is_none_is_told(trained: Detkit) -> None:
+    result = trained("test", "--ckpt_path", "runs/toy", "--score_threshold", "7")
+    assert result.code == 2
+    assert "scores go from 0 to 1" in result.err
+
+
+def test_an_option_of_the_model_beside_one_of_the_runs_own_data_set(trained: Detkit) -> None:
+    result = trained("test", "--ckpt_path", "runs/toy", "--data.size", "3", "--model.lr", "0.5")
+    assert result.code == 0, result.err
+    assert "model.lr" in result.out
