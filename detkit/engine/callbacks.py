@@ -12,7 +12,20 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
 
-class BestCheckpoint(ModelCheckpoint):
+class StageCheckpoint(Checkpoint):
+    """Base of the checkpoints that a fit of several stages also writes at the end of a stage."""
+
+    def save_stage(self, trainer: Trainer, complete: bool) -> None:
+        """Write the checkpoint of a stage that has ended.
+
+        Args:
+            trainer: of the fit.
+            complete: whether it was the last stage.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement save_stage")
+
+
+class BestCheckpoint(StageCheckpoint, ModelCheckpoint):
     """Keeps `checkpoints/best.ckpt`, the epoch with the best validation.
 
     An mAP that is not a number (no boxes in the validation split) counts as the worst. In a resumed run the best of
@@ -57,8 +70,8 @@ class BestCheckpoint(ModelCheckpoint):
         }
         super().load_state_dict(state)
 
-    def on_stage_end(self, trainer: Trainer, complete: bool) -> None:
-        """A fit of several stages has ended one; the complete detector is the best, whatever was better on the way."""
+    def save_stage(self, trainer: Trainer, complete: bool) -> None:
+        """The complete detector counts as the best, whatever was better before; earlier stages write nothing."""
         if not complete or trainer.fast_dev_run:
             return
         path = os.path.join(str(self.dirpath), "best.ckpt")
@@ -76,7 +89,7 @@ class BestCheckpoint(ModelCheckpoint):
         self._last_checkpoint_saved = filepath
 
 
-class LastCheckpoint(Checkpoint):
+class LastCheckpoint(StageCheckpoint):
     """Keeps `checkpoints/last.ckpt`, written after every epoch (and after every validation within one).
 
     Lightning's own `save_last` writes only where the best changed too.
@@ -97,8 +110,8 @@ class LastCheckpoint(Checkpoint):
         if not trainer.sanity_checking and trainer.state.fn == "fit" and trainer.val_check_interval != 1.0:
             self._save(trainer)
 
-    def on_stage_end(self, trainer: Trainer, complete: bool) -> None:
-        """A fit of several stages has ended one."""
+    def save_stage(self, trainer: Trainer, complete: bool) -> None:
+        """At the end of every stage."""
         self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:

@@ -18,6 +18,7 @@ from detkit.detectors.rcnn.ablation import Ablation
 from detkit.detectors.rcnn.fit_features import FitFeatures
 from detkit.detectors.rcnn.region_features import RegionFeatures
 from detkit.detectors.rcnn.region_learning import learn_boxes, learn_svms
+from detkit.engine.callbacks import StageCheckpoint
 from detkit.evaluation.tables import ablation_table
 from detkit.files import write_beside
 from detkit.heads import HardNegativeMiner, Training
@@ -147,9 +148,9 @@ class Stages:
         self.trainer.strategy.barrier(name)
 
     def _checkpoint(self, complete: bool) -> None:
-        for callback in self.trainer.callbacks:
-            if hasattr(callback, "on_stage_end"):
-                callback.on_stage_end(self.trainer, complete)
+        for callback in self.trainer.checkpoint_callbacks:
+            if isinstance(callback, StageCheckpoint):
+                callback.save_stage(self.trainer, complete)
 
     def _write_log(self, miner: HardNegativeMiner, folder: str | None) -> None:
         """`svm_mining.csv` in the run's folder, a line for each training of an SVM."""
