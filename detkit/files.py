@@ -1,4 +1,4 @@
-"""Writing files so that no reader ever meets half of one."""
+"""Files: written whole or not at all, and the configs of the project found by name."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+
+from detkit.errors import ConfigError
 
 
 def write_beside(path: Path, text: str) -> None:
@@ -49,3 +52,34 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def config_names() -> dict[str, Path]:
+    """The configs of the project by name, such as "faster_rcnn/custom_voc": those of a clone, or of the package."""
+    package = Path(__file__).resolve().parent
+    folder = package / "configs"  # as installed; in a clone they stand beside the package
+    folder = folder if folder.is_dir() else package.parent / "configs"
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+
+
+def find_config(name: str | os.PathLike[str]) -> Path:
+    """The config file that a path or a name means.
+
+    Args:
+        name: a path, which wins where there is such a file, or one of `config_names`, with or without ".yaml".
+
+    Raises:
+        ConfigError: there is neither; the message names the nearest config.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    names = config_names()
+    wanted = os.fspath(name).removesuffix(".yaml").removesuffix(".yml").removeprefix("configs/")
+    if wanted in names:
+        return names[wanted]
+    by_last_part = {known.rpartition("/")[2]: known for known in names}
+    close = get_close_matches(wanted, names, n=1)
+    close += [by_last_part[n] for n in get_close_matches(wanted, by_last_part, 1)]
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise ConfigError(f"{path}: no such config file{hint}\nThe configs known by name: {', '.join(names)}")
