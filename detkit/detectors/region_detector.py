@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from detkit.detectors.base import Batch, Detector
-from detkit.features import Backbone, ImageBatch, Preprocessing, RoIPooler, apply_transfer, build_backbone
+from detkit.features import Backbone, ImageBatch, MapSettings, Preprocessing, RoIPooler, build_backbone
 from detkit.features.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from detkit.heads import BoxPredictor, RegionClassifier, RegionSettings, build_box_head
 from detkit.proposals import Proposals
@@ -123,18 +123,19 @@ class RegionDetector(Detector):
     ) -> None:
         preprocessing = Preprocessing(min_size, max_size, image_mean, image_std, size_divisor, channels_last)
         super().__init__(class_names, preprocessing, **shared)
-        self.backbone, top = build_backbone(
-            backbone,
+        features = MapSettings(
+            transfer=transfer,
+            trainable_stages=trainable_stages,
+            freeze_batch_norm=freeze_batch_norm,
+            initialization=initialization,
+            channels_last=channels_last,
             fpn=fpn,
-            weights=weights,
-            levels=backbone_levels,
             fpn_channels=fpn_channels,
             fpn_norm=fpn_norm,
-            initialization=initialization,
-            freeze_batch_norm=freeze_batch_norm,
+            levels=backbone_levels,
             batch_norm_eps=batch_norm_eps,
         )
-        apply_transfer(self.backbone, backbone, transfer, trainable_stages)
+        self.backbone, top = build_backbone(backbone, weights, features)
         # Built here, for optimizer states in checkpoints follow the order of the parts.
         if _proposer is not None:
             self.rpn = _proposer(self.backbone)

@@ -1,12 +1,11 @@
 """Features: backbones by name, how they are initialised and trained, and the pooling of regions."""
 
 from detkit.features.architectures import ARCHITECTURES
-from detkit.features.backbones import Backbone, build_backbone
+from detkit.features.backbones import Backbone, FeatureSettings, MapSettings, build_backbone
 from detkit.features.crop_network import CropFeatures, CropNetwork, build_crop_network
 from detkit.features.image_pyramid import PyramidFeatures, PyramidPooler, nearest_scale
 from detkit.features.preprocessing import ImageBatch, Preprocessing
 from detkit.features.roi_pooling import RoIPooler, distinct_rois
-from detkit.features.transfer import apply_transfer
 from detkit.features.warping import CropGeometry, crop_geometry, warp
 
 __all__ = [
@@ -15,12 +14,13 @@ __all__ = [
     "CropFeatures",
     "CropGeometry",
     "CropNetwork",
+    "FeatureSettings",
     "ImageBatch",
+    "MapSettings",
     "Preprocessing",
     "PyramidFeatures",
     "PyramidPooler",
     "RoIPooler",
-    "apply_transfer",
     "build_backbone",
     "build_crop_network",
     "crop_geometry",

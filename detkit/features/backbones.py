@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +15,87 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from detkit.errors import ConfigError
 from detkit.features.architectures import architecture, classification_network, convolution_layers
 from detkit.features.frozen_batch_norm import FrozenBatchNorm
-from detkit.features.initialization import initialize
+from detkit.features.initialization import RULES, initialize
 from detkit.features.weights import Loaded, load_classification_weights
+
+#: What learns of a backbone, from nothing to everything.
+TRANSFER = ("frozen", "partial", "full")
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """How a backbone begins and which part of it learns.
+
+    Args:
+        transfer: which part learns. ``frozen``: none, it is a fixed feature extractor; ``partial``: the last stages
+            (Fast R-CNN trains VGG16 from conv3_1 on, section 4.5; torchvision trains ResNet's last three); ``full``:
+            all of it. Batch norms of a stage that does not learn keep their statistics.
+        trainable_stages: with ``partial``, how many of the last stages learn, 1 to the number of stages.
+        freeze_batch_norm: all batch norms of the backbone are a fixed scale and shift.
+        initialization: ``he`` or ``xavier``, for convolutions and linear layers without weights.
+        channels_last: memory format of images and features; faster for most networks.
+
+    Raises:
+        ConfigError: for an unknown name, or a number of stages that does not go with ``transfer``.
+    """
+
+    transfer: str = "full"
+    trainable_stages: int | None = None
+    freeze_batch_norm: bool = False
+    initialization: str = "he"
+    channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.transfer not in TRANSFER:
+            raise ConfigError(
+                f"features.transfer {self.transfer!r} is unknown; the known ones are {', '.join(TRANSFER)}"
+            )
+        if self.transfer == "partial" and (self.trainable_stages is None or self.trainable_stages < 1):
+            raise ConfigError(
+                f"features.transfer partial needs features.trainable_stages of at least 1, not {self.trainable_stages}"
+            )
+        if self.transfer != "partial" and self.trainable_stages is not None:
+            raise ConfigError(
+                f"features.trainable_stages goes with features.transfer partial, not with {self.transfer}; set it to "
+                "null"
+            )
+        if self.initialization not in RULES:
+            raise ConfigError(
+                f"features.initialization {self.initialization!r} is unknown; the known ones are {', '.join(RULES)}"
+            )
+
+
+@dataclass(frozen=True)
+class MapSettings(FeatureSettings):
+    """`FeatureSettings`, and which feature maps of an image the detector reads.
+
+    Args:
+        fpn: put a feature pyramid on the backbone (Lin et al. 2017).
+        fpn_channels: channels of its maps.
+        fpn_norm: batch norm in the pyramid, as in torchvision's v2 model.
+        levels: layers that are read instead of the architecture's usual ones, by torchvision's names of children.
+        batch_norm_eps: replaces the network's own epsilon of batch norm; null: its own.
+
+    Raises:
+        ConfigError: as `FeatureSettings`, or for a number that is not above 0.
+    """
+
+    fpn: bool = True
+    fpn_channels: int = 256
+    fpn_norm: bool = False
+    levels: list[str] | None = None
+    batch_norm_eps: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        super().__post_init__()
+        if self.fpn_channels < 1:
+            raise ConfigError(f"features.fpn_channels {self.fpn_channels} must be at least 1")
+        if self.levels is not None and not self.levels:
+            raise ConfigError("features.levels is empty; name one layer or more, or set it to null")
+        if self.batch_norm_eps is not None and self.batch_norm_eps <= 0:
+            raise ConfigError(f"features.batch_norm_eps {self.batch_norm_eps} must be above 0")
 
 
 class Backbone(nn.Module):
@@ -76,64 +157,76 @@ class Backbone(nn.Module):
 
 
 def build_backbone(
-    name: str,
-    *,
-    fpn: bool = False,
-    weights: str | None = None,
-    levels: list[str] | None = None,
-    fpn_channels: int = 256,
-    fpn_norm: bool = False,
-    initialization: str = "he",
-    freeze_batch_norm: bool = False,
-    batch_norm_eps: float | None = None,
+    backbone: str | Mapping, weights: str | None = None, settings: MapSettings = MapSettings()
 ) -> tuple[Backbone, nn.Module | None]:
     """A backbone and the rest of its network, which may serve as the head of each region.
 
     Args:
-        name: one of `detkit.features.architectures.ARCHITECTURES`.
-        fpn: put a feature pyramid of ``fpn_channels`` on it.
+        backbone: one of `detkit.features.architectures.ARCHITECTURES`.
         weights: None (from scratch), DEFAULT, a torchvision weight name, or a local state dict.
-        levels: the layers to read instead of the architecture's usual ones (torchvision's child names).
-        fpn_norm: batch norm in the pyramid (torchvision's v2 model).
-        initialization: ``he`` or ``xavier``, for what is trained from scratch.
-        freeze_batch_norm: batch norm becomes a fixed scale and shift (`FrozenBatchNorm`).
-        batch_norm_eps: replaces the network's own epsilon of batch norm.
+        settings: see `MapSettings`.
 
     Returns:
         the `Backbone`, and the top: the layers after the trunk (conv5 of a ResNet, fc6 and fc7 of VGG and AlexNet;
-        None where there is none, or where ``fpn`` already uses them).
+        None where there is none, or where a pyramid already uses them). A top always learns.
 
     Raises:
         ConfigError, WeightsError: as `architecture` and `load_classification_weights` do.
     """
+    name = backbone
     spec = architecture(name)
     network = classification_network(name)
     loaded = None if weights is None else load_classification_weights(network, name, weights)
     if loaded is None:
-        initialize([network], initialization)
-    if batch_norm_eps is not None:
+        initialize([network], settings.initialization)
+    if settings.batch_norm_eps is not None:
         for layer in network.modules():
             if isinstance(layer, nn.BatchNorm2d):
-                layer.eps = batch_norm_eps
+                layer.eps = settings.batch_norm_eps
     layers = convolution_layers(name, network)
-    levels = levels or (list(spec.levels) if fpn else [spec.trunk])
-    backbone = Backbone(layers, levels, fpn_channels if fpn else None, fpn_norm)
-    backbone.loaded = loaded
+    levels = settings.levels or (list(spec.levels) if settings.fpn else [spec.trunk])
+    result = Backbone(layers, levels, settings.fpn_channels if settings.fpn else None, settings.fpn_norm)
+    result.loaded = loaded
     top = None
-    if not fpn and spec.top_is_fully_connected:
+    if not settings.fpn and spec.top_is_fully_connected:
         # torchvision's classifier: VGG fc6, relu, drop, fc7, relu, drop, fc8; AlexNet drop, fc6, relu, drop, fc7, ...
         top = nn.Sequential(nn.Flatten(), *without_last_linear(network.classifier))
-    elif not fpn and spec.top:
+    elif not settings.fpn and spec.top:
         top = nn.Sequential(
             OrderedDict((layer, layers[layer]) for layer in spec.top),
         )
         top.append(nn.AdaptiveAvgPool2d(1))
         top.append(nn.Flatten())
-    if freeze_batch_norm:
-        freeze_batch_norms(backbone.body)
+    if settings.freeze_batch_norm:
+        freeze_batch_norms(result.body)
         if top is not None:
             freeze_batch_norms(top)
-    return backbone, top
+    apply_transfer(result, name, settings)
+    return result, top
+
+
+def apply_transfer(backbone: Backbone, name: str, settings: FeatureSettings) -> None:
+    """Set ``requires_grad`` of the backbone's body by ``settings.transfer``, in place; a pyramid always learns.
+
+    Batch norms of a frozen stage are frozen with it: their running statistics would drift otherwise.
+
+    Raises:
+        ConfigError: ``settings.trainable_stages`` is more than there are.
+    """
+    stages = [[s for s in stage if s in backbone.body] for stage in architecture(name).stages]
+    stages = [stage for stage in stages if stage]
+    learning = {"frozen": 0, "partial": settings.trainable_stages or 0, "full": len(stages)}[settings.transfer]
+    if learning > len(stages):
+        raise ConfigError(f"features.trainable_stages must be 1 to {len(stages)} for {name}, not {learning}")
+    for stage in stages[: len(stages) - learning]:
+        for layer in stage:
+            backbone.body[layer].requires_grad_(False)
+            if isinstance(backbone.body[layer], nn.BatchNorm2d):  # ResNet's bn1 is a layer of its own
+                holder = nn.ModuleDict({layer: backbone.body[layer]})
+                freeze_batch_norms(holder)
+                backbone.body[layer] = holder[layer]
+            else:
+                freeze_batch_norms(backbone.body[layer])
 
 
 def without_last_linear(classifier: nn.Sequential) -> list[nn.Module]:

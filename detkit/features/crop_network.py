@@ -6,6 +6,7 @@ neither by name: theirs are the last map, averaged to a small grid, and its glob
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,13 @@ from torch import Tensor, nn
 
 from detkit.errors import ConfigError
 from detkit.features.architectures import architecture, classification_network, convolution_layers
-from detkit.features.backbones import Backbone, freeze_batch_norms, without_last_linear
+from detkit.features.backbones import (
+    Backbone,
+    FeatureSettings,
+    apply_transfer,
+    freeze_batch_norms,
+    without_last_linear,
+)
 from detkit.features.initialization import initialize
 from detkit.features.weights import load_classification_weights
 
@@ -95,46 +102,45 @@ class CropNetwork(nn.Module):
 
 
 def build_crop_network(
-    name: str,
-    *,
+    backbone: str | Mapping,
     crop_size: int,
     weights: str | None = None,
-    initialization: str = "he",
-    freeze_batch_norm: bool = False,
+    settings: FeatureSettings = FeatureSettings(),
 ) -> CropNetwork:
     """The network of that name, for crops of that size.
 
     Args:
-        name: one of `detkit.features.architectures.ARCHITECTURES`.
+        backbone: one of `detkit.features.architectures.ARCHITECTURES`.
         crop_size: pixels a side; 227 for the paper's AlexNet (torchvision's takes 224 too), 224 for VGG16.
         weights: None (from scratch), DEFAULT, a torchvision weight name, or a local file.
-        initialization: ``he`` or ``xavier``, for what is trained from scratch.
-        freeze_batch_norm: batch norm becomes a fixed scale and shift.
+        settings: see `FeatureSettings`.
 
     Raises:
         ConfigError: for an unknown name, or crops that the network cannot take.
         WeightsError: for weights that do not fit.
     """
+    name = backbone
     spec, network = architecture(name), classification_network(name)
     loaded = None if weights is None else load_classification_weights(network, name, weights)
     if loaded is None:
-        initialize([network], initialization)
+        initialize([network], settings.initialization)
     layers = convolution_layers(name, network)
-    backbone = Backbone(layers, [list(layers)[-1]], None)
-    backbone.loaded = loaded
+    convolutions = Backbone(layers, [list(layers)[-1]], None)
+    convolutions.loaded = loaded
     children = network.features.named_children() if hasattr(network, "features") else ()
     rest = [layer for key, layer in children if key not in layers]
     if spec.top_is_fully_connected:
         pool = nn.Sequential(*rest, network.avgpool)
         top = nn.Sequential(nn.Flatten(), *without_last_linear(network.classifier))
     else:
-        pool = nn.AdaptiveAvgPool2d(min(GRID, max(crop_size // backbone.strides[-1], 1)))
+        pool = nn.AdaptiveAvgPool2d(min(GRID, max(crop_size // convolutions.strides[-1], 1)))
         top = nn.Sequential(*rest, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    if freeze_batch_norm:
-        freeze_batch_norms(backbone)
+    if settings.freeze_batch_norm:
+        freeze_batch_norms(convolutions)
         freeze_batch_norms(top)
+    apply_transfer(convolutions, name, settings)
     try:
-        return CropNetwork(backbone, pool, top, spec.top_is_fully_connected, crop_size)
+        return CropNetwork(convolutions, pool, top, spec.top_is_fully_connected, crop_size)
     except RuntimeError as error:
         raise ConfigError(
             f"crop_size {crop_size} is too small for {name}, whose maps end up empty; its own is {spec.crop_size}"

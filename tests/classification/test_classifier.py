@@ -16,7 +16,7 @@ import detkit
 from detkit.classification import ClassFolder, ImageClassifier
 from detkit.classification.datamodule import collate_labels
 from detkit.errors import CheckpointError, ConfigError, ImageTypeError, TrainingError, WeightsError
-from detkit.features import ARCHITECTURES, build_backbone
+from detkit.features import ARCHITECTURES, MapSettings, build_backbone
 from detkit.features.architectures import classification_network
 
 OPTIONS: dict[str, Any] = {"class_names": ["cat", "dog", "fox"], "lr": 0.01, "warmup_steps": 0}
@@ -182,7 +182,7 @@ def test_a_checkpoint_is_a_backbones_weights(checkpoint: Callable[..., Path], ba
     state = torch.load(path, weights_only=True)["state_dict"]
     network = classification_network(backbone, 3)
     network.load_state_dict({k.removeprefix("network."): v for k, v in state.items()})
-    body, top = build_backbone(backbone, weights=str(path))
+    body, top = build_backbone(backbone, str(path), MapSettings(fpn=False))
     wanted, whole = network.state_dict(), body.body.state_dict()
     prefix = "" if backbone == "resnet18" else "features."
     assert whole and all(torch.equal(v, wanted[prefix + k]) for k, v in whole.items())

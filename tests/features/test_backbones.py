@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -9,8 +11,10 @@ from torchvision.models import resnet18
 from torchvision.ops import FrozenBatchNorm2d
 
 from detkit.errors import ConfigError
-from detkit.features import ARCHITECTURES, build_backbone
+from detkit.features import ARCHITECTURES, MapSettings, build_backbone
 from detkit.features.lenet import LeNet5
+
+TRUNK = MapSettings(fpn=False)
 
 # name: (stride and channels of the trunk, channels of the top or None, cells a side the top takes, strides with fpn)
 EXPECTED = {
@@ -36,7 +40,7 @@ def test_every_backbone_is_tested() -> None:
 def test_a_trunk_and_what_is_left_of_the_network(name: str) -> None:
     stride, channels, outputs, side, _ = EXPECTED[name]
     with torch.device("meta"):  # shapes without numbers: large networks cost nothing
-        backbone, top = build_backbone(name)
+        backbone, top = build_backbone(name, settings=TRUNK)
         assert (backbone.strides, backbone.channels, backbone.fpn) == ([stride], [channels], None)
         (features,) = backbone(torch.zeros(2, 3, 192, 256))
         assert features.shape[:2] == (2, channels)
@@ -52,7 +56,7 @@ def test_a_trunk_and_what_is_left_of_the_network(name: str) -> None:
 def test_a_pyramid(name: str) -> None:
     strides = EXPECTED[name][-1]
     with torch.device("meta"):
-        backbone, top = build_backbone(name, fpn=True, fpn_channels=48)
+        backbone, top = build_backbone(name, settings=MapSettings(fpn_channels=48))
         assert top is None
         assert backbone.strides == strides
         assert backbone.channels == [48] * len(strides)
@@ -66,7 +70,7 @@ def test_a_pyramid(name: str) -> None:
 def test_a_trunk_and_its_top_are_the_whole_network() -> None:
     torch.manual_seed(0)
     network = resnet18().eval()
-    backbone, top = build_backbone("resnet18")
+    backbone, top = build_backbone("resnet18", settings=TRUNK)
     state = network.state_dict()
     backbone.body.load_state_dict({k: v for k, v in state.items() if k.split(".")[0] in backbone.body})
     top.load_state_dict({k: v for k, v in state.items() if k.startswith("layer4")})
@@ -79,28 +83,26 @@ def test_a_trunk_and_its_top_are_the_whole_network() -> None:
 
 def test_building_leaves_batch_norms_as_they_were() -> None:
     """Measuring strides passes an empty image through; that must not count as a batch."""
-    backbone, _ = build_backbone("tiny")
+    backbone, _ = build_backbone("tiny", settings=TRUNK)
     norms = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]
     assert norms and all(m.training and m.num_batches_tracked == 0 for m in norms)
     assert all(torch.equal(m.running_mean, torch.zeros_like(m.running_mean)) for m in norms)
 
 
 def test_levels_of_ones_own() -> None:
-    backbone, _ = build_backbone("tiny", fpn=True, levels=["0", "2"], fpn_channels=16)
+    backbone, _ = build_backbone("tiny", settings=MapSettings(levels=["0", "2"], fpn_channels=16))
     assert backbone.strides == [2, 8, 16]
     assert list(backbone.body) == ["0", "1", "2"]  # nothing is computed that is not read
     assert [f.shape[-1] for f in backbone(torch.zeros(1, 3, 64, 64))] == [32, 8, 4]
 
 
 def test_batch_norm_options() -> None:
-    backbone, top = build_backbone("tiny", batch_norm_eps=0.125, freeze_batch_norm=True)
+    backbone, top = build_backbone("tiny", settings=replace(TRUNK, batch_norm_eps=0.125, freeze_batch_norm=True))
     norms = [m for part in (backbone, top) for m in part.modules() if isinstance(m, FrozenBatchNorm2d)]
     assert len(norms) == 7 and all(m.eps == 0.125 for m in norms)
     assert not any(isinstance(m, nn.BatchNorm2d) for part in (backbone, top) for m in part.modules())
-    assert (
-        sum(isinstance(m, nn.BatchNorm2d) for m in build_backbone("tiny", fpn=True, fpn_norm=True)[0].fpn.modules())
-        == 6
-    )
+    pyramid = build_backbone("tiny", settings=MapSettings(fpn_norm=True))[0].fpn
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in pyramid.modules()) == 6
 
 
 def test_frozen_batch_norms_compute_what_those_did_in_eval_mode() -> None:
@@ -132,9 +134,9 @@ def test_frozen_batch_norms_keep_the_type() -> None:
 
 def test_what_does_not_exist_is_named() -> None:
     with pytest.raises(ConfigError, match=r"'resnet52'.*alexnet, lenet5, mobilenet_v2.*vgg16"):
-        build_backbone("resnet52")
+        build_backbone("resnet52", settings=TRUNK)
     with pytest.raises(ConfigError, match=r"no layers \['9'\]; it has 0, 1, 2, 3"):
-        build_backbone("tiny", levels=["1", "9"])
+        build_backbone("tiny", settings=MapSettings(levels=["1", "9"]))
 
 
 def test_lenet_is_the_papers_network() -> None:
@@ -157,7 +159,7 @@ def test_lenets_trunk_and_top_are_the_whole_network() -> None:
     """On a crop of 32 pixels, pooling to 8 x 8 is what S4 does."""
     torch.manual_seed(0)
     network = LeNet5().eval()
-    backbone, top = build_backbone("lenet5")
+    backbone, top = build_backbone("lenet5", settings=TRUNK)
     backbone.body.load_state_dict(
         {k.removeprefix("features."): v for k, v in network.state_dict().items() if k.startswith("features.")}
     )

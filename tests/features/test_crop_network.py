@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from detkit.errors import ConfigError
-from detkit.features import CropNetwork, build_crop_network, crop_network, crop_reader, warping
+from detkit.features import CropNetwork, FeatureSettings, build_crop_network, crop_network, crop_reader, warping
 from detkit.features.architectures import classification_network
 from detkit.features.crop_reader import CropReader
 from detkit.features.frozen_batch_norm import FrozenBatchNorm
@@ -99,7 +99,7 @@ def test_it_is_ready_to_learn_and_gives_gradients_to_every_weight() -> None:
 
 
 def test_frozen_batch_norms_in_every_part() -> None:
-    network = build_crop_network("mobilenet_v2", crop_size=64, freeze_batch_norm=True)
+    network = build_crop_network("mobilenet_v2", 64, settings=FeatureSettings(freeze_batch_norm=True))
     kinds = [type(module) for module in network.modules()]
     assert nn.BatchNorm2d not in kinds
     assert FrozenBatchNorm in {type(module) for module in network.top.modules()}

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from detkit.errors import ConfigError
-from detkit.features import build_backbone
+from detkit.features import MapSettings, build_backbone
 from detkit.features.initialization import initialize, normal_
 
 
@@ -50,7 +50,7 @@ def test_normal_with_the_papers_deviations() -> None:
 def test_backbones_begin_by_the_rule_that_is_named() -> None:
     weights = {}
     for rule in ("he", "xavier"):
-        backbone, top = build_backbone("tiny", initialization=rule)
+        backbone, top = build_backbone("tiny", settings=MapSettings(initialization=rule, fpn=False))
         weights[rule] = backbone.body["2"][1][0].weight, top[0][1][0].weight
     for he, xavier in zip(weights["he"], weights["xavier"], strict=True):
         fan = he.shape[0] * 9
@@ -60,4 +60,4 @@ def test_backbones_begin_by_the_rule_that_is_named() -> None:
 
 def test_unknown_rules_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"'kaiming'.*he, xavier"):
-        build_backbone("tiny", initialization="kaiming")
+        initialize([], "kaiming")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detkit.errors import ConfigError
-from detkit.features import ARCHITECTURES, build_backbone
+from detkit.features import ARCHITECTURES, MapSettings, build_backbone
 from detkit.features.architectures import classification_network, convolution_layers
 from detkit.features.receptive_field import ReceptiveField, extend, receptive_field
 
@@ -93,7 +93,7 @@ def test_the_fields_of_lenet() -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_backbones_maps(name: str, fpn: bool) -> None:
     with torch.device("meta"):
-        backbone, _ = build_backbone(name, fpn=fpn, fpn_channels=8)
+        backbone, _ = build_backbone(name, settings=MapSettings(fpn=fpn, fpn_channels=8))
     fields = receptive_field(backbone)
     assert [field.stride for field in fields] == backbone.strides
     assert [field.name for field in fields] == [*backbone.levels, *["pool"] * fpn]
@@ -106,7 +106,7 @@ def test_a_backbones_maps(name: str, fpn: bool) -> None:
 def test_further_layers_widen_a_field() -> None:
     """228 pixels: Ren et al. 2015, section 3.1, for the RPN's 3x3 convolution on VGG16."""
     with torch.device("meta"):
-        (field,) = receptive_field(build_backbone("vgg16")[0])
+        (field,) = receptive_field(build_backbone("vgg16", settings=MapSettings(fpn=False))[0])
         head = nn.Sequential(nn.Conv2d(512, 512, 3, padding=1), nn.ReLU())
     assert (field.size, field.offset) == (196, 8.0)
     assert extend(field, head) == field._replace(size=228)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from detkit.errors import ConfigError
-from detkit.features import Backbone, apply_transfer, build_backbone
+from detkit.features import Backbone, MapSettings, build_backbone
 
 POLICIES = [("frozen", None, 0), ("partial", 1, 1), ("partial", 3, 3), ("partial", 4, 4), ("full", None, 4)]
 
@@ -19,8 +21,7 @@ def learning(backbone: Backbone) -> set[str]:
 
 @pytest.mark.parametrize(("policy", "stages", "learn"), POLICIES)
 def test_the_last_stages_learn(policy: str, stages: int | None, learn: int) -> None:
-    backbone, _ = build_backbone("tiny", fpn=True)
-    apply_transfer(backbone, "tiny", policy, stages)
+    backbone, _ = build_backbone("tiny", settings=MapSettings(policy, stages))
     assert learning(backbone) == {"0", "1", "2", "3"} - {str(i) for i in range(4 - learn)}
     assert all(p.requires_grad for p in backbone.fpn.parameters())
     for name, layer in backbone.body.items():
@@ -31,8 +32,7 @@ def test_the_last_stages_learn(policy: str, stages: int | None, learn: int) -> N
 
 @pytest.mark.parametrize(("policy", "stages", "learn"), POLICIES)
 def test_what_is_frozen_stays_to_the_bit(policy: str, stages: int | None, learn: int) -> None:
-    backbone, _ = build_backbone("tiny", fpn=True, fpn_channels=8)
-    apply_transfer(backbone, "tiny", policy, stages)
+    backbone, _ = build_backbone("tiny", settings=MapSettings(policy, stages, fpn_channels=8))
     before = {k: v.clone() for k, v in backbone.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
     backbone.train()
@@ -47,8 +47,7 @@ def test_what_is_frozen_stays_to_the_bit(policy: str, stages: int | None, learn:
 def test_stages_of_a_resnet() -> None:
     """torchvision's "three trainable layers" are the last three stages; conv1 and its batch norm are one stage."""
     with torch.device("meta"):
-        backbone, _ = build_backbone("resnet18", fpn=True)
-        apply_transfer(backbone, "resnet18", "partial", 3)
+        backbone, _ = build_backbone("resnet18", settings=MapSettings("partial", 3))
     assert learning(backbone) == {"layer2", "layer3", "layer4"}
     assert isinstance(backbone.body["bn1"], FrozenBatchNorm2d)
     assert list(backbone.body)[:4] == ["conv1", "bn1", "relu", "maxpool"]
@@ -57,37 +56,34 @@ def test_stages_of_a_resnet() -> None:
 def test_stages_of_vgg16_as_the_paper_trains_it() -> None:
     """Fast R-CNN, section 4.5: conv3_1 and up, which are the last three of five stages."""
     with torch.device("meta"):
-        backbone, _ = build_backbone("vgg16")
-        apply_transfer(backbone, "vgg16", "partial", 3)
+        backbone, _ = build_backbone("vgg16", settings=MapSettings("partial", 3, fpn=False))
     assert learning(backbone) == {"10", "12", "14", "17", "19", "21", "24", "26", "28"}
 
 
 def test_only_stages_of_the_trunk_count() -> None:
     """Without a pyramid conv5 is not in the body but is the head of each region."""
     with torch.device("meta"):
-        backbone, top = build_backbone("resnet18")
-        with pytest.raises(ConfigError, match="between 1 and 4 for resnet18, not 5"):
-            apply_transfer(backbone, "resnet18", "partial", 5)
-        apply_transfer(backbone, "resnet18", "frozen")
+        with pytest.raises(ConfigError, match="trainable_stages must be 1 to 4 for resnet18, not 5"):
+            build_backbone("resnet18", settings=MapSettings("partial", 5, fpn=False))
+        backbone, top = build_backbone("resnet18", settings=MapSettings("frozen", fpn=False))
     assert not learning(backbone)
     assert all(p.requires_grad for p in top.parameters())
 
 
 @pytest.mark.parametrize(
-    ("policy", "stages", "message"),
+    ("options", "message"),
     [
-        ("freeze", None, "'freeze'; the known ones are frozen, partial, full"),
-        ("partial", None, "between 1 and 3 for tiny, not None"),
-        ("partial", 0, "between 1 and 3 for tiny, not 0"),
-        (
-            "full",
-            2,
-            "trainable_stages goes with transfer: partial, not with transfer: full; set trainable_stages: null",
-        ),
-        ("frozen", 2, "goes with transfer: partial, not with transfer: frozen"),
+        ({"transfer": "freeze"}, "features.transfer 'freeze' is unknown; the known ones are frozen, partial, full"),
+        ({"transfer": "partial"}, "features.trainable_stages of at least 1, not None"),
+        ({"transfer": "partial", "trainable_stages": 0}, "features.trainable_stages of at least 1, not 0"),
+        ({"transfer": "full", "trainable_stages": 2}, "goes with features.transfer partial, not with full"),
+        ({"transfer": "frozen", "trainable_stages": 2}, "goes with features.transfer partial, not with frozen"),
+        ({"initialization": "kaiming"}, "features.initialization 'kaiming' is unknown; the known ones are he, xavier"),
+        ({"fpn_channels": 0}, "features.fpn_channels 0"),
+        ({"levels": []}, "features.levels is empty"),
+        ({"batch_norm_eps": 0.0}, "features.batch_norm_eps 0.0"),
     ],
 )
-def test_what_does_not_fit_is_refused(policy: str, stages: int | None, message: str) -> None:
-    backbone, _ = build_backbone("tiny")
+def test_settings_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        apply_transfer(backbone, "tiny", policy, stages)
+        MapSettings(**options)

@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 
 from detkit.errors import WeightsError
-from detkit.features import build_backbone
+from detkit.features import MapSettings, build_backbone
 from detkit.features.architectures import classification_network
 from detkit.features.weights import load_classification_weights, read_state_dict
 
@@ -30,7 +30,7 @@ def saved(content: Any, path: Path) -> str:
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": s}])
 def test_a_local_file(state: dict[str, torch.Tensor], tmp_path: Path, wrap: Callable[[Any], Any]) -> None:
-    backbone, top = build_backbone("tiny", weights=saved(wrap(state), tmp_path / "tiny.pth"))
+    backbone, top = build_backbone("tiny", saved(wrap(state), tmp_path / "tiny.pth"), MapSettings(fpn=False))
     loaded = {f"features.{k}": v for k, v in backbone.body.state_dict().items()}
     loaded |= {f"features.{k}": v for k, v in top.state_dict().items()}
     assert len(loaded) == sum(k.startswith("features.") for k in state)
@@ -223,7 +223,7 @@ def test_imagenet_weights_give_torchvisions_features(shared: Callable[[str], Pat
     path = shared(f"data/weights/{name}_imagenet.pth")
     network = torchvision.models.get_model(name).eval()
     network.load_state_dict(torch.load(path, weights_only=True))
-    backbone, top = build_backbone(name, weights=str(path))
+    backbone, top = build_backbone(name, str(path), MapSettings(fpn=False))
     image = torch.rand(1, 3, 96, 64)
     (features,) = backbone.eval()(image)
     trunk = int(backbone.levels[0]) + 1

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from detkit.errors import ConfigError
-from detkit.features import build_backbone
+from detkit.features import MapSettings, build_backbone
 from detkit.heads import BoxPredictor, build_box_head
 
 
@@ -38,7 +38,7 @@ def test_four_convolutions_and_one_fully_connected_layer() -> None:
 
 
 def test_the_rest_of_the_backbones_own_network() -> None:
-    backbone, top = build_backbone("tiny")
+    backbone, top = build_backbone("tiny", settings=MapSettings(fpn=False))
     (inputs,) = backbone.channels
     head, outputs = build_box_head("top", inputs=inputs, pool_size=5, channels=999, top=top)
     assert head is top and outputs == 192

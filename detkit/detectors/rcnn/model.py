@@ -20,7 +20,7 @@ from detkit.detectors.rcnn.region_learning import StageSettings
 from detkit.detectors.rcnn.staged_fit import StagesMixin
 from detkit.engine.optimization import parameter_groups
 from detkit.errors import ConfigError
-from detkit.features import ImageBatch, Preprocessing, apply_transfer, build_crop_network
+from detkit.features import FeatureSettings, ImageBatch, Preprocessing, build_crop_network
 from detkit.features.crop_reader import CropReader
 from detkit.features.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from detkit.heads import CropClassifier, CropSettings, SetLimit, Variant
@@ -145,14 +145,8 @@ class RCNN(StagesMixin, AblationMixin, GivenProposals, Detector):
         if max_per_set is not None and max_per_set < 1:
             raise ConfigError(f"max_per_set {max_per_set} must be at least 1")
         self.set_source(ProposalSource(proposal_method, proposal_mode, proposal_options, proposals), max_proposals)
-        self.network = build_crop_network(
-            backbone,
-            crop_size=crop_size,
-            weights=weights,
-            initialization=initialization,
-            freeze_batch_norm=freeze_batch_norm,
-        )
-        apply_transfer(self.network.backbone, backbone, transfer, trainable_stages)
+        features = FeatureSettings(transfer, trainable_stages, freeze_batch_norm, initialization, channels_last)
+        self.network = build_crop_network(backbone, crop_size, weights, features)
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
         settings = CropSettings(
