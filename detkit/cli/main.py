@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from detkit.__about__ import __version__
-from detkit.errors import DetkitError
+from detkit.errors import ConfigError, DetkitError
 
 COMMANDS = {
     "fit": "train a detector, with a checkpoint and an mAP after every epoch",
@@ -86,10 +87,10 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, args: list[str]) -> int:
-    if command == "evaluate":  # needs neither torch nor lightning, and no one's silence
-        from detkit.tools import evaluate
+    if command == "evaluate":  # imports neither torch nor lightning, whose warnings `quiet` filters
+        from detkit.tools.evaluate import evaluate
 
-        return evaluate.main(args)
+        return run_function(command, evaluate, args)
     from detkit.cli.noise import quiet
 
     quiet()
@@ -113,6 +114,37 @@ def _run(command: str, args: list[str]) -> int:
     from detkit.tools import demo
 
     return demo.main(args) or 0
+
+
+def run_function(command: str, function: Callable[..., Any], args: Sequence[str]) -> int:
+    """Run a tool: its options are the arguments of its function.
+
+    Raises:
+        ConfigError: an option that the function does not have, or a value that it does not take.
+    """
+    from argparse import ArgumentError
+
+    from jsonargparse import ArgumentParser
+
+    from detkit.cli.arguments import Arguments
+    from detkit.cli.messages import shorten
+
+    parser = ArgumentParser(f"detkit {command}", exit_on_error=False, allow_abbrev=False)
+    parser.add_function_arguments(function)
+    options = [_underscores(argument) for argument in args]
+    try:
+        config = parser.parse_args(options)
+    except ArgumentError as error:
+        names = [action.dest for action in parser._actions]
+        raise ConfigError(shorten(str(error), command, Arguments(options=options), names)) from error
+    print(function(**config.as_dict()).text, flush=True)
+    return 0
+
+
+def _underscores(argument: str) -> str:
+    """--iou_thresholds for --iou-thresholds."""
+    name, equals, value = argument.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value if name.startswith("--") else argument
 
 
 def _unknown(command: str) -> str:

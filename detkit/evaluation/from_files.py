@@ -158,8 +158,8 @@ class Strangers:
             return
         raise DataError(
             f"{place}: {counted} does not have: {_some(others)}; it has {_some(there)}{_other_kind(others, there)}. "
-            f"Give files (for VOC also the --split) that belong together, or leave such {rows} out with "
-            f"--other-{owners} drop"
+            f"Give files (for VOC also the split) that belong together, or leave such {rows} out with "
+            f"other_{owners}=drop"
         )
 
 

@@ -121,13 +121,13 @@ def read_baseline(path: str | Path) -> dict[str, Any]:
     candidates = [Path(path), Path(path) / "metrics.json", Path(path) / "report" / "metrics.json"]
     file = next((each for each in candidates if each.is_file()), None)
     if file is None:
-        raise DataError(f"--baseline {path}: there is no such file, nor a report's or a run's folder of that name")
+        raise DataError(f"baseline {path}: there is no such file, nor a report's or a run's folder of that name")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"--baseline {path}: cannot be read as JSON ({error})") from None
+        raise DataError(f"baseline {path}: cannot be read as JSON ({error})") from None
     if not isinstance(content, dict) or "map" not in content or "protocol" not in content:
-        raise DataError(f"--baseline {path}: not the metrics.json of a report: it has no map or no protocol")
+        raise DataError(f"baseline {path}: not the metrics.json of a report: it has no map or no protocol")
     return content
 
 

@@ -1,14 +1,14 @@
-"""`detkit evaluate`: mAP and report of detections in files, without a model: COCO's JSON or the VOC devkit's text."""
+"""mAP and a report of detections in files, without a model: COCO's JSON or the VOC devkit's text."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 
 from detkit.__about__ import __version__
 from detkit.errors import ConfigError
@@ -17,152 +17,144 @@ if TYPE_CHECKING:
     from detkit.evaluation.from_files import EvaluationFiles
     from detkit.evaluation.protocol import Protocol
 
-EXAMPLES = """examples:
-  detkit evaluate --detections predictions.json --annotations instances_val2017.json --images val2017/
-  detkit evaluate --detections results/VOC2007/Main --annotations VOCdevkit/VOC2007 --split test
-  detkit evaluate --detections new.json --annotations instances.json --baseline old/report/metrics.json
-"""
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What `evaluate` returns.
+
+    Attributes:
+        metrics: as `metrics.json` holds them: numbers by torchmetrics' names (in 0..1), `map_per_class` by class name,
+            `protocol`, and what was evaluated.
+        path: the page of the report, or `metrics.json` where there is none; None if nothing was written.
+        text: the table, what was read, and where the report is.
+    """
+
+    metrics: dict[str, Any]
+    path: Path | None
+    text: str
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}\n`detkit evaluate --help` shows all options.")
-
-
-def parser() -> argparse.ArgumentParser:
-    """The options of the command."""
-    result = _Parser(
-        "detkit evaluate",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = result.add_argument
-    add(
-        "--detections", required=True, metavar="PATH",
-        help="COCO's results (JSON), or a folder or pattern of VOC's result files such as comp4_det_test_CLASS.txt; "
-        "files packed by gzip will do",
-    )  # fmt: skip
-    add(
-        "--annotations", required=True, metavar="PATH",
-        help="the ground truth: COCO's annotations (JSON), or a folder in VOC's layout",
-    )  # fmt: skip
-    add("--split", metavar="NAME", help='VOC: image set, such as "test" or "2007/test" (default: test)')
-    add(
-        "--protocol", choices=("coco", "voc07", "voc10"),
-        help="of the mAP (default: coco for COCO's files, for VOC's voc07 up to 2009 and voc10 after)",
-    )  # fmt: skip
-    add(
-        "--iou-thresholds", type=float, nargs="+", metavar="IOU",
-        help="least IoU of a hit, in 0..1; the mean is taken over several (default: the protocol's)",
-    )  # fmt: skip
-    add(
-        "--max-detections", type=int, nargs="+", metavar="N",
-        help="protocol coco: numbers of detections of an image and class; AP counts the largest (default: 1 10 100)",
-    )  # fmt: skip
-    add(
-        "--hit-rule", choices=(">", ">="),
-        help="protocols voc07 and voc10: what the IoU of a hit is to its threshold (default: >; MATLAB's devkit: >=)",
-    )  # fmt: skip
-    add(
-        "--difficult", choices=("ignore", "count"), default="ignore",
-        help="difficult objects are neither hits nor misses, or count as others do (default: ignore)",
-    )  # fmt: skip
-    for owners, what in (("images", "the annotations do not list"), ("classes", "the annotations do not know")):
-        add(
-            f"--other-{owners}", choices=("error", "drop"), default="error",
-            help=f"what to do with {owners} that {what}: refuse them, or leave them out (default: error)",
-        )  # fmt: skip
-    add("--images", metavar="DIR", help="folder of the images, for the pictures in the report")
-    add("--output", metavar="DIR", help="folder of the report (default: report, beside the detections)")
-    add("--baseline", metavar="FILE", help="metrics.json of another report, or the folder it is in, to compare with")
-    add(
-        "--score-threshold", type=float, metavar="SCORE",
-        help="least score in the report's confusion matrix (default: that of the best F1)",
-    )  # fmt: skip
-    add("--no-report", action="store_true", help="only the table, and with --output its metrics.json")
-    return result
-
-
-def main(args: Sequence[str]) -> int:
-    """Read, evaluate, print and report.
+def evaluate(
+    detections: str | Path,
+    annotations: str | Path,
+    split: str | None = None,
+    protocol: Literal["coco", "voc07", "voc10"] | None = None,
+    iou_thresholds: list[float] | float | None = None,
+    max_detections: list[int] | int | None = None,
+    hit_rule: Literal[">", ">="] | None = None,
+    difficult: Literal["ignore", "count"] = "ignore",
+    other_images: Literal["error", "drop"] = "error",
+    other_classes: Literal["error", "drop"] = "error",
+    images: str | Path | None = None,
+    output: str | Path | None = None,
+    baseline: str | Path | None = None,
+    score_threshold: float | None = None,
+    report: bool = True,
+) -> EvaluationResult:
+    """Compute the mAP of detections in files, and write a report on them.
 
     Args:
-        args: the arguments after ``evaluate``; see ``detkit evaluate --help``.
+        detections: COCO's results (JSON), or a folder or pattern of VOC's result files such as
+            comp4_det_test_CLASS.txt. Files may be compressed by gzip.
+        annotations: The ground truth: COCO's annotations (JSON), or a folder in VOC's layout.
+        split: VOC only: the image set, such as "test" or "2007/test"; by default test.
+        protocol: The protocol of the mAP; by default coco for COCO's files, for VOC's voc07 up to 2009, then voc10.
+        iou_thresholds: Least IoU of a hit, in 0..1; the AP is the mean over several. By default the protocol's.
+        max_detections: Protocol coco only: numbers of detections of an image and class. AP counts the largest; by
+            default [1, 10, 100].
+        hit_rule: Protocols voc07 and voc10 only: how the IoU of a hit compares with its threshold. By default ">"; the
+            MATLAB devkit has ">=".
+        difficult: Whether difficult objects are ignored (neither hit nor miss) or count as any other.
+        other_images: Detections of images that the annotations do not list: an error, or dropped.
+        other_classes: Detections of classes that the annotations do not have: an error, or dropped.
+        images: Folder of the images, for the pictures in the report; by default looked for beside the annotations.
+        output: Folder of the report; by default "report", beside the detections.
+        baseline: metrics.json of another report, or the folder of a report or a run, to compare with.
+        score_threshold: Least score in the report's confusion matrix, in 0..1; by default that of the best F1.
+        report: Whether to write the report. Without it only metrics.json is written, and that only into an `output`
+            that is given.
+
+    Returns:
+        The metrics, the path of the report, and the text that the command prints.
 
     Raises:
-        DetkitError: an option or a file that cannot be used.
+        DetkitError: an argument or a file that cannot be used.
     """
     began = time.monotonic()
-    # Other commands' options have underscores: either will do.
-    options = parser().parse_args([_hyphens(each) for each in args])
-    from detkit.evaluation.tables import baseline_text, metrics_text, read_baseline
-    from detkit.files import overwrite_note
-
-    if options.score_threshold is not None and not 0 <= options.score_threshold <= 1:
-        raise ConfigError(f"--score_threshold {options.score_threshold:g}: scores go from 0 to 1")
-    baseline = None if options.baseline is None else read_baseline(options.baseline)
-    if options.images is not None and not os.path.isdir(options.images):
-        raise ConfigError(f"--images {options.images}: folder does not exist")
-
     from detkit.compiled import has_compiled
     from detkit.evaluation.protocol import Protocol
+    from detkit.evaluation.tables import baseline_text, metrics_text, read_baseline
+    from detkit.files import overwrite_note, write_json
 
-    files = read(options)
-    protocol = Protocol(
-        options.protocol or files.protocol,
-        iou_thresholds=options.iou_thresholds,
-        max_detections=options.max_detections,
-        hit_rule=options.hit_rule,
-        difficult=options.difficult,
+    if score_threshold is not None and not 0 <= score_threshold <= 1:
+        raise ConfigError(f"score_threshold {score_threshold:g}: scores go from 0 to 1")
+    earlier = None if baseline is None else read_baseline(baseline)
+    if images is not None and not os.path.isdir(images):
+        raise ConfigError(f"images {images}: folder does not exist")
+    files = _read(str(detections), str(annotations), split, {"images": other_images, "classes": other_classes})
+    settings = Protocol(
+        protocol or files.protocol,
+        iou_thresholds=_as_list(iou_thresholds),
+        max_detections=_as_list(max_detections),
+        hit_rule=hit_rule,
+        difficult=difficult,
     )
     has_read = time.monotonic()
-    numbers = protocol.evaluate(files.evaluation_set, len(files.class_names))
+    numbers = settings.evaluate(files.evaluation_set, len(files.class_names))
     has_evaluated = time.monotonic()
-    metrics = to_metrics(numbers, protocol, files, options)
+    metrics = _metrics(numbers, settings, files, str(detections))
+    compiled = " (most of it compiling, which is needed once)" if has_compiled() else ""
     data = f"{files.data} ({files.split})" if files.split else files.data
-    print(metrics_text(metrics, f"evaluate: {options.detections} on {data}, {metrics['num_images']} images"))
-    for line in summary(files):
-        print(line)
-    once = " (this first time most of it compiling, which is kept)" if has_compiled() else ""
-    print(f"read in {has_read - began:.2f} s, evaluated in {has_evaluated - has_read:.2f} s{once}", flush=True)
-    folder = Path(options.output or Path(options.detections).parent / "report")
-    earlier = overwrite_note(folder / "metrics.json", "--output")
-    try:
-        path = _write(folder, files, protocol, metrics, options, baseline)
-    except OSError as error:
-        raise ConfigError(f"the report cannot be written ({error}); choose a folder with --output") from None
-    if baseline is not None:
-        print(baseline_text(metrics, baseline))
-    if path is not None:
-        print(f"{'metrics' if options.no_report else 'report'}: {path}{earlier}", flush=True)
-    return 0
+    lines = [
+        metrics_text(metrics, f"evaluate: {detections} on {data}, {metrics['num_images']} images"),
+        *_summary(files),
+        f"read in {has_read - began:.2f} s, evaluated in {has_evaluated - has_read:.2f} s{compiled}",
+    ]
+    if earlier is not None:
+        lines.append(baseline_text(metrics, earlier))
+    path = None
+    if report or output is not None:
+        folder = Path(output or Path(detections).parent / "report")
+        note = overwrite_note(folder / "metrics.json", "--output")
+        try:
+            if report:
+                paths = _image_paths(files, images, str(annotations))
+                title = f"{Path(detections).name} on {files.data}"
+                path = _write_report(folder, files, settings, metrics, score_threshold, paths, title, earlier)
+            else:
+                path = folder / "metrics.json"
+                write_json(path, metrics)
+        except OSError as error:
+            raise ConfigError(f"the report cannot be written ({error}); choose a folder by output") from None
+        lines.append(f"{'report' if report else 'metrics'}: {path}{note}")
+    return EvaluationResult(metrics, path, "\n".join(lines))
 
 
-def read(options: argparse.Namespace) -> EvaluationFiles:
-    """The files, by their layout: a folder of annotations is VOC's, a file COCO's."""
-    choices = {name: getattr(options, name) for name in ("other_images", "other_classes")}
-    if os.path.isdir(options.annotations):
-        if options.detections.endswith((".json", ".json.gz")):
+def _read(detections: str, annotations: str, split: str | None, others: dict[str, str]) -> EvaluationFiles:
+    """Read the files: a folder of annotations is in VOC's layout, a file in COCO's."""
+    choices = {f"other_{owners}": choice for owners, choice in others.items()}
+    if os.path.isdir(annotations):
+        if detections.endswith((".json", ".json.gz")):
             raise ConfigError(
-                f"--detections {options.detections} is COCO's and --annotations {options.annotations} VOC's: give "
-                "COCO's annotations, or VOC's result files"
+                f"detections {detections} are COCO's and annotations {annotations} are VOC's: give COCO's annotations, "
+                "or VOC's result files"
             )
         from detkit.evaluation.voc_result_files import read_voc_results
 
-        return read_voc_results(options.detections, options.annotations, options.split or "test", **choices)
-    if options.split is not None:
-        raise ConfigError(f"--split is for VOC's layout, and {options.annotations} is no folder")
+        return read_voc_results(detections, annotations, split or "test", **choices)
+    if split is not None:
+        raise ConfigError(f"split {split} is for VOC's layout, and {annotations} is no folder")
     from detkit.evaluation.coco_files import read_coco_results
 
-    return read_coco_results(options.detections, options.annotations, **choices)
+    return read_coco_results(detections, annotations, **choices)
 
 
-def to_metrics(
-    numbers: dict[str, Any], protocol: Protocol, files: EvaluationFiles, options: argparse.Namespace
-) -> dict[str, Any]:
-    """What is printed and written: the numbers, and what they are of."""
+def _as_list(values: list[Any] | float | None) -> list[Any] | None:
+    return values if values is None or isinstance(values, list) else [values]
+
+
+def _metrics(numbers: dict[str, Any], protocol: Protocol, files: EvaluationFiles, detections: str) -> dict[str, Any]:
+    """The content of `metrics.json`: the numbers, and what was evaluated."""
     per_class = dict(zip(files.class_names, numbers["map_per_class"].tolist(), strict=True))
     return {
         **{name: value for name, value in numbers.items() if isinstance(value, float)},
@@ -171,31 +163,31 @@ def to_metrics(
         "num_over_limit": numbers["num_over_limit"],
         "max_detections": protocol.max_detections[-1] if protocol.max_detections else None,
         "protocol": protocol.description,
-        "detections": options.detections,
+        "detections": detections,
         "data": files.data,
         **({"split": files.split} if files.split else {}),
         "detkit": __version__,
     }
 
 
-def summary(files: EvaluationFiles) -> list[str]:
-    """What was read, and what a user should know of it, a line each."""
+def _summary(files: EvaluationFiles) -> list[str]:
+    """How much was read, and a note on each thing that the user should know."""
     s = files.evaluation_set
-    crowd, difficult = int(s.crowd.sum()), int((s.difficult & ~s.crowd).sum())
-    kinds = ", ".join(f"{count:,} {kind}" for count, kind in ((crowd, "crowd"), (difficult, "difficult")) if count)
-    objects = f"{len(s.boxes):,} objects{f' ({kinds})' if kinds else ''}"
+    counts = {"crowd": int(s.crowd.sum()), "difficult": int((s.difficult & ~s.crowd).sum())}
+    special = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    objects = f"{len(s.boxes):,} objects{f' ({special})' if special else ''}"
     lines = [f"{len(s):,} images, {objects}, {len(s.scores):,} detections, {len(files.class_names)} classes"]
     if not len(s.scores):
-        lines.append("note: there is no detection at all")
-    return lines + [f"note: {each}" for each in files.findings]
+        lines.append("note: there are no detections")
+    return lines + [f"note: {finding}" for finding in files.findings]
 
 
-def image_paths(files: EvaluationFiles, images: str | None, annotations: str) -> dict[int | str, str]:
-    """Where each image is; for COCO's annotations the folder is guessed if it is not given."""
+def _image_paths(files: EvaluationFiles, images: str | Path | None, annotations: str) -> dict[int | str, str]:
+    """The path of each image; for COCO's annotations the folder is guessed if it is not given."""
     from detkit.data.voc_files import is_inside
 
     ids = files.evaluation_set.image_ids
-    if os.path.isdir(annotations):  # VOC's reader has found them
+    if os.path.isdir(annotations):  # VOC's reader knows the full paths
         names = files.image_files if images is None else [os.path.basename(name) for name in files.image_files]
         return {i: os.path.join(images or "", name) for i, name in zip(ids, names, strict=True) if name}
     if images is None:
@@ -203,44 +195,31 @@ def image_paths(files: EvaluationFiles, images: str | None, annotations: str) ->
     return {i: os.path.join(images, name) for i, name in zip(ids, files.image_files, strict=True) if is_inside(name)}
 
 
-def _guess_folder(annotations: Path, some: Sequence[str]) -> str:
-    """Where some of the images are: beside annotations/instances_val2017.json in val2017/, or nearby; else ""."""
-    name = re.sub(r"^(instances|annotations)?_?|\.json(\.gz)?$", "", annotations.name)
+def _guess_folder(annotations: Path, names: Sequence[str]) -> str:
+    """The folder of images beside the annotations, or "": val2017/ for annotations/instances_val2017.json."""
+    split = re.sub(r"^(instances|annotations)?_?|\.json(\.gz)?$", "", annotations.name)
     root = annotations.parent.parent
-    for folder in (root / name, root / "images" / name, annotations.parent / "images", annotations.parent):
-        if any((folder / each).is_file() for each in some):
+    for folder in (root / split, root / "images" / split, annotations.parent / "images", annotations.parent):
+        if any((folder / name).is_file() for name in names):
             return str(folder)
     return ""
 
 
-def _write(
+def _write_report(
     folder: Path,
     files: EvaluationFiles,
     protocol: Protocol,
     metrics: dict[str, Any],
-    options: argparse.Namespace,
+    score_threshold: float | None,
+    image_paths: dict[int | str, str],
+    title: str,
     baseline: dict[str, Any] | None,
-) -> Path | None:
-    """Writes the report, or only metrics.json, or nothing."""
-    if options.no_report:
-        if options.output is None:
-            return None
-        from detkit.files import write_json
-
-        write_json(folder / "metrics.json", metrics)
-        return folder / "metrics.json"
+) -> Path:
+    # matplotlib and the analysis take a second to import.
     from detkit.evaluation.analysis import analyse
     from detkit.evaluation.report import write_report
 
-    most = {} if protocol.max_detections is None else {"max_detections": protocol.max_detections[-1]}
+    limit = {} if protocol.max_detections is None else {"max_detections": protocol.max_detections[-1]}
     seen = protocol.seen(files.evaluation_set)
-    analysis = analyse(seen, files.class_names, options.score_threshold, **most)
-    title = f"{Path(options.detections).name} on {files.data}"
-    images = image_paths(files, options.images, options.annotations)
-    return write_report(folder, metrics, seen, analysis, images, title, baseline)
-
-
-def _hyphens(argument: str) -> str:
-    """--iou-thresholds for --iou_thresholds."""
-    name, equals, value = argument.partition("=")
-    return name.replace("_", "-") + equals + value if name.startswith("--") else argument
+    analysis = analyse(seen, files.class_names, score_threshold, **limit)
+    return write_report(folder, metrics, seen, analysis, image_paths, title, baseline)

@@ -179,7 +179,7 @@ def test_a_baseline_that_is_none_is_told_before_the_test(trained: Detkit, monkey
     for baseline, told in (("nowhere", "there is no such file"), ("other.json", "not the metrics.json of a report")):
         result = trained("test", "--ckpt_path", "runs/toy", "--baseline", baseline)
         assert result.code == 2
-        assert f"--baseline {baseline}" in result.err and told in result.err
+        assert f"baseline {baseline}" in result.err and told in result.err
 
 
 def test_a_folder_that_cannot_be_written_is_told(trained: Detkit) -> None:

@@ -1,4 +1,4 @@
-"""`detkit evaluate`: from files to the table and the report, without torch."""
+"""`detkit.evaluate` and its command: from files to the table and the report, without torch."""
 
 from __future__ import annotations
 
@@ -6,205 +6,208 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from detkit.cli.main import main
+from detkit.errors import DetkitError
+from detkit.tools.evaluate import evaluate
 from tests.evaluation.test_coco_files import FOREIGN, FOUND, TRUTH, ours, random_files, theirs, write
 from tests.evaluation.test_voc_result_files import ROWS
 from tests.evaluation.test_voc_result_files import TRUTH as VOC_TRUTH
 from tests.evaluation.voc_devkit import write_devkit, write_results
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}  # the tests need no installation
+COCO = {"detections": "detections.json", "annotations": "annotations.json"}
+VOC = {"detections": "voc/results", "annotations": "voc/VOC2007"}
+TABLE = {**COCO, "report": False}
 
-@pytest.fixture
-def evaluate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """`detkit evaluate` in a fresh folder with COCO's detections.json and annotations.json, and VOC's in voc/."""
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fresh folder with COCO's detections.json and annotations.json, and VOC's in voc/."""
     monkeypatch.chdir(tmp_path)
     write(tmp_path, TRUTH, FOUND)
     write_devkit(Path("voc/VOC2007"), VOC_TRUTH, images=True)
     write_results(Path("voc/results"), ROWS)
 
-    def run(*args: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main(["evaluate", *args])
-        return (code, *capsys.readouterr())
 
-    return run
-
-
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}  # the tests need no installation
-COCO = ("--detections", "detections.json", "--annotations", "annotations.json")
-VOC = ("--detections", "voc/results", "--annotations", "voc/VOC2007")
-TABLE = (*COCO, "--no-report")
+def words(options: dict[str, Any]) -> list[str]:
+    """The options as on the command line."""
+    values = {name: value if isinstance(value, str) else json.dumps(value) for name, value in options.items()}
+    return ["evaluate", *(word for name, value in values.items() for word in (f"--{name}", value))]
 
 
-def row(out: str, name: str) -> str:
+def row(text: str, name: str) -> str:
     """The value beside a name in the table."""
-    rows = [[cell.strip() for cell in line.split("│")] for line in out.splitlines() if line.startswith("│")]
+    rows = [[cell.strip() for cell in line.split("│")] for line in text.splitlines() if line.startswith("│")]
     (value,) = (cells[2] for cells in rows if cells[1] == name)
     return value
 
 
-def test_coco_files_to_a_table_and_a_report(evaluate: Callable) -> None:
-    code, out, err = evaluate(*COCO)
-    assert (code, err) == (0, "")
-    assert "COCO (AP at IoU 0.50:0.95, 101 points" in out
-    assert (row(out, "AP"), row(out, "AP cat"), row(out, "AP dog")) == ("0.450", "0.450", "n/a")
-    assert "3 images, 2 objects (1 crowd), 3 detections, 2 classes" in out
-    assert "report: report/index.html\n" in out
+def test_coco_files_to_a_table_and_a_report() -> None:
+    result = evaluate(**COCO)
+    text = result.text
+    assert "COCO (AP at IoU 0.50:0.95, 101 points" in text
+    assert (row(text, "AP"), row(text, "AP cat"), row(text, "AP dog")) == ("0.450", "0.450", "n/a")
+    assert "3 images, 2 objects (1 crowd), 3 detections, 2 classes" in text
+    assert text.endswith("report: report/index.html") and result.path == Path("report/index.html")
     assert {path.name for path in Path("report").iterdir()} == {"index.html", "metrics.json", "per_class.csv"}
     metrics = json.loads(Path("report/metrics.json").read_text())
-    assert metrics["map"] == ours(Path("detections.json"), Path("annotations.json"))[0]
+    assert metrics["map"] == result.metrics["map"] == ours(Path("detections.json"), Path("annotations.json"))[0]
     assert metrics["map_per_class"] == {"dog": None, "cat": metrics["map"]}
-    assert "report: report/index.html (instead of an earlier one; --output FOLDER keeps both)" in evaluate(*COCO)[1]
     assert (metrics["num_images"], metrics["num_over_limit"]) == (3, 0)
     assert (metrics["detections"], metrics["data"]) == ("detections.json", "annotations.json")
     assert "split" not in metrics
+    again = evaluate(Path("detections.json"), Path("annotations.json"))
+    assert again.text.endswith("report: report/index.html (instead of an earlier one; --output FOLDER keeps both)")
 
 
-def test_the_written_numbers_are_those_of_pycocotools(evaluate: Callable) -> None:
+def test_the_command_prints_what_the_function_returns(capsys: pytest.CaptureFixture[str]) -> None:
+    options = {**COCO, "protocol": "voc10", "iou_thresholds": [0.3, 0.9], "hit_rule": ">=", "report": False}
+    text = evaluate(**options).text
+    assert main(words(options)) == 0
+    out, err = capsys.readouterr()
+    timeless = [[line for line in each.splitlines() if not line.startswith("read in")] for each in (out, text)]
+    assert timeless[0] == timeless[1] and err == ""
+    assert "VOC10 (AP at IoU >= 0.30, 0.90, area under the curve" in out
+    assert main([word.replace("_", "-") if word.startswith("--") else word for word in words(options)]) == 0
+
+
+def test_the_written_numbers_are_those_of_pycocotools() -> None:
     paths = write(Path(), *random_files(11))
-    assert evaluate(*COCO, "--no-report", "--output", "out")[0] == 0
+    assert evaluate(**TABLE, output="out").path == Path("out/metrics.json")
     metrics = json.loads(Path("out/metrics.json").read_text())
     names = [f"{which}{part}" for which in ("map", "mar") for part in ("_small", "_medium", "_large")]
-    places = {"map": 0, "map_50": 1, "map_75": 2, "mar_1": 6, "mar_10": 7, "mar_100": 8}
-    places |= dict(zip(names, (3, 4, 5, 9, 10, 11), strict=True))
+    positions = {"map": 0, "map_50": 1, "map_75": 2, "mar_1": 6, "mar_10": 7, "mar_100": 8}
+    positions |= dict(zip(names, (3, 4, 5, 9, 10, 11), strict=True))
     expected = theirs(*paths)
-    assert {name: metrics[name] for name in places} == {name: expected[place] for name, place in places.items()}
+    assert {name: metrics[name] for name in positions} == {name: expected[i] for name, i in positions.items()}
 
 
-def test_voc_files_by_the_protocol_of_their_year_or_any_other(evaluate: Callable) -> None:
-    code, out, err = evaluate(*VOC)
-    assert (code, err) == (0, "")
-    assert "VOC07 (AP at IoU > 0.50, 11 points" in out
-    assert row(out, "AP cat") == "1.000"
-    assert "3 images, 4 objects (1 difficult), 4 detections, 3 classes" in out
-    assert "evaluate: voc/results on voc/VOC2007 (test), 3 images" in out
-    assert "report: voc/report/index.html" in out
+def test_voc_files_by_the_protocol_of_their_year_or_any_other() -> None:
+    text = evaluate(**VOC).text
+    assert "VOC07 (AP at IoU > 0.50, 11 points" in text
+    assert row(text, "AP cat") == "1.000"
+    assert "3 images, 4 objects (1 difficult), 4 detections, 3 classes" in text
+    assert "evaluate: voc/results on voc/VOC2007 (test), 3 images" in text
+    assert "report: voc/report/index.html" in text
     assert json.loads(Path("voc/report/metrics.json").read_text())["split"] == "test"
-    code, out, _ = evaluate(*VOC, "--protocol", "coco", "--no-report")
-    assert (code, row(out, "AP75")) == (0, "0.500")
-    code, out, _ = evaluate(*COCO, "--protocol", "voc10", "--iou_thresholds", "0.3", "0.9", "--no_report")
-    assert "VOC10 (AP at IoU > 0.30, 0.90, area under the curve" in out
-    code, out, _ = evaluate(*VOC, "--protocol", "voc10", "--hit-rule", ">=", "--no-report")
-    assert "VOC10 (AP at IoU >= 0.50" in out
+    assert row(evaluate(**VOC, protocol="coco", report=False).text, "AP75") == "0.500"
+    pattern = evaluate("voc/results/comp4_*.txt", "voc", split="2007/test", report=False)
+    assert "VOC07" in pattern.text
 
 
-def test_a_devkit_and_a_pattern(evaluate: Callable) -> None:
-    args = ("--detections", "voc/results/comp4_*.txt", "--annotations", "voc", "--split", "2007/test")
-    assert "VOC07" in evaluate(*args, "--no-report")[1]
-
-
-def test_detections_beyond_the_limit_are_told(evaluate: Callable) -> None:
+def test_detections_beyond_the_limit_are_counted() -> None:
     Path("detections.json").write_text(json.dumps(FOUND + FOUND[:1] * 2))
-    out = evaluate(*TABLE, "--max-detections", "1", "2")[1]
-    assert "at most 2 detections an image and class" in out
-    assert row(out, "AR, 1 detection") == "0.900"
-    assert "not counted: 1 detections beyond the 2 best of their image and class" in out
+    text = evaluate(**TABLE, max_detections=[1, 2]).text
+    assert "at most 2 detections an image and class" in text
+    assert row(text, "AR, 1 detection") == "0.900"
+    assert "not counted: 1 detections beyond the 2 best of their image and class" in text
 
 
-def test_what_was_left_out_is_told(evaluate: Callable) -> None:
+def test_what_was_left_out_is_noted() -> None:
     Path("detections.json").write_text(json.dumps(FOREIGN))
-    out = evaluate(*TABLE, "--other-images", "drop")[1]
-    assert "3 detections" in out
-    assert "note: detections.json: 3 of 6 detections are of 2 images" in out
+    text = evaluate(**TABLE, other_images="drop").text
+    assert "3 detections" in text
+    assert "note: detections.json: 3 of 6 detections are of 2 images" in text
 
 
-def test_no_detections_at_all(evaluate: Callable) -> None:
+def test_no_detections_at_all() -> None:
     Path("detections.json").write_text("[]")
-    code, out, _ = evaluate(*COCO)
-    assert (code, row(out, "AP")) == (0, "0.000")
-    assert "note: there is no detection at all" in out
+    text = evaluate(**COCO).text
+    assert row(text, "AP") == "0.000"
+    assert "note: there are no detections" in text
 
 
-def test_without_a_report_nothing_is_written(evaluate: Callable) -> None:
+def test_without_a_report_nothing_is_written() -> None:
     before = sorted(Path().rglob("*"))
-    code, out, _ = evaluate(*TABLE)
-    assert (code, "report" in out) == (0, False)
+    result = evaluate(**TABLE)
+    assert result.path is None and "report" not in result.text
     assert sorted(Path().rglob("*")) == before
 
 
-def test_a_baseline_is_compared_with(evaluate: Callable) -> None:
-    assert evaluate(*COCO, "--output", "old")[0] == 0
+def test_a_baseline_is_compared_with() -> None:
+    evaluate(**COCO, output="old")
     Path("detections.json").write_text(json.dumps(FOUND[1:]))
-    assert evaluate(*COCO, "--baseline", "old/metrics.json")[0] == 0
+    assert "baseline: AP 0.450 -> " in evaluate(**COCO, baseline="old/metrics.json").text
     assert "aseline" in Path("report/index.html").read_text()
     for text, message in (("{", "cannot be read as JSON"), ("[]", "not the metrics.json of a report")):
         Path("other.json").write_text(text)
-        code, _, err = evaluate(*COCO, "--baseline", "other.json")
-        assert (code, err.startswith(f"detkit: --baseline other.json: {message}")) == (2, True)
+        with pytest.raises(DetkitError, match=f"^baseline other.json: {message}"):
+            evaluate(**COCO, baseline="other.json")
 
 
-def test_the_pictures_are_found(evaluate: Callable) -> None:
-    from PIL import Image
-
+def test_the_pictures_are_found() -> None:
     Path("photos").mkdir()
     Path("val").mkdir()
     for name in ("photos/a.jpg", "photos/b.jpg", "val/b.jpg"):
         Image.new("RGB", (60, 60), "red").save(name)
     Path("annotations").mkdir()
     Path("annotations.json").rename("annotations/instances_val.json")
-    guessed = ("--detections", "detections.json", "--annotations", "annotations/instances_val.json")
-    sizes = []
-    for args in (guessed, (*guessed, "--images", "photos"), (*VOC, "--output", "report")):
-        assert evaluate(*args)[0] == 0
-        sizes.append(Path("report/index.html").read_text().count("data:image/jpeg"))
-    assert all(sizes)
+    guessed = {"detections": "detections.json", "annotations": "annotations/instances_val.json"}
+    for options in (guessed, {**guessed, "images": "photos"}, {**VOC, "output": "report"}):
+        evaluate(**options)
+        assert "data:image/jpeg" in Path("report/index.html").read_text()
 
 
 @pytest.mark.parametrize(
-    ("args", "message"),
+    ("options", "message"),
     [
-        ((), "the following arguments are required: --detections, --annotations\n`detkit evaluate --help` shows"),
-        ((*TABLE, "--protocoll", "coco"), "unrecognized arguments: --protocoll coco"),
-        ((*TABLE, "--protocol", "voc08"), "argument --protocol: invalid choice: 'voc08'"),
-        ((*TABLE, "--iou-thresholds", "50"), "iou_thresholds must be one or more numbers from 0 to 1"),
-        ((*TABLE, "--iou-thresholds", "half"), "argument --iou-thresholds: invalid float value: 'half'"),
-        ((*VOC, "--max-detections", "10"), "max_detections is for the protocol coco, not for voc07"),
-        ((*TABLE, "--hit-rule", ">="), "hit_rule is for the protocols voc07 and voc10, not for coco"),
-        ((*TABLE, "--split", "test"), "--split is for VOC's layout, and annotations.json is no folder"),
-        ((*VOC, "--split", "val"), "voc/VOC2007/ImageSets/Main/val.txt: image set does not exist"),
-        (("--detections", "detections.json", "--annotations", "voc/VOC2007"), "is COCO's and --annotations"),
-        (("--detections", "voc/results", "--annotations", "annotations.json"), "voc/results: is a folder"),
-        (("--detections", "none.json", "--annotations", "annotations.json"), "none.json: file does not exist"),
-        ((*COCO, "--images", "nowhere"), "--images nowhere: folder does not exist"),
-        ((*COCO, "--output", "annotations.json"), "the report cannot be written"),
-        ((*COCO, "--score-threshold", "nan"), "score_threshold"),
+        ({**TABLE, "iou_thresholds": 50}, "iou_thresholds must be one or more numbers from 0 to 1"),
+        ({**VOC, "max_detections": 10}, "max_detections is for the protocol coco, not for voc07"),
+        ({**TABLE, "hit_rule": ">="}, "hit_rule is for the protocols voc07 and voc10, not for coco"),
+        ({**TABLE, "split": "test"}, "split test is for VOC's layout, and annotations.json is no folder"),
+        ({**VOC, "split": "val"}, "voc/VOC2007/ImageSets/Main/val.txt: image set does not exist"),
+        ({**COCO, "annotations": "voc/VOC2007"}, "are COCO's and annotations"),
+        ({**COCO, "detections": "voc/results"}, "voc/results: is a folder"),
+        ({**COCO, "detections": "none.json"}, "none.json: file does not exist"),
+        ({**COCO, "images": "nowhere"}, "images nowhere: folder does not exist"),
+        ({**COCO, "output": "annotations.json"}, "the report cannot be written"),
+        ({**COCO, "score_threshold": float("nan")}, "score_threshold"),
     ],
 )
-def test_what_cannot_work_ends_with_one_message(evaluate: Callable, args: tuple[str, ...], message: str) -> None:
-    code, _, err = evaluate(*args)
-    assert code == 2
-    assert err.startswith("detkit: ")
-    assert message in err
-    assert "Traceback" not in err
+def test_what_cannot_work_is_one_error(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DetkitError) as caught:
+        evaluate(**options)
+    assert message in str(caught.value)
 
 
-def test_help(evaluate: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "detections"),
+        ({**TABLE, "protocoll": "coco"}, "protocoll"),
+        ({**TABLE, "protocol": "voc08"}, "voc08"),
+        ({**TABLE, "iou_thresholds": "half"}, "iou_thresholds"),
+        ({**COCO, "images": "nowhere"}, "detkit: images nowhere: folder does not exist\n"),
+    ],
+)
+def test_the_command_ends_with_one_message(
+    options: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(options)) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("detkit: ") and message in err and out == "" and "Traceback" not in err
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        evaluate("--help")
+        main(["evaluate", "--help"])
     assert caught.value.code == 0
     assert "comp4_det_test_CLASS.txt" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("args", [COCO, VOC])
-def test_the_program_itself_starts_without_torch(evaluate: Callable, args: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("options", [COCO, VOC])
+def test_the_program_itself_starts_without_torch(options: dict[str, Any]) -> None:
     heavy = "('torch', 'lightning', 'torchmetrics', 'pycocotools', 'albumentations')"
     code = (
-        f"import sys; from detkit.cli.main import main; code = main({['evaluate', *args]!r}); "
+        f"import sys; from detkit.cli.main import main; code = main({words(options)!r}); "
         f"print([m for m in {heavy} if m in sys.modules]); sys.exit(code)"
     )
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT)
     assert done.stdout.splitlines()[-1] == "[]"
-
-
-def test_the_exit_code_of_the_program(evaluate: Callable) -> None:
-    command = [sys.executable, "-m", "detkit", "evaluate", *COCO, "--images", "nowhere"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "detkit: --images nowhere: folder does not exist\n"
