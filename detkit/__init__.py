@@ -5,50 +5,37 @@ Importing it is quick: what a name needs is imported when the name is first used
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from detkit.__about__ import __version__
-from detkit.errors import DetkitError
+from detkit.__about__ import __version__ as __version__
+from detkit.errors import DetkitError as DetkitError
+from detkit.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from detkit import boxes, data, evaluation, proposals
-    from detkit.classification import ImageClassifier
-    from detkit.detectors import RCNN, FasterRCNN, FastRCNN
-    from detkit.detectors.loading import load
-    from detkit.drawing import draw
+    from detkit import boxes as boxes
+    from detkit import data as data
+    from detkit import evaluation as evaluation
+    from detkit import proposals as proposals
+    from detkit.classification import ImageClassifier as ImageClassifier
+    from detkit.detectors import RCNN as RCNN
+    from detkit.detectors import FasterRCNN as FasterRCNN
+    from detkit.detectors import FastRCNN as FastRCNN
+    from detkit.detectors.loading import load as load
+    from detkit.drawing import draw as draw
+    from detkit.tools.evaluate import evaluate as evaluate
 
-_WHERE = {
-    **dict.fromkeys(("RCNN", "FastRCNN", "FasterRCNN"), "detkit.detectors"),
-    "ImageClassifier": "detkit.classification",
-    "load": "detkit.detectors.loading",
-    "draw": "detkit.drawing",
-}
 _ROOMS = ("boxes", "classification", "data", "detectors", "evaluation", "features", "heads", "proposals", "training")
 
-__all__ = [
-    "RCNN",
-    "DetkitError",
-    "FastRCNN",
-    "FasterRCNN",
-    "ImageClassifier",
-    "__version__",
-    "boxes",
-    "data",
-    "draw",
-    "evaluation",
-    "load",
-    "proposals",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(importlib.import_module(_WHERE[name]), name)
-    if name in _ROOMS:
-        return importlib.import_module(f"detkit.{name}")
-    raise AttributeError(f"module 'detkit' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__, *_ROOMS])
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "detkit": _ROOMS,
+        "detkit.__about__": ["__version__"],
+        "detkit.errors": ["DetkitError"],
+        "detkit.detectors": ["RCNN", "FastRCNN", "FasterRCNN"],
+        "detkit.classification": ["ImageClassifier"],
+        "detkit.detectors.loading": ["load"],
+        "detkit.drawing": ["draw"],
+        "detkit.tools.evaluate": ["evaluate"],
+    },
+)

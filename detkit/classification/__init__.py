@@ -1,37 +1,29 @@
 """Image classification: pre-training a backbone on images with one class each.
 
-The room stands above the detectors': a classifier is trained as they are, and the crops of a detection data set are
-one of the things it learns from. Names are imported when first used.
+It stands above the detectors: a classifier is trained as they are, and one of its data sets is the crops of a detection
+data set.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from detkit.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from detkit.classification.cifar10 import CIFAR10
-    from detkit.classification.class_folder import ClassFolder
-    from detkit.classification.classifier import ImageClassifier
-    from detkit.classification.datamodule import ClassificationDataModule
-    from detkit.classification.object_crops import ObjectCrops
+    from detkit.classification.cifar10 import CIFAR10 as CIFAR10
+    from detkit.classification.class_folder import ClassFolder as ClassFolder
+    from detkit.classification.classifier import ImageClassifier as ImageClassifier
+    from detkit.classification.datamodule import ClassificationDataModule as ClassificationDataModule
+    from detkit.classification.object_crops import ObjectCrops as ObjectCrops
 
-_MODULES = {
-    "CIFAR10": "cifar10",
-    "ClassFolder": "class_folder",
-    "ClassificationDataModule": "datamodule",
-    "ImageClassifier": "classifier",
-    "ObjectCrops": "object_crops",
-}
-
-__all__ = ["CIFAR10", "ClassFolder", "ClassificationDataModule", "ImageClassifier", "ObjectCrops"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "detkit.classification.cifar10": ["CIFAR10"],
+        "detkit.classification.class_folder": ["ClassFolder"],
+        "detkit.classification.classifier": ["ImageClassifier"],
+        "detkit.classification.datamodule": ["ClassificationDataModule"],
+        "detkit.classification.object_crops": ["ObjectCrops"],
+    },
+)

@@ -1,50 +1,30 @@
-"""Data sets as LightningDataModules.
-
-Names are imported when first used: torch and Lightning take seconds to import.
-"""
+"""Data sets as LightningDataModules."""
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from detkit.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from detkit.data.annotations import Annotations, Finding
-    from detkit.data.coco import COCO
-    from detkit.data.datamodule import DetectionDataModule
-    from detkit.data.images import ImageFolder
-    from detkit.data.shapes import Shapes
-    from detkit.data.summary import DataSummary
-    from detkit.data.voc import VOC
+    from detkit.data.annotations import Annotations as Annotations
+    from detkit.data.annotations import Finding as Finding
+    from detkit.data.coco import COCO as COCO
+    from detkit.data.datamodule import DetectionDataModule as DetectionDataModule
+    from detkit.data.images import ImageFolder as ImageFolder
+    from detkit.data.shapes import Shapes as Shapes
+    from detkit.data.summary import DataSummary as DataSummary
+    from detkit.data.voc import VOC as VOC
 
-_MODULES = {
-    "Annotations": "annotations",
-    "COCO": "coco",
-    "DataSummary": "summary",
-    "DetectionDataModule": "datamodule",
-    "Finding": "annotations",
-    "ImageFolder": "images",
-    "Shapes": "shapes",
-    "VOC": "voc",
-}
-
-__all__ = [
-    "COCO",
-    "VOC",
-    "Annotations",
-    "DataSummary",
-    "DetectionDataModule",
-    "Finding",
-    "ImageFolder",
-    "Shapes",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "detkit.data.annotations": ["Annotations", "Finding"],
+        "detkit.data.coco": ["COCO"],
+        "detkit.data.datamodule": ["DetectionDataModule"],
+        "detkit.data.images": ["ImageFolder"],
+        "detkit.data.shapes": ["Shapes"],
+        "detkit.data.summary": ["DataSummary"],
+        "detkit.data.voc": ["VOC"],
+    },
+)

@@ -6,31 +6,22 @@ torchmetrics.Metric. `Protocol` computes the same numbers from an `EvaluationSet
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from detkit.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .evaluation_set import EvaluationSet
-    from .mean_ap import MeanAveragePrecision
-    from .proposal_metric import ProposalRecall
-    from .protocol import Protocol
+    from detkit.evaluation.evaluation_set import EvaluationSet as EvaluationSet
+    from detkit.evaluation.mean_ap import MeanAveragePrecision as MeanAveragePrecision
+    from detkit.evaluation.proposal_metric import ProposalRecall as ProposalRecall
+    from detkit.evaluation.protocol import Protocol as Protocol
 
-__all__ = ["EvaluationSet", "MeanAveragePrecision", "ProposalRecall", "Protocol"]
-
-# torchmetrics and numba take seconds to import: only for those who evaluate.
-_HOMES = {
-    "EvaluationSet": ".evaluation_set",
-    "MeanAveragePrecision": ".mean_ap",
-    "ProposalRecall": ".proposal_metric",
-    "Protocol": ".protocol",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name], __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "detkit.evaluation.evaluation_set": ["EvaluationSet"],
+        "detkit.evaluation.mean_ap": ["MeanAveragePrecision"],
+        "detkit.evaluation.proposal_metric": ["ProposalRecall"],
+        "detkit.evaluation.protocol": ["Protocol"],
+    },
+)
