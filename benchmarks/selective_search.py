@@ -14,6 +14,8 @@ import os
 import statistics
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,12 @@ import numpy as np
 
 from benchmarks.opencv_environment import OpenCV
 from benchmarks.real_data import machine
-from benchmarks.selective_search_report import report
 
 BUDGETS = (100, 500, 1000, 2000)
 
 
 def compare_partitions(opencv: OpenCV, image: np.ndarray, file: str, folder: Path) -> dict[str, bool]:
-    """Whether each (colour space, k) has the same initial regions on both sides."""
+    """Whether each (colour space, k) gives the same initial regions on both sides."""
     from detkit.proposals.selective_search import parameters_of, segment_many, to_colour_space
 
     settings = parameters_of("opencv", "quality")  # those of fast mode are among them
@@ -95,14 +96,15 @@ def _offsets(arrays: list[np.ndarray]) -> np.ndarray:
 
 def throughput(images: list[np.ndarray], rounds: int) -> dict[str, float]:
     """Images a second in fast mode with one thread and with two, in turns, medians of so many rounds."""
-    from detkit.proposals import selective_search_many
+    from detkit.proposals import selective_search
 
     seconds: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(rounds):
         for threads, taken in seconds.items():
             began = time.perf_counter()
-            for _boxes in selective_search_many(images, threads=threads, resize_width=None):
-                pass
+            with ThreadPoolExecutor(threads) as pool:
+                for _ in pool.map(partial(selective_search, resize_width=None), images):
+                    pass
             taken.append(time.perf_counter() - began)
     return {str(threads): len(images) / statistics.median(taken) for threads, taken in seconds.items()}
 
@@ -117,6 +119,70 @@ def summarise(times: list[dict[str, Any]]) -> dict[str, Any]:
     out["boxes"] = {side: statistics.fmean(each["boxes"][side] for each in times) for side in ("detkit", "opencv")}
     out["common_of_opencvs"] = sum(each["common"] for each in times) / sum(each["boxes"]["opencv"] for each in times)
     return out
+
+
+def table(rows: list[tuple[str, ...]]) -> list[str]:
+    """Rows in markdown, the first as the heading, numbers to the right."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.insert(1, "|---" + "|---:" * (len(rows[0]) - 1) + "|")
+    return lines
+
+
+def report(content: dict[str, Any]) -> str:
+    """All tables, in markdown."""
+    where, data = content["machine"], content["data"]
+    lines = ["# Selective search: detkit beside OpenCV", ""]
+    lines += [
+        f"{data['images']} photographs of {data['name']} {data['split']}, one thread for each side, in turns "
+        "(`python -m benchmarks.selective_search`).",
+        "",
+    ]
+    if content["partitions"]:
+        equal, names = content["partitions"], list(content["partitions"])
+        total = data["images"] * len(names)
+        lines += [
+            f"Initial regions equal to OpenCV's: {sum(equal.values())} of {total} partitions "
+            f"({sum(equal.values()) / total:.1%}). The others differ in regions that have two equally near neighbours.",
+            "",
+        ]
+        ks = sorted({float(name.split()[1]) for name in names})
+        rows = [("colour space", *(f"k {k:g}" for k in ks))]
+        for space in dict.fromkeys(name.split()[0] for name in names):
+            rows.append((space, *(str(equal[f"{space} {k:g}"]) for k in ks)))
+        lines += [*table(rows), ""]
+    rows = [("", *(f"{mode}, {side}" for mode in content["modes"] for side in ("detkit", "OpenCV")))]
+    for key, label in (("cpu_seconds", "CPU seconds an image, median"), ("seconds", "seconds an image, median")):
+        rows.append((label, *(f"{m[key][s]:.3f}" for m in content["modes"].values() for s in ("detkit", "opencv"))))
+    for key, label in (("cpu_seconds_ratio", "OpenCV's CPU time over ours, median"), ("seconds_ratio", "wall time")):
+        rows.append((label, *(text for m in content["modes"].values() for text in (f"{m[key]:.1f}", ""))))
+    rows.append(
+        ("boxes an image", *(f"{m['boxes'][s]:.0f}" for m in content["modes"].values() for s in ("detkit", "opencv")))
+    )
+    shares = (f"{100 * m['common_of_opencvs']:.1f} %" for m in content["modes"].values())
+    rows.append(("of OpenCV's boxes also ours", *(text for share in shares for text in (share, ""))))
+    lines += [*table(rows), ""]
+    for mode, found in content["recall"].items():
+        lines += [
+            f"Recall in {mode} mode of {found['objects']} objects (difficult ones left out), equal numbers of boxes:"
+        ]
+        rows = [("first boxes", *(f"{m}, {s}" for m in ("IoU 0.5", "IoU 0.7", "MABO") for s in ("detkit", "OpenCV")))]
+        for count in found["detkit"]:
+            values = (found[s][count][m] for m in ("recall_50", "recall_70", "mabo") for s in ("detkit", "opencv"))
+            rows.append((count, *(f"{value:.3f}" for value in values)))
+        lines += ["", *table(rows), ""]
+    speed = content["images_per_second"]
+    if speed:
+        lines += [
+            f"Images a second in fast mode: {speed['1']:.1f} with one thread, {speed['2']:.1f} with two "
+            f"({speed['2'] / speed['1']:.2f} times as many).",
+            "",
+        ]
+    lines += [
+        f"{where['date']}: {where['cpu']}, {where['cores']} cores, load {where['load']:.1f} at the end; Python "
+        f"{where['python']}, OpenCV {where['opencv']}, its contributed modules {where['opencv_contrib']}.",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Proposals: where objects may be."""
 
 from detkit.proposals.region_proposal_network import Proposals, RegionProposalNetwork, RPNSettings
-from detkit.proposals.selective_search import selective_search, selective_search_many
+from detkit.proposals.selective_search import selective_search
 from detkit.proposals.sliding_windows import sliding_windows
 from detkit.proposals.store import ProposalStore
 
@@ -11,6 +11,5 @@ __all__ = [
     "RPNSettings",
     "RegionProposalNetwork",
     "selective_search",
-    "selective_search_many",
     "sliding_windows",
 ]

@@ -1,13 +1,13 @@
-"""Selective search: where objects may be, from the image alone (Uijlings et al., IJCV 2013).
+"""Selective search: object proposals without training (Uijlings et al., IJCV 2013).
 
-`selective_search` does it all. Its steps can be had one by one, to be drawn or changed::
+`selective_search` is the whole method. Its steps can also be called one by one, to draw or to change them::
 
     hsv = to_colour_space(image, "hsv")        # uint8 (H, W, C)
     labels = segment(hsv, k=150)               # initial regions, (H, W)
     regions = describe(hsv, labels)            # sizes, boxes, neighbours, histograms
-    similarities(regions, regions.neighbours)  # how alike neighbours are
-    hierarchy = group(regions)                 # merged two by two until one is left
-    rank([hierarchy])                          # boxes, most object-like first
+    similarities(regions, regions.neighbours)  # of each pair of neighbours
+    hierarchy = group(regions)                 # merged pair by pair until one is left
+    rank([hierarchy])                          # boxes, those most likely to hold an object first
 """
 
 from __future__ import annotations
@@ -15,16 +15,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .parameters import SearchParameters, parameters_of
-from .search import selective_search, selective_search_many
+from detkit.proposals.selective_search.search import SearchParameters, parameters_of, rank, selective_search
 
 if TYPE_CHECKING:
-    from .colour_spaces import COLOUR_SPACES, to_colour_space
-    from .grouping import Hierarchy, group
-    from .ranking import rank
-    from .regions import Regions, describe
-    from .segmentation import segment, segment_many
-    from .similarity import MEASURES, similarities
+    from detkit.proposals.selective_search.colour_spaces import COLOUR_SPACES, to_colour_space
+    from detkit.proposals.selective_search.grouping import MEASURES, Hierarchy, group, similarities
+    from detkit.proposals.selective_search.regions import Regions, describe
+    from detkit.proposals.selective_search.segmentation import segment, segment_many
 
 __all__ = [
     "COLOUR_SPACES",
@@ -39,30 +36,23 @@ __all__ = [
     "segment",
     "segment_many",
     "selective_search",
-    "selective_search_many",
     "similarities",
     "to_colour_space",
 ]
 
-# These are compiled: numba takes a second to import, only for those who search.
-_HOMES = {
-    "COLOUR_SPACES": ".colour_spaces",
-    "to_colour_space": ".colour_spaces",
-    "segment": ".segmentation",
-    "segment_many": ".segmentation",
-    "Regions": ".regions",
-    "describe": ".regions",
-    "MEASURES": ".similarity",
-    "similarities": ".similarity",
-    "Hierarchy": ".grouping",
-    "group": ".grouping",
-    "rank": ".ranking",
+# Imported on first use: numba takes a second, which only a search needs.
+_MODULES = {
+    "colour_spaces": ("COLOUR_SPACES", "to_colour_space"),
+    "segmentation": ("segment", "segment_many"),
+    "regions": ("Regions", "describe"),
+    "grouping": ("MEASURES", "Hierarchy", "group", "similarities"),
 }
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name], __name__), name)
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

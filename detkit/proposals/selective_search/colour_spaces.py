@@ -1,10 +1,10 @@
-"""Colour spaces that selective search looks for regions in.
+"""The colour spaces of selective search.
 
-"hsv", "lab", "gray", "h", "blue" and "rgi" are those of OpenCV's selective search, all 8 bits: hue 0-179, the rest
-0-255; its "rgi" is red, green and gray as they are. It means to search "h" but finds "blue": the hue is overwritten
-before it is looked at (ximgproc, selectivesearchsegmentation.cpp: both are split into the same arrays). "hsv_full",
-"h_full" and "normalized_rgi" are closer to the authors' (Uijlings et al. 2013, section 3.3): hue over 0-255 as the
-other channels, and r and g as shares of r + g + b.
+"hsv", "lab", "gray", "h", "blue" and "rgi" are those of OpenCV's selective search, all in 8 bits: hue 0-179, the others
+0-255; its "rgi" is red, green and gray, not normalized. OpenCV's code intends to search "h" but searches "blue": it
+splits both into the same arrays, and so overwrites the hue (ximgproc, selectivesearchsegmentation.cpp). "hsv_full",
+"h_full" and "normalized_rgi" are closer to the authors' (Uijlings et al. 2013, section 3.3): hue 0-255 like the other
+channels, and r and g as shares of r + g + b.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ COLOUR_SPACES = ("hsv", "lab", "gray", "h", "blue", "rgi", "hsv_full", "h_full",
 
 
 def to_colour_space(image: np.ndarray, name: str) -> np.ndarray:
-    """An RGB image in the colour space of that name.
+    """An RGB image converted to a colour space.
 
     Args:
         image: uint8 (H, W, 3) RGB.
         name: one of `COLOUR_SPACES`.
 
     Returns:
-        uint8 (H, W, C), C being 3 or 1.
+        uint8 (H, W, C), C is 3 or 1.
 
     Raises:
         ConfigError: the name is unknown.
@@ -56,12 +56,14 @@ def as_channels(image: np.ndarray, channels: int | None = None) -> np.ndarray:
     """The image, contiguous.
 
     Raises:
-        ImageTypeError: it is not uint8 (H, W, C) with a pixel at least; C must be `channels` if they are given.
+        ImageTypeError: it is not uint8 (H, W, C) of one pixel or more, or C is not `channels` where that is given.
     """
-    wanted = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.size > 0
-    if not wanted or channels not in (None, image.shape[2]):
-        shape = f"a {image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else repr(type(image))
-        raise ImageTypeError(
-            f"this wants a uint8 array (H, W, {channels or 'C'}) with a pixel at least, and got {shape}"
+    valid = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.size > 0
+    if not valid or channels not in (None, image.shape[2]):
+        shape = (
+            f"a {image.dtype} array of shape {image.shape}"
+            if isinstance(image, np.ndarray)
+            else f"a {type(image).__name__}"
         )
+        raise ImageTypeError(f"a uint8 array (H, W, {channels or 'C'}) of one pixel or more is needed; this is {shape}")
     return np.ascontiguousarray(image)

@@ -4,14 +4,21 @@ The rule (IJCV 2004, section 3): an edge of weight w joins two components when w
 Int(C) being the heaviest edge that joined C so far. A component that refuses an edge never grows again, as later edges
 are heavier still. Two facts follow, and make the work for the second, third, ... k small:
 
-- Until a component has been party to a refusal, it is what it would be without any threshold: all that hangs together
+- Until a component has been part of a refusal, it is what it would be without any threshold: all that hangs together
   by edges so far. A larger k refuses less, so up to there it merges exactly the same. These groups of pixels
   ("atoms") are found once, with the smallest k; each k then only looks at the edges between atoms.
-- Among edges of equal weight the order does not matter: who may join at w is settled before the first of them, and
-  whoever joins may go on joining at w. (It does matter when small components are absorbed: see ties.py.)
+- Among edges of equal weight the order does not matter: which components may join at w is decided before the first of
+  them, and components that join at w may join again at w.
+
+After the merging, small components are absorbed by a neighbour. There the order of equal weights does matter, where a
+small component has two equally near neighbours: the edge that comes first in reading order decides. OpenCV sorts by
+`std::sort`, which is not stable, so there any of them may be first: about one partition of sixty differs from OpenCV's.
 
 A parent always has the smaller number, so one pass in ascending order flattens a forest, and a root is its component's
-first pixel in reading order.
+first pixel in reading order. Components are numbered by that pixel, as in OpenCV.
+
+Names: atoms are what `merge_common` leaves, regions what one k makes of them, pieces are atoms that lie in the same
+region for every k, joined.
 """
 
 from __future__ import annotations
@@ -26,7 +33,7 @@ FLATTEN = 10  # blocks after which all paths are made short
 
 @jit
 def find_both(parents: np.ndarray, a: int, b: int) -> tuple[int, int]:
-    """The roots of a and b, sought side by side: one loop's end to guess wrong for the processor instead of two."""
+    """The roots of a and b, searched in one loop: one branch for the processor to mispredict instead of two."""
     while True:
         up_a, up_b = parents[a], parents[b]
         if up_a == a and up_b == b:
@@ -40,21 +47,21 @@ def merge_common(weights, edges, steps, pixels, k):
     """The part of the merging that all thresholds from k on share.
 
     Args:
-        weights, edges: (E,) ascending; see `graph.sort_edges`.
-        steps: (D,) see `graph.edge_steps`.
+        weights, edges: (E,) float32 and uint32, ascending; see `segmentation.sort_edges`.
+        steps: (D,) int64; see `segmentation.edge_steps`.
         pixels: H * W.
         k: the smallest threshold.
 
     Returns:
-        parents (pixels,) uint32, flat; sizes (pixels,) int32 and internal (pixels,) float32, right at roots; and open
-        (O,) int64, ascending: the positions of the edges that each k must judge for itself.
+        parents (pixels,) uint32, flat; sizes (pixels,) int32 and internal (pixels,) float32, valid at roots; and open
+        (O,) int64, ascending: the positions of the edges that each k must decide for itself.
     """
     parents = np.empty(pixels, np.uint32)
     for i in range(pixels):
         parents[i] = i
     sizes, internal = np.ones(pixels, np.int32), np.zeros(pixels, np.float32)
     k = np.float32(k)
-    limits = np.full(pixels, k, np.float32)  # below every weight once the component has been party to a refusal
+    limits = np.full(pixels, k, np.float32)  # -1 once the component has refused an edge
     shift, mask = np.uint32(len(steps) >> 1), np.uint32(len(steps) - 1)  # for dividing by 2 or 4 directions
     open_edges, opened = np.empty(len(edges), np.int64), 0
     ends_a, ends_b = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32)
@@ -63,7 +70,7 @@ def merge_common(weights, edges, steps, pixels, k):
         if (start // BLOCK) % FLATTEN == FLATTEN - 1:
             for i in range(pixels):
                 parents[i] = parents[parents[i]]
-        # Most edges lie within a component, and mostly that shows after one step: they are sorted out without a branch.
+        # Most edges lie within a component, which mostly shows after one step: they are skipped without a branch.
         candidates = 0
         for i in range(start, min(start + BLOCK, len(edges))):
             pixel = edges[i] >> shift
@@ -91,6 +98,38 @@ def merge_common(weights, edges, steps, pixels, k):
 
 
 @jit
+def number_atoms(parents, sizes, internal, edges, open_edges, steps):
+    """Numbers the atoms by their first pixel in reading order.
+
+    Args:
+        parents, sizes, internal: (pixels,) from `merge_common`; sizes and internal are overwritten.
+        edges: (E,) uint32, all edges.
+        open_edges: (O,) int64, positions of the open ones.
+        steps: (D,) int64; see `segmentation.edge_steps`.
+
+    Returns:
+        atoms (pixels,) int32, the atom of each pixel; sizes (A,) int32 and internal (A,) float32 of the atoms; and the
+        atoms at the two ends of each open edge, (O,) uint32 each.
+    """
+    atoms = np.empty(len(parents), np.int32)
+    count = 0
+    for i in range(len(parents)):
+        if parents[i] == i:
+            atoms[i] = count
+            sizes[count], internal[count] = sizes[i], internal[i]
+            count += 1
+        else:
+            atoms[i] = atoms[parents[i]]
+    directions = np.uint32(len(steps))
+    ends_a, ends_b = np.empty(len(open_edges), np.uint32), np.empty(len(open_edges), np.uint32)
+    for i in range(len(open_edges)):
+        edge = edges[open_edges[i]]
+        pixel = edge // directions
+        ends_a[i], ends_b[i] = atoms[pixel], atoms[pixel + steps[edge % directions]]
+    return atoms, sizes[:count].copy(), internal[:count].copy(), ends_a, ends_b
+
+
+@jit
 def merge_atoms(weights, ends_a, ends_b, sizes, internal, k):
     """The rest of the merging, for one k.
 
@@ -100,7 +139,7 @@ def merge_atoms(weights, ends_a, ends_b, sizes, internal, k):
         k: the threshold.
 
     Returns:
-        parents (A,) uint32; sizes (A,) int32, right at roots; refused (R,) int64: the edges between what are now two
+        parents (A,) uint32; sizes (A,) int32, valid at roots; refused (R,) int64: the edges between what are now two
         components, ascending.
     """
     count = len(sizes)
@@ -127,46 +166,68 @@ def merge_atoms(weights, ends_a, ends_b, sizes, internal, k):
 
 
 @jit
-def absorb_small(refused, weights, ends_a, ends_b, settled, parents, sizes, min_size):
-    """Joins components of fewer than min_size pixels to the nearest beside them, in place; edges ascending.
+def absorb_small(refused, ends_a, ends_b, parents, sizes, min_size):
+    """Joins components of fewer than min_size pixels to their nearest neighbour.
+
+    Args:
+        refused: (R,) int64, positions of open edges, ascending in weight; from `merge_atoms`.
+        ends_a, ends_b: (O,) uint32, the atoms at both ends of the open edges.
+        parents, sizes: (A,) from `merge_atoms`; changed in place.
+        min_size: pixels.
+    """
+    for position in refused:
+        a, b = find_both(parents, ends_a[position], ends_b[position])
+        if a != b and (sizes[a] < min_size or sizes[b] < min_size):
+            root, other = min(a, b), max(a, b)
+            parents[other] = root
+            sizes[root] += sizes[other]
+
+
+@jit
+def number_regions(parents):
+    """(A,) int32: the region of each atom, regions by their first pixel in reading order."""
+    regions, count = np.empty(len(parents), np.int32), 0
+    for i in range(len(parents)):
+        if parents[i] == i:
+            regions[i] = count
+            count += 1
+        else:
+            regions[i] = regions[parents[i]]
+    return regions
+
+
+@jit
+def join_atoms(regions):
+    """Makes atoms that are in one region for every k into one.
+
+    Args:
+        regions: (K, A) int32.
 
     Returns:
-        (T,) float32: weights at which the result hangs on the order of equally heavy edges, and at which that order is
-        not `settled` (bool, one for each open edge).
+        piece (A,) int32 of each atom, pieces by their first pixel in reading order; and (P,) int64, the first atom of
+        each piece.
     """
-    unsettled, count = np.empty(len(refused), np.float32), 0
-    # Components as the edges of one weight would join them all: a forest, when it was begun, and sums at its roots.
-    trial, begun = np.zeros(len(parents), np.uint32), np.full(len(parents), -1, np.int64)
-    total, largest = np.zeros(len(parents), np.int64), np.zeros(len(parents), np.int64)
-    start = 0
-    while start < len(refused):
-        weight, stop = weights[refused[start]], start + 1
-        while stop < len(refused) and weights[refused[stop]] == weight:
-            stop += 1
-        doubtful = False
-        if stop > start + 1 and not settled[refused[start]]:
-            for position in range(start, stop):
-                a, b = find_both(parents, ends_a[refused[position]], ends_b[refused[position]])
-                if a == b or (sizes[a] >= min_size and sizes[b] >= min_size):
-                    continue
-                for end in (a, b):
-                    if begun[end] != start:
-                        begun[end], trial[end], total[end], largest[end] = start, end, sizes[end], sizes[end]
-                a, b = find_both(trial, a, b)
-                if a != b:
-                    trial[b] = a
-                    total[a] += total[b]
-                    largest[a] = max(largest[a], largest[b])
-                # While all but the largest are small even together, they end in one component whatever the order.
-                doubtful |= total[a] - largest[a] >= min_size
-        if doubtful:
-            unsettled[count] = weight
-            count += 1
-        for position in range(start, stop):
-            a, b = find_both(parents, ends_a[refused[position]], ends_b[refused[position]])
-            if a != b and (sizes[a] < min_size or sizes[b] < min_size):
-                root, other = min(a, b), max(a, b)
-                parents[other] = root
-                sizes[root] += sizes[other]
-        start = stop
-    return unsettled[:count].copy()
+    kinds, count = regions.shape
+    piece, pieces = regions[0].copy(), 0
+    for i in range(count):
+        pieces = max(pieces, piece[i] + 1)
+    for kind in range(1, kinds):
+        # Of each piece so far, a list of the regions that it falls into.
+        first, entries = np.full(pieces, -1, np.int64), 0
+        following, region = np.empty(count, np.int64), np.empty(count, np.int32)
+        for i in range(count):
+            entry = first[piece[i]]
+            while entry >= 0 and region[entry] != regions[kind, i]:
+                entry = following[entry]
+            if entry < 0:
+                entry = entries
+                following[entry], region[entry] = first[piece[i]], regions[kind, i]
+                first[piece[i]] = entry
+                entries += 1
+            piece[i] = entry
+        pieces = entries
+    first_atom = np.full(pieces, -1, np.int64)
+    for i in range(count):
+        if first_atom[piece[i]] < 0:
+            first_atom[piece[i]] = i
+    return piece, first_atom

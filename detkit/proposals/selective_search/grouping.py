@@ -1,4 +1,8 @@
-"""Hierarchical grouping: the two most similar neighbours become one region, again and again (Uijlings et al. 2013)."""
+"""Hierarchical grouping: the two most similar neighbours become one region, again and again (Uijlings et al. 2013).
+
+How similar two regions are: colour, texture, size and fill (section 3.2), each between 0 and 1; a strategy is the mean
+of some of them.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +13,25 @@ from typing import NamedTuple
 import numpy as np
 
 from detkit.compiled import jit
+from detkit.errors import ConfigError
+from detkit.proposals.selective_search.regions import Regions
 
-from .regions import Regions
-from .similarity import MEASURES, ONE, choose, compare, normalize
+MEASURES = ("colour", "texture", "size", "fill")
+
+#: Shares of histograms are compared as integers in units of 1 / ONE: a sum of integers does not depend on the order of
+#: its terms, so the result is the same on every processor, also where several terms are added at once.
+ONE = 1 << 28
 
 
 class Hierarchy(NamedTuple):
-    """All regions that one grouping has: the R initial ones, then the M merged ones in the order they were made.
+    """All regions of one grouping: the R initial ones, then the M merged ones in the order of their merges.
 
     Attributes:
         boxes: (R + M, 4) int32, half-open x1 y1 x2 y2.
         sizes: (R + M,) int32, pixels.
-        children: (M, 2) int32, the two regions that each merged one was made of.
-        similarity: (M,) float64, how alike those two were.
-        levels: (R + M,) int32, 1 for initial regions, else one more than the higher of the two children.
+        children: (M, 2) int32, the two regions that each merge joined.
+        similarity: (M,) float64, of those two.
+        levels: (R + M,) int32, 1 for initial regions, otherwise one more than the larger level of the children.
     """
 
     boxes: np.ndarray
@@ -38,11 +47,11 @@ class Hierarchy(NamedTuple):
 
 
 def group(regions: Regions, measures: Sequence[str] = MEASURES) -> Hierarchy:
-    """Groups regions until no two touch. Of equally similar pairs the one that was found first goes first.
+    """Merges the most similar pair of neighbours until none is left; of equally similar pairs the one compared first.
 
     Args:
         regions: from `describe`.
-        measures: what similarity is the mean of; see `similarities`.
+        measures: the similarity is their mean; see `similarities`.
 
     Raises:
         ConfigError: no measure, or an unknown one.
@@ -59,9 +68,99 @@ def group(regions: Regions, measures: Sequence[str] = MEASURES) -> Hierarchy:
     return Hierarchy(*_group(count, *arrays, regions.channels, chosen, area))
 
 
+def similarities(regions: Regions, pairs: np.ndarray, measures: Sequence[str] = MEASURES) -> np.ndarray:
+    """Similarity of pairs of regions, as the mean of the measures.
+
+    colour, texture: the intersection of the two normalized histograms. size: one minus the share of the image that the
+    two regions cover, so that small regions merge early. fill: one minus the share of the image that lies in their
+    common box but in neither of them, so that holes are filled.
+
+    Args:
+        regions: from `describe`.
+        pairs: (E, 2) int, for example `regions.neighbours`.
+        measures: some of "colour", "texture", "size" and "fill".
+
+    Returns:
+        (E,) float64, 0-1.
+
+    Raises:
+        ConfigError: no measure, or an unknown one.
+    """
+    chosen = choose(measures)
+    shares = normalize(regions)
+    area = int(regions.sizes.sum())
+    pairs = np.ascontiguousarray(pairs, dtype=np.int64).reshape(-1, 2)
+    return _compare_pairs(pairs, regions.sizes, regions.boxes, *shares, chosen, area)
+
+
+def choose(measures: Sequence[str]) -> np.ndarray:
+    """(4,) bool: which of `MEASURES` are chosen; raises ConfigError as `similarities` does."""
+    if not measures or not set(measures) <= set(MEASURES):
+        raise ConfigError(f"a strategy is one or more of {', '.join(MEASURES)}; this one is {list(measures)}")
+    return np.array([name in measures for name in MEASURES])
+
+
+def normalize(
+    regions: Regions, colours: int | None = None, textures: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Histograms of colour and texture, (R, bins) int32 each, that sum to about `ONE` whatever a region's size.
+
+    colours, textures: only that many bins, from the first on; all by default.
+    """
+    whole = (regions.sizes * np.float64(regions.channels))[:, None]
+    colour, texture = regions.colour[:, :colours], regions.texture[:, :textures]
+    return (colour * (ONE / whole)).astype(np.int32), (texture * (ONE / (8 * whole))).astype(np.int32)
+
+
+@jit
+def compare(a, b, sizes, boxes, colour, texture, row_a, row_b, chosen, area):
+    """The similarity of regions a and b.
+
+    Args:
+        a, b: numbers of the regions.
+        sizes, boxes: (N,) and (N, 4) int32.
+        colour, texture: (N, bins) int32, shares in units of 1 / ONE.
+        row_a, row_b: the rows of colour and texture that hold the histograms of a and b.
+        chosen: (4,) bool; see `choose`.
+        area: pixels of the image.
+    """
+    total, count = 0.0, 0
+    if chosen[0]:
+        common = 0
+        for i in range(colour.shape[1]):
+            common += min(colour[row_a, i], colour[row_b, i])
+        total += common / ONE
+        count += 1
+    if chosen[1]:
+        common = 0
+        for i in range(texture.shape[1]):
+            common += min(texture[row_a, i], texture[row_b, i])
+        total += common / ONE
+        count += 1
+    both = np.int64(sizes[a]) + np.int64(sizes[b])
+    if chosen[2]:
+        total += max(1.0 - both / area, 0.0)
+        count += 1
+    if chosen[3]:
+        width = np.int64(max(boxes[a, 2], boxes[b, 2])) - min(boxes[a, 0], boxes[b, 0])
+        height = np.int64(max(boxes[a, 3], boxes[b, 3])) - min(boxes[a, 1], boxes[b, 1])
+        total += max(1.0 - (width * height - both) / area, 0.0)
+        count += 1
+    return total / count
+
+
+@jit
+def _compare_pairs(pairs, sizes, boxes, colour, texture, chosen, area):
+    out = np.empty(len(pairs), np.float64)
+    for i in range(len(pairs)):
+        a, b = pairs[i, 0], pairs[i, 1]
+        out[i] = compare(a, b, sizes, boxes, colour, texture, a, b, chosen, area)
+    return out
+
+
 @jit
 def _find(merged_into, region):
-    """The region that `region` is part of by now."""
+    """The merged region that `region` is now part of."""
     while merged_into[region] >= 0:
         above = merged_into[region]
         if merged_into[above] >= 0:
@@ -72,9 +171,16 @@ def _find(merged_into, region):
 
 @jit
 def _list_neighbours(neighbours, regions, room):
-    """A linked list of neighbours for each region: its first and last cell, and of each cell the next and the region.
+    """A linked list of neighbours for each region.
 
-    -1 is no cell.
+    Args:
+        neighbours: (E, 2) int32, pairs of regions.
+        regions: R.
+        room: 2 R - 1, the number of regions in the end.
+
+    Returns:
+        first, last (room,) int32, the first and last cell of each region; following, other (2 E,) int32, the next cell
+        and the neighbour of each cell. -1 is no cell.
     """
     first, last = np.full(room, -1, np.int32), np.full(room, -1, np.int32)
     following, other = np.full(2 * len(neighbours), -1, np.int32), np.empty(2 * len(neighbours), np.int32)
@@ -91,7 +197,7 @@ def _list_neighbours(neighbours, regions, room):
 
 @jit
 def _merge_histograms(counts, colour, texture, a, b, whole):
-    """Adds row b of the counts to row a, and renews row a of the shares; `whole` is pixels times channels."""
+    """Adds row b of the counts to row a, and computes row a of the shares again; `whole` is pixels times channels."""
     colours = colour.shape[1]
     for i in range(counts.shape[1]):
         counts[a, i] += counts[b, i]
@@ -108,22 +214,29 @@ def _group(regions, sizes, boxes, neighbours, counts, colour, texture, channels,
     Args:
         regions: R.
         sizes, boxes: (2 R - 1,) and (2 R - 1, 4) int32; those of merged regions are written.
+        neighbours: (E, 2) int32.
         counts: (R, D) int32, histograms of colour and texture side by side, in pixels; overwritten.
-        colour, texture: the same as shares; D columns together; overwritten.
+        colour, texture: the same as shares, D columns together; overwritten.
+        channels: C.
+        chosen: (4,) bool; see `choose`.
+        area: pixels of the image.
+
+    Returns:
+        the fields of `Hierarchy`.
     """
     room = len(sizes)
     children, similarity = np.empty((room - regions, 2), np.int32), np.empty(room - regions, np.float64)
     levels = np.ones(room, np.int32)
     merged_into = np.full(room, -1, np.int32)
-    row = np.arange(room)  # where a region's histograms are: those of a merged one take the place of its first child's
+    row = np.arange(room)  # of a region's histograms: a merged region overwrites its first child's
     first, last, following, other = _list_neighbours(neighbours, regions, room)
-    met = np.full(room, -1, np.int32)
+    seen = np.full(room, -1, np.int32)
     heap = [(0.0, np.int64(0), np.int32(0), np.int32(0)) for _ in range(0)]
     for i in range(len(neighbours)):
         a, b = neighbours[i, 0], neighbours[i, 1]
         heap.append((-compare(a, b, sizes, boxes, colour, texture, a, b, chosen, area), np.int64(i), a, b))
     heapq.heapify(heap)
-    found, made = len(neighbours), regions
+    compared, made = len(neighbours), regions
     while len(heap):
         negative, _, a, b = heapq.heappop(heap)
         if merged_into[a] >= 0 or merged_into[b] >= 0:
@@ -140,22 +253,22 @@ def _group(regions, sizes, boxes, neighbours, counts, colour, texture, channels,
             boxes[new, i + 2] = max(boxes[a, i + 2], boxes[b, i + 2])
         row[new] = row[a]
         _merge_histograms(counts, colour, texture, row[a], row[b], sizes[new] * np.float64(channels))
-        # The lists of both neighbours, one after the other; who is met twice, or is now inside, leaves the list.
+        # The lists of neighbours of both, joined; a region that occurs twice or is now inside leaves the list.
         following[last[a]] = first[b]
         first[new], last[new] = first[a], last[b]
         before, cell = -1, first[new]
         while cell >= 0:
             region = _find(merged_into, other[cell])
-            if region == new or met[region] == new:
+            if region == new or seen[region] == new:
                 if before < 0:
                     first[new] = following[cell]
                 else:
                     following[before] = following[cell]
             else:
-                met[region], other[cell] = new, region
+                seen[region], other[cell] = new, region
                 value = compare(new, region, sizes, boxes, colour, texture, row[new], row[region], chosen, area)
-                heapq.heappush(heap, (-value, np.int64(found), new, np.int32(region)))
-                found += 1
+                heapq.heappush(heap, (-value, np.int64(compared), new, np.int32(region)))
+                compared += 1
                 before = cell
             cell = following[cell]
         last[new] = before

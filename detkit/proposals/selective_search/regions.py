@@ -1,4 +1,4 @@
-"""What is known of regions: size, box, neighbours and histograms of colour and texture."""
+"""Regions: their sizes, boxes, neighbours and histograms of colour and texture."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import numpy as np
 
 from detkit.compiled import jit
 from detkit.errors import ConfigError
-
-from . import texture
-from .colour_spaces import as_channels
-from .segmentation import Segmentations
+from detkit.proposals.selective_search import texture
+from detkit.proposals.selective_search.colour_spaces import as_channels
+from detkit.proposals.selective_search.segmentation import Segmentations
 
 COLOUR_BINS = 25
 
@@ -20,7 +19,7 @@ class Regions(NamedTuple):
     """R regions of one image in one colour space.
 
     Attributes:
-        labels: (H, W) int32, 0..R-1; None if not asked for.
+        labels: (H, W) int32, 0..R-1; None from `describe_many`.
         sizes: (R,) int32, pixels.
         boxes: (R, 4) int32, half-open x1 y1 x2 y2.
         neighbours: (E, 2) int32, pairs of regions that touch, the smaller number first, ascending.
@@ -56,8 +55,8 @@ def describe(image: np.ndarray, labels: np.ndarray) -> Regions:
     labels = np.ascontiguousarray(labels, dtype=np.int32)
     if labels.shape != image.shape[:2] or labels.min() < 0 or not np.bincount(labels.ravel()).all():
         raise ConfigError(
-            f"a label map gives each pixel of the image, here {image.shape[:2]}, a region, 0, 1, ... without a gap; "
-            f"this one is {labels.shape}, from {labels.min(initial=0)} to {labels.max(initial=0)}"
+            f"a label map needs the image's size, here {image.shape[:2]}, and labels 0, 1, ... without a gap; "
+            f"this one has size {labels.shape} and labels from {labels.min(initial=0)} to {labels.max(initial=0)}"
         )
     count = int(labels.max()) + 1
     pieces = _describe_pieces(image, labels, count)
@@ -65,7 +64,7 @@ def describe(image: np.ndarray, labels: np.ndarray) -> Regions:
 
 
 def describe_many(image: np.ndarray, segmentations: Segmentations) -> list[Regions]:
-    """The regions for each k, without label maps, for little more than the cost of one: pixels are visited once."""
+    """The regions for each k, without label maps. Each pixel is visited once, whatever the number of k."""
     pieces = _describe_pieces(image, segmentations.pieces, segmentations.regions.shape[1])
     return [_merge(pieces, region, None) for region in segmentations.regions]
 
@@ -93,7 +92,7 @@ def _merge(pieces: _Pieces, region: np.ndarray, labels: np.ndarray | None) -> Re
 
 @jit
 def _measure(labels, count):
-    """Sizes (P,) and boxes (P, 4), run by run."""
+    """Sizes (count,) and boxes (count, 4) int32 of the labels (H, W), run by run along the rows."""
     height, width = labels.shape
     sizes, boxes = np.zeros(count, np.int32), np.zeros((count, 4), np.int32)
     for label in range(count):
@@ -112,7 +111,17 @@ def _measure(labels, count):
 
 @jit
 def _count(image, textures, labels, count):
-    """(P, 25 C + 80 C) int32: pixels by colour and, for each axis, by derivative in twenty bins."""
+    """Histograms of the pixels of each label.
+
+    Args:
+        image: uint8 (H, W, C).
+        textures: uint8 (4, H, W * C), see `texture_bins`.
+        labels: (H, W) int32, 0..count-1.
+        count: P.
+
+    Returns:
+        (P, 25 C + 80 C) int32: pixels in each bin of colour and, for each axis, in each of twenty bins of texture.
+    """
     height, width, channels = image.shape
     axes, step = len(textures), 2 * texture.BINS
     colours = channels * COLOUR_BINS
@@ -129,14 +138,14 @@ def _count(image, textures, labels, count):
 
 @jit
 def _spread(counts):
-    """Counts by axis as counts by direction: what rises is flat for the falling direction, and the other way round.
+    """Counts by axis to counts by direction: what rises along an axis is flat in the falling direction, and vice versa.
 
     Args:
         counts: (R, n * 20) int32.
 
     Returns:
-        (R, n * 20) int32: of each axis the ten bins of the falling direction, then of the rising one. Flat is a falling
-        direction's last bin and a rising one's first.
+        (R, n * 20) int32: of each axis the ten bins of the falling direction, then those of the rising one. Flat pixels
+        are in the last bin of the falling direction and in the first of the rising one.
     """
     out = np.empty(counts.shape, np.int32)
     bins = texture.BINS
@@ -154,7 +163,13 @@ def _spread(counts):
 
 @jit
 def _add_up(sizes, boxes, counts, region, count):
-    """Sizes, boxes and counts of regions from those of their pieces."""
+    """Sizes, boxes and counts of regions from those of their pieces.
+
+    Args:
+        sizes, boxes, counts: (P,), (P, 4) and (P, D) int32 of the pieces.
+        region: (P,) int32, the region of each piece.
+        count: R.
+    """
     out_sizes, out_boxes = np.zeros(count, np.int32), np.empty((count, 4), np.int32)
     out_counts = np.zeros((count, counts.shape[1]), np.int32)
     for piece in range(len(sizes)):
@@ -174,8 +189,8 @@ def _add_up(sizes, boxes, counts, region, count):
 def _touching(labels):
     """Pairs of labels side by side, one above the other or, down to the right, corner to corner; see `_distinct`.
 
-    Those are the pairs that OpenCV looks at. As there, what touches in the first row or column only does not count,
-    unless the image has but the one.
+    These are the pairs that OpenCV takes. As there, regions that touch only within the first row or column are no
+    neighbours, unless the image has no other row or column.
     """
     height, width = labels.shape
     pairs, count = np.empty((3 * height * width, 2), np.int32), 0
@@ -203,7 +218,7 @@ def _distinct(pairs):
     slots = np.empty(size, np.int64)
     for slot in range(size):
         slots[slot] = -1
-    found, count = np.empty(len(pairs), np.int64), 0
+    keys, count = np.empty(len(pairs), np.int64), 0
     last = np.int64(-1)
     for i in range(len(pairs)):
         a, b = np.int64(pairs[i, 0]), np.int64(pairs[i, 1])
@@ -216,9 +231,9 @@ def _distinct(pairs):
             slot = (slot + 1) & (size - 1)
         if slots[slot] == -1:
             slots[slot] = key
-            found[count] = key
+            keys[count] = key
             count += 1
-    return found[:count].copy()
+    return keys[:count].copy()
 
 
 def _pairs(keys: np.ndarray) -> np.ndarray:

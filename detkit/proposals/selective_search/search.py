@@ -1,20 +1,87 @@
-"""Selective search as one call, and for many images side by side."""
+"""Selective search as one call, its parameters, and the order of its boxes."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from detkit.errors import ConfigError, ImageTypeError
-from detkit.threads import available_cores
 
-from .parameters import SearchParameters, parameters_of
+if TYPE_CHECKING:
+    from detkit.proposals.selective_search.grouping import Hierarchy
+
+MODES = ("single", "fast", "quality")
+SETS = ("opencv", "paper")
+
+#: 0.8 in single precision, as OpenCV passes it on: the difference changes some regions.
+OPENCV_SIGMA = 0.800000011920929
+
+ALL = ("colour", "texture", "size", "fill")
+NO_COLOUR = ("texture", "size", "fill")
+
+
+@dataclass(frozen=True)
+class SearchParameters:
+    """What selective search varies: one hierarchy of regions for each colour space, k and strategy.
+
+    Attributes:
+        colour_spaces: see `COLOUR_SPACES`.
+        ks: thresholds of the initial segmentation; see `segment`.
+        strategies: for each strategy, the measures whose mean is the similarity; see `similarities`.
+        min_sizes: for each k, initial regions of fewer pixels are absorbed by a neighbour.
+        sigma: smoothing before segmentation, in pixels.
+        connectivity: 4 or 8 neighbours of a pixel.
+        min_side: boxes with a shorter side are dropped, in pixels of the image as it was searched.
+    """
+
+    colour_spaces: tuple[str, ...]
+    ks: tuple[float, ...]
+    strategies: tuple[tuple[str, ...], ...]
+    min_sizes: tuple[int, ...]
+    sigma: float = 0.8
+    connectivity: int = 4
+    min_side: int = 0
+
+
+def parameters_of(name: str, mode: str) -> SearchParameters:
+    """The parameters of a set and a mode.
+
+    "opencv": those of cv2.ximgproc's selective search (contrib 4.x, selectivesearchsegmentation.cpp), as they take
+    effect (see `colour_spaces` on hue). The regions and boxes are then OpenCV's, except where edges of equal weight or
+    pairs of equal similarity are ordered differently.
+
+    "paper": those of Uijlings et al. (IJCV 2013, table 5) as R-CNN used them (papers.md 2.1), with the graph of 8
+    neighbours that Felzenszwalb and Huttenlocher describe. The authors' histograms and similarities are compiled
+    MATLAB and cannot be read: here both sets use the same ones, and the same conversions to 8 bits, so "paper" may
+    differ from the authors' program there.
+
+    Args:
+        name: "opencv" or "paper".
+        mode: "single" (one grouping), "fast" or "quality".
+
+    Raises:
+        ConfigError: an unknown set or mode.
+    """
+    if name not in SETS:
+        raise ConfigError(f"unknown parameters {name!r} of selective search: use one of {', '.join(SETS)}")
+    if mode not in MODES:
+        raise ConfigError(f"unknown mode {mode!r} of selective search: use one of {', '.join(MODES)}")
+    if name == "opencv":
+        spaces: tuple[str, ...] = ("hsv", "lab", "gray", "blue", "rgi")
+        ks: tuple[float, ...] = {"single": (200,), "fast": (150, 300, 450), "quality": (150, 300, 450, 600, 750)}[mode]
+        min_sizes, sigma, connectivity, min_side = (100,) * len(ks), OPENCV_SIGMA, 4, 0
+    else:
+        spaces = ("hsv_full", "lab", "normalized_rgi", "h_full", "gray")
+        ks = {"single": (100,), "fast": (50, 100), "quality": (50, 100, 150, 300)}[mode]
+        min_sizes, sigma, connectivity, min_side = tuple(int(k) for k in ks), 0.8, 8, 20
+    strategies = (ALL, NO_COLOUR, ("fill",), ("size",))
+    count, kinds = {"single": (1, 1), "fast": (2, 2), "quality": (5, 4)}[mode]
+    return SearchParameters(spaces[:count], ks, strategies[:kinds], min_sizes, sigma, connectivity, min_side)
 
 
 def selective_search(
@@ -29,27 +96,27 @@ def selective_search(
     """Boxes that may hold objects (Uijlings et al., "Selective Search for Object Recognition", IJCV 2013).
 
     For every colour space and k the image is segmented, and for every strategy neighbouring regions are merged until
-    one is left: see `to_colour_space`, `segment`, `describe`, `group` and `rank`, which are the steps of this. The same
-    image and arguments give the same boxes in the same order, in any thread or process of one machine.
+    one is left. The steps are `to_colour_space`, `segment`, `describe`, `group` and `rank`. The same image and
+    arguments give the same boxes in the same order, in any thread or process of one machine. The compiled loops release
+    the interpreter's lock, so several images can be searched in threads.
 
     Memory: about 85 bytes for each pixel that is searched, 100 with "paper": 20 MB for a photograph of 500 x 375, and
-    4 GB for one of 8000 x 6000 that `resize_width` None leaves as large as it is.
+    4 GB for one of 8000 x 6000 with `resize_width` None.
 
     Args:
         image: uint8 RGB, an array (H, W, 3) or a tensor (3, H, W); of any size from one pixel on.
         mode: "single" (hundreds of boxes), "fast" (one to two thousand) or "quality" (several thousand); the last
             takes four times as long.
         max_boxes: at most so many, the first ones; None for all.
-        min_side: boxes with a shorter side are dropped, in pixels of the image as it is searched; None for the
-            parameters' own: 0 for "opencv", 20 for "paper".
-        parameters: "opencv", "paper" (see `parameters_of`) or numbers of your own, with which `mode` does not count.
-        resize_width: a wider image is searched at this width, and the boxes are mapped back; None to search images as
-            they are. R-CNN's authors brought every image to that width; narrower ones are not enlarged here, with
-            "paper" neither.
+        min_side: boxes with a shorter side are dropped, in pixels of the image as it is searched; None for the value
+            in the parameters: 0 for "opencv", 20 for "paper".
+        parameters: "opencv", "paper" (see `parameters_of`) or a SearchParameters, which takes the place of `mode`.
+        resize_width: a wider image is searched at this width, and the boxes are mapped back; None to search images at
+            their own size. R-CNN's authors resized every image to that width; here narrower ones are not enlarged.
         seed: of the random part of the order.
 
     Returns:
-        float32 (N, 4), x1 y1 x2 y2 in pixels of `image`, half-open, each box once, most object-like first.
+        float32 (N, 4), x1 y1 x2 y2 in pixels of `image`, half-open, no box twice, in the order of `rank`.
 
     Raises:
         ImageTypeError: an image of another type or shape, or without a pixel.
@@ -60,8 +127,6 @@ def selective_search(
     for name, value in (("max_boxes", max_boxes), ("resize_width", resize_width)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} of selective search must be 1 or more, or null for no limit; it is {value}")
-    from .ranking import rank
-
     height, width = pixels.shape[:2]
     searched = pixels if resize_width is None or width <= resize_width else shrink(pixels, resize_width)
     side = chosen.min_side if min_side is None else min_side
@@ -74,38 +139,12 @@ def selective_search(
     return torch.from_numpy(boxes)
 
 
-def selective_search_many(
-    images: Iterable[np.ndarray | Tensor], threads: int | None = None, **options: Any
-) -> Iterator[Tensor]:
-    """`selective_search` of one image after the other, several at a time.
-
-    Args:
-        images: taken as they are needed: beside those in work, as many wait or are done.
-        threads: images in work at once; None for one a core. The boxes do not hang on it.
-        options: of `selective_search`.
-
-    Yields:
-        the boxes of each image, in the images' order.
-    """
-    if threads is not None and threads < 1:
-        raise ConfigError(f"threads must be 1 or more, or null for one a core; it is {threads}")
-    threads = threads or available_cores()
-    pending: deque[Future[Tensor]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="selective_search") as pool:
-        for image in images:
-            pending.append(pool.submit(selective_search, image, **options))
-            if len(pending) >= 2 * threads:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-
-
-def group_all(image: np.ndarray, parameters: SearchParameters) -> list:
+def group_all(image: np.ndarray, parameters: SearchParameters) -> list[Hierarchy]:
     """The hierarchies of an image (H, W, 3): by colour space, then k, then strategy; see `Hierarchy`."""
-    from .colour_spaces import to_colour_space
-    from .grouping import group
-    from .regions import describe_many
-    from .segmentation import segment_many
+    from detkit.proposals.selective_search.colour_spaces import to_colour_space
+    from detkit.proposals.selective_search.grouping import group
+    from detkit.proposals.selective_search.regions import describe_many
+    from detkit.proposals.selective_search.segmentation import segment_many
 
     hierarchies = []
     for name in parameters.colour_spaces:
@@ -118,28 +157,68 @@ def group_all(image: np.ndarray, parameters: SearchParameters) -> list:
     return hierarchies
 
 
+def rank(hierarchies: Sequence[Hierarchy], seed: int = 0, min_side: float = 0.0) -> np.ndarray:
+    """Boxes of several hierarchies, no box twice, those most likely to hold an object first.
+
+    As in Uijlings et al. (2013, section 4.3): a region's rank in its hierarchy, counted from the last merge, is
+    multiplied by a random number between 0 and 1, so that large regions come first and the hierarchies mix. Initial
+    regions rank behind the first merge. (OpenCV multiplies the number of levels below a region instead, so that small
+    regions come first.) A box that several regions share takes the best of their ranks.
+
+    Args:
+        hierarchies: from `group`, in a fixed order.
+        seed: of the random numbers.
+        min_side: boxes with a shorter side are left out, in pixels.
+
+    Returns:
+        (N, 4) int32, half-open x1 y1 x2 y2.
+    """
+    boxes = np.concatenate([hierarchy.boxes for hierarchy in hierarchies])
+    ranks = np.concatenate([_ranks(hierarchy) for hierarchy in hierarchies])
+    order = np.argsort(ranks * np.random.default_rng(seed).random(len(ranks)), kind="stable")
+    boxes = boxes[order]
+    boxes = boxes[(boxes[:, 2:] - boxes[:, :2] >= min_side).all(axis=1)]
+    return boxes[_first_of_each(boxes)]
+
+
+def _ranks(hierarchy: Hierarchy) -> np.ndarray:
+    merges = len(hierarchy.children)
+    return np.concatenate([np.full(hierarchy.initial, merges + 1), np.arange(merges, 0, -1)])
+
+
+def _first_of_each(boxes: np.ndarray) -> np.ndarray:
+    """Ascending positions of the first occurrence of each box."""
+    # Two numbers a box compare faster than four; a coordinate is below 2**31.
+    corners = boxes.astype(np.int64)
+    low, high = corners[:, 0] << 32 | corners[:, 1], corners[:, 2] << 32 | corners[:, 3]
+    order = np.lexsort((high, low))
+    new = np.ones(len(boxes), bool)
+    new[1:] = (low[order][1:] != low[order][:-1]) | (high[order][1:] != high[order][:-1])
+    return np.sort(order[new])
+
+
 def as_pixels(image: np.ndarray | Tensor) -> np.ndarray:
-    """The image as an array (H, W, 3); raises ImageTypeError for anything but uint8 RGB with a pixel at least."""
+    """The image as an array (H, W, 3); raises ImageTypeError unless it is uint8 RGB of one pixel or more."""
     if isinstance(image, Tensor):
-        wanted = image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3 and image.numel() > 0
-        what = f"a {str(image.dtype).removeprefix('torch.')} tensor of shape {tuple(image.shape)}"
-        pixels = image.detach().cpu().permute(1, 2, 0).numpy() if wanted else None
+        valid = image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3 and image.numel() > 0
+        got = f"a {str(image.dtype).removeprefix('torch.')} tensor of shape {tuple(image.shape)}"
+        pixels = image.detach().cpu().permute(1, 2, 0).numpy() if valid else None
     elif isinstance(image, np.ndarray):
-        wanted = image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size > 0
-        what = f"a {image.dtype} array of shape {image.shape}"
-        pixels = image if wanted else None
+        valid = image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size > 0
+        got = f"a {image.dtype} array of shape {image.shape}"
+        pixels = image if valid else None
     else:
-        what, pixels = f"a {type(image).__name__}", None
+        got, pixels = f"a {type(image).__name__}", None
     if pixels is None:
         raise ImageTypeError(
-            f"selective search wants a uint8 RGB image, an array (H, W, 3) or a tensor (3, H, W), of a pixel or more; "
-            f"it got {what}"
+            f"selective search wants a uint8 RGB image of one pixel or more, an array (H, W, 3) or a tensor (3, H, W); "
+            f"it got {got}"
         )
     return np.ascontiguousarray(pixels)
 
 
 def shrink(image: np.ndarray, width: int) -> np.ndarray:
-    """The image at that width, sides in proportion."""
+    """The image resized to that width, aspect ratio kept."""
     import cv2
 
     height = max(round(image.shape[0] * width / image.shape[1]), 1)

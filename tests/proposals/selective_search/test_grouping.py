@@ -9,9 +9,8 @@ from detkit.errors import ConfigError
 from detkit.proposals.selective_search import MEASURES, describe, group, segment, segment_many, similarities
 from detkit.proposals.selective_search.regions import describe_many
 from detkit.proposals.selective_search.texture import texture_bins
-
-from .generated import blobs
-from .plain import PlainRegions, neighbours
+from tests.proposals.selective_search.generated import blobs
+from tests.proposals.selective_search.plain import PlainRegions, neighbours
 
 STRATEGIES = [MEASURES, ("texture", "size", "fill"), ("fill",), ("size",), ("colour",), ("texture",)]
 

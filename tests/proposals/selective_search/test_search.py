@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from detkit.errors import ConfigError, ImageTypeError
-from detkit.proposals import selective_search, selective_search_many
+from detkit.proposals import selective_search
 from detkit.proposals.selective_search import SearchParameters, parameters_of
-
-from .generated import blobs, noise
+from tests.proposals.selective_search.generated import blobs, noise
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -135,36 +134,13 @@ def test_the_seed_changes_the_order_and_nothing_else() -> None:
     assert sorted(first.tolist()) == sorted(other.tolist())
 
 
-def test_threads_give_the_same_boxes_in_the_images_order() -> None:
+def test_threads_give_the_same_boxes() -> None:
     batch = [blobs(40 + 7 * i, 75 - 6 * i, seed=i) for i in range(7)]
-    alone = [selective_search(image, seed=5) for image in batch]
-    for threads in (1, 2, 5):
-        together = list(selective_search_many(iter(batch), threads=threads, seed=5))
-        assert len(together) == 7
+    alone = [selective_search(image) for image in batch]
+    for threads in (2, 5):
+        with ThreadPoolExecutor(threads) as pool:
+            together = list(pool.map(selective_search, batch))
         assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
-    assert list(selective_search_many([])) == []
-
-
-def test_images_are_taken_only_as_they_are_needed() -> None:
-    taken = []
-
-    def source():
-        for i in range(50):
-            taken.append(i)
-            yield blobs(12, 12, seed=i)
-
-    results = selective_search_many(source(), threads=2)
-    next(results)
-    assert len(taken) <= 5
-    results.close()
-    assert threading.active_count() < 20
-
-
-def test_a_bad_image_among_many_is_told_at_its_place() -> None:
-    results = selective_search_many([blobs(9, 9), np.zeros((9, 9, 3)), blobs(9, 9)], threads=2)
-    next(results)
-    with pytest.raises(ImageTypeError, match="float64 array"):
-        next(results)
 
 
 def test_another_process_gives_the_same_boxes() -> None:
@@ -189,14 +165,11 @@ def test_a_forked_loader_worker_searches_too() -> None:
     from torch.utils.data import DataLoader
 
     batch = [blobs(60, 70, seed=i) for i in range(3)]
-    here = list(selective_search_many(batch, threads=2))
-    loader = DataLoader(batch, batch_size=None, num_workers=1, multiprocessing_context="fork", collate_fn=search_first)
+    here = [selective_search(image) for image in batch]
+    loader = DataLoader(
+        batch, batch_size=None, num_workers=1, multiprocessing_context="fork", collate_fn=selective_search
+    )
     assert all(torch.equal(a, b) for a, b in zip(here, loader, strict=True))
-
-
-def search_first(image: np.ndarray) -> torch.Tensor:
-    """What a worker does."""
-    return selective_search(image)
 
 
 @pytest.mark.parametrize(
@@ -230,11 +203,6 @@ def test_what_is_no_image_is_refused_by_its_type_and_shape(image, told: str) -> 
 def test_options_out_of_range_are_refused(options, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         selective_search(blobs(5, 5), **options)
-
-
-def test_no_threads_are_refused() -> None:
-    with pytest.raises(ConfigError, match="threads"):
-        next(selective_search_many([blobs(5, 5)], threads=0))
 
 
 def test_parameters_are_opencvs_and_the_papers() -> None:

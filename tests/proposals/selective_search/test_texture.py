@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from detkit.errors import DataError
-from detkit.proposals.selective_search.texture import texture_bins, turn
-
-from .generated import blobs, noise
+from detkit.proposals.selective_search.texture import rotate, texture_bins
+from tests.proposals.selective_search.generated import blobs, noise
 
 
 def opencv_derivatives(plane: np.ndarray) -> list[np.ndarray]:
@@ -53,7 +52,7 @@ def test_bins_are_those_of_opencvs_way(size: tuple[int, int]) -> None:
 
 def test_turning_back_samples_exactly_as_warp_affine() -> None:
     image = noise(29, 46)
-    turned, maps = turn(image)
+    turned, maps = rotate(image)
     back = cv2.getRotationMatrix2D((turned.shape[1] // 2, turned.shape[0] // 2), -45.0, 1.0)
     steep = cv2.Scharr(turned, cv2.CV_32F, 1, 0)
     whole = cv2.warpAffine(steep, back, turned.shape[1::-1])
@@ -74,4 +73,4 @@ def test_an_edge_falls_along_one_axis_only() -> None:
 
 def test_an_image_too_long_for_opencv_is_refused_with_its_size() -> None:
     with pytest.raises(DataError, match="47000 x 2 pixels"):
-        turn(np.zeros((2, 47_000, 3), np.uint8))
+        rotate(np.zeros((2, 47_000, 3), np.uint8))
