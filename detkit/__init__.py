@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from detkit.detectors import FastRCNN as FastRCNN
     from detkit.detectors.loading import load as load
     from detkit.drawing import draw as draw
+    from detkit.tools.compress import compress as compress
+    from detkit.tools.demo import demo as demo
     from detkit.tools.evaluate import evaluate as evaluate
 
 _ROOMS = ("boxes", "classification", "data", "detectors", "evaluation", "features", "heads", "proposals", "training")
@@ -36,6 +38,8 @@ __getattr__, __dir__, __all__ = lazy_names(
         "detkit.classification": ["ImageClassifier"],
         "detkit.detectors.loading": ["load"],
         "detkit.drawing": ["draw"],
+        "detkit.tools.compress": ["compress"],
+        "detkit.tools.demo": ["demo"],
         "detkit.tools.evaluate": ["evaluate"],
     },
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 from detkit.__about__ import __version__
 from detkit.errors import ConfigError, DetkitError
@@ -104,16 +104,16 @@ def _run(command: str, args: list[str]) -> int:
 
         return propose.main(args)
     if command == "compress":
-        from detkit.tools import compress
+        from detkit.tools.compress import compress
 
-        return compress.main(args)
+        return run_function(command, compress, args)
     if command == "benchmark":
         from detkit.tools.benchmark import command as benchmark
 
         return benchmark.main(args)
-    from detkit.tools import demo
+    from detkit.tools.demo import demo
 
-    return demo.main(args) or 0
+    return run_function(command, demo, args)
 
 
 def run_function(command: str, function: Callable[..., Any], args: Sequence[str]) -> int:
@@ -132,6 +132,10 @@ def run_function(command: str, function: Callable[..., Any], args: Sequence[str]
     parser = ArgumentParser(f"detkit {command}", exit_on_error=False, allow_abbrev=False)
     parser.add_function_arguments(function)
     options = [_underscores(argument) for argument in args]
+    switches = [f"--{name}" for name, hint in get_type_hints(function).items() if hint is bool]
+    for i in reversed(range(len(options))):
+        if options[i] in switches and (i + 1 == len(options) or options[i + 1].startswith("--")):
+            options.insert(i + 1, "true")  # `--fast` alone
     try:
         config = parser.parse_args(options)
     except ArgumentError as error:

@@ -1,76 +1,65 @@
-"""`detkit compress`: truncated SVD of a checkpoint's fully connected layers, for quicker detection without training."""
+"""Truncated SVD of a checkpoint's fully connected layers: quicker detection, without training."""
 
 from __future__ import annotations
 
-import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from detkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from detkit.heads.svd import Cost
 
-EXAMPLES = """examples:
-  detkit compress --ckpt_path runs/paper_voc07_vgg16 --rank fc6=1024,fc7=256    (the paper's ranks for VGG16)
-  detkit test --ckpt_path runs/paper_voc07_vgg16/version_0/checkpoints/best_svd.ckpt
-"""
-#: What of a checkpoint is needed to predict; the rest is of the run that made it, whose optimizer knows other layers.
+#: What prediction needs of a checkpoint. The rest belongs to the run, whose optimizer has the state of other layers.
 KEPT = ("state_dict", "hyper_parameters", "detkit", "pytorch-lightning_version", "epoch", "global_step")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}\n`detkit compress --help` shows all options.")
+@dataclass(frozen=True)
+class CompressResult:
+    """What `compress` returns.
+
+    Attributes:
+        path: the new checkpoint.
+        layers: the multiplications of each fully connected layer for one region, before and after.
+        text: the table of the layers, and where the checkpoint is.
+    """
+
+    path: Path
+    layers: list[Cost]
+    text: str
 
 
-def parser() -> argparse.ArgumentParser:
-    """The options of the command."""
-    result = _Parser(
-        "detkit compress",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = result.add_argument
-    add("--ckpt_path", "--ckpt-path", required=True, metavar="PATH", help="a run's folder, or a checkpoint file")
-    add(
-        "--rank", required=True, metavar="LAYER=RANK,...",
-        help="singular values kept of each layer, for example fc6=1024,fc7=256; other layers stay as they are",
-    )  # fmt: skip
-    add("--output", metavar="FILE", help="the new checkpoint (default: NAME_svd.ckpt, beside the old one)")
-    return result
-
-
-def main(args: Sequence[str]) -> int:
-    """Compress a checkpoint and say what it saves.
+def compress(ckpt_path: str | Path, rank: dict[str, int] | str, output: str | Path | None = None) -> CompressResult:
+    """Write a checkpoint whose fully connected layers are products of two smaller ones, by truncated SVD.
 
     Args:
-        args: the arguments after ``compress``; see ``detkit compress --help``.
+        ckpt_path: A run's folder, whose best checkpoint it means, or a checkpoint file.
+        rank: How many singular values are kept of each layer, as fc6=1024,fc7=256 (the paper's ranks for VGG16) or
+            {fc6: 1024, fc7: 256}. Other layers stay as they are.
+        output: The new checkpoint; by default NAME_svd.ckpt, beside the old one.
+
+    Returns:
+        The path, the costs of the layers, and the text that the command prints.
 
     Raises:
-        DetkitError: an option or a checkpoint that cannot be used.
+        DetkitError: an argument or a checkpoint that cannot be used.
     """
-    options = parser().parse_args(list(args))
-    ranks = parse_ranks(options.rank)
+    ranks = parse_ranks(rank) if isinstance(rank, str) else dict(rank)
     from detkit.engine.checkpoints import find_checkpoint, read_checkpoint
 
-    found = find_checkpoint(options.ckpt_path)
-    output = Path(options.output) if options.output else found.path.with_name(f"{found.path.stem}_svd.ckpt")
-    if output.exists() and output.samefile(found.path):
-        raise ConfigError(f"--output {output}: is the checkpoint that is compressed; name another file")
-    if output.is_dir():
-        raise ConfigError(f"--output {output}: is a folder; name a file")
-    print(f"checkpoint: {found}", flush=True)
-    content, layers = compress(read_checkpoint(found.path), ranks, str(found.path))
-    print_costs(layers)
-    save(content, output)
-    print(f"compressed: {output}", flush=True)
-    return 0
+    source = find_checkpoint(ckpt_path)
+    path = source.path.with_name(f"{source.path.stem}_svd.ckpt") if output is None else Path(output)
+    if path.exists() and path.samefile(source.path):
+        raise ConfigError(f"output {path}: is the checkpoint that is compressed; name another file")
+    if path.is_dir():
+        raise ConfigError(f"output {path}: is a folder; name a file")
+    content, layers = compress_checkpoint(read_checkpoint(source.path), ranks, str(source.path))
+    _save(content, path)
+    return CompressResult(path, layers, f"checkpoint: {source}\n{_costs_text(layers)}\ncompressed: {path}")
 
 
 def parse_ranks(text: str) -> dict[str, int]:
@@ -81,39 +70,41 @@ def parse_ranks(text: str) -> dict[str, int]:
     """
     ranks: dict[str, int] = {}
     for part in text.split(","):
-        name, equals, rank = (each.strip() for each in part.partition("="))
-        if not (name and equals and rank.isdecimal()) or name in ranks:
-            raise ConfigError(f"--rank {text}: must be written as fc6=1024,fc7=256, each layer once")
+        name, _, rank = (word.strip() for word in part.partition("="))
+        if not (name and rank.isdecimal()) or name in ranks:
+            raise ConfigError(f"rank {text}: must be written as fc6=1024,fc7=256, each layer once")
         ranks[name] = int(rank)
     return ranks
 
 
-def compress(content: dict[str, Any], ranks: dict[str, int], source: str) -> tuple[dict[str, Any], list[Cost]]:
-    """A checkpoint of the same detector with factored layers, and what its fully connected layers cost.
+def compress_checkpoint(
+    content: dict[str, Any], ranks: Mapping[str, int], source: str
+) -> tuple[dict[str, Any], list[Cost]]:
+    """The content of a checkpoint of the same detector with factored layers, and what the layers cost.
 
     Args:
-        content: of the checkpoint, as `read_checkpoint` gives it.
-        ranks: of each layer, by its name.
-        source: where it came from, for messages.
+        content: of the checkpoint, as `read_checkpoint` returns it.
+        ranks: rank of each layer, by its name.
+        source: where the content is from, for messages.
 
     Raises:
-        ConfigError: for layers that are not there, or ranks that save nothing.
+        ConfigError: a layer that does not exist, or a rank that saves nothing.
     """
     from detkit.detectors.loading import restore
+    from detkit.detectors.region_detector import RegionDetector
     from detkit.heads.svd import check_ranks, check_saving, costs, fully_connected, replace_layers
 
     model = restore(content, source)
-    classifier = getattr(model, "roi_heads", None)
-    layers = {} if classifier is None else fully_connected(classifier.box_head)
+    layers = fully_connected(model.roi_heads.box_head) if isinstance(model, RegionDetector) else {}
     check_ranks(layers, ranks)
-    predictor = classifier.box_predictor
+    box_head, predictor = model.roi_heads.box_head, model.roi_heads.box_predictor
     layers |= {"cls_score": predictor.cls_score, "bbox_pred": predictor.bbox_pred}
     table = costs(layers, ranks)
     check_saving(table)
-    replace_layers(classifier.box_head, ranks)
+    replace_layers(box_head, ranks)
     prefix = "roi_heads.box_head."
     state = {name: value for name, value in content["state_dict"].items() if not name.startswith(prefix)}
-    state |= classifier.box_head.state_dict(prefix=prefix)
+    state |= box_head.state_dict(prefix=prefix)
     arguments = content["hyper_parameters"]
     result = {name: content[name] for name in KEPT if name in content}
     result["state_dict"] = state
@@ -122,36 +113,41 @@ def compress(content: dict[str, Any], ranks: dict[str, int], source: str) -> tup
     return result, table
 
 
-def print_costs(layers: Sequence[Cost]) -> None:
-    """Print the multiplications of each layer and of all, before and after."""
-    from rich.console import Console
+def _costs_text(layers: Sequence[Cost]) -> str:
+    """The multiplications of each layer and of all, before and after."""
     from rich.table import Table
+
+    from detkit.evaluation.tables import render
 
     table = Table(title="multiplications for each region", title_justify="left", title_style="")
     for name in ("layer", "inputs x outputs", "rank", "before", "after", "saved"):
         table.add_column(name, justify="left" if name == "layer" else "right")
-    for each in layers:
+    for layer in layers:
         table.add_row(
-            each.name,
-            f"{each.inputs} x {each.outputs}",
-            "" if each.rank is None else str(each.rank),
-            f"{each.before:,}",
-            f"{each.after:,}",
-            "" if each.rank is None else _saved(each.before, each.after),
+            layer.name,
+            f"{layer.inputs} x {layer.outputs}",
+            "" if layer.rank is None else str(layer.rank),
+            f"{layer.before:,}",
+            f"{layer.after:,}",
+            "" if layer.rank is None else _saved(layer.before, layer.after),
         )
-    before, after = (sum(getattr(each, when) for each in layers) for when in ("before", "after"))
+    before = sum(layer.before for layer in layers)
+    after = sum(layer.after for layer in layers)
     table.add_section()
     table.add_row("total", "", "", f"{before:,}", f"{after:,}", _saved(before, after))
-    Console().print(table)
     saving = f"{_saved(before, after)} of their multiplications are saved ({before / after:.1f} times fewer)"
-    print(f"predicted for the fully connected layers: {saving}")
+    return f"{render(table)}\npredicted for the fully connected layers: {saving}"
 
 
-def save(content: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint beside its place, and rename it.
+def _saved(before: int, after: int) -> str:
+    return f"{100 * (1 - after / before):.1f} %"
+
+
+def _save(content: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint under another name, and rename it.
 
     Raises:
-        ConfigError: if it cannot be written.
+        ConfigError: it cannot be written.
     """
     import torch
 
@@ -160,11 +156,7 @@ def save(content: dict[str, Any], path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(content, part)
         os.replace(part, path)
-    except (OSError, RuntimeError) as error:  # torch.save has errors of its own
+    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError where the disk is full
         with suppress(OSError):
             part.unlink()
-        raise ConfigError(f"--output {path}: cannot be written ({error})") from None
-
-
-def _saved(before: int, after: int) -> str:
-    return f"{100 * (1 - after / before):.1f} %"
+        raise ConfigError(f"output {path}: cannot be written ({error})") from None

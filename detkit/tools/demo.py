@@ -1,109 +1,130 @@
-"""`detkit demo`: the main job from end to end, on pictures that it draws itself."""
+"""The main commands from end to end, on images that detkit draws itself."""
 
 from __future__ import annotations
 
-import argparse
+import json
+import subprocess
 import sys
-import sysconfig
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from detkit.errors import ConfigError
+from detkit.errors import DetkitError
 
-CONFIG = Path("configs/shapes/faster_rcnn.yaml")
+CONFIG = "shapes/faster_rcnn"
+#: Trainer options of a fast demo: one epoch of a few steps.
+FAST = {
+    "max_epochs": 1,
+    "limit_train_batches": 3,
+    "limit_val_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "log_every_n_steps": 1,
+}
+WRITTEN = {
+    "overview.png": "12 test images: ground truth white, detections in colour",
+    "predictions/": "each test image with its detections",
+    "predictions.json": "all detections, in COCO's format",
+    "report/index.html": "mAP, curves, errors and what to do about them (a page for the browser)",
+    "report/metrics.json": "the same numbers, with their protocol",
+    "metrics.csv": "losses and mAP over the run (events.*: the same for TensorBoard)",
+    "checkpoints/": "best.ckpt and last.ckpt",
+}
 
 
-def main(args: Sequence[str]) -> int:
-    """Draw Shapes, train Faster R-CNN on it, test, predict, and say where everything is.
+@dataclass(frozen=True)
+class DemoResult:
+    """What `demo` returns.
+
+    Attributes:
+        folder: the run, with the files of `WRITTEN`.
+        metrics: the content of the report's metrics.json.
+        text: how long it took, and what the folder holds.
+    """
+
+    folder: Path
+    metrics: dict[str, Any]
+    text: str
+
+
+def demo(output: str | Path = "runs/demo", data: str | Path = "data/shapes", fast: bool = False) -> DemoResult:
+    """Draw Shapes, train Faster R-CNN on it, test, predict, and tell where everything is.
+
+    Each step is a command of the program, printed before it runs in a process of its own.
 
     Args:
-        args: the arguments after ``demo``; see ``detkit demo --help``.
+        output: Folder of the run.
+        data: Folder of the drawn images.
+        fast: Train a few steps only, to see that everything works. Such a detector finds nothing.
+
+    Returns:
+        The run's folder, its metrics, and the text that the command prints at the end.
 
     Raises:
-        ConfigError: if the demo's config is not there.
+        DetkitError: one of the commands failed.
     """
-    parser = argparse.ArgumentParser("detkit demo", description=__doc__)
-    parser.add_argument("--output", default="runs/demo", help="folder of the run (default: %(default)s)")
-    parser.add_argument("--data", default="data/shapes", help="folder of the drawn pictures (default: %(default)s)")
-    parser.add_argument(
-        "--fast_dev_run", action="store_true", help="one batch of everything, to see that it works; finds nothing"
-    )
-    options = parser.parse_args(list(args))
-    config = find_config()
-
-    from detkit.cli.lightning_cli import run
-    from detkit.engine.checkpoints import find_checkpoint
+    from detkit.engine.checkpoints import find_checkpoint, run_folder
+    from detkit.files import config_names
 
     began = time.monotonic()
-    data = ["--data.path", options.data]
-    quick = ["max_epochs", "limit_train_batches", "limit_val_batches", "check_val_every_n_epoch", "log_every_n_steps"]
-    once = [word for name in quick for word in (f"--trainer.{name}", "1")]
-    _say(1, f"draw pictures into {options.data} and train Faster R-CNN on them ({config})")
-    root = ["--trainer.default_root_dir", options.output]
-    run("fit", ["--config", str(config), *root, *data, *(once if options.fast_dev_run else [])])
-    checkpoint = find_checkpoint(options.output).path
-    folder = checkpoint.parent.parent
-    limit = {c: ["--trainer.limit_" + c + "_batches", "1"] if options.fast_dev_run else [] for c in ("test", "predict")}
-    _say(2, "test the best checkpoint on pictures it has not seen")
-    run("test", ["--ckpt_path", str(folder), "--data", "Shapes", *data, *limit["test"]])
-    _say(3, "predict, and draw what was found")
-    drawn = ["--predictions.draw", "true"]
-    run("predict", ["--ckpt_path", str(folder), "--data", "Shapes", *data, *drawn, *limit["predict"]])
-    picture = overview(folder, options.data)
-    print(f"\nDone in {time.monotonic() - began:.0f} s. In {folder}:")
-    for name, what in (
-        (picture.name, "12 test pictures: ground truth white, detections in colour"),
-        ("predictions/", "each test picture with its detections"),
-        ("predictions.json", "all detections, in COCO's format"),
-        ("report/index.html", "mAP, curves, errors and what to do about them (a page for the browser)"),
-        ("report/metrics.json", "the same numbers, with their protocol"),
-        ("metrics.csv", "losses and mAP over the run (events.*: the same for TensorBoard)"),
-        ("checkpoints/", "best.ckpt and last.ckpt"),
-    ):
-        print(f"  {name:<20} {what}")
-    print(f'Next: detkit.load("{folder}").predict("picture.jpg"), or notebooks/01_inference.ipynb')
-    return 0
+    images = ["--data.path", str(data)]
+    options = ["--config", str(config_names()[CONFIG]), "--trainer.default_root_dir", str(output), *images]
+    if fast:
+        options += [word for name, value in FAST.items() for word in (f"--trainer.{name}", str(value))]
+    _run("[1/3] draw images and train Faster R-CNN on them", "fit", options)
+    folder = run_folder(find_checkpoint(output).path)
+    options = ["--ckpt_path", str(folder), "--data", "Shapes", *images]
+    _run("[2/3] test the best checkpoint on images it has not seen", "test", [*options, *_limit("test", fast)])
+    options += ["--predictions.draw", "true"]
+    _run("[3/3] predict, and draw the detections", "predict", [*options, *_limit("predict", fast)])
+    _draw_overview(folder, data)
+    lines = [f"\nDone in {time.monotonic() - began:.0f} s. In {folder}:"]
+    lines += [f"  {name:<20} {content}" for name, content in WRITTEN.items()]
+    lines.append(f'Next: detkit.load("{folder}").predict("picture.jpg"), or notebooks/01_inference.ipynb')
+    metrics = json.loads((folder / "report" / "metrics.json").read_text(encoding="utf-8"))
+    return DemoResult(folder, metrics, "\n".join(lines))
 
 
-def find_config() -> Path:
-    """The demo's config: the repository's, or the one installed with the package.
+def _limit(command: str, fast: bool) -> list[str]:
+    return [f"--trainer.limit_{command}_batches", "1"] if fast else []
+
+
+def _run(heading: str, command: str, options: list[str]) -> None:
+    """Print a command of the program and run it.
 
     Raises:
-        ConfigError: if there is neither.
+        DetkitError: it failed.
+        KeyboardInterrupt: it was interrupted; it has ended.
     """
-    places = [
-        Path(__file__).resolve().parents[2] / CONFIG,
-        Path(sysconfig.get_path("data")) / "share" / "detkit" / CONFIG,
-    ]
-    for place in places:
-        if place.is_file():
-            return place
-    raise ConfigError(f"the demo's config was not found; looked for {', '.join(map(str, places))}")
+    print(f"\n{heading}\n$ detkit {command} {' '.join(options)}", flush=True)
+    with subprocess.Popen([sys.executable, "-m", "detkit", command, *options]) as process:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:  # Ctrl-C reaches the process too; it may still be writing a checkpoint
+            process.wait()
+            raise
+    if code == 130:
+        raise KeyboardInterrupt
+    if code:
+        raise DetkitError(f"`detkit {command}` failed with code {code}; its message is above")
 
 
-def overview(folder: Path, data: str, count: int = 12, columns: int = 4) -> Path:
-    """Draw test pictures with ground truth and detections on one sheet, ``overview.png`` in the run's folder."""
+def _draw_overview(folder: Path, data: str | Path, count: int = 12, columns: int = 4) -> None:
+    """Draw test images with ground truth and detections on one sheet, `overview.png` in the run's folder."""
     from PIL import Image
 
     import detkit
 
-    module = detkit.data.Shapes(path=data)
-    samples = [module.dataset("test")[i] for i in range(count)]
+    dataset = detkit.data.Shapes(path=str(data)).dataset("test")
+    samples = [dataset[i] for i in range(count)]
     model = detkit.load(folder)
-    pictures = [
-        detkit.draw(sample["image"], found, targets=sample, class_names=model.class_names)
-        for sample, found in zip(samples, model.predict([s["image"] for s in samples]), strict=True)
+    drawn = [
+        detkit.draw(sample["image"], detections, targets=sample, class_names=model.class_names)
+        for sample, detections in zip(samples, model.predict([s["image"] for s in samples]), strict=True)
     ]
-    width, height = pictures[0].size
-    rows = -(-len(pictures) // columns)
+    width, height = drawn[0].size
+    rows = -(-len(drawn) // columns)
     sheet = Image.new("RGB", (columns * (width + 8) - 8, rows * (height + 8) - 8), "white")
-    for i, picture in enumerate(pictures):
-        sheet.paste(picture, ((i % columns) * (width + 8), (i // columns) * (height + 8)))
-    path = folder / "overview.png"
-    sheet.save(path)
-    return path
-
-
-def _say(step: int, text: str) -> None:
-    print(f"\n[{step}/3] {text}", file=sys.stdout, flush=True)
+    for i, image in enumerate(drawn):
+        sheet.paste(image, ((i % columns) * (width + 8), (i // columns) * (height + 8)))
+    sheet.save(folder / "overview.png")

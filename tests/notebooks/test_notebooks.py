@@ -21,7 +21,7 @@ NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what a quick `detkit demo` made: `run`, `shapes`, and `printed`, what it said."""
     folder = tmp_path_factory.mktemp("demo")
-    command = [sys.executable, "-m", "detkit", "demo", "--fast_dev_run"]
+    command = [sys.executable, "-m", "detkit", "demo", "--fast"]
     places = ["--output", str(folder / "run"), "--data", str(folder / "shapes")]
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     # From elsewhere: nothing of it may depend on the folder that it is started in.

@@ -1,8 +1,7 @@
-"""detkit compress: a new checkpoint that loads as any other, and what it saves."""
+"""`detkit.compress` and its command: a new checkpoint that loads as any other, and what it saves."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ import detkit
 from detkit.__about__ import __version__
 from detkit.cli.main import main
 from detkit.engine.checkpoints import read_checkpoint
-from detkit.errors import ConfigError
-from detkit.tools.compress import compress, parse_ranks, save
+from detkit.errors import CheckpointError, ConfigError
+from detkit.tools.compress import compress, parse_ranks
 
 OPTIONS: dict[str, Any] = {
     "class_names": ["cat", "dog"],
@@ -29,7 +28,6 @@ OPTIONS: dict[str, Any] = {
     "head_channels": 24,
     "score_threshold": 0.01,
 }
-Answer = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -62,40 +60,31 @@ def saved(model: detkit.FasterRCNN, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def answer(capsys: pytest.CaptureFixture[str]) -> Answer:
-    def run(*args: str) -> tuple[int, str, str]:
-        code = main(["compress", *args])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
 def image() -> Tensor:
     return torch.randint(0, 256, (3, 64, 80), dtype=torch.uint8)
 
 
-def test_a_new_checkpoint_beside_the_old_one(saved: Path, answer: Answer, tmp_path: Path) -> None:
+def test_a_new_checkpoint_beside_the_old_one(saved: Path, tmp_path: Path) -> None:
     before = saved.read_bytes()
-    code, out, err = answer("--ckpt_path", str(tmp_path / "run"), "--rank", "fc6=10,fc7=6")
-    assert (code, err) == (0, "")
+    result = compress(tmp_path / "run", {"fc6": 10, "fc7": 6})
     assert saved.read_bytes() == before
     assert sorted(p.name for p in saved.parent.iterdir()) == ["best.ckpt", "best_svd.ckpt"]
-    assert f"compressed: {saved.with_name('best_svd.ckpt')}" in out
+    assert result.path == saved.with_name("best_svd.ckpt") and result.text.endswith(f"compressed: {result.path}")
 
-    small = detkit.load(saved.with_name("best_svd.ckpt"))
+    small = detkit.load(result.path)
     head = small.roi_heads.box_head
     assert [layer.out_features for layer in (*head.fc6, *head.fc7)] == [10, 24, 6, 24]
     assert small.hparams["svd_ranks"] == {"fc6": 10, "fc7": 6}
     assert small.class_names == ["cat", "dog"]
     assert len(small.predict(image())["boxes"]) > 0
-    content = read_checkpoint(saved.with_name("best_svd.ckpt"))
+    content = read_checkpoint(result.path)
     assert content["epoch"] == 3 and not {"optimizer_states", "callbacks", "loops"} & set(content)
 
 
-def test_multiplications_are_printed(saved: Path, answer: Answer) -> None:
-    _, out, _ = answer("--ckpt_path", str(saved), "--rank", "fc6=10")
+def test_multiplications_are_told_by_the_command(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compress", "--ckpt-path", str(saved), "--rank", "fc6=10"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
     inputs = 112 * 2 * 2
     rows = {
         cells[0]: cells[1:]
@@ -112,9 +101,8 @@ def test_multiplications_are_printed(saved: Path, answer: Answer) -> None:
 def test_full_rank_detects_the_same(
     model: detkit.FasterRCNN, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("detkit.heads.svd.check_saving", lambda costs: None)  # which it does not
-    content, _ = compress(read_checkpoint(saved), {"fc6": 24, "fc7": 24}, "here")
-    save(content, tmp_path / "same.ckpt")
+    monkeypatch.setattr("detkit.heads.svd.check_saving", lambda costs: None)  # nothing is saved by full ranks
+    compress(saved, {"fc6": 24, "fc7": 24}, tmp_path / "same.ckpt")
     picture = image()
     ours, theirs = detkit.load(tmp_path / "same.ckpt").predict(picture), model.predict(picture)
     assert len(theirs["boxes"]) > 3
@@ -123,16 +111,16 @@ def test_full_rank_detects_the_same(
     torch.testing.assert_close(ours["boxes"], theirs["boxes"], rtol=0, atol=1e-4)
 
 
-def test_one_layer_after_the_other(saved: Path, answer: Answer, tmp_path: Path) -> None:
+def test_one_layer_after_the_other(saved: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one.ckpt", tmp_path / "deep/two.ckpt"
-    assert answer("--ckpt_path", str(saved), "--rank", "fc6=10", "--output", str(one))[0] == 0
-    assert answer("--ckpt_path", str(one), "--rank", "fc7=6", "--output", str(two))[0] == 0
-    both, _ = compress(read_checkpoint(saved), {"fc6": 10, "fc7": 6}, "here")
+    compress(saved, "fc6=10", one)
+    compress(one, "fc7=6", two)
+    both = read_checkpoint(compress(saved, "fc6=10,fc7=6").path)
     state = detkit.load(two).state_dict()
     assert state.keys() == both["state_dict"].keys()
     assert all(torch.allclose(value, state[name], atol=1e-5) for name, value in both["state_dict"].items())
-    code, _, err = answer("--ckpt_path", str(two), "--rank", "fc6=4")
-    assert code == 2 and "fc6 is factored already, with rank 10" in err
+    with pytest.raises(ConfigError, match="fc6 is factored already, with rank 10"):
+        compress(two, "fc6=4")
 
 
 @pytest.mark.parametrize(
@@ -141,45 +129,47 @@ def test_one_layer_after_the_other(saved: Path, answer: Answer, tmp_path: Path) 
         ("fc6=23", "nothing is saved; give at most 22"),
         ("fc8=2", "no layer 'fc8'; it has fc6, fc7"),
         ("cls_score=2", "no layer 'cls_score'"),
-        ("fc6=99", "is 1 to 24, not 99"),
+        ({"fc6": 99}, "is 1 to 24, not 99"),
         ("fc6", "must be written as fc6=1024,fc7=256"),
         ("fc6=-1", "must be written as"),
         ("fc6=3,fc6=4", "each layer once"),
     ],
 )
-def test_ranks_that_cannot_be(saved: Path, answer: Answer, rank: str, message: str) -> None:
-    code, _, err = answer("--ckpt_path", str(saved), "--rank", rank)
-    assert code == 2 and message in err
+def test_ranks_that_cannot_be(saved: Path, rank: str | dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compress(saved, rank)
     assert [p.name for p in saved.parent.iterdir()] == ["best.ckpt"]
 
 
-def test_detectors_without_such_layers(saved: Path, answer: Answer) -> None:
+def test_detectors_without_such_layers(saved: Path) -> None:
     model = detkit.FasterRCNN(**OPTIONS | {"box_head": "top"})
     content = torch.load(saved, weights_only=True)
     torch.save({**content, "state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}, saved)
-    code, _, err = answer("--ckpt_path", str(saved), "--rank", "fc6=3")
-    assert code == 2 and "this detector's box head has no fully connected layers" in err
+    with pytest.raises(ConfigError, match="this detector's box head has no fully connected layers"):
+        compress(saved, "fc6=3")
 
 
-def test_outputs_that_cannot_be(saved: Path, answer: Answer, tmp_path: Path) -> None:
-    for output, message in ((saved, "is the checkpoint that is compressed"), (tmp_path, "is a folder")):
-        code, _, err = answer("--ckpt_path", str(saved), "--rank", "fc6=3", "--output", str(output))
-        assert code == 2 and message in err
+def test_paths_that_cannot_be(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="cannot be written"):
-        save({}, tmp_path / "file/x.ckpt")
+    for output, message in (
+        (saved, "is the checkpoint that is compressed"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "file/x.ckpt", "cannot be written"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            compress(saved, "fc6=3", output)
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        compress(tmp_path / "nowhere", "fc6=3")
 
 
-def test_options_that_are_missing(answer: Answer, tmp_path: Path) -> None:
-    code, _, err = answer("--rank", "fc6=3")
-    assert code == 2 and "--ckpt_path" in err
-    code, _, err = answer("--ckpt_path", str(tmp_path / "nowhere"), "--rank", "fc6=3")
-    assert code == 2 and "no such checkpoint" in err
+def test_options_that_are_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compress", "--rank", "fc6=3"]) == 2
+    assert "ckpt_path" in capsys.readouterr().err
 
 
-def test_a_run_does_not_go_on_from_weights_alone(saved: Path, answer: Answer, capsys: Any, tmp_path: Path) -> None:
-    assert answer("--ckpt_path", str(saved), "--rank", "fc6=10")[0] == 0
-    options = ["--ckpt_path", str(saved.with_name("best_svd.ckpt")), "--model", "FasterRCNN", "--data", "Shapes"]
+def test_a_run_does_not_go_on_from_weights_alone(saved: Path, capsys: Any, tmp_path: Path) -> None:
+    small = compress(saved, "fc6=10").path
+    options = ["--ckpt_path", str(small), "--model", "FasterRCNN", "--data", "Shapes"]
     assert main(["fit", *options, "--data.path", str(tmp_path / "shapes")]) == 2
     assert "holds the weights only" in capsys.readouterr().err
 
