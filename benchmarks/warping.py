@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.real_data import machine
-from benchmarks.selective_search_report import table
+from benchmarks.selective_search import table
 
 MEAN, STD = 0.45, 0.225
 LAYOUTS = ("channels_last", "contiguous")

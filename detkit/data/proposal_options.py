@@ -48,9 +48,9 @@ def check_option(method: str, name: str, value: Any, kind: Any) -> Any:
 
 
 def _choices(name: str) -> Sequence[str]:
-    from detkit.proposals.selective_search import parameters
+    from detkit.proposals.selective_search.search import MODES, SETS
 
-    return {"mode": parameters.MODES, "parameters": parameters.SETS}.get(name, ())
+    return {"mode": MODES, "parameters": SETS}.get(name, ())
 
 
 def _kinds() -> dict[str, Any]:

@@ -12,49 +12,31 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from detkit.lazy import lazy_names
 from detkit.proposals.selective_search.search import SearchParameters, parameters_of, rank, selective_search
 
 if TYPE_CHECKING:
-    from detkit.proposals.selective_search.colour_spaces import COLOUR_SPACES, to_colour_space
-    from detkit.proposals.selective_search.grouping import MEASURES, Hierarchy, group, similarities
-    from detkit.proposals.selective_search.regions import Regions, describe
-    from detkit.proposals.selective_search.segmentation import segment, segment_many
+    from detkit.proposals.selective_search.colour_spaces import COLOUR_SPACES as COLOUR_SPACES
+    from detkit.proposals.selective_search.colour_spaces import to_colour_space as to_colour_space
+    from detkit.proposals.selective_search.grouping import MEASURES as MEASURES
+    from detkit.proposals.selective_search.grouping import Hierarchy as Hierarchy
+    from detkit.proposals.selective_search.grouping import group as group
+    from detkit.proposals.selective_search.grouping import similarities as similarities
+    from detkit.proposals.selective_search.regions import Regions as Regions
+    from detkit.proposals.selective_search.regions import describe as describe
+    from detkit.proposals.selective_search.segmentation import segment as segment
+    from detkit.proposals.selective_search.segmentation import segment_many as segment_many
 
-__all__ = [
-    "COLOUR_SPACES",
-    "MEASURES",
-    "Hierarchy",
-    "Regions",
-    "SearchParameters",
-    "describe",
-    "group",
-    "parameters_of",
-    "rank",
-    "segment",
-    "segment_many",
-    "selective_search",
-    "similarities",
-    "to_colour_space",
-]
-
-# Imported on first use: numba takes a second, which only a search needs.
-_MODULES = {
-    "colour_spaces": ("COLOUR_SPACES", "to_colour_space"),
-    "segmentation": ("segment", "segment_many"),
-    "regions": ("Regions", "describe"),
-    "grouping": ("MEASURES", "Hierarchy", "group", "similarities"),
-}
-_HOMES = {name: module for module, names in _MODULES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+# Imported when first used: numba takes a second, which only a search needs.
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        f"{__name__}.colour_spaces": ["COLOUR_SPACES", "to_colour_space"],
+        f"{__name__}.grouping": ["MEASURES", "Hierarchy", "group", "similarities"],
+        f"{__name__}.regions": ["Regions", "describe"],
+        f"{__name__}.segmentation": ["segment", "segment_many"],
+    },
+)
+__all__ += ["SearchParameters", "parameters_of", "rank", "selective_search"]
