@@ -48,8 +48,12 @@ def find_class(name: str, base: type, among: Mapping[str, type] | None = None) -
             "before this call in Python"
         )
     close = get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(known)}" if known else ""
+    hint = f"; did you mean {close[0]!r}?" if close else f"; there are: {_some(known)}" if known else ""
     raise ConfigError(f"there is no {base.__name__} {name!r}{hint}")
+
+
+def _some(names: Mapping[str, type], most: int = 20) -> str:
+    return ", ".join(list(names)[:most]) + (", ..." if len(names) > most else "")
 
 
 def build(spec: Mapping[str, Any], base: type, among: Mapping[str, type] | None = None) -> Any:

@@ -70,13 +70,8 @@ class ClassFolder(ClassificationDataModule):
         val: folder in it to validate on; None for none.
         test: folder in it to test on; None takes what is validated on.
         val_fraction: share of each class's training images that is held out to validate on, where val is None.
-        batch_size: training images per step and device; at least 1.
-        eval_batch_size: images per step in validation and test; None takes batch_size.
-        num_workers: processes that read images; None takes one less than the cores, at most 4.
-        transforms: training augmentation: albumentations transforms, each as class_path and init_args; None is a
-            horizontal flip half of the time, an empty list no augmentation.
-        seed: of shuffling and augmentation; what is held out stays the same; None takes seed_everything's.
-        class_names: the classes in the order of the labels; None takes the training folders' names, sorted.
+        shared: see ClassificationDataModule; what is held out does not depend on `seed`. Without class_names the
+            classes are the training folders' names, sorted.
     """
 
     def __init__(
@@ -86,31 +81,26 @@ class ClassFolder(ClassificationDataModule):
         val: str | None = "val",
         test: str | None = None,
         val_fraction: float = 0.0,
-        batch_size: int = 64,
-        eval_batch_size: int | None = None,
-        num_workers: int | None = None,
-        transforms: list[dict[str, Any]] | None = None,
-        seed: int | None = None,
-        class_names: list[str] | None = None,
+        **shared: Any,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, num_workers, transforms, seed, class_names)
+        super().__init__(**shared)
         if not 0 <= val_fraction < 1:
             raise ConfigError(f"val_fraction must be within 0 and below 1, got {val_fraction}")
         if val is not None and val_fraction:
             raise ConfigError(f"val_fraction {val_fraction} goes with val: null; here val is {val!r}")
-        self.path, self.folders, self.val_fraction = str(path), {"train": train, "val": val, "test": test}, val_fraction
+        self.path = str(path)
+        self.folders = {"train": train, "val": val, "test": test}
+        self.val_fraction = val_fraction
         if not self.class_names:
             self._set_classes(self._folder(train).class_names)
 
     @property
     def test_split(self) -> str:
-        """The split that `test` reads."""
+        """The split that `test` reads: "test", or "val" where no test folder is named."""
         return "val" if self.folders["test"] is None else "test"
 
     def read(self, split: str) -> Examples | None:
         """Read a split from disk."""
-        if split == "test" and self.folders["test"] is None:
-            return self.examples("val")
         if self.val_fraction and split in ("train", "val"):
             # What is held out must be the same in a later test, whatever the seed of the shuffling.
             return hold_out(self._folder(self.folders["train"]), self.val_fraction, seed=0)[split == "val"]

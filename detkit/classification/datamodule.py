@@ -1,18 +1,19 @@
-"""What the data sets for classification share: examples become samples, and splits are told in a line each."""
+"""What the data sets for classification share: examples become samples, and a line sums up each split."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
+from detkit.data.datamodule import SPLITS, DataModule
 from detkit.data.dataset import image_to_tensor
-from detkit.data.module import STAGES, DataModule
-from detkit.data.transforms import AlbumentationsPipeline, HorizontalFlip, make_transform
+from detkit.data.transforms import Transform
 from detkit.errors import ConfigError, DataError
 
 
@@ -75,8 +76,19 @@ def hold_out(examples: Examples, fraction: float, seed: int) -> tuple[Part, Part
     return Part(examples, np.flatnonzero(~held)), Part(examples, np.flatnonzero(held))
 
 
+class LabelledImage(TypedDict):
+    """A sample for `ImageClassifier`."""
+
+    #: uint8 (3, H, W), RGB.
+    image: Tensor
+    #: From 1 to K.
+    label: int
+    #: What the image is called in messages.
+    image_id: str
+
+
 class ClassificationDataset(Dataset):
-    """Samples {"image": uint8 (3, H, W), "label": int 1..K, "image_id"} of examples.
+    """Samples of examples.
 
     Args:
         examples: the split.
@@ -84,15 +96,15 @@ class ClassificationDataset(Dataset):
         seed: for samples that are asked for by a plain index.
     """
 
-    def __init__(
-        self, examples: Examples, transform: HorizontalFlip | AlbumentationsPipeline | None = None, seed: int = 0
-    ) -> None:
-        self.examples, self.transform, self.seed = examples, transform, seed
+    def __init__(self, examples: Examples, transform: Transform | None = None, seed: int = 0) -> None:
+        self.examples = examples
+        self.transform = transform
+        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, key: int | tuple[int, int]) -> LabelledImage:
         """A sample; `key` is an index or, from the TrainSampler, (index, seed)."""
         index, seed = key if isinstance(key, tuple) else (key, self.seed + int(key))
         if not 0 <= index < len(self):
@@ -105,82 +117,55 @@ class ClassificationDataset(Dataset):
 
 
 class ClassificationDataModule(DataModule):
-    """Base of the data sets for `ImageClassifier`. A subclass says how a split is read (`read`) and sets the classes.
+    """Base of the data sets for `ImageClassifier`. A subclass reads a split (`read`) and sets the classes.
 
     Args:
         batch_size: training images per step and device; at least 1.
-        eval_batch_size: images per step in validation and test; None takes batch_size.
-        num_workers: processes that read images; None takes one less than the cores, at most 4; 0 reads in
-            the main process.
-        transforms: training augmentation: albumentations transforms, each as `class_path` and `init_args`; None is a
-            horizontal flip half of the time, an empty list no augmentation.
-        seed: of shuffling and augmentation; None takes seed_everything's.
-        class_names: the classes in the order of the labels; None finds them in the data.
+        shared: see DataModule.
     """
 
-    def __init__(
-        self,
-        batch_size: int = 64,
-        eval_batch_size: int | None = None,
-        num_workers: int | None = None,
-        transforms: list[dict[str, Any]] | None = None,
-        seed: int | None = None,
-        class_names: list[str] | None = None,
-    ) -> None:
-        super().__init__(batch_size, eval_batch_size, num_workers, transforms, seed, class_names)
-        self._examples: dict[str, Examples | None] = {}
-        self._datasets: dict[str, ClassificationDataset] = {}
-        self._printed = False
+    def __init__(self, batch_size: int = 64, **shared: Any) -> None:
+        super().__init__(batch_size=batch_size, **shared)
 
     def read(self, split: str) -> Examples | None:
         """The examples of "train", "val" or "test"; None where there is no such split."""
         raise NotImplementedError(f"{type(self).__name__} must implement read")
 
     def examples(self, split: str) -> Examples | None:
-        """The examples of a split, read at most once.
+        """The examples of a split, read at most once; None where there is no such split.
 
         Raises:
-            DataError: the split cannot be read, or holds nothing.
+            DataError: the split cannot be read, or has no images.
         """
-        if split not in self._examples:
-            found = self.read(split)
-            if found is not None and not len(found):
-                raise DataError(f"{type(self).__name__}: the {split} set has no images")
-            self._examples[split] = found
-        return self._examples[split]
+        examples = self.content(split)
+        if examples is not None and not len(examples):
+            raise DataError(f"{type(self).__name__}: the {split} set has no images")
+        return examples
 
-    def dataset(self, split: str) -> ClassificationDataset | None:
-        """The samples of a split; those of "train" are augmented."""
-        if split not in self._datasets:
-            examples = self.examples(split)
-            if examples is None:
-                return None
-            transform = make_transform(self.transforms) if split == "train" else None
-            if transform is not None and hasattr(transform, "build"):
-                transform.build()  # a wrong transform is told now, not from within a worker
-            self._datasets[split] = ClassificationDataset(examples, transform, self.seed)
-        return self._datasets[split]
+    def make_dataset(self, split: str, content: Examples, transform: Transform | None) -> ClassificationDataset:
+        """Samples of the split's examples."""
+        return ClassificationDataset(self.examples(split), transform, self.seed)
 
     def setup(self, stage: str | None = None) -> None:
-        """Build what the stage needs; tells the splits once, on rank 0 of a run.
+        """Build what the stage needs.
 
         Raises:
             ConfigError: the model is a detector.
         """
-        if self.trainer is not None and hasattr(self.trainer.lightning_module, "detect"):
+        from detkit.detectors.base import Detector
+
+        if self.trainer is not None and isinstance(self.trainer.lightning_module, Detector):
             raise ConfigError(
                 f"{type(self).__name__} has a class for each image and no boxes: it is for --model ImageClassifier"
             )
-        splits = STAGES[stage] if stage is not None else ("train", "val", "test")
-        self._datasets.clear()
-        for split in splits:
-            self.dataset(split)
-        if self.trainer is not None and self.trainer.is_global_zero and not self._printed:
-            self._printed = True
-            print("\n".join(self.summary(splits)), flush=True)
+        super().setup(stage)
 
-    def summary(self, splits: Sequence[str] = ("train", "val", "test")) -> list[str]:
-        """One line for each split, and one for each class without a training image."""
+    def print_summary(self, splits: Sequence[str]) -> None:
+        """Print the lines of the summary."""
+        print("\n".join(self.summary(splits)), flush=True)
+
+    def summary(self, splits: Sequence[str] = SPLITS) -> list[str]:
+        """One line for each split, and one for the classes without a training image."""
         lines = []
         for split in splits:
             examples = self.examples(split)
@@ -195,6 +180,6 @@ class ClassificationDataModule(DataModule):
         return lines
 
 
-def collate_labels(batch: list[dict[str, Any]]) -> torch.Tensor:
+def collate_labels(batch: Sequence[LabelledImage]) -> Tensor:
     """The classes of a batch of samples as a network counts them: int64 (N,), 0..K-1."""
     return torch.tensor([sample["label"] for sample in batch]) - 1

@@ -33,7 +33,10 @@ class ObjectExamples(Examples):
     """
 
     def __init__(self, annotations: Annotations, labels: np.ndarray, crop_size: int, context: int, mode: str) -> None:
-        self.annotations, self.crop_size, self.context, self.mode = annotations, crop_size, context, mode
+        self.annotations = annotations
+        self.crop_size = crop_size
+        self.context = context
+        self.mode = mode
         self.rows = np.flatnonzero(~annotations.difficult & ~annotations.crowd)
         self.images = np.searchsorted(annotations.offsets, self.rows, side="right") - 1
         self.labels = labels[annotations.labels[self.rows]]
@@ -79,13 +82,7 @@ class ObjectCrops(ClassificationDataModule):
         crop_size: pixels a side of a crop; the model's.
         context: pixels of the crop on each side of the box; None takes R-CNN's 16 of 227, in proportion.
         mode: warp stretches each axis on its own, square takes the smallest square around the box.
-        batch_size: training crops per step and device; at least 1.
-        eval_batch_size: crops per step in validation and test; None takes batch_size.
-        num_workers: processes that read images; None takes one less than the cores, at most 4.
-        transforms: training augmentation of the crops: albumentations transforms, each as class_path and init_args;
-            None is a horizontal flip half of the time, an empty list no augmentation.
-        seed: of shuffling and augmentation; None takes seed_everything's.
-        class_names: the classes in the order of the labels; None takes those of the source, in its order.
+        shared: see ClassificationDataModule. Without class_names the classes are those of the source, in its order.
     """
 
     def __init__(
@@ -94,17 +91,14 @@ class ObjectCrops(ClassificationDataModule):
         crop_size: int = 32,
         context: int | None = None,
         mode: str = "warp",
-        batch_size: int = 64,
-        eval_batch_size: int | None = None,
-        num_workers: int | None = None,
-        transforms: list[dict[str, Any]] | None = None,
-        seed: int | None = None,
-        class_names: list[str] | None = None,
+        **shared: Any,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, num_workers, transforms, seed, class_names)
-        self.source, self.crop_size, self.mode = source, crop_size, mode
+        super().__init__(**shared)
+        self.source = source
+        self.crop_size = crop_size
+        self.mode = mode
         self.context = round(CONTEXT * crop_size / CONTEXT_SIDE) if context is None else context
-        crop_geometry(torch.zeros(0, 4), (1, 1), crop_size, self.context, mode)  # tells what is wrong with them
+        crop_geometry(torch.zeros(0, 4), (1, 1), crop_size, self.context, mode)  # raises where they do not fit
         if not self.class_names:
             if not source.class_names:
                 raise ConfigError(f"ObjectCrops needs a source with objects; {type(source).__name__} has no classes")

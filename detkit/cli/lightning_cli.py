@@ -37,7 +37,7 @@ TRAINER_DEFAULTS = {"num_sanity_val_steps": 0, "log_every_n_steps": 10, "enable_
 def base_classes() -> tuple[type[LightningModule], type[LightningDataModule]]:
     """Bases of the classes that `--model` and `--data` choose from; importing these makes their short names known."""
     from detkit import classification, data, detectors
-    from detkit.data.module import DataModule
+    from detkit.data.datamodule import DataModule
     from detkit.engine.module import TrainableModule
 
     for room in (data, detectors, classification):

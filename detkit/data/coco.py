@@ -27,17 +27,10 @@ class COCO(DetectionDataModule):
         val_images: folder of its images.
         test_annotations: JSON file to test and predict on; None takes the validation set.
         test_images: folder of its images; needed with test_annotations.
-        batch_size: training images per step and device; at least 1.
-        eval_batch_size: images per step in validation, test and prediction; None takes batch_size.
-        num_workers: processes that read images; None takes one less than the cores, at most 4.
-        transforms: training augmentation: albumentations transforms, each as class_path and init_args;
-            None is a horizontal flip half of the time, an empty list no augmentation.
-        seed: of shuffling and augmentation; None takes seed_everything's.
-        group_by_aspect: make up batches of wide or of tall images.
-        class_names: the classes in the order of the labels, matched to the categories by name (as for a
-            trained model); None takes all categories of the training file.
         other_classes: what to do with an object of another class than class_names: "error", or "drop" to leave it
             out (it is then background); the summary says how many were.
+        shared: see DetectionDataModule. class_names are matched to the categories by name; None takes all
+            categories of the training file.
     """
 
     def __init__(
@@ -49,16 +42,10 @@ class COCO(DetectionDataModule):
         val_images: str = "val2017",
         test_annotations: str | None = None,
         test_images: str | None = None,
-        batch_size: int = 2,
-        eval_batch_size: int | None = None,
-        num_workers: int | None = None,
-        transforms: list[dict[str, Any]] | None = None,
-        seed: int | None = None,
-        group_by_aspect: bool = False,
-        class_names: list[str] | None = None,
         other_classes: Literal["error", "drop"] = "error",
+        **shared: Any,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, num_workers, transforms, seed, group_by_aspect, class_names)
+        super().__init__(**shared)
         self.path = str(path)
         self.other_classes = check_other_classes(other_classes)
         self.sources = {
@@ -71,13 +58,13 @@ class COCO(DetectionDataModule):
         # With the classes given, any file that is there tells their ids.
         files = [file for file, _ in self.sources.values() if file is not None]
         there = [file for file in files if os.path.isfile(os.path.join(self.path, file))]
-        source = files[0] if class_names is None or not there else there[0]
+        source = files[0] if not self.class_names or not there else there[0]
         content = load_json(os.path.join(self.path, source))
         names, ids = _classes(content, self.class_names, source)
         self._set_classes(names, ids)
         if source == train_annotations:
             # Only the arrays are kept: the JSON of a large data set takes gigabytes.
-            self._annotations["train"] = self._read(content, "train")
+            self._content["train"] = self._read(content, "train")
 
     @property
     def test_split(self) -> str:
@@ -85,16 +72,9 @@ class COCO(DetectionDataModule):
         return "val" if self.sources["test"][0] is None else "test"
 
     def read(self, split: str) -> Annotations | None:
-        """Read a split's file; "test" falls back on "val"."""
+        """Read a split's file."""
         file = self.sources[split][0]
-        if file is None:
-            if split != "test" or self.sources["val"][0] is None:
-                return None
-            from lightning.pytorch.utilities.rank_zero import rank_zero_info
-
-            rank_zero_info(f"no test set is named: testing on the validation set {self.sources['val'][0]!r}")
-            return self.annotations("val")
-        return self._read(load_json(os.path.join(self.path, file)), split)
+        return None if file is None else self._read(load_json(os.path.join(self.path, file)), split)
 
     def _read(self, content: Mapping[str, Any], split: str) -> Annotations:
         file, images = self.sources[split]

@@ -13,10 +13,9 @@ from torch.utils.data import Dataset
 
 from detkit.data.annotations import Annotations
 from detkit.data.image_io import read_image
-from detkit.data.transforms import AlbumentationsPipeline, HorizontalFlip, Item
+from detkit.data.transforms import Item, Transform
 from detkit.errors import DataError
-
-Sample = dict[str, Any]
+from detkit.types import Sample
 
 
 def image_to_tensor(image: np.ndarray) -> Tensor:
@@ -37,7 +36,7 @@ class DetectionDataset(Dataset):
     def __init__(
         self,
         annotations: Annotations,
-        transform: HorizontalFlip | AlbumentationsPipeline | None = None,
+        transform: Transform | None = None,
         proposals: Mapping[str | int, Any] | None = None,
         seed: int = 0,
     ) -> None:

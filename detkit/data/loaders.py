@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from detkit.data.sampler import EvalSampler, TrainSampler
+from detkit.data.sampler import EvalSampler, TrainSampler, no_samples_done
 
 
 def collate(batch: list[Any]) -> list[Any]:
@@ -35,11 +37,15 @@ def default_workers() -> int:
 
 
 class TrainLoader(DataLoader):
-    """A DataLoader that Lightning may resume in the middle of an epoch.
+    """A DataLoader that begins when its first batch is asked for, and that Lightning may resume within an epoch.
 
-    Its state is empty: the TrainSampler works out the place from the trainer's own progress
-    (`resume_position`), and having a state says that resuming is exact.
+    Lightning makes the first epoch's iterator before it has read how far a resumed run came, and a DataLoader's workers
+    fetch at once: they would begin with the wrong samples. The loader's state is empty, since the sampler asks the
+    trainer (`samples_done`); having a state tells Lightning that resuming is exact.
     """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        yield from super().__iter__()
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing to keep."""
@@ -49,37 +55,30 @@ class TrainLoader(DataLoader):
         """Nothing to restore."""
 
 
-def resume_position(trainer: Any) -> tuple[int, int]:
-    """(epoch, batches of it that are done) at which the fit of a Lightning 2.6 trainer will begin.
+def samples_done(trainer: L.Trainer | None, batch_size: int) -> Callable[[], int]:
+    """What a TrainSampler asks: how many samples of the epoch this rank has trained on, when the epoch begins.
 
-    Lightning makes the iterator of the first epoch, and workers fetch from it, before it tells
-    the sampler the epoch, and it counts done batches without leaving them out: so the sampler
-    has to know both when it is built. The cases follow `_TrainingEpochLoop.reset`.
+    Lightning counts the batches of an epoch; at its beginning there are none, unless the run is resumed within it.
+    """
+    if trainer is None:
+        return no_samples_done
+    return lambda: trainer.fit_loop.epoch_loop.batch_progress.current.ready * batch_size
+
+
+def begin_next_epoch(trainer: L.Trainer) -> None:
+    """Let a fit that is resumed from the end of an epoch begin with the next one; to be called in `on_train_start`.
+
+    With max_epochs Lightning does so by itself. With max_steps it takes any checkpoint for one from the middle of an
+    epoch, and begins with an epoch without batches, which it counts.
     """
     loop = trainer.fit_loop
     epochs = loop.epoch_progress.current
-    if not loop.restarting:
-        return epochs.processed, 0
-    if epochs.ready == epochs.processed:
-        _begin_next_epoch(loop)
-        return epochs.processed, 0
-    batches = loop.epoch_loop.batch_progress
-    done, total = batches.current.completed, batches.total
-    if total.ready == total.started == total.processed == total.completed + 1:
-        done += 1  # saved in on_train_batch_end: trained on, not yet counted
-    if batches.is_last_batch and done == batches.current.ready:
-        return epochs.processed + 1, 0
-    return epochs.processed, done
-
-
-def _begin_next_epoch(loop: Any) -> None:
-    """Tell a fit loop that the epoch of its checkpoint is over.
-
-    With max_epochs Lightning sees that by itself. With max_steps it takes any checkpoint for one
-    from the middle of an epoch, and begins with an epoch of no or one batch, which it counts.
-    """
-    loop._restarting = False  # the property's setter would set it again
-    loop.epoch_loop.restarting = False
+    if loop.restarting and not loop.restarted_mid_epoch and epochs.ready == epochs.processed:
+        if epochs.completed < epochs.processed:
+            loop.epoch_progress.increment_completed()
+        loop.reset_restart_stage()
+        loop.epoch_loop.reset_restart_stage()
+        loop.epoch_loop.restarting = False
 
 
 def make_train_loader(dataset: Dataset, sampler: TrainSampler, batch_size: int, num_workers: int) -> TrainLoader:

@@ -7,14 +7,15 @@ workers nor a stop and a resumption changes them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch.distributed
 from torch.utils.data import DistributedSampler
 
 
-def _place(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
+def world_and_rank(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
+    """The number of processes and this one's rank; None asks torch.distributed (1 and 0 where it is not running)."""
     running = torch.distributed.is_available() and torch.distributed.is_initialized()
     if num_replicas is None:
         num_replicas = torch.distributed.get_world_size() if running else 1
@@ -26,6 +27,11 @@ def _place(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
 def sample_seed(seed: int, epoch: int, index: int) -> int:
     """Seed of one sample's augmentation, 0..2**32 - 1."""
     return int(np.random.SeedSequence((seed, epoch, index)).generate_state(1)[0])
+
+
+def no_samples_done() -> int:
+    """An epoch that begins with its first sample."""
+    return 0
 
 
 class EvalSampler(DistributedSampler):
@@ -40,7 +46,7 @@ class EvalSampler(DistributedSampler):
     """
 
     def __init__(self, size: int, num_replicas: int | None = None, rank: int | None = None) -> None:
-        num_replicas, rank = _place(num_replicas, rank)
+        num_replicas, rank = world_and_rank(num_replicas, rank)
         super().__init__(range(size), num_replicas=num_replicas, rank=rank, shuffle=False)  # type: ignore[arg-type]
 
 
@@ -54,10 +60,8 @@ class TrainSampler(DistributedSampler):
         wide: (size,) bool, which images are wider than tall: runs of `batch_size` then are all
             wide or all tall, except in the last batches of an epoch, which take what is left.
         num_replicas, rank: as in EvalSampler.
-
-    Attributes:
-        skip: (epoch, number of samples): how many of this rank's samples of that one epoch are left
-            out at the beginning, since they were done before a resumption. `len()` counts them nevertheless.
+        samples_done: how many of this rank's samples of the epoch are left out, since they were done before a
+            resumption; asked each time an iterator begins. `len()` counts them nevertheless.
     """
 
     def __init__(
@@ -68,17 +72,18 @@ class TrainSampler(DistributedSampler):
         wide: np.ndarray | None = None,
         num_replicas: int | None = None,
         rank: int | None = None,
+        samples_done: Callable[[], int] = no_samples_done,
     ) -> None:
-        num_replicas, rank = _place(num_replicas, rank)
+        num_replicas, rank = world_and_rank(num_replicas, rank)
         super().__init__(range(size), num_replicas=num_replicas, rank=rank, seed=seed)  # type: ignore[arg-type]
-        self.batch_size, self.wide = batch_size, wide
-        self.skip: tuple[int, int] = (-1, 0)
+        self.batch_size = batch_size
+        self.wide = wide
+        self.samples_done = samples_done
 
     def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
         epoch = self.epoch
-        indices = self._indices(epoch)
-        first = self.skip[1] if self.skip[0] == epoch else 0
-        return ((index, sample_seed(self.seed, epoch, index)) for index in indices[first:].tolist())
+        indices = self._indices(epoch)[self.samples_done() :]
+        return ((index, sample_seed(self.seed, epoch, index)) for index in indices.tolist())
 
     def _indices(self, epoch: int) -> np.ndarray:
         """This rank's indices of the epoch, (num_samples,) int64."""

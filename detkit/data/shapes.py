@@ -33,14 +33,8 @@ class Shapes(VOC):
         num_test: test images; at least 1.
         image_size: side of the square images in pixels; at least 48. Shapes grow with it.
         drawing_seed: seed of the pictures.
-        batch_size: training images per step and device; at least 1.
-        eval_batch_size: images per step in validation, test and prediction; None takes batch_size.
-        num_workers: processes that read images; None takes one less than the cores, at most 4.
-        transforms: training augmentation: albumentations transforms, each as class_path and init_args;
-            None is a horizontal flip half of the time, an empty list no augmentation.
-        seed: of shuffling and augmentation; the pictures stay the same; None takes seed_everything's.
-        group_by_aspect: without effect here, since all images are square.
         class_names: the five classes, in an order of your own; None sorts them.
+        shared: see DetectionDataModule; the pictures do not depend on `seed`.
     """
 
     def __init__(
@@ -51,13 +45,8 @@ class Shapes(VOC):
         num_test: int = 100,
         image_size: int = 128,
         drawing_seed: int = 0,
-        batch_size: int = 2,
-        eval_batch_size: int | None = None,
-        num_workers: int | None = None,
-        transforms: list[dict[str, Any]] | None = None,
-        seed: int | None = None,
-        group_by_aspect: bool = False,
         class_names: list[str] | None = None,
+        **shared: Any,
     ) -> None:
         self.counts = {"train": num_train, "val": num_val, "test": num_test}
         if min(self.counts.values()) < 1 or image_size < 48 or drawing_seed < 0:
@@ -65,16 +54,17 @@ class Shapes(VOC):
                 "Shapes: num_train, num_val and num_test must be at least 1, image_size at least 48 and "
                 f"drawing_seed at least 0, got {self.counts}, {image_size} and {drawing_seed}"
             )
-        self.image_size, self.drawing_seed = image_size, drawing_seed
+        self.image_size = image_size
+        self.drawing_seed = drawing_seed
         super().__init__(
             path=path,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            transforms=transforms,
-            seed=seed,
-            group_by_aspect=group_by_aspect,
+            train="train",
+            val="val",
+            test="test",
+            other_classes="error",
+            download=False,
             class_names=list(SHAPE_CLASSES) if class_names is None else class_names,
+            **shared,
         )
 
     def prepare_data(self) -> None:

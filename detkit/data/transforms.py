@@ -7,24 +7,39 @@ none of them can be reordered, lost or rounded (albumentations carries labels as
 
 from __future__ import annotations
 
-import importlib
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
+from detkit.classes import find_class
 from detkit.errors import ConfigError
 
 # Its look-up of newer versions on the network must be off before anyone imports it.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
-Item = dict[str, Any]
-"""A sample on its way: "image" uint8 (H, W, 3), "boxes" float32 (N, 4), further per-box arrays
-of length N, and perhaps "proposals" float32 (P, 4), which follows as the boxes do."""
-
 PER_BOX = ("boxes", "labels", "difficult", "crowd", "area")
+
+
+class Item(TypedDict):
+    """A sample while it is augmented; all per-box arrays have the same length N."""
+
+    #: uint8 (H, W, 3), RGB.
+    image: np.ndarray
+    #: float32 (N, 4), x1 y1 x2 y2 in pixels.
+    boxes: np.ndarray
+    #: int64 (N,).
+    labels: NotRequired[np.ndarray]
+    #: bool (N,).
+    difficult: NotRequired[np.ndarray]
+    #: bool (N,).
+    crowd: NotRequired[np.ndarray]
+    #: float32 (N,), square pixels.
+    area: NotRequired[np.ndarray]
+    #: float32 (P, 4); transformed as the boxes are.
+    proposals: NotRequired[np.ndarray]
 
 
 class HorizontalFlip:
@@ -50,27 +65,37 @@ class HorizontalFlip:
 
 
 class AlbumentationsPipeline:
-    """A list of albumentations transforms, built when first used.
+    """A list of albumentations transforms.
 
     Args:
         transforms: transforms, or mappings `{"class_path": ..., "init_args": {...}}`.
         min_area: boxes with less area than this (square pixels) after a transform are dropped.
         min_visibility: boxes that keep less than this share of their area are dropped, 0..1.
+
+    Raises:
+        ConfigError: a class_path that names no albumentations transform, or arguments that it does not take.
     """
 
     def __init__(self, transforms: Sequence[Any], min_area: float = 1.0, min_visibility: float = 0.0) -> None:
-        self.transforms = list(transforms)
-        self.min_area, self.min_visibility = min_area, min_visibility
-        self._compose: Any = None
+        import albumentations  # takes seconds: only where it is used
+
+        parameters = albumentations.BboxParams(
+            format="pascal_voc",
+            label_fields=["index"],
+            clip=True,
+            filter_invalid_bboxes=True,
+            min_area=max(min_area, 1.0),
+            min_visibility=min_visibility,
+        )
+        self.compose = albumentations.Compose([build_transform(spec) for spec in transforms], bbox_params=parameters)
 
     def __call__(self, item: Item, seed: int) -> Item:
         """The augmented item; a pure function of item and seed."""
-        compose = self.build()
-        compose.set_random_seed(seed % 2**32)
+        self.compose.set_random_seed(seed % 2**32)
         count = len(item["boxes"])
         proposals = item.get("proposals", np.zeros((0, 4), np.float32))
         boxes = np.concatenate([item["boxes"], proposals]).astype(np.float32)
-        result = compose(image=np.ascontiguousarray(item["image"]), bboxes=boxes, index=np.arange(len(boxes)))
+        result = self.compose(image=np.ascontiguousarray(item["image"]), bboxes=boxes, index=np.arange(len(boxes)))
         image = result["image"]
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
             raise ConfigError(
@@ -93,30 +118,6 @@ class AlbumentationsPipeline:
             output["proposals"] = boxes[~first]
         return output
 
-    def build(self) -> Any:
-        """The albumentations.Compose.
-
-        Raises:
-            ConfigError: an unknown class_path, or arguments that the transform does not take.
-        """
-        if self._compose is None:
-            import albumentations  # takes seconds: only where it is used
-
-            parameters = albumentations.BboxParams(
-                format="pascal_voc",
-                label_fields=["index"],
-                clip=True,
-                filter_invalid_bboxes=True,
-                min_area=max(self.min_area, 1.0),
-                min_visibility=self.min_visibility,
-            )
-            steps = [instantiate(transform) for transform in self.transforms]
-            for step in steps:
-                if not isinstance(step, albumentations.BasicTransform | albumentations.BaseCompose):
-                    raise ConfigError(f"transforms: {step!r} is no albumentations transform")
-            self._compose = albumentations.Compose(steps, bbox_params=parameters)
-        return self._compose
-
 
 def _scaled_area(item: Item, boxes: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """The annotation's areas, changed by the factor by which their boxes changed."""
@@ -126,50 +127,66 @@ def _scaled_area(item: Item, boxes: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return (item["area"][rows] * new / np.maximum(old, 1e-6)).astype(np.float32)
 
 
-def instantiate(spec: Any) -> Any:
-    """A transform from `{"class_path", "init_args"}`; anything that is no mapping is passed through.
+def build_transform(spec: Any) -> Any:
+    """The albumentations transform that a config names; one that is built already is passed through.
+
+    The class is looked up among what is imported already and checked before it is called, and so are the transforms
+    nested in its arguments (as of OneOf): a config imports and calls nothing else.
+
+    Args:
+        spec: `{"class_path": "albumentations.HorizontalFlip", "init_args": {"p": 0.5}}`, or a transform. The
+            "albumentations." may be left out.
 
     Raises:
-        ConfigError: as `AlbumentationsPipeline.build`.
+        ConfigError: as `AlbumentationsPipeline`.
     """
-    if hasattr(spec, "as_dict"):  # jsonargparse's Namespace
-        spec = spec.as_dict()
-    if not isinstance(spec, Mapping):
-        if not callable(spec):
-            raise ConfigError(f"transforms: {spec!r} is no transform; write class_path and init_args")
+    import albumentations
+
+    kinds = albumentations.BasicTransform, albumentations.BaseCompose
+    if isinstance(spec, kinds):
         return spec
+    if not isinstance(spec, Mapping):
+        raise ConfigError(f"transforms: {spec!r} is no albumentations transform; write class_path and init_args")
     path = spec.get("class_path")
-    unknown = sorted(set(spec) - {"class_path", "init_args"})
-    if not isinstance(path, str) or unknown:
+    if not isinstance(path, str) or set(spec) - {"class_path", "init_args"}:
         raise ConfigError(f"transforms: each entry needs class_path and may have init_args, got {dict(spec)}")
-    module, _, name = path.rpartition(".")
+    known = {
+        f"albumentations.{name}": cls
+        for name, cls in vars(albumentations).items()
+        if isinstance(cls, type) and issubclass(cls, kinds)
+    }
     try:
-        cls = getattr(importlib.import_module(module or "albumentations"), name)
-    except (ImportError, AttributeError, ValueError):
-        raise ConfigError(f"transforms: no class {path!r}; for example albumentations.HorizontalFlip") from None
-    arguments = _resolve(spec.get("init_args") or {})
+        cls = find_class(path if "." in path else f"albumentations.{path}", kinds[0], known)
+    except ConfigError as error:
+        raise ConfigError(f"transforms: {error}") from None
+    arguments = {name: _build_nested(value) for name, value in dict(spec.get("init_args") or {}).items()}
     try:
         with warnings.catch_warnings():
             # albumentations warns about an unknown argument and goes on without it.
             warnings.filterwarnings("error", message=r".*are not valid for transform.*")
             return cls(**arguments)
-    except Exception as error:
+    except Exception as error:  # albumentations raises what its checks of arguments happen to raise
         raise ConfigError(f"transforms: {path} does not take {arguments}: {error}") from error
 
 
-def _resolve(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments with nested transforms (as of OneOf) built."""
-
-    def one(value: Any) -> Any:
-        if isinstance(value, Mapping) and "class_path" in value:
-            return instantiate(value)
-        return [one(each) for each in value] if isinstance(value, list) else value
-
-    return {name: one(value) for name, value in arguments.items()}
+def _build_nested(value: Any) -> Any:
+    """An argument with the transforms in it built."""
+    if isinstance(value, Mapping) and "class_path" in value:
+        return build_transform(value)
+    if isinstance(value, list | tuple):
+        return [_build_nested(entry) for entry in value]
+    return value
 
 
-def make_transform(transforms: Sequence[Any] | None) -> HorizontalFlip | AlbumentationsPipeline | None:
-    """None: the default flip; an empty list: no augmentation; else the pipeline."""
+Transform = HorizontalFlip | AlbumentationsPipeline
+
+
+def make_transform(transforms: Sequence[Any] | None) -> Transform | None:
+    """None: the default flip; an empty list: no augmentation; else the pipeline.
+
+    Raises:
+        ConfigError: as `AlbumentationsPipeline`.
+    """
     if transforms is None:
         return HorizontalFlip()
     return AlbumentationsPipeline(transforms) if len(transforms) else None

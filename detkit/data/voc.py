@@ -37,18 +37,11 @@ class VOC(DetectionDataModule):
         train: image set to train on, such as "train", "2007/trainval" or "2007/trainval+2012/trainval".
         val: image set to validate on; None for none.
         test: image set to test and predict on; None takes that of val.
-        batch_size: training images per step and device; at least 1.
-        eval_batch_size: images per step in validation, test and prediction; None takes batch_size.
-        num_workers: processes that read images; None takes one less than the cores, at most 4.
-        transforms: training augmentation: albumentations transforms, each as class_path and init_args;
-            None is a horizontal flip half of the time, an empty list no augmentation.
-        seed: of shuffling and augmentation; None takes seed_everything's.
-        group_by_aspect: make up batches of wide or of tall images.
-        class_names: the classes in the order of the labels; None takes those found in the
-            training and validation set, sorted.
         other_classes: what to do with an object of another class than class_names: "error", or "drop" to leave it
             out (it is then background); the summary says how many were.
         download: fetch VOC2007 and VOC2012, as far as the image sets name them, where they are missing.
+        shared: see DetectionDataModule. Without class_names the classes are those found in the training and
+            validation set, sorted.
     """
 
     def __init__(
@@ -57,21 +50,16 @@ class VOC(DetectionDataModule):
         train: str = "train",
         val: str | None = "val",
         test: str | None = "test",
-        batch_size: int = 2,
-        eval_batch_size: int | None = None,
-        num_workers: int | None = None,
-        transforms: list[dict[str, Any]] | None = None,
-        seed: int | None = None,
-        group_by_aspect: bool = False,
-        class_names: list[str] | None = None,
         other_classes: Literal["error", "drop"] = "error",
         download: bool = False,
+        **shared: Any,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, num_workers, transforms, seed, group_by_aspect, class_names)
-        self.path, self.download = str(path), download
+        super().__init__(**shared)
+        self.path = str(path)
+        self.download = download
         self.other_classes = check_other_classes(other_classes)
         self.image_sets = {"train": train, "val": val, "test": test}
-        if class_names is None and self.download and self._to_download():
+        if not self.class_names and self.download and self._to_download():
             self._set_classes(VOC_CLASSES)  # known before prepare_data has fetched anything
         if not self.class_names:
             self._find_classes()
@@ -83,7 +71,7 @@ class VOC(DetectionDataModule):
         if not names:
             raise DataError(f"{self.path}: no object in {self.image_sets}, so no class to learn; give class_names")
         self._set_classes(names)
-        self._annotations |= {split: to_annotations(each, names) for split, each in sets.items()}
+        self._content |= {split: to_annotations(each, names) for split, each in sets.items()}
 
     def _to_download(self) -> list[str]:
         from detkit.data.voc_download import missing_archives
@@ -109,15 +97,10 @@ class VOC(DetectionDataModule):
         return "val" if self.image_sets["test"] is None else "test"
 
     def read(self, split: str) -> Annotations | None:
-        """Read a split's image set; "test" falls back on "val"."""
+        """Read a split's image set."""
         image_set = self.image_sets[split]
         if image_set is None:
-            if split != "test" or self.image_sets["val"] is None:
-                return None
-            from lightning.pytorch.utilities.rank_zero import rank_zero_info
-
-            rank_zero_info(f"no test set is named: testing on the validation set {self.image_sets['val']!r}")
-            return self.annotations("val")
+            return None
         return to_annotations(read_voc(self.path, image_set), self.class_names, self.other_classes)
 
 

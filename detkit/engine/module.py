@@ -15,6 +15,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from detkit.__about__ import __version__
+from detkit.data.loaders import begin_next_epoch
 from detkit.engine.loss_guard import LossGuard, check_finite
 from detkit.engine.optimization import UNKNOWN, parameter_groups, schedule
 from detkit.engine.summary import trainable_table
@@ -115,7 +116,8 @@ class TrainableModule(L.LightningModule):
             self.print(trainable_table(self))
 
     def on_train_start(self) -> None:
-        """After a resume: apply what the command line asks for against the checkpoint."""
+        """After a resume: begin with the right epoch, and apply what the command line overrides."""
+        begin_next_epoch(self.trainer)
         optimizer = self.trainer.optimizers[0]
         if self._overridden and self.optimizer_callable is None:
             for group, wanted in zip(optimizer.param_groups, self.parameter_groups(), strict=True):
@@ -170,12 +172,7 @@ class TrainableModule(L.LightningModule):
 
     def _total_steps(self) -> int:
         """Optimizer steps of the whole run; `UNKNOWN` if it has no end."""
-        steps = int(min(self.trainer.estimated_stepping_batches, UNKNOWN))
-        if self.trainer.ckpt_path is not None:
-            # Counting batches made Lightning build the training loader, before it knows how far the resumed run came.
-            # It has to build it again then, or the epoch would begin anew.
-            self.trainer.fit_loop._combined_loader = None
-        return steps
+        return int(min(self.trainer.estimated_stepping_batches, UNKNOWN))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What SGD is given: the trainable parameters with their rates, momentum and decay."""

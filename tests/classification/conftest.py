@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torchvision
 from PIL import Image
-
-from detkit.classification.cifar10 import TEST_FILE, TRAIN_FILES
 
 
 @pytest.fixture
@@ -31,18 +31,24 @@ def make_folder(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def cifar_batch(count: int, seed: int, **changes: Any) -> dict[Any, Any]:
-    """The content of one of CIFAR-10's files, as Python 2 wrote it."""
-    random = np.random.default_rng(seed)
-    data = random.integers(0, 256, (count, 3072), np.uint8)
-    return {b"data": data, b"labels": random.integers(0, 10, count).tolist(), b"batch_label": b"one", **changes}
-
-
 @pytest.fixture
-def cifar(tmp_path: Path) -> Path:
-    """A folder like CIFAR-10's, of ten images a file."""
+def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder like CIFAR-10's, of ten images a file, whose checksums torchvision is told."""
     folder = tmp_path / "cifar" / "cifar-10-batches-py"
     folder.mkdir(parents=True)
-    for seed, name in enumerate((*TRAIN_FILES, TEST_FILE)):
-        (folder / name).write_bytes(pickle.dumps(cifar_batch(10, seed), protocol=2))
+
+    def write(name: str, content: dict[str, Any]) -> str:
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+        return hashlib.md5((folder / name).read_bytes()).hexdigest()
+
+    def batch(name: str, seed: int) -> list[str]:
+        random = np.random.default_rng(seed)
+        data = random.integers(0, 256, (10, 3072), np.uint8)
+        return [name, write(name, {"data": data, "labels": random.integers(0, 10, 10).tolist()})]
+
+    train = [batch(f"data_batch_{i}", i) for i in range(1, 6)]
+    meta = {"filename": "batches.meta", "key": "label_names", "md5": write("batches.meta", {"label_names": ["cat"]})}
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "train_list", train)
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "test_list", [batch("test_batch", 0)])
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "meta", meta)
     return folder

@@ -54,7 +54,7 @@ def test_albumentations_on_images_without_boxes(make_folder: MakeFolder) -> None
     crop = {"class_path": "albumentations.RandomCrop", "init_args": {"height": 12, "width": 10}}
     train = ClassFolder(str(root), val=None, transforms=[crop]).dataset("train")
     assert train[1]["image"].shape == (3, 12, 10)
-    with pytest.raises(ConfigError, match=r"no class 'albumentations\.Nothing'"):
+    with pytest.raises(ConfigError, match=r"no BasicTransform 'albumentations\.Nothing'"):
         ClassFolder(str(root), val=None, transforms=[{"class_path": "albumentations.Nothing"}]).setup("fit")
 
 

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from detkit.data import Shapes
+from detkit.data.loaders import begin_next_epoch
 
 BATCHES = 4  # an epoch: 7 images in batches of 2
 
@@ -25,6 +26,9 @@ class Recorder(L.LightningModule):
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.seen: list[tuple[int, list[tuple[str, int]]]] = []
 
+    def on_train_start(self) -> None:
+        begin_next_epoch(self.trainer)
+
     def training_step(self, batch: list, index: int) -> torch.Tensor:
         pixels = [(sample["image_id"], int((sample["image"].long() * torch.arange(48)).sum())) for sample in batch]
         self.seen.append((self.global_step, pixels))
@@ -34,6 +38,8 @@ class Recorder(L.LightningModule):
         self.log("images", float(len(batch)), batch_size=len(batch))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        # As a schedule does; Lightning builds the training loader for it, before it knows how far a resumed run came.
+        assert self.trainer.estimated_stepping_batches > 0
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
@@ -94,12 +100,14 @@ def test_resumed_run_equals_uninterrupted(
     assert resumed.seen == first.seen[int(name.split("=")[1]) :]
 
 
-@pytest.mark.parametrize("val", [0, 1])
+@pytest.mark.parametrize(("val", "epochs"), [(0, -1), (1, -1), (1, 5)])
 @pytest.mark.parametrize("name", ["step=3", "step=4", "step=6", "end-step=4", "end-step=8"])
-def test_resumed_by_steps_equals_uninterrupted(whole: Whole, folder: Path, tmp_path: Path, val: int, name: str) -> None:
+def test_resumed_by_steps_equals_uninterrupted(
+    whole: Whole, folder: Path, tmp_path: Path, val: int, epochs: int, name: str
+) -> None:
     first, root = whole(0, val, max_steps=14)
     assert len(first.seen) == 14
-    resumed = run(folder, tmp_path, 0, root / f"{name}.ckpt", val, max_steps=14)
+    resumed = run(folder, tmp_path, 0, root / f"{name}.ckpt", val, max_steps=14, max_epochs=epochs)
     assert resumed.seen == first.seen[int(name.split("=")[1]) :]
 
 

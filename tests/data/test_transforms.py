@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -99,18 +100,49 @@ def test_slivers_are_dropped() -> None:
 @pytest.mark.parametrize(
     ("transform", "message"),
     [
-        (spec("HorizontlFlip"), "no class 'albumentations.HorizontlFlip'"),
-        ({"class_path": "nowhere.at.All"}, "no class 'nowhere.at.All'"),
+        (spec("HorizontlFlip"), "no BasicTransform 'albumentations.HorizontlFlip'; did you mean .*HorizontalFlip"),
+        ({"class_path": "nowhere.at.All"}, "the module nowhere.at is not imported"),
+        ({"class_path": "this.s"}, "the module this is not imported"),
         (spec("HorizontalFlip", q=1), "albumentations.HorizontalFlip does not take .*'q'"),
         (spec("RandomCrop", width=-3, height=4), "albumentations.RandomCrop does not take"),
-        ({"class": "x"}, "each entry needs class_path"),
-        ("albumentations.HorizontalFlip", "write class_path"),
-        ({"class_path": "builtins.dict"}, "no albumentations transform"),
+        ({"class_path": "albumentations.HorizontalFlip", "args": {}}, "each entry needs class_path"),
+        ({"class_path": "builtins.dict"}, "builtins.dict is not a BasicTransform"),
+        ({"class_path": "albumentations.Compose.from_dict"}, "albumentations.Compose is not imported"),
     ],
 )
-def test_wrong_transform_is_named(transform: Any, message: str) -> None:
+@pytest.mark.parametrize("nested", [False, True])
+def test_wrong_transform_is_named(transform: Any, message: str, nested: bool) -> None:
     with pytest.raises(ConfigError, match=message):
-        AlbumentationsPipeline([transform]).build()
+        AlbumentationsPipeline([spec("OneOf", transforms=[transform])] if nested else [transform])
+    assert "this" not in sys.modules
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_nothing_but_a_transform_is_called(tmp_path: Path, nested: bool) -> None:
+    """From a config, through the parser of the command line."""
+    from jsonargparse import ArgumentParser
+
+    from detkit.data import DetectionDataModule
+
+    file = tmp_path / "written"
+    harmful: dict[str, Any] = {"class_path": "pathlib.Path.touch", "init_args": {"self": str(file)}}
+    calls = {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", str(file)]}}
+    for each in (harmful, calls):
+        transforms = [spec("HorizontalFlip", p=each)] if nested else [each]
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(DetectionDataModule, "data")
+        arguments = {"path": str(tmp_path), "transforms": transforms}
+        parsed = parser.parse_object({"data": {"class_path": "detkit.data.Shapes", "init_args": arguments}})
+        data = parser.instantiate(parsed).data
+        with pytest.raises(ConfigError, match="transforms: "):
+            make_transform(data.transforms)
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("transform", [{"class": "x"}, "albumentations.HorizontalFlip", 7])
+def test_what_is_no_class_path_is_told(transform: Any) -> None:
+    with pytest.raises(ConfigError, match=r"class_path"):
+        AlbumentationsPipeline([transform])
 
 
 def test_images_must_stay_uint8() -> None:
