@@ -54,7 +54,7 @@ def machine() -> dict[str, Any]:
     import torch
     import torchvision
 
-    from detkit.tools.benchmark.machine import machine as facts
+    from detkit.tools.benchmark.report import machine as facts
 
     return facts(torch.device("cpu")) | {"threads_per_side": 1, "torchvision": torchvision.__version__}
 

@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from detkit.detectors import FastRCNN as FastRCNN
     from detkit.detectors.loading import load as load
     from detkit.drawing import draw as draw
+    from detkit.tools import benchmark as benchmark
     from detkit.tools.compress import compress as compress
     from detkit.tools.demo import demo as demo
     from detkit.tools.evaluate import evaluate as evaluate
 
-_ROOMS = ("boxes", "classification", "data", "detectors", "evaluation", "features", "heads", "proposals", "training")
+_PACKAGES = ("boxes", "classification", "data", "detectors", "evaluation", "features", "heads", "proposals", "training")
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "detkit": _ROOMS,
         "detkit.__about__": ["__version__"],
         "detkit.errors": ["DetkitError"],
         "detkit.detectors": ["RCNN", "FastRCNN", "FasterRCNN"],
@@ -42,4 +42,5 @@ __getattr__, __dir__, __all__ = lazy_names(
         "detkit.tools.demo": ["demo"],
         "detkit.tools.evaluate": ["evaluate"],
     },
+    [*(f"detkit.{name}" for name in _PACKAGES), "detkit.tools.benchmark"],
 )

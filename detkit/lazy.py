@@ -9,7 +9,7 @@ from typing import Any
 
 
 def lazy_names(
-    package: str, names: Mapping[str, Sequence[str]]
+    package: str, names: Mapping[str, Sequence[str]], modules: Sequence[str] = ()
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """The ``__getattr__``, ``__dir__`` and ``__all__`` of a package whose names are imported when first used.
 
@@ -17,18 +17,21 @@ def lazy_names(
 
     Args:
         package: the package's ``__name__``.
-        names: module -> the names that it defines; those beside the package itself are its subpackages.
+        names: module -> the names that it defines.
+        modules: modules that are names of the package themselves, by the last part of their own.
     """
-    modules = {name: module for module, defined in names.items() for name in defined}
+    origins = {name: module for module, defined in names.items() for name in defined}
+    as_names = {module.rpartition(".")[2]: module for module in modules}
+    public = sorted({*origins, *as_names})
 
     def get(name: str) -> Any:
-        if name not in modules:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        if modules[name] == package:
-            return import_module(f"{package}.{name}")
-        return getattr(import_module(modules[name]), name)
+        if name in as_names:
+            return import_module(as_names[name])
+        if name in origins:
+            return getattr(import_module(origins[name]), name)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     def names_of() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *modules})
+        return sorted({*vars(sys.modules[package]), *public})
 
-    return get, names_of, sorted(modules)
+    return get, names_of, public

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from detkit.__about__ import __version__
 from detkit.errors import ConfigError, DetkitError
+
+if TYPE_CHECKING:
+    from detkit.cli.arguments import Arguments
 
 COMMANDS = {
     "fit": "train a detector, with a checkpoint and an mAP after every epoch",
@@ -108,16 +111,29 @@ def _run(command: str, args: list[str]) -> int:
 
         return run_function(command, compress, args)
     if command == "benchmark":
-        from detkit.tools.benchmark import command as benchmark
+        if not args or args[0] in ("--help", "-h"):
+            print("usage: detkit benchmark generations [options]")
+            return 0
+        if args[0] != "generations":
+            raise ConfigError(f"there is no benchmark {args[0]!r}; there is: generations")
+        from detkit.tools.benchmark import generations
 
-        return benchmark.main(args)
+        return run_function(
+            "benchmark generations", generations, args[1:], data_of=("rcnn", "fast_rcnn", "faster_rcnn")
+        )
     from detkit.tools.demo import demo
 
     return run_function(command, demo, args)
 
 
-def run_function(command: str, function: Callable[..., Any], args: Sequence[str]) -> int:
+def run_function(command: str, function: Callable[..., Any], args: Sequence[str], data_of: Sequence[str] = ()) -> int:
     """Run a tool: its options are the arguments of its function.
+
+    Args:
+        command: the name on the command line.
+        function: of `detkit.tools`; its result has a `text`, which is printed.
+        args: the arguments after the command.
+        data_of: options that name a run, whose data set is the default.
 
     Raises:
         ConfigError: an option that the function does not have, or a value that it does not take.
@@ -126,8 +142,8 @@ def run_function(command: str, function: Callable[..., Any], args: Sequence[str]
 
     from jsonargparse import ArgumentParser
 
-    from detkit.cli.arguments import Arguments
-    from detkit.cli.messages import shorten
+    from detkit.cli.arguments import read_arguments
+    from detkit.cli.messages import own_cause, shorten
 
     parser = ArgumentParser(f"detkit {command}", exit_on_error=False, allow_abbrev=False)
     parser.add_function_arguments(function)
@@ -136,13 +152,41 @@ def run_function(command: str, function: Callable[..., Any], args: Sequence[str]
     for i in reversed(range(len(options))):
         if options[i] in switches and (i + 1 == len(options) or options[i + 1].startswith("--")):
             options.insert(i + 1, "true")  # `--fast` alone
+    arguments = read_arguments(options)
+    data = _data_options(arguments, data_of) if "data" in get_type_hints(function) else []
     try:
-        config = parser.parse_args(options)
+        config = parser.parse_args([*data, *arguments.options])
     except ArgumentError as error:
         names = [action.dest for action in parser._actions]
-        raise ConfigError(shorten(str(error), command, Arguments(options=options), names)) from error
+        raise ConfigError(shorten(str(error), command, arguments, names)) from error
+    try:
+        config = parser.instantiate_classes(config)
+    except (ValueError, TypeError) as error:
+        own_error = own_cause(error)
+        if own_error is None:
+            raise
+        raise own_error from None
     print(function(**config.as_dict()).text, flush=True)
     return 0
+
+
+def _data_options(arguments: Arguments, data_of: Sequence[str]) -> list[str]:
+    """The data section of the config files, else of a checkpoint's run, as options; the data sets are imported."""
+    import json
+
+    import detkit.data
+    from detkit.cli.arguments import read_config
+    from detkit.engine.checkpoints import find_checkpoint, run_folder
+
+    for name in detkit.data.__all__:
+        getattr(detkit.data, name)
+    sections = [content["data"] for content in arguments.sections if content.get("data")]
+    run = next((value for name in data_of if (value := arguments.option(name))), None)
+    if not sections and run and arguments.option("data", "data.class_path") is None:
+        file = run_folder(find_checkpoint(run).path) / "config.yaml"
+        section = read_config(file).get("data") if file.is_file() else None
+        sections = [section] if section else []
+    return [f"--data={section if isinstance(section, str) else json.dumps(section)}" for section in sections]
 
 
 def _underscores(argument: str) -> str:

@@ -1,4 +1,4 @@
-"""`detkit benchmark generations` as a user calls it."""
+"""`detkit.benchmark.generations` and its command."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import torch
 import yaml
 from PIL import Image
 
+import detkit
 from detkit.cli.main import main
 from detkit.data import Shapes
 from detkit.data.shapes_drawing import SHAPE_CLASSES
 from detkit.evaluation import MeanAveragePrecision, ProposalRecall
-from detkit.tools.benchmark.generations import GENERATIONS, build_contender
+from detkit.tools.benchmark.contenders import GENERATIONS, build_contender
 
 QUICK = ["--images", "2", "--rounds", "1", "--min_size", "64", "--max_proposals", "10", "--output", "out"]
 SIZES = {"num_train": 1, "num_val": 1, "num_test": 4, "image_size": 64}
@@ -84,8 +85,6 @@ def test_checkpoints_are_measured_and_judged_on_the_same_images(capsys: pytest.C
     out = capsys.readouterr().out
     data = Shapes("shapes", **SIZES)
     samples = [data.dataset("test")[i] for i in (0, 2)]  # spread evenly over the four
-    import detkit
-
     for key, (name, _, _) in GENERATIONS.items():
         detector = detkit.load(f"runs/{key}")
         precision = MeanAveragePrecision("voc10", CLASSES)
@@ -100,18 +99,25 @@ def test_checkpoints_are_measured_and_judged_on_the_same_images(capsys: pytest.C
     assert table()["Faster R-CNN"]["recall_50"] and "random weights" not in out
 
 
-def test_one_checkpoint_brings_its_data_backbone_and_classes_for_all(capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_checkpoint_brings_its_data_backbone_and_classes_for_all() -> None:
     data = {"class_path": "Shapes", "init_args": {"path": "shapes", **SIZES}}
-    given = save("fast_rcnn", "run", data=data)
-    quick = [word for word in QUICK if word not in ("--min_size", "64")]
-    assert main(["benchmark", "generations", *given, *quick]) == 0
-    assert "random weights: R-CNN, Faster R-CNN" in capsys.readouterr().out
+    save("fast_rcnn", "run", data=data)
+    result = detkit.benchmark.generations(fast_rcnn="run", images=2, rounds=1, max_proposals=10, output="out")
+    assert "random weights: R-CNN, Faster R-CNN" in result.text
+    assert result.text.endswith(
+        "written: out/generations.csv\nwritten: out/generations.json\nwritten: out/generations.svg"
+    )
+    assert [row.name for row in result.rows] == ["R-CNN", "Fast R-CNN", "Faster R-CNN"]
     content = json.loads(Path("out/generations.json").read_text())
     assert content["data"] == "Shapes(shapes)" and content["of_images"] == 4
     assert {each["backbone"] for each in content["settings"].values()} == {"lenet5"}
     assert table()["Faster R-CNN"]["inputs"] == table()["Fast R-CNN"]["inputs"] == "64 to 96"
     assert table()["Fast R-CNN"]["map"] != "" and table()["R-CNN"]["map"] == ""
     assert table()["R-CNN"]["recall_50"] != "" and table()["Faster R-CNN"]["recall_50"] == ""
+    # The command takes the same data, and changes what is asked for.
+    more = ["--data.path", "other", "--data.num_test", "3"]
+    assert main(["benchmark", "generations", "--fast_rcnn", "run", *QUICK, *more]) == 0
+    assert json.loads(Path("out/generations.json").read_text())["of_images"] == 3
 
 
 def test_photographs_without_ground_truth_are_timed_only() -> None:
@@ -133,14 +139,14 @@ def test_the_data_of_a_config_is_taken() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--images", "0"], "--images must be at least 1"),
-        (["--rounds", "0"], "--rounds must be at least 1"),
+        (["--images", "0"], "images must be at least 1"),
+        (["--rounds", "0"], "rounds must be at least 1"),
         (["--image", "3"], "there is no option"),
         (["--rounds", "many"], "rounds"),
         (["--backbone", "lenet6"], "unknown backbone 'lenet6'"),
-        (["--device", "abacus"], "--device abacus: cannot be used"),
+        (["--device", "abacus"], "device abacus: cannot be used"),
         (["--protocol", "voc08"], "protocol"),
-        (["--output", "file"], "--output file: cannot be made"),
+        (["--output", "file"], "output file: cannot be made"),
         (["--rcnn", "nowhere"], "nowhere: no such checkpoint or run folder"),
         (["--data", "ImageFolder", "--data.path", "empty"], "no image below this folder"),
         (["--data", "Shapees"], "Shapees"),
@@ -161,11 +167,11 @@ def test_checkpoints_that_do_not_go_together(capsys: pytest.CaptureFixture[str])
     for given, message in (
         (
             ["--rcnn", "fast"],
-            "--rcnn fast/version_0/checkpoints/best.ckpt: holds a FastRCNN; wanted is a checkpoint of RCNN",
+            "rcnn fast/version_0/checkpoints/best.ckpt: holds a FastRCNN; a checkpoint of RCNN is needed",
         ),
         ([*rcnn, *save("fast_rcnn", "other", "tiny")], "the backbone of"),
         ([*rcnn, *save("fast_rcnn", "fewer", classes=CLASSES[:2])], "the classes of"),
-        ([*fast, "--backbone", "tiny"], "--backbone tiny: fast/version_0/checkpoints/best.ckpt has lenet5"),
+        ([*fast, "--backbone", "tiny"], "backbone tiny: fast/version_0/checkpoints/best.ckpt has lenet5"),
         ([*save("rcnn", "cats", classes=["cat"]), *DATA], "knows the classes ['cat'], the data set has"),
     ):
         assert main(["benchmark", "generations", *given, *QUICK]) == 2

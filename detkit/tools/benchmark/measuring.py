@@ -10,31 +10,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detkit.detectors import Detector
+from detkit.detectors import Detector, FasterRCNN
 from detkit.detectors.region_detector import RegionDetector
 from detkit.evaluation import MeanAveragePrecision, ProposalRecall
-from detkit.tools.benchmark.generations import GENERATIONS, Contender
+from detkit.tools.benchmark.contenders import GENERATIONS, Contender
 from detkit.tools.benchmark.stage_clock import PROPOSALS, STAGES, time_detection
+from detkit.types import Detections, Sample
 
-#: More proposals than any image has: recall is that of all.
+#: More proposals than any image has, so that recall is that of all proposals.
 ALL = 1_000_000
 
 
 @dataclass
 class Row:
-    """What was found of one generation.
+    """What was measured of one generation.
 
     Attributes:
         key: of `GENERATIONS`.
         checkpoint: None for random weights.
-        inputs: what the network sees, in pixels.
-        seconds: an image, of each of `STAGES`: the mean over the images of the median over the rounds.
-        boxes: proposals that an image has on average.
-        recall_50, recall_70: share of the objects that they cover at that IoU; None without ground truth, and for an
-            RPN with random weights.
-        map: by ``protocol``; None without ground truth or a checkpoint.
-        protocol: in words.
-        times: (images, rounds) of the seconds of each stage.
+        inputs: sizes of the network's inputs, in pixels.
+        seconds: stage of `STAGES` -> seconds an image: the mean over the images of the median over the rounds.
+        boxes: mean number of proposals of an image.
+        recall_50: share of the objects that the proposals cover at IoU 0.5; None without ground truth, and for an RPN
+            with random weights.
+        recall_70: the same at IoU 0.7.
+        map: mAP by ``protocol``; None without ground truth or a checkpoint.
+        protocol: its description.
+        times: (images, rounds), each the seconds of each stage.
     """
 
     key: str
@@ -50,56 +52,57 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The generation's."""
+        """Name of the generation."""
         return GENERATIONS[self.key].name
 
     def total(self, with_proposals: bool = True) -> float:
-        """Seconds of all stages, an image."""
+        """Seconds an image of all stages, with proposals or without."""
         return sum(value for stage, value in self.seconds.items() if with_proposals or stage != PROPOSALS)
 
     @property
     def seconds_2015(self) -> float:
-        """Of the course's table; see `Known`."""
+        """Seconds an image of the course's table; see `Generation`."""
         return GENERATIONS[self.key].seconds_2015
 
 
 def measure(
     contenders: Sequence[Contender],
-    samples: Sequence[dict[str, Any]],
+    samples: Sequence[Sample],
     rounds: int,
     protocol: str,
     step: Callable[[], None] = lambda: None,
     warm: Callable[[], None] = lambda: None,
 ) -> list[Row]:
-    """Time the generations in turns: in each round every image, and each image by every generation.
+    """Time the generations in turns: every image in each round, every generation on each image.
 
-    Before the rounds, each detects the first image without a clock, for what is compiled or allocated once.
+    Before the rounds each generation detects the first image untimed, since code is compiled and memory allocated once.
 
     Args:
-        contenders: on their device.
+        contenders: the detectors, on their device.
         samples: images, with ground truth or without.
         rounds: at least 1.
         protocol: of the mAP: coco, voc07 or voc10.
         step: called after each image of each round.
-        warm: called once, before the first round.
+        warm: called once, after the untimed detections.
     """
-    quality = [Quality(each, protocol) for each in contenders]
-    for each in contenders:
-        time_detection(each.detector, _bare(samples[0]))
+    quality = [Quality(contender, protocol) for contender in contenders]
+    for contender in contenders:
+        time_detection(contender.detector, _without_truth(samples[0]))
     warm()
-    times: dict[str, list[list[dict[str, float]]]] = {each.key: [[] for _ in samples] for each in contenders}
+    times: dict[str, list[list[dict[str, float]]]] = {contender.key: [[] for _ in samples] for contender in contenders}
     for turn in range(rounds):
         for i, sample in enumerate(samples):
-            for each, judge in zip(contenders, quality, strict=True):
-                found, seconds = time_detection(each.detector, _bare(sample))
-                times[each.key][i].append(seconds)
+            for contender, measured in zip(contenders, quality, strict=True):
+                detections, seconds = time_detection(contender.detector, _without_truth(sample))
+                times[contender.key][i].append(seconds)
                 if turn == 0:
-                    judge.see(sample, found)
+                    measured.update(sample, detections)
             step()
     rows = []
-    for each, judge in zip(contenders, quality, strict=True):
-        seconds = {stage: seconds_an_image(times[each.key], stage) for stage in STAGES}
-        rows.append(Row(each.key, each.checkpoint, each.inputs, seconds, **judge.numbers(), times=times[each.key]))
+    for contender, measured in zip(contenders, quality, strict=True):
+        key, checkpoint = contender.key, contender.checkpoint
+        seconds = {stage: seconds_an_image(times[key], stage) for stage in STAGES}
+        rows.append(Row(key, checkpoint, contender.inputs, seconds, **measured.compute(), times=times[key]))
     return rows
 
 
@@ -109,42 +112,43 @@ def seconds_an_image(times: Sequence[Sequence[dict[str, float]]], stage: str) ->
 
 
 class Quality:
-    """Counts the proposals of a generation and, where there is ground truth, how good they and the detections are.
+    """The number of a generation's proposals and, with ground truth, their recall and the mAP of the detections.
 
     Args:
-        contender: whose.
+        contender: the detector.
         protocol: of the mAP.
     """
 
     def __init__(self, contender: Contender, protocol: str) -> None:
         names = contender.detector.class_names
-        self.detector, self.trained = contender.detector, contender.checkpoint is not None
+        self.detector = contender.detector
+        self.trained = contender.checkpoint is not None
         self.recall = ProposalRecall(names, counts=[ALL])
         self.precision = MeanAveragePrecision(protocol, names)
-        self.known = False  # whether there is ground truth
+        self.has_truth = False
 
-    def see(self, sample: dict[str, Any], found: dict[str, Tensor]) -> None:
-        """Take in an image and what was detected."""
-        self.known |= "boxes" in sample
+    def update(self, sample: Sample, detections: Detections) -> None:
+        """Add an image and its detections."""
+        self.has_truth |= "boxes" in sample
         truth = sample if "boxes" in sample else {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long()}
-        self.recall.update([proposals(self.detector, _bare(sample)).cpu()], [truth])
-        if self.trained and self.known:
-            self.precision.update([{name: value.cpu() for name, value in found.items()}], [truth])
+        self.recall.update([proposals(self.detector, _without_truth(sample)).cpu()], [truth])
+        if self.trained and self.has_truth:
+            self.precision.update([{name: value.cpu() for name, value in detections.items()}], [truth])
 
-    def numbers(self) -> dict[str, Any]:
+    def compute(self) -> dict[str, Any]:
         """``boxes``, ``recall_50``, ``recall_70``, ``map`` and ``protocol`` of a `Row`."""
         recall = self.recall.compute()
-        judged = self.known and (self.trained or not hasattr(self.detector, "rpn"))
-        result = {"boxes": float(recall["num_proposals"][0]), "map": None, "protocol": None}
-        result |= {name: float(recall[name][0]) if judged else None for name in ("recall_50", "recall_70")}
-        if self.trained and self.known:
-            found = self.precision.compute()
-            result |= {"map": float(found["map"]), "protocol": found["protocol"]}
+        has_recall = self.has_truth and (self.trained or not isinstance(self.detector, FasterRCNN))
+        result: dict[str, Any] = {"boxes": float(recall["num_proposals"][0]), "map": None, "protocol": None}
+        result |= {name: float(recall[name][0]) if has_recall else None for name in ("recall_50", "recall_70")}
+        if self.trained and self.has_truth:
+            metrics = self.precision.compute()
+            result |= {"map": float(metrics["map"]), "protocol": metrics["protocol"]}
         return result
 
 
 @torch.no_grad()
-def proposals(detector: Detector, sample: dict[str, Any]) -> Tensor:
+def proposals(detector: Detector, sample: Sample) -> Tensor:
     """The proposals (P, 4) that a detector uses of an image, in its pixels, best first."""
     if not isinstance(detector, RegionDetector):
         return detector.proposals_of([sample])[0]
@@ -153,6 +157,6 @@ def proposals(detector: Detector, sample: dict[str, Any]) -> Tensor:
     return encoded.images.to_original(found.boxes[found.usable], 0)
 
 
-def _bare(sample: dict[str, Any]) -> dict[str, Any]:
-    """What a detector may know: neither the ground truth nor proposals from a store."""
-    return {name: sample[name] for name in ("image", "image_id")}
+def _without_truth(sample: Sample) -> Sample:
+    """The sample without ground truth and without stored proposals."""
+    return {"image": sample["image"], "image_id": sample["image_id"]}

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK, MUTED, LINE = "#222222", "#666666", "#dddddd"
-COLOURS = dict(zip(STAGES, ("#e69f00", "#0072b2", "#009e73", "#bbbbbb"), strict=True))  # told apart by the colour-blind
-LEAST_SHARE = 0.13  # of a bar, that has its seconds written in
+COLOURS = dict(zip(STAGES, ("#e69f00", "#0072b2", "#009e73", "#bbbbbb"), strict=True))  # colour-blind safe
+LEAST_SHARE = 0.13  # parts of a bar below this share are drawn without their seconds
 SETTINGS = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "generations",  # the same file from the same numbers
@@ -36,8 +36,8 @@ def draw(rows: Sequence[Row], caption: str, path: Path) -> None:
     """Write the picture as SVG.
 
     Args:
-        rows: of the generations, which are drawn from above.
-        caption: below it: what was measured, and where.
+        rows: one for each generation, drawn from top to bottom.
+        caption: text below: what was measured, and where.
         path: the file.
     """
     import matplotlib.style
@@ -60,38 +60,40 @@ def draw(rows: Sequence[Row], caption: str, path: Path) -> None:
 
 
 def _totals(axes: Axes, rows: Sequence[Row]) -> None:
-    """Dots, for bars have no beginning on a logarithmic scale: this machine's, and those of the course's table."""
-    places = range(len(rows))
-    axes.scatter([row.total() for row in rows], places, s=60, color=INK, label="here")
-    axes.scatter([row.seconds_2015 for row in rows], places, s=60, facecolors="none", edgecolors=MUTED, label="in 2015")
-    for place, row in enumerate(rows):
+    """Dots of this machine's seconds and of the course's table; bars have no zero on a logarithmic scale."""
+    heights = range(len(rows))
+    axes.scatter([row.total() for row in rows], heights, s=60, color=INK, label="here")
+    axes.scatter(
+        [row.seconds_2015 for row in rows], heights, s=60, facecolors="none", edgecolors=MUTED, label="in 2015"
+    )
+    for height, row in enumerate(rows):
         here, then = (row.total(), ratio(rows, row), INK), (row.seconds_2015, ratio_2015(row), MUTED)
         for (seconds, times, colour), above in ((here, True), (then, False)):
             text = f"{in_seconds(seconds) if above else f'{seconds:g}'} s" + (f", {as_factor(times)}" if times else "")
             offset, side = ((0, 8), "bottom") if above else ((0, -8), "top")
             axes.annotate(
-                text, (seconds, place), offset, textcoords="offset points", ha="center", va=side, color=colour,
+                text, (seconds, height), offset, textcoords="offset points", ha="center", va=side, color=colour,
                 fontsize=8.5,
             )  # fmt: skip
-    every = [value for row in rows for value in (row.total(), row.seconds_2015)]
+    values = [value for row in rows for value in (row.total(), row.seconds_2015)]
     axes.set_xscale("log")
-    axes.set_xlim(min(every) / 2.5, max(every) * 2.5)
+    axes.set_xlim(min(values) / 2.5, max(values) * 2.5)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.grid(axis="x")
-    axes.set_title("seconds an image (logarithmic), and times as quick as R-CNN", fontsize=10, loc="left")
+    axes.set_title("seconds an image (logarithmic), and times as fast as R-CNN", fontsize=10, loc="left")
     axes.legend(loc="upper left", frameon=False, fontsize=8.5, handletextpad=0.1)
 
 
 def _shares(axes: Axes, rows: Sequence[Row]) -> None:
-    """Each generation's own time as one bar, from 0 to 100 %."""
+    """The time of each generation as one bar, from 0 to 100 %."""
     for stage in STAGES:
         before = [sum(row.seconds[each] for each in STAGES[: STAGES.index(stage)]) / row.total() for row in rows]
         widths = [row.seconds[stage] / row.total() for row in rows]
         axes.barh(range(len(rows)), widths, 0.55, before, color=COLOURS[stage], label=stage)
-        for place, (start, width, row) in enumerate(zip(before, widths, rows, strict=True)):
+        for height, (start, width, row) in enumerate(zip(before, widths, rows, strict=True)):
             if width >= LEAST_SHARE:
                 text = f"{in_seconds(row.seconds[stage])} s"
-                axes.text(start + width / 2, place, text, ha="center", va="center", fontsize=8.5, color="white")
+                axes.text(start + width / 2, height, text, ha="center", va="center", fontsize=8.5, color="white")
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     axes.set_title("where the time goes", fontsize=10, loc="left")

@@ -1,81 +1,88 @@
-"""The generations' table: as cells to print, as CSV, and as JSON."""
+"""The table of the generations as cells to print, as CSV and as JSON, and the machine it was measured on."""
 
 from __future__ import annotations
 
 import csv
+import datetime
 import io
+import os
+import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from detkit.__about__ import __version__
 from detkit.features.architectures import architecture
 from detkit.files import write_beside, write_json
-from detkit.tools.benchmark.generations import GENERATIONS
+from detkit.threads import available_cores
+from detkit.tools.benchmark.contenders import GENERATIONS
 from detkit.tools.benchmark.measuring import Row
 from detkit.tools.benchmark.stage_clock import FEATURES, HEADS, PROPOSALS, STAGES
 
 
 def ratio(rows: Sequence[Row], row: Row, with_proposals: bool = True) -> float | None:
-    """How many times as quick as R-CNN, with proposals or without; None where there is no R-CNN among the rows."""
+    """How many times as fast as R-CNN, with proposals or without; None if R-CNN is not among the rows."""
     first = next((each for each in rows if each.key == "rcnn"), None)
     return None if first is None else first.total(with_proposals) / row.total(with_proposals)
 
 
 def ratio_2015(row: Row) -> float:
-    """The same in the course's table."""
+    """How many times as fast as R-CNN in the course's table."""
     return GENERATIONS["rcnn"].seconds_2015 / row.seconds_2015
 
 
-#: A Fast R-CNN that is less than so many times as quick as R-CNN wants an explanation.
+#: A Fast R-CNN that is less than so many times as fast as R-CNN is explained.
 EXPECTED_RATIO = 2.0
 
 
 def why_so_close(rows: Sequence[Row], backbone: str, crop_size: int) -> str | None:
-    """A line on a Fast R-CNN that is hardly quicker than R-CNN, from what was measured; None where it is.
+    """Why Fast R-CNN is hardly faster than R-CNN, from what was measured; None where it is much faster.
 
-    One map for all regions pays if the regions together cost more than the map: small crops, few proposals and small
-    networks turn the generations' order round.
+    A shared map saves time if all crops together cost more than the map. With small crops, few proposals or a small
+    network R-CNN can be the faster one.
 
     Args:
-        rows: of R-CNN and Fast R-CNN, if they were measured.
-        backbone: of all.
-        crop_size: of R-CNN, pixels.
+        rows: those of R-CNN and Fast R-CNN are looked at.
+        backbone: of all generations.
+        crop_size: side of R-CNN's crops, in pixels.
     """
-    found = {row.key: row for row in rows}
-    if not {"rcnn", "fast_rcnn"} <= found.keys():
+    by_key = {row.key: row for row in rows}
+    if not {"rcnn", "fast_rcnn"} <= by_key.keys():
         return None
-    rcnn, fast = found["rcnn"], found["fast_rcnn"]
+    rcnn, fast = by_key["rcnn"], by_key["fast_rcnn"]
     times, without = ratio(rows, fast), ratio(rows, fast, False)
     if times >= EXPECTED_RATIO:
         return None
-    start = f"note: Fast R-CNN is {as_factor(times)} as quick as R-CNN, for "
+    start = f"note: Fast R-CNN is {as_factor(times)} as fast as R-CNN: "
     if without >= EXPECTED_RATIO:
         share = f"{in_seconds(fast.seconds[PROPOSALS])} of its {in_seconds(fast.total())} s"
-        return f"{start}proposals, which both need, take {share}; without them it is {as_factor(without)} as quick"
+        return f"{start}proposals, which both need, take {share}; without them it is {as_factor(without)} as fast"
     crops, shared, heads = (
         in_seconds(s) for s in (rcnn.seconds[FEATURES], fast.seconds[FEATURES], fast.seconds[HEADS])
     )
-    each = f"{1000 * rcnn.seconds[FEATURES] / max(rcnn.boxes, 1):.2g} ms each, {backbone}"
-    own = architecture(backbone).crop_size
-    larger = f"crops of {own} pixels (crop_size) and " if crop_size < own else ""
+    of_crop = f"{1000 * rcnn.seconds[FEATURES] / max(rcnn.boxes, 1):.2g} ms each, {backbone}"
+    usual = architecture(backbone).crop_size
+    larger = f"crops of {usual} pixels (crop_size) and " if crop_size < usual else ""
     return (
-        f"{start}R-CNN's {rcnn.boxes:,.0f} {rcnn.inputs} pixels take {crops} s ({each}), the shared map {shared} s and "
-        f"the heads on it {heads} s; to see what sharing saves, take {larger}a larger backbone"
+        f"{start}R-CNN's {rcnn.boxes:,.0f} {rcnn.inputs} pixels take {crops} s ({of_crop}), the shared map {shared} s "
+        f"and the heads on it {heads} s; to see what sharing saves, take {larger}a larger backbone"
     )
 
 
 def in_seconds(value: float) -> str:
-    """Three digits that count, as far as a tenth of a millisecond."""
+    """Three significant digits, down to a tenth of a millisecond."""
     return f"{value:.{max(0, min(4, 2 - _magnitude(value)))}f}"
 
 
 def as_factor(value: float | None) -> str:
-    """Two digits that count, such as 25x and 1.2x; nothing for None."""
+    """Two significant digits, such as 25x and 1.2x; "" for None."""
     return "" if value is None else f"{value:.{max(0, 1 - _magnitude(value))}f}".removesuffix(".0") + "x"
 
 
 def cells(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, ...]]]]:
-    """The table in groups of lines, each group with its heading: a label, and a text for each of the rows."""
+    """The table as groups of lines, each group with its heading; a line is a label and a text for each row."""
 
     def line(label: str, values: Sequence[str]) -> tuple[str, ...]:
         return (label, *values)
@@ -98,16 +105,16 @@ def cells(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, ...]]]]:
     ):
         if any(getattr(row, name) is not None for row in rows):
             quality.append(line(label, [_share(getattr(row, name)) for row in rows]))
-    return [("seconds an image", seconds), ("times as quick as R-CNN", ratios), ("", quality)]
+    return [("seconds an image", seconds), ("times as fast as R-CNN", ratios), ("", quality)]
 
 
 def content(rows: Sequence[Row], about: dict[str, Any]) -> dict[str, Any]:
-    """Everything, as plain data; ``about`` says what was measured, and where."""
+    """The content of generations.json: ``about`` (what was measured, and where) and every time."""
     return {**about, "generations": [_plain(rows, row) | {"times": row.times} for row in rows]}
 
 
 def write(rows: Sequence[Row], about: dict[str, Any], folder: Path) -> list[Path]:
-    """Writes generations.csv, a row for each generation, and generations.json, with every time; returns their paths."""
+    """Write generations.csv, a row for each generation, and generations.json, with every time; returns their paths."""
     text = io.StringIO()
     lines = [_flat(_plain(rows, row)) for row in rows]
     writer = csv.DictWriter(text, lines[0].keys(), lineterminator="\n")
@@ -138,7 +145,7 @@ def _plain(rows: Sequence[Row], row: Row) -> dict[str, Any]:
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    """A mapping within becomes columns of its own."""
+    """The values with one column for each entry of a nested mapping."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         parts = value.items() if isinstance(value, dict) else [(None, value)]
@@ -147,9 +154,43 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _magnitude(value: float) -> int:
-    """The power of ten that the first digit stands for."""
+    """The power of ten of the first digit."""
     return int(f"{value:e}".partition("e")[2])
 
 
 def _share(value: float | None) -> str:
     return "" if value is None else "n/a" if value != value else f"{value:.3f}"
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Date, cpu, cores, threads, load (of the last minute, None where the system has none), device and versions."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "cpu": _cpu(),
+        "cores": available_cores(),
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "detkit": __version__,
+    }
+
+
+def machine_text(where: dict[str, Any]) -> str:
+    """What `machine` returns, in one line."""
+    load = "" if where["load"] is None else f" (load {where['load']:.1f} at the start)"
+    threads = "1 thread" if where["threads"] == 1 else f"{where['threads']} threads"
+    device = "no GPU" if where["device"] == "cpu" else where["device"]
+    return (
+        f"{where['cpu']}, {where['cores']} cores{load}, {threads}, {device}; "
+        f"Python {where['python']}, torch {where['torch']}, detkit {where['detkit']}; {where['date']}"
+    )
+
+
+def _cpu() -> str:
+    """The name of the CPU."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,7 +1,7 @@
-"""Where the time of one detection goes, told by clocks on the parts that a detector calls.
+"""Seconds of the stages of one detection, from clocks on the parts that a detector calls.
 
-Nothing of a detector is repeated here: while one image is detected, the parts named in `PARTS` note when they begin and
-end. A part within a part takes its time from the outer one, so that the stages add up to the whole.
+No code of a detector is repeated here: during one detection the functions named in `PARTS` are timed. The time of a
+part within another part is not counted for the outer one, so the stages add up to the whole.
 """
 
 from __future__ import annotations
@@ -13,36 +13,45 @@ from functools import reduce
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from detkit.detectors import Detector
+from detkit.detectors import RCNN, Detector, FasterRCNN, FastRCNN
+from detkit.types import Detections, Sample
 
 #: In the order of a detection.
 PROPOSALS, FEATURES, HEADS, POST_PROCESSING = STAGES = ("proposals", "features", "heads", "post-processing")
 
-#: What a detector calls, from the detector on, and the stage it belongs to; a generation has some of them. Resizing and
-#: normalising an image is part of `encode`. What is left of `Detector.detect` is post-processing: choosing among the
-#: scores, decoding, clipping, suppression.
-PARTS = {
-    "encode": FEATURES,
-    "reader.read": FEATURES,  # R-CNN: warping, and the network on each crop
-    "proposals_of": PROPOSALS,  # R-CNN, Fast R-CNN: selective search
-    "rpn.forward": PROPOSALS,  # Faster R-CNN: within `encode`
-    "propose": PROPOSALS,
-    "roi_heads.forward": HEADS,  # Fast and Faster R-CNN: RoI pooling, box head and predictor
-    "roi_heads.scores": HEADS,  # R-CNN: SVMs or softmax
-    "roi_heads.box_regressors.forward": HEADS,
+#: The parts that a detector calls, and the stage of each. Resizing and normalising an image is part of `encode`. The
+#: rest of `Detector.detect` is post-processing: choosing among the scores, decoding, clipping, suppression.
+PARTS: dict[type[Detector], dict[str, str]] = {
+    RCNN: {
+        "encode": FEATURES,
+        "proposals_of": PROPOSALS,  # selective search
+        "reader.read": FEATURES,  # warping, and the network on each crop
+        "roi_heads.scores": HEADS,  # SVMs or softmax
+        "roi_heads.box_regressors.forward": HEADS,
+    },
+    FastRCNN: {
+        "encode": FEATURES,
+        "propose": PROPOSALS,  # selective search
+        "roi_heads.forward": HEADS,  # RoI pooling, box head and predictor
+    },
+    FasterRCNN: {
+        "encode": FEATURES,
+        "rpn.forward": PROPOSALS,  # within `encode`
+        "propose": PROPOSALS,
+        "roi_heads.forward": HEADS,
+    },
 }
 
 
 class StageClock:
-    """Adds up the seconds of stages that may lie within each other.
+    """Adds up the seconds of stages, which may be nested.
 
     Args:
-        device: waited for before each look at the clock, if it computes by itself.
+        device: a GPU is synchronized before the clock is read.
 
     Attributes:
-        seconds: of each stage, without those of the stages within it.
+        seconds: of each stage, without those of the stages nested in it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -53,7 +62,7 @@ class StageClock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count what happens within as this stage."""
+        """Count the time within as this stage."""
         self._look()
         self._open.append(name)
         try:
@@ -72,32 +81,29 @@ class StageClock:
 
 
 @torch.no_grad()
-def time_detection(detector: Detector, sample: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Detections of one sample, whose proposals are not known yet, and the seconds of each of `STAGES`."""
+def time_detection(detector: Detector, sample: Sample) -> tuple[Detections, dict[str, float]]:
+    """Detections of one sample without stored proposals, and the seconds of each of `STAGES`."""
     clock = StageClock(detector.device)
     with ExitStack() as clocks:
-        for path, stage in PARTS.items():
-            clocks.enter_context(_watched(detector, path, clock, stage))
+        for path, stage in PARTS[type(detector)].items():
+            clocks.enter_context(_timed(detector, path, clock, stage))
         with clock.stage(POST_PROCESSING):
-            (found,) = detector.detect([sample])
-    return found, clock.seconds
+            (detections,) = detector.detect([sample])
+    return detections, clock.seconds
 
 
 @contextmanager
-def _watched(detector: Detector, path: str, clock: StageClock, stage: str) -> Iterator[None]:
-    """Let a function of the detector or of one of its parts count as a stage; nothing where there is no such part."""
+def _timed(detector: Detector, path: str, clock: StageClock, stage: str) -> Iterator[None]:
+    """Count a function of the detector, or of one of its parts, as a stage."""
     *owners, name = path.split(".")
-    owner = reduce(lambda part, each: getattr(part, each, None), owners, detector)
-    function: Callable[..., Any] | None = getattr(owner, name, None)
-    if function is None:
-        yield
-        return
+    owner = reduce(getattr, owners, detector)
+    function: Callable[..., Any] = getattr(owner, name)
 
-    def watched(*args: Any, **kwargs: Any) -> Any:
+    def timed(*args: Any, **kwargs: Any) -> Any:
         with clock.stage(stage):
             return function(*args, **kwargs)
 
-    setattr(owner, name, watched)  # of this object alone, before the class's own
+    setattr(owner, name, timed)  # on this object, hides the function of the class
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ import torch
 
 from detkit.detectors import FastRCNN
 from detkit.tools.benchmark import measuring
-from detkit.tools.benchmark.generations import build_contender
+from detkit.tools.benchmark.contenders import build_contender
 from detkit.tools.benchmark.measuring import Row, measure, proposals, seconds_an_image
 from detkit.tools.benchmark.picture import draw
 from detkit.tools.benchmark.report import as_factor, cells, in_seconds, ratio, why_so_close, write
@@ -155,14 +155,14 @@ def test_a_fast_rcnn_that_is_hardly_quicker_is_explained_by_what_was_measured() 
     cheap = row("rcnn", (0.5, 0.25, 0, 0), boxes=500, inputs="crops of 64")
     fast = row("fast_rcnn", (0.5, 0.2, 0.4, 0))
     assert why_so_close([cheap, fast], "mobilenet_v2", 64) == (
-        "note: Fast R-CNN is 0.68x as quick as R-CNN, for R-CNN's 500 crops of 64 pixels take 0.250 s (0.5 ms each, "
+        "note: Fast R-CNN is 0.68x as fast as R-CNN: R-CNN's 500 crops of 64 pixels take 0.250 s (0.5 ms each, "
         "mobilenet_v2), the shared map 0.200 s and the heads on it 0.400 s; to see what sharing saves, take crops of "
         "224 pixels (crop_size) and a larger backbone"
     )
     assert why_so_close([cheap, fast], "lenet5", 32).endswith("s; to see what sharing saves, take a larger backbone")
     proposing = [row("rcnn", (5, 5, 0, 0)), row("fast_rcnn", (5, 0.5, 0.5, 0))]
     assert why_so_close(proposing, "vgg16", 224) == (
-        "note: Fast R-CNN is 1.7x as quick as R-CNN, for proposals, which both need, take 5.00 of its 6.00 s; without "
-        "them it is 5x as quick"
+        "note: Fast R-CNN is 1.7x as fast as R-CNN: proposals, which both need, take 5.00 of its 6.00 s; without "
+        "them it is 5x as fast"
     )
     assert why_so_close(ROWS, "vgg16", 224) is None and why_so_close([fast], "vgg16", 224) is None

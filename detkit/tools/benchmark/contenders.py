@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -14,13 +15,13 @@ from detkit.errors import CheckpointError
 from detkit.features.architectures import architecture
 
 BACKBONE = "mobilenet_v2"
-#: Where they are not the usual 16 pixels of context in R-CNN's crops, and 7 x 7 pooled cells.
+#: Context of R-CNN's crops (16 pixels for the others), and pooled cells a side (7 for the others).
 CONTEXTS = {"lenet5": 4}
 POOL_SIZES = {"alexnet": 6, "lenet5": 8}
 
 
-class Known(NamedTuple):
-    """A generation: what it is called, its class, and the seconds an image of the course's table.
+class Generation(NamedTuple):
+    """A generation: its name, its class, and the seconds an image of the course's table.
 
     The table (50, 2 and 0.2 s: 1x, 25x, 250x) counts the proposals. The papers agree with it, for VGG16 on a K40: R-CNN
     47 s and Fast R-CNN 0.32 s without proposals (Fast R-CNN, table 4), Faster R-CNN 0.198 s with them.
@@ -31,11 +32,11 @@ class Known(NamedTuple):
     seconds_2015: float
 
 
-#: By the option that its checkpoint is given by.
+#: By the argument that names its checkpoint.
 GENERATIONS = {
-    "rcnn": Known("R-CNN", RCNN, 50.0),
-    "fast_rcnn": Known("Fast R-CNN", FastRCNN, 2.0),
-    "faster_rcnn": Known("Faster R-CNN", FasterRCNN, 0.2),
+    "rcnn": Generation("R-CNN", RCNN, 50.0),
+    "fast_rcnn": Generation("Fast R-CNN", FastRCNN, 2.0),
+    "faster_rcnn": Generation("Faster R-CNN", FasterRCNN, 0.2),
 }
 
 
@@ -48,45 +49,53 @@ class Contender(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The generation's."""
+        """Name of the generation."""
         return GENERATIONS[self.key].name
 
     @property
     def inputs(self) -> str:
-        """What its network sees, in pixels."""
+        """Sizes of the network's inputs, in pixels."""
         if isinstance(self.detector, RCNN):
             return f"crops of {self.detector.network.crop_size}"
-        scales = getattr(self.detector, "test_scales", ()) or (self.detector.preprocessing,)
+        scales = self.detector.test_scales if isinstance(self.detector, FastRCNN) else ()
+        scales = scales or (self.detector.preprocessing,)
         return ", ".join(f"{scale.min_sizes[-1]} to {scale.max_size}" for scale in scales)
 
+    def to(self, device: torch.device) -> None:
+        """Move the detector to the device, where all generations compute in float32."""
+        self.detector.to(device)
+        if isinstance(self.detector, RCNN):
+            self.detector.reader.bf16 = False
 
-def load_contenders(paths: Mapping[str, str | None]) -> list[Contender]:
+
+def load_contenders(paths: Mapping[str, str | Path | None]) -> list[Contender]:
     """The detectors of the checkpoints or run folders that are given, by the keys of `GENERATIONS`.
 
     Raises:
         CheckpointError: if one is missing, is of another generation, or if they differ in backbone or classes.
     """
-    found = []
+    contenders: list[Contender] = []
     for key, path in paths.items():
         if path is None:
             continue
         file = find_checkpoint(path).path
-        content, wanted = read_checkpoint(file), GENERATIONS[key].cls.__name__
-        given = content["detkit"]["class"]
-        if given != wanted:
-            raise CheckpointError(f"--{key} {file}: holds a {given}; wanted is a checkpoint of {wanted}")
-        found.append(Contender(key, restore(content, str(file)).eval(), str(file)))
-    for each in found[1:]:
-        for what, first, other in (
-            ("backbone", found[0].detector.hparams["backbone"], each.detector.hparams["backbone"]),
-            ("classes", found[0].detector.class_names, each.detector.class_names),
+        content, expected = read_checkpoint(file), GENERATIONS[key].cls.__name__
+        actual = content["detkit"]["class"]
+        if actual != expected:
+            raise CheckpointError(f"{key} {file}: holds a {actual}; a checkpoint of {expected} is needed")
+        contenders.append(Contender(key, restore(content, str(file)).eval(), str(file)))
+    for other in contenders[1:]:
+        first = contenders[0]
+        for what, mine, theirs in (
+            ("backbone", first.detector.hparams["backbone"], other.detector.hparams["backbone"]),
+            ("classes", first.detector.class_names, other.detector.class_names),
         ):
-            if first != other:
+            if mine != theirs:
                 raise CheckpointError(
-                    f"the generations are compared with equal backbone and classes: the {what} of {found[0].checkpoint}"
-                    f" are {first}, those of {each.checkpoint} {other}"
+                    f"the generations are compared with equal backbone and classes: the {what} of {first.checkpoint} "
+                    f"are {mine}, those of {other.checkpoint} {theirs}"
                 )
-    return found
+    return contenders
 
 
 def build_contender(
@@ -133,10 +142,3 @@ def build_contender(
         for part in (detector.roi_heads.svms, detector.roi_heads.box_regressors):
             part.trained.fill_(True)
     return Contender(key, detector.eval(), None)
-
-
-def place(contender: Contender, device: torch.device) -> None:
-    """Put a detector onto the device, where all of them compute in float32."""
-    contender.detector.to(device)
-    if isinstance(contender.detector, RCNN):
-        contender.detector.reader.bf16 = False
