@@ -1,19 +1,18 @@
 """Heads: what follows the features of a region."""
 
 from detkit.heads.box_head import BoxPredictor, build_box_head
-from detkit.heads.box_regressor import BoxRegressors, regression_examples
-from detkit.heads.crop_classifier import CropClassifier, CropSettings, Variant
+from detkit.heads.box_regressor import BoxRegressors, BoxRegressorSettings, regression_examples
+from detkit.heads.crop_classifier import CropClassifier, SetLimit, Variant
 from detkit.heads.hard_negatives import HardNegativeMiner, SVMSettings, Training
 from detkit.heads.linear_svm import LinearSVMs, Objective, feature_scale, fit_svm, objective
 from detkit.heads.region_classifier import RegionClassifier, RegionSettings
-from detkit.heads.ridge import Ridge, RidgeSolver, fit_ridge
-from detkit.heads.set_limit import SetLimit
+from detkit.heads.ridge import Ridge, RidgeSolver
 
 __all__ = [
     "BoxPredictor",
+    "BoxRegressorSettings",
     "BoxRegressors",
     "CropClassifier",
-    "CropSettings",
     "HardNegativeMiner",
     "LinearSVMs",
     "Objective",
@@ -27,7 +26,6 @@ __all__ = [
     "Variant",
     "build_box_head",
     "feature_scale",
-    "fit_ridge",
     "fit_svm",
     "objective",
     "regression_examples",

@@ -1,7 +1,7 @@
 """R-CNN's box regression: ridge regression of each class from a region's features (Girshick et al. 2014, appendix C).
 
-What the authors' code does is told in papers.md 2.1. Here boxes are half-open and have their plain widths, where the
-authors take x2 - x1 of inclusive corners, a pixel less.
+papers.md 2.1 describes the authors' code. Here boxes are half-open with width x2 - x1; the authors take x2 - x1 of
+inclusive corners, one pixel less.
 
 Shape letters: K classes, D features, R regions, P proposals and G ground-truth boxes of an image.
 """
@@ -9,19 +9,40 @@ Shape letters: K classes, D features, R regions, P proposals and G ground-truth 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from detkit.boxes import BoxCodec, box_iou
+from detkit.errors import ConfigError
 from detkit.heads.ridge import Ridge
+from detkit.settings import check_range
 
 #: The paper's targets; no limit on the growth of a box.
 CODEC = BoxCodec(clamp=math.inf)
 
 
+@dataclass(frozen=True)
+class BoxRegressorSettings:
+    """How R-CNN's box regressors learn.
+
+    Args:
+        min_iou: they learn from proposals with a larger IoU with their object, 0.6 in the paper.
+        ridge: penalty on the squared weights, 1000 in the paper.
+    """
+
+    min_iou: float = 0.6
+    ridge: float = 1000.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_iou < 1:
+            raise ConfigError(f"box.min_iou: {self.min_iou} must be at least 0 and below 1")
+        check_range("box.ridge", self.ridge, 0, open_low=True)
+
+
 class BoxRegressors(nn.Module):
-    """The regressions of all classes: buffers only, nothing here learns by gradients.
+    """The regressors of all classes. All tensors are buffers: nothing here learns by gradients.
 
     Args:
         features: D.
@@ -45,49 +66,49 @@ class BoxRegressors(nn.Module):
         self.register_buffer("trained", torch.zeros(num_classes, dtype=torch.bool))
 
     def forward(self, x: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
-        """Move each box as its class's regression says; boxes of classes without one stay where they are.
+        """Refine each box by its class's regressor; boxes of classes without a regressor are returned unchanged.
 
-        To be done once, after scoring and before suppression. Nothing is clipped.
+        Applied once, after scoring and before suppression. Boxes are not clipped.
 
         Args:
             x: features (R, D) as the network gives them.
             boxes: (R, 4), in pixels.
-            labels: int64 (R,), 1 to K.
+            labels: int64 (R,), from 1 to K.
 
         Returns:
             float32 (R, 4).
         """
         k = labels - 1
         with torch.autocast(x.device.type, enabled=False):
-            # The regressions of all classes at once: R x 4K numbers, where each region's own weights would be R x 4D.
-            every = torch.einsum("rd,kdt->rkt", x.float() * self.scale, self.weight.float()) + self.bias.float()
-            whitened = every[torch.arange(len(k), device=k.device), k]
+            # All classes for each region: R x 4K numbers. To gather each region's own weights would take R x 4D.
+            outputs = torch.einsum("rd,kdt->rkt", x.float() * self.scale, self.weight.float()) + self.bias.float()
+            whitened = outputs[torch.arange(len(k), device=k.device), k]
             deltas = torch.einsum("rt,rtu->ru", whitened, self.inverse[k].float()) + self.mean[k].float()
             moved = CODEC.decode(deltas, boxes.float())
         return torch.where(self.trained[k, None], moved, boxes.float())
 
     def set(self, label: int, ridge: Ridge) -> None:
-        """Give the class `label` (1 to K) its regression, learned from features that `scale` was applied to."""
+        """Set the regressor of class `label` (1 to K), learned from features that were multiplied by `scale`."""
         for name, value in ridge._asdict().items():
             getattr(self, name)[label - 1] = value
         self.trained[label - 1] = True
 
 
 def regression_examples(
-    proposals: Tensor, boxes: Tensor, labels: Tensor, min_iou: float = 0.6
+    proposals: Tensor, boxes: Tensor, labels: Tensor, min_iou: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What an image's proposals are to become: each goes to the object it overlaps most, of whatever class.
+    """Training examples of the box regressors: each proposal is matched to the object of the largest IoU, of any class.
 
-    Ground truth among the proposals is an example like the others, as it is in the authors' code.
+    Ground-truth boxes among the proposals count as examples too, as in the authors' code.
 
     Args:
         proposals: (P, 4), in pixels.
         boxes, labels: ground truth (G, 4) and (G,).
-        min_iou: proposals are examples with an IoU above it.
+        min_iou: see `BoxRegressorSettings`.
 
     Returns:
-        Which proposals are examples, ascending, int64 (n,); their targets (dx, dy, dw, dh), float32 (n, 4); and the
-        class of the object of each, (n,).
+        The rows of the proposals that are examples, ascending, int64 (n,); their targets (dx, dy, dw, dh), float32
+        (n, 4); and the class of each example's object, (n,).
     """
     if len(boxes) == 0:
         return labels.new_zeros(0), proposals.new_zeros(0, 4), labels.new_zeros(0)

@@ -5,22 +5,22 @@ Shape letters: R regions of an image, K classes, D5 and D7 features of pool5 and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from detkit.boxes import batched_nms, clip
-from detkit.boxes.ordering import best_first
-from detkit.errors import ConfigError
 from detkit.features import CropFeatures, ImageBatch
 from detkit.features.initialization import normal_
 from detkit.heads.box_regressor import BoxRegressors
+from detkit.heads.detection import DetectionSettings, candidates, suppress
 from detkit.heads.linear_svm import LinearSVMs
-from detkit.heads.set_limit import SetLimit
+from detkit.settings import check_choice
+from detkit.types import Detections
 
 CLASSIFIERS = ("svm", "softmax")
+#: Boxes without width or height are dropped; any others are kept.
+MIN_SIDE = 1e-6
 
 
 class Variant(NamedTuple):
@@ -30,38 +30,58 @@ class Variant(NamedTuple):
     box_regression: bool
 
     def __str__(self) -> str:
-        return {"svm": "SVM", "softmax": "softmax"}[self.classifier] + " + boxes" * self.box_regression
+        name = "SVM" if self.classifier == "svm" else "softmax"
+        return f"{name} + boxes" if self.box_regression else name
 
 
-@dataclass
-class CropSettings:
-    """The numbers of R-CNN's detection (papers.md 2.1).
+class SetLimit:
+    """Limit on the detections of a class over a whole test set, in place of one for each image.
+
+    The authors' rcnn_test.m:44-91 keeps 40 boxes a class and image on average, before suppression, to save memory; what
+    it drops scores too low to matter to AP. In a test on several devices each applies the limit to its own images.
 
     Args:
-        classifier: svm or softmax.
-        box_regression: refine boxes.
-        score_threshold: detections need a higher score.
-        max_candidates: best detections of each class and image that enter suppression; None: all.
-        nms_threshold: IoU within a class above which the lower one is suppressed.
-        max_detections: kept of each image.
+        num_classes: K.
+        per_image: boxes of a class kept for each image, on average.
+
+    Attributes:
+        images: number of images so far.
     """
 
-    classifier: str = "svm"
-    box_regression: bool = True
-    score_threshold: float = 0.0
-    max_candidates: int | None = 100
-    nms_threshold: float = 0.3
-    max_detections: int = 100
+    def __init__(self, num_classes: int, per_image: int) -> None:
+        self.num_classes = num_classes
+        self.per_image = per_image
+        self.images = 0
+        self._scores: list[Tensor] = []
+        self._labels: list[Tensor] = []
 
-    def __post_init__(self) -> None:
-        if self.classifier not in CLASSIFIERS:
-            raise ConfigError(f"unknown classifier {self.classifier!r}; the known ones are {', '.join(CLASSIFIERS)}")
-        for name in ("score_threshold", "nms_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} {getattr(self, name)} must be within 0 and 1")
-        for name in ("max_candidates", "max_detections"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ConfigError(f"{name} {getattr(self, name)} must be at least 1")
+    def update(self, scores: Tensor, labels: Tensor) -> None:
+        """Add an image's candidates: scores (N,) and labels (N,) from 1 to K."""
+        self.images += 1
+        self._scores.append(scores.cpu())
+        self._labels.append(labels.cpu())
+
+    def apply(self, detections: list[Detections]) -> list[Detections]:
+        """Each image's detections, on the CPU, without those beyond the limit; to be called after the last image."""
+        thresholds = self.thresholds()
+        result = []
+        for image in detections:
+            kept = image["scores"] >= thresholds[image["labels"] - 1]
+            result.append(Detections({name: value[kept] for name, value in image.items()}))
+        return result
+
+    def thresholds(self) -> Tensor:
+        """The lowest score (K,) within the limit; -inf for classes that do not reach it."""
+        limit = self.per_image * self.images
+        thresholds = torch.full((self.num_classes,), -torch.inf)
+        if self._scores:
+            scores = torch.cat(self._scores)
+            labels = torch.cat(self._labels)
+            for k in range(self.num_classes):
+                of_class = scores[labels == k + 1]
+                if len(of_class) > limit:
+                    thresholds[k] = of_class.topk(limit).values[-1]
+        return thresholds
 
 
 class CropClassifier(nn.Module):
@@ -70,15 +90,31 @@ class CropClassifier(nn.Module):
     Args:
         pool5_features, fc7_features: D5 and D7.
         num_classes: K, without background.
-        settings: see `CropSettings`.
+        classifier: svm or softmax, to detect with.
+        box_regression: refine boxes.
+        settings: see `DetectionSettings`.
 
     Attributes:
+        requested: the variant that was asked for; see `variant` for the one that is used.
         cls_score: the softmax's layer, which learns with the network.
-        svms, box_regressors: of each class; they are trained afterwards.
+        svms, box_regressors: of each class; they are trained after the network.
+
+    Raises:
+        ConfigError: for an unknown classifier.
     """
 
-    def __init__(self, pool5_features: int, fc7_features: int, num_classes: int, settings: CropSettings) -> None:
+    def __init__(
+        self,
+        pool5_features: int,
+        fc7_features: int,
+        num_classes: int,
+        classifier: str,
+        box_regression: bool,
+        settings: DetectionSettings,
+    ) -> None:
         super().__init__()
+        check_choice("classifier", classifier, CLASSIFIERS)
+        self.requested = Variant(classifier, box_regression)
         self.settings = settings
         self.cls_score = nn.Linear(fc7_features, num_classes + 1)
         normal_(self.cls_score, 0.01)
@@ -91,25 +127,30 @@ class CropClassifier(nn.Module):
 
     @property
     def variant(self) -> Variant:
-        """How to detect: as the settings ask for, with what is trained."""
-        svm = self.settings.classifier == "svm" and bool(self.svms.trained.any())
-        return Variant("svm" if svm else "softmax", self.settings.box_regression and self._refines)
+        """The variant to detect with: the requested one, without what is not trained."""
+        svm = self.requested.classifier == "svm" and self._has_svms
+        return Variant("svm" if svm else "softmax", self.requested.box_regression and self._has_regressors)
 
     @property
     def variants(self) -> list[Variant]:
-        """All that is trained, from the plainest."""
-        classifiers = ["softmax"] + ["svm"] * bool(self.svms.trained.any())
-        return [Variant(name, boxes) for name in classifiers for boxes in (False, True) if self._refines or not boxes]
+        """All variants whose parts are trained, the simplest first."""
+        classifiers = ["softmax", "svm"] if self._has_svms else ["softmax"]
+        refinements = [False, True] if self._has_regressors else [False]
+        return [Variant(classifier, boxes) for classifier in classifiers for boxes in refinements]
 
     @property
-    def _refines(self) -> bool:
+    def _has_svms(self) -> bool:
+        return bool(self.svms.trained.any())
+
+    @property
+    def _has_regressors(self) -> bool:
         return bool(self.box_regressors.trained.any())
 
     def scores(self, fc7: Tensor, classifier: str) -> Tensor:
         """Scores (R, K) in 0..1 of fc7 features (R, D7).
 
-        A softmax's probabilities; or SVMs' margins through a sigmoid, so that 0.5 is the separating plane, and 0 for
-        classes without an SVM.
+        The softmax's probabilities; or the SVMs' margins through a sigmoid, so that 0.5 is the separating plane, and 0
+        for classes without an SVM.
         """
         return self(fc7).softmax(1)[:, 1:] if classifier == "softmax" else self.svms(fc7).sigmoid()
 
@@ -121,32 +162,22 @@ class CropClassifier(nn.Module):
         images: ImageBatch,
         index: int,
         limit: SetLimit | None = None,
-    ) -> dict[str, Tensor]:
+    ) -> Detections:
         """Detections of one image, in its own pixels, best first.
 
         Args:
-            variant: of `variants`.
+            variant: one of `variants`.
             features: of the proposals.
             proposals: (R, 4), in the batch's pixels.
             images: the batch.
             index: of the image in it.
-            limit: sees the candidates.
+            limit: is updated with the candidates for suppression.
         """
-        s = self.settings
         scores = self.scores(features.fc7, variant.classifier)
-        good = scores > s.score_threshold
-        if s.max_candidates is not None:
-            best = scores.topk(min(s.max_candidates, len(scores)), dim=0).indices
-            good &= torch.zeros_like(good).scatter(0, best, True)
-        region, label = torch.where(good)
-        scores, boxes = scores[region, label], proposals[region]
+        rows, classes = candidates(scores, self.settings)
+        scores, boxes, labels = scores[rows, classes], proposals[rows], classes + 1
         if limit is not None:
-            limit.see(scores, label + 1)
+            limit.update(scores, labels)
         if variant.box_regression:
-            boxes = self.box_regressors(features.pool5[region], boxes, label + 1)
-        boxes = clip(boxes, images.sizes[index])
-        (solid,) = torch.where((boxes[:, 2:] > boxes[:, :2]).all(1))
-        boxes, scores, label = boxes[solid], scores[solid], label[solid]
-        keep = batched_nms(boxes, scores, label, s.nms_threshold).sort().values
-        keep = keep[best_first(scores[keep], len(scores))[: s.max_detections]]
-        return {"boxes": images.to_original(boxes[keep], index), "scores": scores[keep], "labels": label[keep] + 1}
+            boxes = self.box_regressors(features.pool5[rows], boxes, labels)
+        return suppress(boxes, scores, labels, images, index, self.settings, MIN_SIDE)

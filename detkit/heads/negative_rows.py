@@ -1,27 +1,35 @@
-"""The negatives that several SVMs train on, each held once.
+"""The cached negatives of several SVMs: a feature vector that more than one class uses is stored once.
 
 Shape letters: K classes, D features, P regions of an image.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = 1024  # vectors that the memory grows by; nothing is ever moved
-FREE = -1  # as the image of a place that nothing is held at
+BLOCK = 1024  # vectors of a block of memory; blocks are added, never moved
+FREE = -1  # image number of an empty slot
 
 
 class NegativeRows:
-    """Feature vectors, known by their image and row, with the classes that use each.
+    """Feature vectors, identified by image and row, and which classes use each of them.
+
+    Vectors are stored in slots, numbered through the blocks; a slot that no class uses is filled again.
 
     Args:
         features: D.
         num_classes: K.
-        dtype: in which they are held; half precision halves the memory.
+        dtype: of the stored vectors.
+
+    Attributes:
+        image: int64 (slots,), the image of each vector, `FREE` for empty slots.
+        row: int64 (slots,), its row in the image.
+        used: bool (slots, K), whether a class uses it.
     """
 
     def __init__(self, features: int, num_classes: int, dtype: torch.dtype = torch.float16) -> None:
@@ -34,16 +42,11 @@ class NegativeRows:
         self.used = np.zeros((0, num_classes), bool)
 
     def __len__(self) -> int:
-        """Vectors held, each counted once."""
+        """Number of stored vectors."""
         return int((self.image != FREE).sum())
 
-    @property
-    def nbytes(self) -> int:
-        """Memory taken, with the places that are free at the moment."""
-        return sum(block.nbytes for block in self.blocks) + self.image.nbytes + self.row.nbytes + self.used.nbytes
-
     def add(self, image: int, features: Tensor, wanted: np.ndarray) -> np.ndarray:
-        """Take what is wanted of an image's vectors, unless it is held already.
+        """Store the wanted vectors of an image that are not stored yet.
 
         Args:
             image: its number, from 0.
@@ -51,49 +54,50 @@ class NegativeRows:
             wanted: bool (P, K), whether a class is to use a vector.
 
         Returns:
-            How many each class did not use before, int64 (K,).
+            The number of vectors that each class did not use before, int64 (K,).
         """
         rows = np.flatnonzero(wanted.any(1))
-        place = np.full(len(wanted), FREE)
-        held = np.flatnonzero(self.image == image)
-        place[self.row[held]] = held
-        new = rows[place[rows] == FREE]
-        place[new] = self._take(len(new))
-        self.image[place[new]], self.row[place[new]] = image, new
-        for block, where, source in self._by_block(place[new]):
-            block[where] = features[torch.from_numpy(new[source])].to(self.dtype)
-        before = self.used[place[rows]]
-        self.used[place[rows]] = before | wanted[rows]
+        slots = np.full(len(wanted), FREE)
+        stored = np.flatnonzero(self.image == image)
+        slots[self.row[stored]] = stored
+        new = rows[slots[rows] == FREE]
+        slots[new] = self._free_slots(len(new))
+        self.image[slots[new]] = image
+        self.row[slots[new]] = new
+        for block, inside, index in self._by_block(slots[new]):
+            block[inside] = features[torch.from_numpy(new[index])].to(self.dtype)
+        before = self.used[slots[rows]]
+        self.used[slots[rows]] = before | wanted[rows]
         return (wanted[rows] & ~before).sum(0)
 
-    def of(self, k: int) -> np.ndarray:
-        """Where the vectors of class k (from 0) are, in the order of image and row, however they came here."""
-        places = np.flatnonzero(self.used[:, k])
-        return places[np.lexsort((self.row[places], self.image[places]))]
+    def slots_of(self, k: int) -> np.ndarray:
+        """The slots of class k (from 0), sorted by image and row, in whatever order they were filled."""
+        slots = np.flatnonzero(self.used[:, k])
+        return slots[np.lexsort((self.row[slots], self.image[slots]))]
 
-    def read(self, places: np.ndarray, out: Tensor) -> None:
-        """Write the vectors at these places to `out` (n, D), in its type."""
-        for block, where, target in self._by_block(places):
-            out[torch.from_numpy(target)] = block[where].to(out.dtype)
+    def read(self, slots: np.ndarray, out: Tensor) -> None:
+        """Copy the vectors of these slots to `out` (n, D), in its type."""
+        for block, inside, index in self._by_block(slots):
+            out[torch.from_numpy(index)] = block[inside].to(out.dtype)
 
-    def drop(self, k: int, places: np.ndarray) -> None:
-        """Class k no longer uses these; what no class uses any more makes room."""
-        self.used[places, k] = False
-        self.image[places[~self.used[places].any(1)]] = FREE
+    def remove(self, k: int, slots: np.ndarray) -> None:
+        """Class k uses these slots no longer; those that no class uses become free."""
+        self.used[slots, k] = False
+        self.image[slots[~self.used[slots].any(1)]] = FREE
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain tensors, the vectors in a list of blocks; they share memory with this object."""
+        """Plain tensors that share memory with this object; the vectors are a list of blocks."""
         arrays = {name: torch.from_numpy(getattr(self, name)) for name in ("image", "row", "used")}
         return {"blocks": list(self.blocks), **arrays}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave, of the same D, K and type; its tensors become this object's own."""
+        """Continue from a `state_dict` of the same D, K and type; its tensors are used, not copied."""
         self.blocks = list(state["blocks"])
         for name in ("image", "row", "used"):
             setattr(self, name, state[name].numpy())
 
-    def _take(self, count: int) -> np.ndarray:
-        """Free places, new ones where those are not enough."""
+    def _free_slots(self, count: int) -> np.ndarray:
+        """Free slots, in new blocks if there are not enough."""
         free = np.flatnonzero(self.image == FREE)
         blocks = -(-max(0, count - len(free)) // self.block)
         if blocks:
@@ -105,8 +109,9 @@ class NegativeRows:
             free = np.flatnonzero(self.image == FREE)
         return free[:count]
 
-    def _by_block(self, places: np.ndarray) -> list[tuple[Tensor, Tensor, np.ndarray]]:
-        """Of each block that places lie in: the block, where in it, and which of `places` those are."""
-        number, inside = np.divmod(places, self.block)
-        which = [(b, np.flatnonzero(number == b)) for b in np.unique(number)]
-        return [(self.blocks[b], torch.from_numpy(inside[index]), index) for b, index in which]
+    def _by_block(self, slots: np.ndarray) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
+        """For each block with some of the slots: the block, positions within it, and the slots' indices."""
+        number, inside = np.divmod(slots, self.block)
+        for b in np.unique(number):
+            index = np.flatnonzero(number == b)
+            yield self.blocks[b], torch.from_numpy(inside[index]), index
