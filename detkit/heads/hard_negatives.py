@@ -1,9 +1,9 @@
 """Hard negative mining: SVMs trained on more negatives than fit in memory (rcnn_train.m; papers.md 2.1).
 
 Each SVM has a cache of negatives. An image's negatives with a score above -1 under the current SVM are added; after
-enough additions the SVM is trained again, and negatives that it now scores low are evicted. An example beyond the margin
-has no loss, so what is not cached changes nothing: when a pass over the images adds no negative, the SVM is that of all
-negatives. The authors found one pass to be enough.
+enough additions the SVM is trained again, and negatives that it now scores low are evicted. An example beyond the
+margin has no loss, so what is not cached changes nothing: when a pass over the images adds no negative, the SVM is that
+of all negatives. The authors found one pass to be enough.
 
 Shape letters: K classes, D features, P regions of an image, G ground-truth boxes.
 """
@@ -125,7 +125,7 @@ class HardNegativeMiner:
     def __init__(
         self,
         positives: Sequence[Tensor],
-        settings: SVMSettings,
+        settings: SVMSettings = SVMSettings(),
         scale: float = 1.0,
         *,
         max_negatives: int | None = None,

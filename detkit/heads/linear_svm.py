@@ -163,7 +163,10 @@ def fit_svm(
 
 
 def feature_scale(
-    images: Iterable[Tensor], mean_norm: float = MEAN_NORM, per_image: int = 200, generator: torch.Generator | None = None
+    images: Iterable[Tensor],
+    mean_norm: float = MEAN_NORM,
+    per_image: int = 200,
+    generator: torch.Generator | None = None,
 ) -> float:
     """The factor that scales features to a mean L2 norm (rcnn_feature_stats.m, rcnn_scale_features.m).
 

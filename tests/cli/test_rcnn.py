@@ -21,6 +21,7 @@ from detkit.cli.main import main
 from detkit.detectors.rcnn import stages as rcnn_stages
 from detkit.engine.checkpoints import read_checkpoint
 from detkit.evaluation.tables import ablation_table, metrics_text
+from tests.detectors.rcnn.rcnn_fits import stage_of
 from tests.evaluation.report.pages import random_set, report
 
 ROOT = Path(__file__).parents[2]
@@ -118,7 +119,7 @@ def test_killed_in_earnest_gone_on_with_and_tested_both_ways(folder: Path, capsy
     killed = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert killed.returncode == -signal.SIGKILL
     stopped = weights("runs/small/version_0")
-    assert stopped["detkit"]["stage"] == "SVMs" and len(list(folder.rglob("*.features"))) == 6
+    assert stage_of(stopped) == "SVMs" and len(list(folder.rglob("*.npy"))) == 2
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delattr(rcnn_stages, "learn_svms")  # it is not to be asked for again
@@ -129,7 +130,7 @@ def test_killed_in_earnest_gone_on_with_and_tested_both_ways(folder: Path, capsy
     assert not list(folder.rglob("features"))
     detkit(capsys, "fit", "--config", "small.yaml", "--trainer.default_root_dir", "runs/whole")
     whole, gone_on = weights("runs/whole/version_0"), weights("runs/small/version_1")
-    assert gone_on["detkit"]["stage"] == "comparison" and gone_on["state_dict"].keys() == whole["state_dict"].keys()
+    assert stage_of(gone_on) == "comparison" and gone_on["state_dict"].keys() == whole["state_dict"].keys()
     for name, value in whole["state_dict"].items():
         assert value.equal(gone_on["state_dict"][name]), name
         assert value.equal(weights("runs/small/version_1", "best")["state_dict"][name]), name
@@ -178,7 +179,7 @@ def test_two_processes_share_the_work(folder: Path, capsys: pytest.CaptureFixtur
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.count("SVM + boxes") == 1 and "features of all regions: 7 images" in result.stdout
     best = weights("runs/small/version_0", "best")
-    assert best["detkit"]["stage"] == "comparison" and best["state_dict"]["roi_heads.svms.trained"].any()
+    assert stage_of(best) == "comparison" and best["state_dict"]["roi_heads.svms.trained"].any()
     assert sorted(path.name for path in Path("runs/small").iterdir()) == ["version_0"]
     assert "SVM + boxes (used)" in detkit(capsys, "test", "--ckpt_path", "runs/small")
 
@@ -193,7 +194,7 @@ def test_stopping_in_a_stage_says_how_to_go_on(
     assert main(["fit", "--config", "small.yaml"]) == 130
     told = "Go on from the last stage or epoch that ended with: detkit fit --ckpt_path runs/small/version_0\n"
     assert told in capsys.readouterr().err
-    assert weights("runs/small/version_0")["detkit"]["stage"] == "fine-tuning"
+    assert stage_of(weights("runs/small/version_0")) == "fine-tuning"
 
     # Again in the first stage of the run that goes on: its own folder has no last.ckpt, only a best that was copied.
     again, path = ["fit", "--config", "small.yaml", "--ckpt_path", "last"], "runs/small/version_0/checkpoints/last.ckpt"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from detkit.boxes import box_iou
-from detkit.heads import BoxRegressors, Ridge, fit_ridge, regression_examples
+from detkit.heads import BoxRegressors, Ridge, RidgeSolver, regression_examples
 
 from .conftest import some_boxes
 
@@ -30,11 +30,11 @@ def test_targets_are_the_courses_formulas() -> None:
     """t_x = (g_x - p_x) / p_w, ..., t_h = log(g_h / p_h)."""
     proposals = torch.tensor([[0.0, 0.0, 10.0, 20.0], [50.0, 50.0, 60.0, 60.0], [1.0, 2.0, 11.0, 22.0]])
     boxes = torch.tensor([[51.0, 50.0, 61.0, 60.0], [1.0, 2.0, 11.0, 22.0]])
-    rows, targets, labels = regression_examples(proposals, boxes, torch.tensor([7, 2]))
+    rows, targets, labels = regression_examples(proposals, boxes, torch.tensor([7, 2]), 0.6)
     assert rows.tolist() == [0, 1, 2] and labels.tolist() == [2, 7, 2]
     torch.testing.assert_close(targets, torch.tensor([[0.1, 0.1, 0.0, 0.0], [0.1, 0.0, 0.0, 0.0], [0.0] * 4]))
     rows, targets, _ = regression_examples(
-        torch.tensor([[0.0, 0.0, 8.0, 9.0]]), torch.tensor([[0.0, 0.0, 10.0, 10.0]]), labels[:1]
+        torch.tensor([[0.0, 0.0, 8.0, 9.0]]), torch.tensor([[0.0, 0.0, 10.0, 10.0]]), labels[:1], 0.6
     )
     expected = [1 / 8, 0.5 / 9, math.log(10 / 8), math.log(10 / 9)]
     torch.testing.assert_close(targets, torch.tensor([expected]))
@@ -44,7 +44,7 @@ def test_examples_overlap_their_nearest_object_by_more_than_the_threshold() -> N
     proposals = torch.cat([some_boxes(200), torch.tensor([[0.0, 0.0, 10.0, 6.0], [0.0, 0.0, 10.0, 6.1]])])
     boxes = torch.cat([proposals[:4] + torch.tensor([3.0, 0.0, -2.0, 4.0]), torch.tensor([[0.0, 0.0, 10.0, 10.0]])])
     labels = torch.tensor([3, 1, 2, 3, 2])
-    rows, targets, found = regression_examples(proposals, boxes, labels)
+    rows, targets, found = regression_examples(proposals, boxes, labels, 0.6)
     iou = box_iou(proposals, boxes)
     assert rows.tolist() == [p for p in range(202) if max(iou[p]) > 0.6]
     assert 200 not in rows and 201 in rows and 4 <= len(rows) < 100  # 60 of 100 square pixels are not enough
@@ -57,7 +57,7 @@ def test_examples_overlap_their_nearest_object_by_more_than_the_threshold() -> N
 @pytest.mark.parametrize(("proposals", "objects"), [(0, 2), (3, 0), (0, 0)])
 def test_images_without_one_or_the_other(proposals: int, objects: int) -> None:
     rows, targets, labels = regression_examples(
-        some_boxes(proposals), some_boxes(objects), torch.ones(objects, dtype=torch.int64)
+        some_boxes(proposals), some_boxes(objects), torch.ones(objects, dtype=torch.int64), 0.6
     )
     assert rows.shape == labels.shape == (0,) and targets.shape == (0, 4)
     assert rows.dtype == labels.dtype == torch.int64
@@ -116,7 +116,9 @@ def test_it_learns_where_the_objects_are() -> None:
     model = BoxRegressors(12, 2)
     for label in (1, 2):
         own = labels[rows] == label
-        model.set(label, fit_ridge(x[rows[own]], targets[own], ridge=0.1))
+        solver = RidgeSolver(12, ridge=0.1)
+        solver.add(x[rows[own]], targets[own])
+        model.set(label, solver.solve())
     moved = model(x[rows], proposals[rows], labels[rows])
     before, after = (box_iou(b, objects[rows]).diagonal().mean() for b in (proposals[rows], moved))
     assert before < 0.8 and after > 0.93

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from detkit.boxes import box_iou
 from detkit.errors import ConfigError
 from detkit.features import CropFeatures, ImageBatch
-from detkit.heads import CropClassifier, CropSettings, SetLimit, Variant
+from detkit.heads import CropClassifier, SetLimit, Variant
+from detkit.heads.detection import DetectionSettings
 
 CLASSES, POOL5, FC7 = 3, 6, 5
 WIDTH, HEIGHT = 80, 60
+PAPER = DetectionSettings(0.0, 100, 0.3, 100)
 
 
-def _heads(svms: bool = True, regressors: bool = True, **settings: Any) -> CropClassifier:
+def _heads(
+    svms: bool = True, regressors: bool = True, classifier: str = "svm", box_regression: bool = True, **settings: Any
+) -> CropClassifier:
     """One whose numbers are drawn; no class 3 for the SVMs, no class 2 for the regressors."""
-    heads = CropClassifier(POOL5, FC7, CLASSES, CropSettings(**settings))
+    heads = CropClassifier(POOL5, FC7, CLASSES, classifier, box_regression, replace(PAPER, **settings))
     torch.nn.init.normal_(heads.cls_score.weight)
     if svms:
         heads.svms.weight.normal_()
@@ -109,8 +117,6 @@ def test_as_a_plain_loop_over_classes_and_boxes(variant: Variant, settings: dict
 
 
 def test_the_paper_lets_a_hundred_of_a_class_into_suppression() -> None:
-    settings = CropSettings()
-    assert (settings.max_candidates, settings.nms_threshold, settings.score_threshold) == (100, 0.3, 0.0)
     heads = _heads(nms_threshold=1.0, max_detections=1000)
     features, _ = _regions(150)
     boxes = torch.arange(150.0)[:, None] / 10 + torch.tensor([0.0, 0, 20, 20])
@@ -162,12 +168,51 @@ def test_what_is_trained_decides_how_it_detects() -> None:
 
 
 def test_the_new_layer_begins_as_in_the_paper() -> None:
-    heads = CropClassifier(POOL5, 4096, 20, CropSettings())
+    heads = CropClassifier(POOL5, 4096, 20, "svm", True, PAPER)
     assert heads.cls_score.weight.std().item() == pytest.approx(0.01, rel=0.02)
     assert not heads.cls_score.bias.any()
     assert {name for name, _ in heads.named_parameters()} == {"cls_score.weight", "cls_score.bias"}
 
 
 def test_an_unknown_classifier() -> None:
-    with pytest.raises(ConfigError, match=r"classifier 'tree'; the known ones are svm, softmax"):
-        CropSettings(classifier="tree")
+    with pytest.raises(ConfigError, match=r"classifier: there is no 'tree'; the choices are svm, softmax"):
+        _heads(classifier="tree")
+
+
+# -- the limit over a whole test set -----------------------------------------------------------
+
+
+SCORES = st.lists(st.tuples(st.integers(1, 3), st.floats(0, 1, width=16)), max_size=12)
+
+
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(st.lists(SCORES, min_size=1, max_size=5), st.integers(1, 4))
+def test_it_keeps_the_best_of_each_class_over_all_images(images: list[list[tuple[int, float]]], per_image: int) -> None:
+    limit = SetLimit(3, per_image)
+    for found in images:
+        limit.update(
+            torch.tensor([score for _, score in found]), torch.tensor([k for k, _ in found], dtype=torch.int64)
+        )
+    most = per_image * len(images)
+    for found in images:
+        scores, labels = torch.tensor([s for _, s in found]), torch.tensor([k for k, _ in found], dtype=torch.int64)
+        kept = limit.apply([{"scores": scores, "labels": labels, "boxes": torch.arange(4.0 * len(found)).view(-1, 4)}])[
+            0
+        ]
+        expected = []
+        for row, (k, score) in enumerate(found):
+            better = sum(other > score for image in images for label, other in image if label == k)
+            if better < most:  # fewer than the limit are better
+                expected.append(row)
+        assert kept["labels"].tolist() == [found[row][0] for row in expected]
+        assert (kept["boxes"][:, 0] / 4).tolist() == expected
+        torch.testing.assert_close(kept["scores"], scores[expected])
+
+
+def test_nothing_seen_limits_nothing() -> None:
+    limit = SetLimit(2, 40)
+    assert limit.thresholds().tolist() == [-torch.inf] * 2
+    limit.update(torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    assert limit.thresholds().tolist() == [-torch.inf] * 2 and limit.images == 1
+    detections = {"scores": torch.tensor([0.0, 0.3]), "labels": torch.tensor([1, 2])}
+    assert limit.apply([detections])[0]["labels"].tolist() == [1, 2]

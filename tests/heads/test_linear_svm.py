@@ -25,7 +25,7 @@ def examples(n: int = 80, features: int = 6, positives: int = 20) -> tuple[np.nd
 
 
 def dual_optimum(
-    x: np.ndarray, y: np.ndarray, C: float, positive_weight: float, bias_feature: float
+    x: np.ndarray, y: np.ndarray, c: float, positive_weight: float, bias_feature: float
 ) -> tuple[np.ndarray, float]:
     """By a general minimiser: max sum a - |sum a s x|^2 / 2 with a from 0 to the example's cost."""
     s = np.where(y, 1.0, -1.0)
@@ -34,7 +34,7 @@ def dual_optimum(
         lambda a: (0.5 * (a @ z) @ (a @ z) - a.sum(), z @ (a @ z) - 1),
         np.zeros(len(x)),
         jac=True,
-        bounds=[(0, C * (positive_weight if own else 1)) for own in y],
+        bounds=[(0, c * (positive_weight if own else 1)) for own in y],
         method="L-BFGS-B",
         options={"maxiter": 20_000, "maxfun": 100_000, "ftol": 1e-15, "gtol": 1e-9},
     )
@@ -43,11 +43,11 @@ def dual_optimum(
 
 
 @pytest.mark.parametrize(
-    ("C", "positive_weight", "bias_feature"), [(1e-3, 2.0, 10.0), (0.1, 1.0, 1.0), (0.01, 5.0, 3.0)]
+    ("c", "positive_weight", "bias_feature"), [(1e-3, 2.0, 10.0), (0.1, 1.0, 1.0), (0.01, 5.0, 3.0)]
 )
-def test_an_svm_is_the_optimum(C: float, positive_weight: float, bias_feature: float) -> None:
+def test_an_svm_is_the_optimum(c: float, positive_weight: float, bias_feature: float) -> None:
     x, y = examples()
-    costs = {"C": C, "positive_weight": positive_weight, "bias_feature": bias_feature}
+    costs = {"c": c, "positive_weight": positive_weight, "bias_feature": bias_feature}
     w, b = fit_svm(x, y, **costs)
     expected_w, expected_b = dual_optimum(x, y, **costs)
     assert w.dtype == np.float32
@@ -78,7 +78,7 @@ def test_the_objective_as_it_is_written() -> None:
     rng = np.random.default_rng(1)
     w, b = rng.normal(size=5), 0.7
     positives, negatives = rng.normal(size=(7, 5)), rng.normal(size=(2500, 5))
-    found = objective(w, b, positives, negatives, C=0.01, positive_weight=3, bias_feature=5)
+    found = objective(w, b, positives, negatives, c=0.01, positive_weight=3, bias_feature=5)
     of_positives = sum(max(0.0, 1 - (float(x @ w) + b)) for x in positives)
     of_negatives = sum(max(0.0, 1 + (float(x @ w) + b)) for x in negatives)
     assert found.positive == pytest.approx(0.01 * 3 * of_positives)
@@ -96,12 +96,12 @@ def test_a_coarser_accuracy_is_taken_without_a_word_where_the_finest_is_not_reac
     x, y = examples()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        w, b = fit_svm(x, y, C=0.1, tolerances=(1e-15, 1e-2), sweeps=1000)
-        with pytest.raises(TrainingError, match=r"80 examples did not converge in 5 sweeps.*mean norm is \d+"):
-            fit_svm(x * 100, y, C=1.0, sweeps=5)
-        assert np.isfinite(fit_svm(x * 100, y, C=1.0, sweeps=5, strict=False)[0]).all()
-    expected = objective(*dual_optimum(x, y, 0.1, 2.0, 10.0), x[y], x[~y], C=0.1).total
-    assert objective(w, b, x[y], x[~y], C=0.1).total == pytest.approx(expected, rel=1e-2)
+        w, b = fit_svm(x, y, c=0.1, tolerances=(1e-15, 1e-2), max_iter=1000)
+        with pytest.raises(TrainingError, match=r"80 examples did not converge in 5 iterations.*mean norm is \d+"):
+            fit_svm(x * 100, y, c=1.0, max_iter=5)
+        assert np.isfinite(fit_svm(x * 100, y, c=1.0, max_iter=5, strict=False)[0]).all()
+    expected = objective(*dual_optimum(x, y, 0.1, 2.0, 10.0), x[y], x[~y], c=0.1).total
+    assert objective(w, b, x[y], x[~y], c=0.1).total == pytest.approx(expected, rel=1e-2)
 
 
 def test_margins() -> None:

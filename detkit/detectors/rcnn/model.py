@@ -10,24 +10,27 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback
 from torch import Tensor
 
 from detkit.detectors.base import Batch, Detector
 from detkit.detectors.given_proposals import GivenProposals
 from detkit.detectors.proposal_source import ProposalSource
-from detkit.detectors.rcnn.ablation import AblationMixin
-from detkit.detectors.rcnn.region_learning import StageSettings
-from detkit.detectors.rcnn.staged_fit import StagesMixin
+from detkit.detectors.rcnn.ablation import Ablation
+from detkit.detectors.rcnn.features import FeatureFileSettings
+from detkit.detectors.rcnn.stages import RCNNStages
 from detkit.engine.optimization import parameter_groups
-from detkit.errors import ConfigError
+from detkit.errors import CheckpointError, ConfigError
 from detkit.features import FeatureSettings, ImageBatch, Preprocessing, build_crop_network
 from detkit.features.crop_reader import CropReader
 from detkit.features.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from detkit.heads import CropClassifier, CropSettings, SetLimit, Variant
+from detkit.heads import BoxRegressorSettings, CropClassifier, SetLimit, SVMSettings, Variant
+from detkit.heads.detection import DetectionSettings
 from detkit.training import cross_entropy, sample_batch
+from detkit.types import Detections
 
 
-class RCNN(StagesMixin, AblationMixin, GivenProposals, Detector):
+class RCNN(GivenProposals, Detector):
     """R-CNN: fine-tuned network, linear SVMs and box regressors, in one fit.
 
     The defaults are those of the paper, but for the backbone; ``configs/rcnn`` holds its AlexNet.
@@ -149,16 +152,13 @@ class RCNN(StagesMixin, AblationMixin, GivenProposals, Detector):
         self.network = build_crop_network(backbone, crop_size, weights, features)
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
-        settings = CropSettings(
-            classifier=classifier,
-            box_regression=box_regression,
-            score_threshold=score_threshold,
-            max_candidates=max_candidates,
-            nms_threshold=nms_threshold,
-            max_detections=max_detections,
-        )
         self.roi_heads = CropClassifier(
-            self.network.pool5_features, self.network.fc7_features, self.num_classes, settings
+            self.network.pool5_features,
+            self.network.fc7_features,
+            self.num_classes,
+            classifier,
+            box_regression,
+            DetectionSettings(score_threshold, max_candidates, nms_threshold, max_detections),
         )
         self.reader = CropReader(self.network, crop_mode, context, crop_memory, bf16, channels_last)
         self.sampling = {
@@ -167,16 +167,17 @@ class RCNN(StagesMixin, AblationMixin, GivenProposals, Detector):
             "positive_fraction": positive_fraction,
         }
         self.head_lr_factor, self.max_per_set = head_lr_factor, max_per_set
-        self.stage_settings = StageSettings(
-            svm_c=svm_c,
-            svm_positive_weight=svm_positive_weight,
-            svm_negative_iou=svm_negative_iou,
-            svm_passes=svm_passes,
-            box_min_iou=box_min_iou,
-            box_lambda=box_lambda,
-            feature_budget=feature_budget,
-            keep_features=keep_features,
+        self.stages = RCNNStages(
+            self.reader,
+            self.roi_heads,
+            self.detect_variants,
+            self.source.of_first,
+            self.max_proposals[0],
+            SVMSettings(svm_c, svm_positive_weight, svm_negative_iou, svm_passes),
+            BoxRegressorSettings(box_min_iou, box_lambda),
+            FeatureFileSettings(feature_budget, keep_features),
         )
+        self._variant_requested = False
 
     # -- fine-tuning ---------------------------------------------------------------------------
 
@@ -214,7 +215,7 @@ class RCNN(StagesMixin, AblationMixin, GivenProposals, Detector):
 
     # -- detection -----------------------------------------------------------------------------
 
-    def detect(self, batch: Batch, encoded: ImageBatch | None = None) -> list[dict[str, Tensor]]:
+    def detect(self, batch: Batch, encoded: ImageBatch | None = None) -> list[Detections]:
         """Detections of each image of a batch of samples."""
         return self.detect_variants(batch, [self.roi_heads.variant], encoded)[0]
 
@@ -224,14 +225,72 @@ class RCNN(StagesMixin, AblationMixin, GivenProposals, Detector):
         variants: list[Variant],
         encoded: ImageBatch | None = None,
         limits: Mapping[Variant, SetLimit] | None = None,
-    ) -> list[list[dict[str, Tensor]]]:
-        """For each variant what `detect` gives, from one reading of the features; ``limits`` see its candidates."""
+    ) -> list[list[Detections]]:
+        """The detections by each variant, from features that are computed once; ``limits`` are updated."""
         images = encoded or self.encode(batch)
-        found: list[list[dict[str, Tensor]]] = [[] for _ in variants]
+        results: list[list[Detections]] = [[] for _ in variants]
         for i, boxes in enumerate(self.proposals_of(batch)):
             boxes = images.to_batch(boxes, i).to(images.tensor.device)
             features = self.reader.read(images[i], boxes)
-            for variant, detections in zip(variants, found, strict=True):
+            for variant, detections in zip(variants, results, strict=True):
                 limit = (limits or {}).get(variant)
                 detections.append(self.roi_heads.detect(variant, features, boxes, images, i, limit))
-        return found
+        return results
+
+    # -- stages and ablation ---------------------------------------------------------------------
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The stages after fine-tuning."""
+        return [self.stages]
+
+    def on_resume_override(self, changed: dict[str, Any]) -> None:
+        """Options given for a fit that differ from those of the checkpoint it continues from."""
+        super().on_resume_override(changed)
+        self.stages.apply_overrides(changed)
+
+    def on_use_override(self, changed: dict[str, Any]) -> None:
+        """Options given for a test, a validation or a prediction that differ from the checkpoint's."""
+        self._variant_requested = bool({"classifier", "box_regression"} & set(changed))
+
+    def stage_behind(self, checkpoint: dict[str, Any]) -> str:
+        """The last stage after fine-tuning that a checkpoint has finished; "" if none."""
+        return self.stages.finished_stage(checkpoint)
+
+    def on_validation_start(self) -> None:
+        """Report a variant that was requested and is not trained."""
+        if self.trainer.state.fn == "validate":
+            self._check_variant()
+
+    def on_predict_start(self) -> None:
+        """Report a variant that was requested and is not trained."""
+        self._check_variant()
+
+    def on_test_start(self) -> None:
+        """Compare all variants, which takes little time beside the features."""
+        self._check_variant()
+        heads = self.roi_heads
+        self.ablation = Ablation(heads.variants, heads.variant, self.metric, self.max_per_set)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Detections by each variant for its metric."""
+        ablation = self.ablation
+        ablation.update(batch, self.detect_variants(batch, ablation.variants, limits=ablation.limits))
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metric, and keep the comparison with the other variants."""
+        rows = self.ablation.finish()
+        super().on_test_epoch_end()
+        if len(rows) > 1:
+            self.last_metrics["ablation"] = rows
+
+    def _check_variant(self) -> None:
+        requested, used = self.roi_heads.requested, self.roi_heads.variant
+        if requested == used:
+            return
+        if self._variant_requested:
+            svm = requested.classifier != used.classifier
+            option, parts = ("classifier svm", "SVMs") if svm else ("box_regression true", "box regressors")
+            raise CheckpointError(
+                f"this checkpoint has no {parts}; train them: detkit fit --ckpt_path RUN --model.{option}"
+            )
+        self.print(f"{requested} was requested; used is what is trained: {used}")

@@ -1,163 +1,418 @@
-"""What a fit of R-CNN does after fine-tuning: features, linear SVMs, box regressors, and the comparison of all four.
+"""The stages of a fit of R-CNN after fine-tuning: features, linear SVMs, box regressors, comparison of the variants.
 
-Each stage ends with a checkpoint. A fit that goes on from it (`--ckpt_path last`) begins with the stage that was
-stopped; of the features it has what is on the disk.
+Each stage ends with a checkpoint. A fit that continues from it (`--ckpt_path last`) begins with the stage that was
+stopped, and uses the features that are on the disk.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import os
+import tempfile
 import time
+import zlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+from uuid import uuid4
 
+import numpy as np
 import torch
+from filelock import FileLock
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor, nn
 
+from detkit.data import Annotations
+from detkit.data.datamodule import DetectionDataModule
+from detkit.data.dataset import DetectionDataset
+from detkit.data.loaders import make_own_loader
+from detkit.detectors.base import Detector
 from detkit.detectors.rcnn.ablation import Ablation
-from detkit.detectors.rcnn.fit_features import FitFeatures
-from detkit.detectors.rcnn.region_features import RegionFeatures
-from detkit.detectors.rcnn.region_learning import learn_boxes, learn_svms
+from detkit.detectors.rcnn.features import (
+    FeatureFileSettings,
+    FeatureLayout,
+    RegionFeatures,
+    acquire_lock,
+    check_room,
+    delete_folder,
+    digest,
+)
+from detkit.detectors.rcnn.learning import learn_boxes, learn_svms
+from detkit.detectors.rcnn.training_regions import TrainingRegions
 from detkit.engine.callbacks import StageCheckpoint
+from detkit.errors import ConfigError
 from detkit.evaluation.tables import ablation_table
+from detkit.features import CropFeatures
+from detkit.features.crop_reader import CropReader
 from detkit.files import write_beside
-from detkit.heads import HardNegativeMiner, Training
+from detkit.heads import BoxRegressorSettings, CropClassifier, HardNegativeMiner, SVMSettings, Training, Variant
 from detkit.progress import Progress, duration
+from detkit.types import Batch, Detections, Sample
 
-if TYPE_CHECKING:
-    from detkit.detectors.rcnn.model import RCNN
-
-#: In this order; a checkpoint says which of them it has behind it.
+#: In this order; a checkpoint holds the last one that is finished.
 FINE_TUNING, SVMS, BOXES, COMPARISON = STAGES = ("fine-tuning", "SVMs", "box regressors", "comparison")
+FEATURES_DEPEND_ON = (
+    *("min_size", "max_size", "image_mean", "image_std", "crop_size", "crop_mode", "context", "bf16"),
+    *("proposal_method", "proposal_mode", "proposal_options", "train_on_difficult", "classifier", "box_regression"),
+)
+STAGES_DEPEND_ON = (
+    *FEATURES_DEPEND_ON,
+    *("max_proposals", "svm_c", "svm_positive_weight", "svm_negative_iou", "svm_passes", "box_lambda", "box_min_iou"),
+)
 
 
-class Stages:
-    """The stages after fine-tuning, on the trainer's device.
+class RCNNStages(Callback):
+    """Runs the stages after fine-tuning, at the end of a fit of `RCNN`, and keeps in checkpoints which are finished.
 
     Args:
-        model: fine-tuned, within a fit that is at its end.
+        reader: of the network that is fine-tuned.
+        heads: whose SVMs and box regressors learn.
+        detect_variants: the detections of a batch by each variant.
+        propose_first: proposals of the first images of a split, for a fit without a store (``fast_dev_run``).
+        max_proposals: number of proposals of a training image, the best ones; None: all.
+        svm, box, feature_files: settings of the stages.
+
+    Attributes:
+        stage: the last stage that is finished.
+        run_id: a name for the fit and all that continue from its checkpoints; their features are stored under it.
+        learn_again: the stages run again although the checkpoint has finished them.
     """
 
-    def __init__(self, model: RCNN) -> None:
-        self.model, self.trainer, self.settings = model, model.trainer, model.stage_settings
-        self.heads = model.roi_heads
-        self.given = FitFeatures(model)
-        self.first, self.say = self.given.first, self.given.say
-        self.features: RegionFeatures | None = None
+    def __init__(
+        self,
+        reader: CropReader,
+        heads: CropClassifier,
+        detect_variants: Callable[[Batch, list[Variant]], list[list[Detections]]],
+        propose_first: Callable[[Annotations, int], Mapping[str | int, np.ndarray]],
+        max_proposals: int | None,
+        svm: SVMSettings,
+        box: BoxRegressorSettings,
+        feature_files: FeatureFileSettings,
+    ) -> None:
+        self.reader = reader
+        self.heads = heads
+        self.detect_variants = detect_variants
+        self.propose_first = propose_first
+        self.max_proposals = max_proposals
+        self.svm = svm
+        self.box = box
+        self.feature_files = feature_files
+        self.stage = FINE_TUNING
+        self.run_id = ""
+        self.learn_again = False
+        self._layout: FeatureLayout | None = None
+        self._lock: FileLock | None = None
 
-    def todo(self) -> list[str]:
-        """The stages that are left."""
-        wanted = self.heads.settings
-        stages = [SVMS] * (wanted.classifier == "svm") + [BOXES] * wanted.box_regression
-        stages += [COMPARISON] * bool(stages)
-        return [stage for stage in stages if STAGES.index(stage) > STAGES.index(self.model.stage)]
+    def remaining(self) -> list[str]:
+        """The stages that are to be run."""
+        requested = self.heads.requested
+        stages = []
+        if requested.classifier == "svm":
+            stages.append(SVMS)
+        if requested.box_regression:
+            stages.append(BOXES)
+        if stages:
+            stages.append(COMPARISON)
+        return [stage for stage in stages if STAGES.index(stage) > STAGES.index(self.stage)]
 
-    def run(self) -> None:
-        """All that are left, each with a checkpoint behind it."""
-        todo, model = self.todo(), self.model
-        if not todo:
+    def apply_overrides(self, changed: Mapping[str, Any]) -> None:
+        """Run the stages again if options that they depend on are changed; fine-tuning continues where it was.
+
+        Args:
+            changed: options of the model by dotted name.
+        """
+        relevant = {name.partition(".")[0] for name in changed if name != "crop.memory"}
+        self.learn_again = not relevant.isdisjoint(STAGES_DEPEND_ON)
+
+    def finished_stage(self, checkpoint: Mapping[str, Any]) -> str:
+        """The last stage after fine-tuning that a checkpoint has finished; "" if none, or if they run again."""
+        stage = checkpoint.get("callbacks", {}).get(self.state_key, {}).get("stage", FINE_TUNING)
+        return "" if self.learn_again or stage == FINE_TUNING else stage
+
+    # -- Lightning -------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last finished stage and the run."""
+        return {"stage": self.stage, "run_id": self.run_id}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue after the stage that was saved."""
+        self.run_id = state_dict["run_id"]
+        self.stage = FINE_TUNING if self.learn_again else state_dict["stage"]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Detector) -> None:
+        """Refuse, before the fine-tuning, a fit whose later stages cannot learn or store their features.
+
+        Raises:
+            ConfigError: without a data module of detkit, budget or disk space.
+        """
+        if trainer.ckpt_path is None:
+            self.stage, self.run_id = FINE_TUNING, ""
+        if not self.run_id:
+            self.run_id = trainer.strategy.broadcast(uuid4().hex[:8])
+        self._layout = None
+        if not self.remaining():
             return
-        model.to(self.trainer.strategy.root_device)  # Lightning has put it onto the CPU
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
+        if not isinstance(trainer.datamodule, DetectionDataModule):
+            raise ConfigError(
+                "R-CNN's SVMs and box regressors learn from one of detkit's data sets: fit with trainer.fit(model, "
+                "datamodule), or set classifier: softmax and box_regression: false"
+            )
+        if not trainer.fast_dev_run:
+            self._layout = self._make_layout(self._regions(trainer, pl_module))
+            folder, spare = Path(trainer.default_root_dir) / "features", 0
+            for path in folder.glob(f"{self.run_id}-*/*"):  # is used again, or deleted for the new ones
+                with suppress(OSError):
+                    spare += path.stat().st_size
+            check_room(folder, self._layout.bytes, spare)
+
+    def on_train_start(self, trainer: Trainer, pl_module: Detector) -> None:
+        """Drop what was learned from the features: more fine-tuning changes them."""
+        self.stage = FINE_TUNING
+        self.heads.svms.trained.fill_(False)
+        self.heads.box_regressors.trained.fill_(False)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: Detector) -> None:
+        """Run the remaining stages. Lightning calls this after the last epoch, also if none was left to train."""
+        remaining = self.remaining()
+        if trainer.interrupted or not remaining:
+            return
+        pl_module.to(trainer.strategy.root_device)  # Lightning has moved it to the CPU
+        modes = [(module, module.training) for module in pl_module.modules()]
+        pl_module.eval()
+        folder = self._folder(trainer, pl_module)
         try:
             with torch.no_grad():
-                self._run(todo)
-        finally:  # whoever caught an error may go on in this very process
-            self.given.let_go()
+                features = None if remaining == [COMPARISON] else self._fill(trainer, pl_module, folder)
+                for stage in remaining:
+                    self._run(stage, trainer, pl_module, features, folder)
+        finally:  # the process may continue after an error
+            self._release_lock()
         for module, training in modes:
             module.training = training
 
-    def _run(self, todo: list[str]) -> None:
-        if todo != [COMPARISON]:
-            self.features = self.given.fill()
-        for stage in todo:
-            if stage == COMPARISON:
-                self.given.forget()
-            {SVMS: self.svms, BOXES: self.boxes, COMPARISON: self.compare}[stage]()
-            self.model.stage = stage
-            self._checkpoint(complete=stage == COMPARISON)
+    def _run(
+        self, stage: str, trainer: Trainer, pl_module: Detector, features: RegionFeatures | None, folder: Path
+    ) -> None:
+        if stage == SVMS:
+            self._learn_svms(trainer, pl_module, features)
+        elif stage == BOXES:
+            self._learn_boxes(trainer, features)
+        else:
+            self._delete_features(trainer, folder)
+            self._compare(trainer, pl_module)
+        self.stage = stage
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, StageCheckpoint):
+                callback.save_stage(trainer, complete=stage == COMPARISON)
 
-    # -- the stages ----------------------------------------------------------------------------
+    # -- features --------------------------------------------------------------------------------
 
-    def svms(self) -> None:
-        """One linear SVM a class, learnt by the first rank."""
-        began, svms = time.monotonic(), self.heads.svms
-        folder = self.trainer.log_dir  # all ranks have to ask for it
-        if self.first:
-            miner = learn_svms(self.features, svms, self.settings)
-            self._write_log(miner, folder)
-            names = [name for name, trained in zip(self.model.class_names, svms.trained, strict=True) if not trained]
-            lacking = f"; n/a for want of examples: {', '.join(names)}" if names else ""
+    def _regions(self, trainer: Trainer, pl_module: Detector) -> TrainingRegions:
+        data: DetectionDataModule = trainer.datamodule
+        annotations, proposals = data.annotations("train"), data.proposals.get("train")
+        count = int(trainer.fast_dev_run) * data.batch_size or len(annotations)
+        if proposals is None:  # fast_dev_run
+            proposals = self.propose_first(annotations, min(count, len(annotations)))
+        return TrainingRegions(
+            annotations,
+            proposals,
+            pl_module.num_classes,
+            self.max_proposals,
+            pl_module.train_on_difficult,
+            self.box.min_iou if self.heads.requested.box_regression else math.inf,
+            count,
+        )
+
+    def _make_layout(self, regions: TrainingRegions) -> FeatureLayout:
+        network = self.reader.network
+        sizes = (network.pool5_features, network.fc7_features)
+        all_fc7 = self.heads.requested.classifier == "svm"
+        return FeatureLayout(regions, sizes, self.feature_files.budget, all_fc7)
+
+    def _folder(self, trainer: Trainer, pl_module: Detector) -> Path:
+        """The folder of the features, named after the run and all that they depend on; the same on all ranks."""
+        annotations = trainer.datamodule.annotations("train")
+        about = {name: pl_module.hparams[name] for name in FEATURES_DEPEND_ON}
+        about |= {"min_iou": self.box.min_iou, "budget": self.feature_files.budget, "few": trainer.fast_dev_run}
+        about |= {"max_proposals": self.max_proposals, "root": annotations.root}
+        for array in ("image_ids", "offsets", "boxes", "labels", "difficult", "crowd"):
+            about[array] = zlib.crc32(getattr(annotations, array).tobytes())
+        store = getattr(trainer.datamodule.proposals.get("train"), "path", None)
+        if store is not None:
+            about["store"] = (str(store), Path(store).stat().st_mtime_ns)
+        name = f"{self.run_id}-{digest(self.reader.network, about)}"
+        if trainer.fast_dev_run:  # which writes nothing to the run's folder
+            temporary = tempfile.mkdtemp(prefix="detkit-") if trainer.is_global_zero else ""
+            return Path(trainer.strategy.broadcast(temporary)) / name
+        return Path(trainer.default_root_dir) / "features" / name
+
+    def _fill(self, trainer: Trainer, pl_module: Detector, folder: Path) -> RegionFeatures:
+        """The features of the training split; those that are missing are computed, by all ranks.
+
+        Raises:
+            ConfigError: there is no room for them, or another fit uses them.
+        """
+
+        def read(sample: Sample, boxes: Tensor) -> CropFeatures:
+            images = pl_module.prepare([sample])
+            return self.reader.read(images[0], images.to_batch(boxes, 0).to(pl_module.device))
+
+        regions = self._regions(trainer, pl_module)
+        layout = self._layout or self._make_layout(regions)
+        features = RegionFeatures(regions, layout, DetectionDataset(regions.annotations), read, folder)
+        self._acquire_lock(trainer, features)
+        missing, began = features.missing(), time.monotonic()
+        content = "of all regions" if layout.complete else "of ground truth and the regressors' examples"
+        _print(
+            trainer,
+            f"features {content}: {len(features):,} images, {layout.bytes / 1e9:.2f} GB (budget "
+            f"{self.feature_files.budget:g} GB) in {folder}",
+        )
+        # By the image's number, since not all ranks see the same images as missing.
+        images = [i for i in missing if i % trainer.world_size == trainer.global_rank]
+        workers = trainer.datamodule.num_workers
+        features.fill(images, lambda dataset: make_own_loader(dataset, workers), show=trainer.is_global_zero)
+        if trainer.is_global_zero:
+            for stale in folder.glob("*.result"):
+                stale.unlink()
+        _wait_until(lambda: not features.missing())
+        trainer.strategy.barrier("features")
+        if missing:
+            _print(trainer, f"features: {len(missing):,} images read, in {duration(time.monotonic() - began)}")
+        return features
+
+    def _acquire_lock(self, trainer: Trainer, features: RegionFeatures) -> None:
+        """Lock the folder, delete this run's other features, and create the files.
+
+        Two fits that continue from one checkpoint have the same features, but not the same mining state: only one of
+        them may use the folder.
+        """
+        run = trainer.log_dir or trainer.default_root_dir  # a collective call
+        error = ""
+        if trainer.is_global_zero:
+            try:
+                self._lock = acquire_lock(features.folder, f"the fit in {run} (process {os.getpid()})")
+                if not self.feature_files.keep:
+                    self._delete_others(features.folder)
+                features.create()
+            except ConfigError as refusal:
+                error = str(refusal)
+        error = trainer.strategy.broadcast(error)
+        if error:  # raised by all ranks, so that none waits for the first
+            raise ConfigError(error)
+
+    def _release_lock(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _delete_features(self, trainer: Trainer, folder: Path) -> None:
+        """Delete the features, including those of an interrupted fit of this run, unless they are to be kept."""
+        self._release_lock()
+        if trainer.is_global_zero and (trainer.fast_dev_run or not self.feature_files.keep):
+            delete_folder(folder)
+            self._delete_others(folder)
+            with suppress(OSError):  # features of other fits are there
+                folder.parent.rmdir()
+
+    def _delete_others(self, folder: Path) -> None:
+        """Delete this run's features of the network as it was before."""
+        for path in folder.parent.glob(f"{self.run_id}-*"):
+            if path.is_dir() and path != folder:
+                delete_folder(path)
+
+    # -- the stages ------------------------------------------------------------------------------
+
+    def _learn_svms(self, trainer: Trainer, pl_module: Detector, features: RegionFeatures) -> None:
+        """One linear SVM a class, on the first rank."""
+        began, svms, names = time.monotonic(), self.heads.svms, pl_module.class_names
+        run_folder = trainer.log_dir  # a collective call
+        if trainer.is_global_zero:
+            miner = learn_svms(features, svms, self.svm)
+            if run_folder is not None and not trainer.fast_dev_run:
+                write_mining_log(Path(run_folder) / "svm_mining.csv", miner, names)
+            untrained = [name for name, trained in zip(names, svms.trained, strict=True) if not trained]
+            lacking = f"; n/a for want of examples: {', '.join(untrained)}" if untrained else ""
             found = f"{int(svms.trained.sum())} classes, {len(miner.rows):,} hard negatives{lacking}"
-            self.say(f"SVMs: {found}, in {duration(time.monotonic() - began)}")
-            if some := [self.model.class_names[k] for k in miner.capped.nonzero()[0]]:
-                self.say(f"  for want of memory not all hard negatives were kept of: {', '.join(some)}")
-            if weak := [self.model.class_names[label - 1] for label in miner.weak()]:
-                advice = "fine-tune longer, with a smaller lr where the loss stands still; raise svm_c (and svm_passes)"
-                self.say(f"  these hardly look at the features and say no to all: {', '.join(weak)}; {advice}")
-        self._share(svms, SVMS)
+            print(f"SVMs: {found}, in {duration(time.monotonic() - began)}", flush=True)
+            if capped := [names[k] for k in miner.capped.nonzero()[0]]:
+                print(f"  limited memory: not all hard negatives were kept of {', '.join(capped)}", flush=True)
+            if weak := [names[label - 1] for label in miner.weak_classes()]:
+                print(
+                    f"  SVMs with near-zero weights, which reject everything: {', '.join(weak)}; fine-tune longer, "
+                    "with a smaller optim.lr if the loss stopped falling, or raise svm.c (and svm.passes)",
+                    flush=True,
+                )
+        _share(svms, SVMS, features.folder, trainer)
 
-    def boxes(self) -> None:
-        """Four ridge regressors a class, learnt by the first rank."""
+    def _learn_boxes(self, trainer: Trainer, features: RegionFeatures) -> None:
+        """Four ridge regressors a class, on the first rank."""
         began, regressors = time.monotonic(), self.heads.box_regressors
-        if self.first:
-            counts = learn_boxes(self.features, regressors, self.settings.box_lambda)
+        if trainer.is_global_zero:
+            counts = learn_boxes(features, regressors, self.box.ridge)
             found = f"{int((counts > 0).sum())} classes, {int(counts.sum()):,} examples"
-            self.say(f"box regressors: {found}, in {duration(time.monotonic() - began)}")
-        self._share(regressors, BOXES)
+            print(f"box regressors: {found}, in {duration(time.monotonic() - began)}", flush=True)
+        _share(regressors, BOXES, features.folder, trainer)
 
-    def compare(self) -> None:
+    def _compare(self, trainer: Trainer, pl_module: Detector) -> None:
         """The four ways to detect, on the validation split."""
-        annotations = self.trainer.datamodule.annotations("val")
-        if annotations is None or self.trainer.limit_val_batches == 0:
+        limit = trainer.limit_val_batches
+        if trainer.datamodule.annotations("val") is None or limit == 0:
             return
-        loader, model = self.trainer.datamodule.val_dataloader(), self.model
-        ablation, limit = Ablation(model), self.trainer.limit_val_batches
+        loader = trainer.datamodule.val_dataloader()
         count = min(limit, len(loader)) if isinstance(limit, int) else int(limit * len(loader))
-        with Progress("validation", count, unit="batches", show=self.first) as progress:
+        ablation = Ablation(self.heads.variants, self.heads.variant, pl_module.metric)
+        with Progress("validation", count, unit="batches", show=trainer.is_global_zero) as progress:
             for batch in itertools.islice(loader, count):
-                ablation.update(model.transfer_batch_to_device(batch, model.device, 0))
+                batch = pl_module.transfer_batch_to_device(batch, pl_module.device, 0)
+                ablation.update(batch, self.detect_variants(batch, ablation.variants))
                 progress.step()
         rows = ablation.finish()
-        self.say(f"validation, {model.metric.protocol.description}\n{ablation_table(rows)}")
-        found = {f"val/{name}": row[name] for row in rows if row["used"] for name in ("map", "map_50")}
-        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in found.items()})
+        pl_module.metric.reset()
+        _print(trainer, f"validation, {pl_module.metric.protocol.description}\n{ablation_table(rows)}")
+        values = {f"val/{name}": row[name] for row in rows if row["used"] for name in ("map", "map_50")}
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
         for row in rows:  # val/map_svm_boxes, ...
             variant = row["variant"].lower().replace(" + ", "_")
-            found |= {f"val/{name}_{variant}": row[name] for name in ("map", "map_50")}
-        # The epochs are over, so that `log` is, too; but the loggers are open to the end of the fit.
-        for logger in self.trainer.loggers if self.first else ():
-            logger.log_metrics(found, step=self.trainer.global_step)
-            logger.save()
-        model.metric.reset()
+            values |= {f"val/{name}_{variant}": row[name] for name in ("map", "map_50")}
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:  # `LightningModule.log` works within epochs only
+                logger.log_metrics(values, step=trainer.global_step)
+                logger.save()
 
-    # -- parts ---------------------------------------------------------------------------------
 
-    def _share(self, module: torch.nn.Module, name: str) -> None:
-        """What the first rank has learnt, for all, by way of a file: collective calls lose patience after a while."""
-        if self.trainer.world_size == 1:
-            return
-        path = self.given.folder / f"{name}.learnt"
-        if self.first:
-            part = path.with_suffix(".part")
-            torch.save({k: v.cpu() for k, v in module.state_dict().items()}, part)
-            os.replace(part, path)
-        self.given.wait(path.is_file)
-        module.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
-        self.trainer.strategy.barrier(name)
+def write_mining_log(path: Path, miner: HardNegativeMiner, class_names: list[str]) -> None:
+    """Write the miner's log as CSV, a row for each training of an SVM."""
+    lines = [",".join(["class", *Training._fields[1:], "objective"])]
+    for row in miner.log:
+        values = [class_names[row.label - 1], *row[1:], row.objective]
+        lines.append(",".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in values))
+    write_beside(path, "\n".join(lines) + "\n")
 
-    def _checkpoint(self, complete: bool) -> None:
-        for callback in self.trainer.checkpoint_callbacks:
-            if isinstance(callback, StageCheckpoint):
-                callback.save_stage(self.trainer, complete)
 
-    def _write_log(self, miner: HardNegativeMiner, folder: str | None) -> None:
-        """`svm_mining.csv` in the run's folder, a line for each training of an SVM."""
-        if folder is None or self.trainer.fast_dev_run:
-            return
-        lines = [",".join(["class", *Training._fields[1:], "objective"])]
-        for row in miner.log:
-            values = [self.model.class_names[row.label - 1], *row[1:], row.objective]
-            lines.append(",".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in values))
-        write_beside(Path(folder) / "svm_mining.csv", "\n".join(lines) + "\n")
+def _share(module: nn.Module, name: str, folder: Path, trainer: Trainer) -> None:
+    """Give the other ranks what the first has learned, through a file: a collective call would time out."""
+    if trainer.world_size == 1:
+        return
+    path = folder / f"{name}.result"
+    if trainer.is_global_zero:
+        part = path.with_suffix(".part")
+        torch.save({k: v.cpu() for k, v in module.state_dict().items()}, part)
+        os.replace(part, path)
+    _wait_until(path.is_file)
+    module.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    trainer.strategy.barrier(name)
+
+
+def _wait_until(done: Callable[[], bool]) -> None:
+    """Wait for another rank, without a time limit."""
+    while not done():
+        time.sleep(0.5)
+
+
+def _print(trainer: Trainer, text: str) -> None:
+    if trainer.is_global_zero:
+        print(text, flush=True)

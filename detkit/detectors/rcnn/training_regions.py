@@ -1,10 +1,11 @@
-"""The regions of a training split as R-CNN's SVMs and box regressors learn them. No pixel is read here."""
+"""The regions of a training split from which R-CNN's SVMs and box regressors learn. No pixel is read here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,14 +15,14 @@ from detkit.heads import regression_examples
 
 
 class ImageRegions(NamedTuple):
-    """The regions of one image, ground truth first (as the authors' roidb_from_voc.m has them).
+    """The regions of one image, ground truth first (as in the authors' roidb_from_voc.m).
 
     boxes: (R, 4) in the image's pixels; the first G are its ground truth.
     labels: int64 (G,) from 1 to K.
-    overlaps: (R, K), the largest IoU with an object of each class; of a crowd, the share that lies in it.
-    examples: int64 (E,), rows that a box regressor learns from.
-    targets: (E, 4), what they are to become, see `detkit.heads.regression_examples`.
-    classes: int64 (E,), whose regressor learns from them.
+    overlaps: (R, K), the largest IoU with an object of each class; for a crowd, the share of the region inside it.
+    examples: int64 (E,), rows from which a box regressor learns.
+    targets: (E, 4), their regression targets, see `detkit.heads.regression_examples`.
+    classes: int64 (E,), the class whose regressor learns from each.
     """
 
     boxes: Tensor
@@ -33,16 +34,17 @@ class ImageRegions(NamedTuple):
 
 
 class TrainingRegions:
-    """`ImageRegions` by the image's place in its split.
+    """`ImageRegions` by the image's index in its split.
 
     Args:
         annotations: the split.
         proposals: image_id -> boxes (P, 4), best first.
         num_classes: K.
-        max_proposals: best proposals of an image that are used; None: all.
-        train_on_difficult: difficult objects are positives too; otherwise what overlaps them is nobody's negative.
+        max_proposals: number of proposals of an image that are used, the best ones; None: all.
+        train_on_difficult: difficult objects are positives too; otherwise regions that overlap them are neither
+            positive nor negative.
         min_iou: proposals above this IoU are examples for the box regressors.
-        count: how many images, the split's first; None: all.
+        count: number of images, from the first one; None: all.
     """
 
     def __init__(
@@ -55,23 +57,38 @@ class TrainingRegions:
         min_iou: float,
         count: int | None = None,
     ) -> None:
-        self.annotations, self.proposals, self.num_classes = annotations, proposals, num_classes
-        self.max_proposals, self.train_on_difficult, self.min_iou = max_proposals, train_on_difficult, min_iou
+        self.annotations = annotations
+        self.proposals = proposals
+        self.num_classes = num_classes
+        self.max_proposals = max_proposals
+        self.train_on_difficult = train_on_difficult
+        self.min_iou = min_iou
         self.count = len(annotations) if count is None else min(count, len(annotations))
 
     def __len__(self) -> int:
         return self.count
 
+    def __iter__(self) -> Iterator[ImageRegions]:
+        return (self[i] for i in range(len(self)))
+
     def __getitem__(self, index: int) -> ImageRegions:
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         truth = {name: torch.from_numpy(value) for name, value in self.annotations.fields(index).items()}
-        learnt = ~(truth["crowd"] if self.train_on_difficult else truth["crowd"] | truth["difficult"])
+        ignored = truth["crowd"] if self.train_on_difficult else truth["crowd"] | truth["difficult"]
+        objects, labels = truth["boxes"][~ignored], truth["labels"][~ignored]
         given = torch.as_tensor(self.proposals[self.annotations.image_id(index)], dtype=torch.float32).reshape(-1, 4)
-        objects, labels = truth["boxes"][learnt], truth["labels"][learnt]
         boxes = torch.cat([objects, given[: self.max_proposals]])
-        covered = torch.where(truth["crowd"][:, None], box_ioa(boxes, truth["boxes"]).T, box_iou(truth["boxes"], boxes))
+        iou = torch.where(truth["crowd"][:, None], box_ioa(boxes, truth["boxes"]).T, box_iou(truth["boxes"], boxes))
         overlaps = torch.zeros(self.num_classes, len(boxes))
-        overlaps.scatter_reduce_(0, (truth["labels"] - 1)[:, None].expand_as(covered), covered, "amax")
+        overlaps.scatter_reduce_(0, (truth["labels"] - 1)[:, None].expand_as(iou), iou, "amax")
         examples, targets, classes = regression_examples(boxes, objects, labels, self.min_iou)
         return ImageRegions(boxes, labels, overlaps.T.contiguous(), examples, targets, classes)
+
+    def counts(self) -> np.ndarray:
+        """The numbers of regions, of objects and of regression examples of each image, int64 (images, 3).
+
+        All overlaps are computed for it.
+        """
+        counts = [(len(r.boxes), len(r.labels), len(r.examples)) for r in self]
+        return np.array(counts, np.int64).reshape(-1, 3)

@@ -15,7 +15,7 @@ import detkit
 from detkit.data import Shapes
 from detkit.detectors.rcnn import stages as rcnn_stages
 from detkit.detectors.rcnn.ablation import Ablation
-from detkit.detectors.rcnn.region_features import RegionFeatures
+from detkit.detectors.rcnn.features import RegionFeatures
 from detkit.engine.callbacks import BestCheckpoint, LastCheckpoint
 from detkit.engine.checkpoints import read_checkpoint
 
@@ -58,9 +58,18 @@ class Fitted(NamedTuple):
     def state(self, name: str = "last") -> dict[str, Any]:
         return read_checkpoint(self.checkpoints / f"{name}.ckpt")
 
+    def stage(self, name: str = "last") -> str:
+        """The last stage that a checkpoint has finished."""
+        return stage_of(self.state(name))
+
     @property
     def feature_files(self) -> list[Path]:
-        return list(self.folder.rglob("*.features"))
+        return [path for path in self.folder.rglob("features/*/*") if path.is_file()]
+
+
+def stage_of(checkpoint: dict[str, Any]) -> str:
+    """The last stage that a checkpoint has finished."""
+    return checkpoint["callbacks"]["RCNNStages"]["stage"]
 
 
 Fit = Callable[..., Fitted]
@@ -106,7 +115,7 @@ def make_fit(shapes: Callable[..., Shapes], trainer: Callable[..., L.Trainer]) -
         model = model or rcnn(**options)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PL_GLOBAL_SEED", "5")
-            patch.setattr(RegionFeatures, "_write", counted("features", RegionFeatures._write))
+            patch.setattr(RegionFeatures, "_store", counted("features", RegionFeatures._store))
             patch.setattr(rcnn_stages, "learn_svms", counted("SVMs", rcnn_stages.learn_svms))
             patch.setattr(rcnn_stages, "learn_boxes", counted("boxes", rcnn_stages.learn_boxes))
             patch.setattr(Ablation, "update", counted("validation", Ablation.update))

@@ -13,7 +13,6 @@ import detkit
 from detkit.data import Annotations
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.shapes_drawing import SHAPE_CLASSES
-from detkit.detectors.rcnn.region_learning import StageSettings
 
 OPTIONS: dict[str, Any] = {
     "class_names": list(SHAPE_CLASSES),
@@ -26,17 +25,6 @@ OPTIONS: dict[str, Any] = {
     "lr": 0.005,
     "feature_budget": 1.0,
 }
-
-STAGE_SETTINGS = StageSettings(
-    svm_c=1e-3,
-    svm_positive_weight=2.0,
-    svm_negative_iou=0.3,
-    svm_passes=1,
-    box_min_iou=0.6,
-    box_lambda=10.0,
-    feature_budget=1.0,
-    keep_features=False,
-)
 
 
 def rcnn(**options: Any) -> detkit.RCNN:

@@ -13,6 +13,7 @@ import torch
 import detkit
 from detkit.data import Shapes
 from detkit.evaluation import MeanAveragePrecision
+from detkit.heads import Variant
 
 from .rcnn_fits import WARNINGS, Fit, Fitted
 from .rcnn_parts import with_proposals
@@ -97,8 +98,8 @@ def test_what_is_asked_for_and_not_trained_is_said(
     fit_rcnn: Fit, tmp_path: Path, trainer: Any, shapes: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = fit_rcnn(tmp_path, epochs=1, classifier="softmax").model
-    model.roi_heads.settings.classifier = "svm"
+    model.roi_heads.requested = Variant("svm", True)
     for name in ("validate", "test", "predict"):
         capsys.readouterr()
         getattr(trainer(), name)(model, datamodule=with_proposals(shapes(seed=5)))
-        assert "asked for SVM + boxes; what is trained is used: softmax + boxes" in capsys.readouterr().out
+        assert "SVM + boxes was requested; used is what is trained: softmax + boxes" in capsys.readouterr().out

@@ -15,9 +15,11 @@ import torch
 
 import detkit
 from detkit.data import Shapes
-from detkit.detectors.rcnn import region_features
+from detkit.detectors.rcnn import features as rcnn_features
 from detkit.detectors.rcnn import stages as rcnn_stages
+from detkit.detectors.rcnn.features import acquire_lock
 from detkit.detectors.rcnn.stages import STAGES
+from detkit.detectors.rcnn.training_regions import TrainingRegions
 from detkit.errors import ConfigError
 from tests.detectors.conftest import assert_same, differing
 
@@ -53,7 +55,7 @@ def test_plain_loaders_are_refused_before_the_first_step(
 
 
 def test_a_budget_that_is_too_small_is_told_before_the_first_step(fit_rcnn: Fit, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="feature_budget 1e-06 GB"):
+    with pytest.raises(ConfigError, match=r"feature_files\.budget: 1e-06 GB"):
         fit_rcnn(tmp_path, model=rcnn(feature_budget=1e-6))
     assert not list(tmp_path.rglob("*.ckpt")) and not list(tmp_path.rglob("features"))
 
@@ -67,7 +69,7 @@ def test_a_disk_with_room_for_one_copy_is_enough_to_go_on(
     size = 1.1 * sum(path.stat().st_size for path in killed.feature_files)
 
     def usage(place: Path) -> SimpleNamespace:
-        return SimpleNamespace(free=size - sum(path.stat().st_size for path in tmp_path.rglob("*.features")))
+        return SimpleNamespace(free=size - sum(path.stat().st_size for path in tmp_path.rglob("*.npy")))
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
     with pytest.raises(ConfigError, match=r"the features take .* larger disk"):
@@ -77,15 +79,13 @@ def test_a_disk_with_room_for_one_copy_is_enough_to_go_on(
 
 
 def test_overlaps_are_counted_once_a_fit(fit_rcnn: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    looks, count = [], region_features.RegionFeatures._count
-    monkeypatch.setattr(
-        region_features.RegionFeatures, "_count", lambda self: looks.append(self.folder.name) or count(self)
-    )
+    looks, count = [], TrainingRegions.counts
+    monkeypatch.setattr(TrainingRegions, "counts", lambda self: looks.append(1) or count(self))
     model = rcnn()
     fit_rcnn(tmp_path, model=model, kill=("features", 1))
-    assert looks == ["to come"]
+    assert len(looks) == 1
     fit_rcnn(tmp_path, model=model, kill=("features", 1))  # perhaps of other data
-    assert looks == ["to come"] * 2
+    assert len(looks) == 2
 
 
 # -- kills -------------------------------------------------------------------------------------
@@ -97,10 +97,10 @@ def test_a_kill_in_any_stage_changes_nothing(whole_fit: Fitted, fit_rcnn: Fit, t
     killed = fit_rcnn(tmp_path, kill=kill)
     reached = "fine-tuning" if stage == "features" else stage
     before = STAGES[max(STAGES.index(reached) - 1, 0)]
-    assert killed.state()["detkit"]["stage"] == (before if reached != "fine-tuning" else "fine-tuning")
+    assert killed.stage() == (before if reached != "fine-tuning" else "fine-tuning")
     resumed = fit_rcnn(tmp_path, resume=True)
     assert resumed.calls == left
-    assert resumed.state()["detkit"]["stage"] == "comparison"
+    assert resumed.stage() == "comparison"
     assert not differing(whole_fit.model.state_dict(), resumed.model.state_dict())
     for name in ("best", "last"):
         assert not differing(whole_fit.state()["state_dict"], resumed.state(name)["state_dict"])
@@ -121,7 +121,7 @@ def test_more_epochs_make_what_was_learnt_on_the_features_stale(
     killed = fit_rcnn(tmp_path, resume=True, epochs=3, kill=("features", 1))
     assert killed.calls["step"] == 4
     last = killed.state()
-    assert last["detkit"]["stage"] == "fine-tuning"
+    assert killed.stage() == "fine-tuning"
     assert not any(last["state_dict"][f"roi_heads.{p}.trained"].any() for p in ("svms", "box_regressors"))
     assert str(detkit.load(killed.checkpoints / "last.ckpt").roi_heads.variant) == "softmax"
     more = fit_rcnn(tmp_path, resume=True, epochs=3)
@@ -136,25 +136,25 @@ def test_more_epochs_make_what_was_learnt_on_the_features_stale(
 def test_features_of_the_network_as_it_was_do_not_stay(fit_rcnn: Fit, tmp_path: Path, keep: bool) -> None:
     """Killed while the SVMs learn, gone on with by more fine-tuning, and killed again."""
     fit_rcnn(tmp_path, kill=("SVMs", 1), keep_features=keep)
-    (before,) = (tmp_path / "features").iterdir()
+    (before,) = (path for path in (tmp_path / "features").iterdir() if path.is_dir())
     # Another fit's in the same place, and what is no features at all.
     others = {tmp_path / "features" / name for name in ("other-0", before.name[1:], "mine")}
     for path in others:
         path.mkdir()
     fit_rcnn(tmp_path, resume=True, epochs=3, kill=("features", 2), keep_features=keep)
-    left = set((tmp_path / "features").iterdir()) - others
+    left = {path for path in (tmp_path / "features").iterdir() if path.is_dir()} - others
     assert len(left) == 1 + keep and (before in left) == keep
     again = fit_rcnn(tmp_path, resume=True, epochs=3, keep_features=keep)
     assert again.calls["features"] == 7  # what was computed of the new network is used
-    assert set((tmp_path / "features").iterdir()) == others | (left if keep else set())
+    assert {path for path in (tmp_path / "features").iterdir() if path.is_dir()} == others | (left if keep else set())
 
 
 def test_two_fits_in_one_place_have_features_of_their_own(fit_rcnn: Fit, tmp_path: Path) -> None:
     first = fit_rcnn(tmp_path, kill=("SVMs", 1))
     second = fit_rcnn(tmp_path, kill=("SVMs", 1))
-    assert first.model.run_id != second.model.run_id and len(second.feature_files) == 16
+    assert first.model.stages.run_id != second.model.stages.run_id and len(second.feature_files) == 6
     fit_rcnn(tmp_path, resume=True)
-    assert [path.parent.name[:8] for path in first.feature_files] == [first.model.run_id] * 8
+    assert [path.parent.name[:8] for path in first.feature_files] == [first.model.stages.run_id] * 3
 
 
 @pytest.mark.parametrize("options", [{"svm_c": 0.01}, {}], ids=["other numbers", "the same"])
@@ -162,11 +162,11 @@ def test_a_second_fit_from_one_checkpoint_does_not_touch_the_features_of_the_fir
     whole_fit: Fitted, fit_rcnn: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
     """It begins while the first one's SVMs learn."""
-    monkeypatch.setattr(region_features, "PATIENCE", 0.0)
+    monkeypatch.setattr(rcnn_features, "LOCK_TIMEOUT", 0.0)
     learn, refused = rcnn_stages.learn_svms, []
 
     def while_another_begins(*args: Any) -> Any:
-        refused.append(f"the fit in {tmp_path} (process {os.getpid()}) goes on from the same checkpoint")
+        refused.append(f"the fit in {tmp_path} (process {os.getpid()}) continues from the same checkpoint")
         with pytest.raises(ConfigError, match=re.escape(refused[0])):
             fit_rcnn(tmp_path, resume=True, **options)
         return learn(*args)
@@ -182,16 +182,16 @@ def test_a_second_fit_from_one_checkpoint_does_not_touch_the_features_of_the_fir
 def test_features_that_another_fit_from_the_same_checkpoint_uses_are_not_stale(
     fit_rcnn: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(region_features, "PATIENCE", 0.0)
+    monkeypatch.setattr(rcnn_features, "LOCK_TIMEOUT", 0.0)
     first = fit_rcnn(tmp_path, kill=("SVMs", 1))
     (folder,) = {path.parent for path in first.feature_files}
     content = {path.name: path.read_bytes() for path in first.feature_files}
     last = shutil.copy(first.checkpoints / "last.ckpt", tmp_path / "first.ckpt")
-    with region_features.hold(folder, "the first"):
+    with acquire_lock(folder, "the first"):
         # More regions make features of another name.
         second = fit_rcnn(tmp_path, resume=True, max_proposals=(30, 25))
         assert second.calls == {"features": 8, "SVMs": 1, "boxes": 1, "validation": 2}
-        assert {path.name: path.read_bytes() for path in folder.glob("*.features")} == content
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == content
     shutil.move(last, first.checkpoints / "last.ckpt")
     assert fit_rcnn(tmp_path, resume=True).calls == {"SVMs": 1, "boxes": 1, "validation": 2}
     assert not (tmp_path / "features").exists()
@@ -199,7 +199,6 @@ def test_features_that_another_fit_from_the_same_checkpoint_uses_are_not_stale(
 
 def test_a_loaded_detector_that_learns_more_begins_anew(whole_fit: Fitted, fit_rcnn: Fit, tmp_path: Path) -> None:
     model = detkit.load(whole_fit.checkpoints / "best.ckpt")
-    assert model.stage == "comparison"
     found = fit_rcnn(tmp_path, model=model, epochs=1)
     assert found.calls == {"step": 4, "features": 8, "SVMs": 1, "boxes": 1, "validation": 2}
 
@@ -207,7 +206,7 @@ def test_a_loaded_detector_that_learns_more_begins_anew(whole_fit: Fitted, fit_r
 def test_from_a_fit_without_validation_to_one_with(fit_rcnn: Fit, tmp_path: Path) -> None:
     first = fit_rcnn(tmp_path, epochs=1, validate=False)
     assert first.calls == {"step": 4, "features": 8, "SVMs": 1, "boxes": 1}
-    assert first.state("best")["detkit"]["stage"] == first.state()["detkit"]["stage"] == "comparison"
+    assert first.stage("best") == first.stage() == "comparison"
     more = fit_rcnn(tmp_path, epochs=2, resume=True)
     assert more.calls["validation"] == 2 and more.state("best")["global_step"] == 8
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -17,23 +20,24 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from detkit.data import Shapes
 from detkit.data.dataset import DetectionDataset
 from detkit.data.loaders import make_own_loader
-from detkit.detectors.rcnn import region_features, region_learning
-from detkit.detectors.rcnn.region_features import RegionFeatures, digest
-from detkit.detectors.rcnn.region_learning import learn_boxes, learn_svms
+from detkit.detectors.rcnn import features as rcnn_features
+from detkit.detectors.rcnn import learning
+from detkit.detectors.rcnn.features import FeatureLayout, RegionFeatures, acquire_lock, delete_folder, digest
+from detkit.detectors.rcnn.learning import learn_boxes, learn_svms
 from detkit.detectors.rcnn.training_regions import TrainingRegions
-from detkit.errors import ConfigError, DataError
+from detkit.errors import ConfigError
 from detkit.features import CropFeatures
-from detkit.heads import BoxRegressors, HardNegativeMiner, LinearSVMs
+from detkit.heads import BoxRegressors, HardNegativeMiner, LinearSVMs, SVMSettings
 
-from .rcnn_parts import STAGE_SETTINGS, proposals_for
+from .rcnn_parts import proposals_for
 
 POOL5, FC7 = 40, 24
-SETTINGS = replace(STAGE_SETTINGS, svm_c=0.002, svm_passes=2)
+SETTINGS, RIDGE = SVMSettings(c=0.002, passes=2), 10.0
 
 
 class Network:
@@ -42,10 +46,10 @@ class Network:
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
         self.matrix = torch.randn(4 + 27, POOL5 + FC7, generator=generator)
-        self.read: list[int] = []
+        self.calls: list[int] = []
 
     def __call__(self, sample: dict[str, Any], boxes: Tensor) -> CropFeatures:
-        self.read.append(len(boxes))
+        self.calls.append(len(boxes))
         pixels = torch.nn.functional.adaptive_avg_pool2d(sample["image"].float() / 255, 3).flatten()
         x = torch.cat((boxes / 64, pixels.expand(len(boxes), -1)), dim=1) @ self.matrix
         return CropFeatures(*x.relu().split([POOL5, FC7], dim=1))
@@ -59,17 +63,22 @@ def regions(shapes: Callable[..., Shapes]) -> TrainingRegions:
 
 @pytest.fixture
 def make(regions: TrainingRegions, tmp_path: Path) -> Callable[..., RegionFeatures]:
-    """`make(budget, filled=True)` -> the features in one folder, with `.network` that says what was computed."""
+    """`make(budget, filled=True)` -> the features in one folder; their `.read` counts what was computed."""
 
     def build(budget: float = 1.0, filled: bool = True, network: Any = None) -> RegionFeatures:
-        network, dataset = network or Network(), DetectionDataset(regions.annotations)
-        found = RegionFeatures(regions, dataset, network, (POOL5, FC7), tmp_path / "deep/features", budget)
-        found.network = network
+        layout = FeatureLayout(regions, (POOL5, FC7), budget)
+        dataset = DetectionDataset(regions.annotations)
+        features = RegionFeatures(regions, layout, dataset, network or Network(), tmp_path / "deep/features")
+        features.create()
         if filled:
-            found.fill(lambda part: make_own_loader(part, 0), show=False)
-        return found
+            fill(features)
+        return features
 
     return build
+
+
+def fill(features: RegionFeatures) -> None:
+    features.fill(features.missing(), lambda part: make_own_loader(part, 0), show=False)
 
 
 def bytes_of(regions: TrainingRegions) -> tuple[int, int]:
@@ -86,13 +95,11 @@ def images_of(regions: TrainingRegions) -> Dataset:
     return DetectionDataset(regions.annotations)
 
 
-def test_everything_where_the_budget_holds_it(regions: TrainingRegions, make: Callable[..., RegionFeatures]) -> None:
+def test_all_fc7_if_it_fits_the_budget(regions: TrainingRegions, make: Callable[..., RegionFeatures]) -> None:
     least, most = bytes_of(regions)
     features = make(most / 1e9)
-    assert features.complete and features.bytes == most
-    known = RegionFeatures(regions, None, None, (POOL5, FC7), features.folder, most / 1e9, counts=features.counts)
-    assert known.complete and known.bytes == most
-    assert features.network.read == [len(regions[i].boxes) for i in range(8)]
+    assert features.layout.complete and features.layout.bytes == most > least
+    assert features.read.calls == [len(regions[i].boxes) for i in range(8)]
     exact = Network()
     for i in range(8):
         found = exact(images_of(regions)[i], regions[i].boxes)
@@ -100,10 +107,9 @@ def test_everything_where_the_budget_holds_it(regions: TrainingRegions, make: Ca
         assert torch.equal(features.fc7(i), found.fc7.half())
         assert torch.equal(features.truth(i), found.fc7[: len(regions[i].labels)].half())
         assert torch.equal(features.pool5(i), found.pool5[regions[i].examples].half())
-    assert len(features.network.read) == 8  # all of that came from the disk
+    assert len(features.read.calls) == 8  # all of that came from the disk
     written = sum(path.stat().st_size for path in features.folder.iterdir())
-    assert most <= written <= most + 8 * 3 * 128  # and npy's headers
-    assert least < most
+    assert written == most + 8 + 2 * 128  # a byte of each image, and the arrays' headers
 
 
 def test_otherwise_ground_truth_and_the_regressors_examples(
@@ -111,29 +117,30 @@ def test_otherwise_ground_truth_and_the_regressors_examples(
 ) -> None:
     least, most = bytes_of(regions)
     features = make((most - 1) / 1e9)
-    assert not features.complete and features.bytes == least
-    assert features.network.read == [len(regions[i].labels) + len(regions[i].examples) for i in range(8)]
+    assert not features.layout.complete and features.layout.bytes == least
+    assert features.read.calls == [len(regions[i].labels) + len(regions[i].examples) for i in range(8)]
     exact = Network()
     for i in range(8):
         found = exact(images_of(regions)[i], regions[i].boxes)
         torch.testing.assert_close(features.truth(i), found.fc7[: len(regions[i].labels)].half())
         torch.testing.assert_close(features.pool5(i), found.pool5[regions[i].examples].half())
         torch.testing.assert_close(features.fc7(i), found.fc7.half())
-    assert features.network.read[8:] == [len(regions[i].boxes) for i in range(8)]  # computed again
-    assert sum(path.stat().st_size for path in features.folder.iterdir()) <= least + 8 * 3 * 128
+    assert features.read.calls[8:] == [len(regions[i].boxes) for i in range(8)]  # computed again
+    assert sum(path.stat().st_size for path in features.folder.iterdir()) == least + 8 + 2 * 128
 
 
-def test_a_budget_that_holds_nothing_useful(regions: TrainingRegions, make: Callable[..., RegionFeatures]) -> None:
+def test_a_budget_that_is_too_small(regions: TrainingRegions) -> None:
     least, _ = bytes_of(regions)
-    assert not make(least / 1e9, filled=False).complete
-    told = rf"feature_budget .* GB: the box regressors' examples alone take {re.escape(f'{least / 1e9:.3g}')} GB"
+    assert not FeatureLayout(regions, (POOL5, FC7), least / 1e9).complete
+    told = rf"feature_files.budget: .* GB is too little, .* alone take {re.escape(f'{least / 1e9:.3g}')} GB"
     with pytest.raises(ConfigError, match=told):
-        make((least - 1) / 1e9, filled=False)
+        FeatureLayout(regions, (POOL5, FC7), (least - 1) / 1e9)
 
 
 def test_a_disk_that_is_too_small(make: Callable[..., RegionFeatures], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=1000))
-    with pytest.raises(ConfigError, match=r"deep/features: the features take .* larger disk, or lower feature_budget"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    told = r"deep/features: the features take .* larger disk, or lower feature_files.budget"
+    with pytest.raises(ConfigError, match=told):
         make()
 
 
@@ -145,38 +152,76 @@ def test_what_is_there_is_not_computed_again(
     stopped = Network()
 
     def killed(sample: dict[str, Any], boxes: Tensor) -> CropFeatures:
-        if len(stopped.read) == 3:
+        if len(stopped.calls) == 3:
             raise InterruptedError("killed")
         return stopped(sample, boxes)
 
     with pytest.raises(InterruptedError):
         make(size, network=killed)
     again = make(size, filled=False)
-    (again.folder / "000003.part").write_bytes(b"half a file")
-    assert again.todo == [3, 4, 5, 6, 7]
-    again.fill(lambda part: make_own_loader(part, 0), show=False)
-    assert len(again.network.read) == 5
+    assert again.missing() == [3, 4, 5, 6, 7]
+    fill(again)
+    assert len(again.read.calls) == 5 and not again.missing()
     files = {path.name: path.read_bytes() for path in again.folder.iterdir()}
     shutil.rmtree(again.folder)
     whole = make(size)
-    assert files == {path.name: path.read_bytes() for path in whole.folder.iterdir()} and len(files) == 8
+    assert files == {path.name: path.read_bytes() for path in whole.folder.iterdir()} and len(files) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
+@pytest.mark.parametrize(("flush_every", "done"), [(0.0, 3), (100.0, 0)])
+def test_after_sigkill_only_images_whose_rows_are_on_the_disk_are_done(
+    make: Callable[..., RegionFeatures], monkeypatch: pytest.MonkeyPatch, flush_every: float, done: int
+) -> None:
+    monkeypatch.setattr(rcnn_features, "FLUSH_EVERY", flush_every)
+    network = Network()
+
+    def killed(sample: dict[str, Any], boxes: Tensor) -> CropFeatures:
+        if len(network.calls) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return network(sample, boxes)
+
+    pid = os.fork()
+    if pid == 0:
+        torch.set_num_threads(1)
+        make(network=killed)
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    again = make(filled=False)
+    assert again.missing() == list(range(done, 8))
+    fill(again)
+    files = {path.name: path.read_bytes() for path in again.folder.iterdir()}
+    shutil.rmtree(again.folder)
+    assert files == {path.name: path.read_bytes() for path in make().folder.iterdir()}
+
+
+def test_a_disk_that_fills_up_is_an_error_and_not_a_crash(
+    make: Callable[..., RegionFeatures], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full, raising=False)
+        with pytest.raises(OSError, match="No space left"):
+            make()
+    assert len(make().read.calls) == 8
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "archive", "gone"])
-def test_a_damaged_file_is_named(make: Callable[..., RegionFeatures], damage: str) -> None:
+@pytest.mark.parametrize("name", ["fc7.npy", "done"])
+def test_damaged_files_are_made_again(make: Callable[..., RegionFeatures], name: str, damage: str) -> None:
     features = make()
-    path = features.folder / "000002.features"
-    content = path.read_bytes()
-    new = {"cut": content[:300], "empty": b"", "garbage": b"x" * 500, "archive": b"PK\x03\x04" + content}
+    path = features.folder / name
+    content = {each.name: each.read_bytes() for each in features.folder.iterdir()}
+    whole = content[name]
+    new = {"cut": whole[:-1], "empty": b"", "garbage": b"x" * 500, "archive": b"PK\x03\x04" + whole}
     if damage == "gone":
         path.unlink()
     else:
         path.write_bytes(new[damage])
-    with pytest.raises(DataError, match=r"000002\.features: cannot be read .* delete it and go on with the fit"):
-        features.pool5(2)
-    path.unlink(missing_ok=True)
-    make(network=features.network)
-    assert path.read_bytes() == content and len(features.network.read) == 9
+    again = make()
+    assert len(again.read.calls) == 8
+    assert content == {each.name: each.read_bytes() for each in again.folder.iterdir()}
 
 
 def test_the_same_svms_and_regressors_with_fc7_on_disk_and_without(
@@ -186,10 +231,10 @@ def test_the_same_svms_and_regressors_with_fc7_on_disk_and_without(
     learnt = []
     for size, complete in ((most, True), (least, False)):
         features = make(size / 1e9)
-        assert features.complete == complete
+        assert features.layout.complete == complete
         svms, boxes = LinearSVMs(FC7, 5), BoxRegressors(POOL5, 5)
         miner = learn_svms(features, svms, SETTINGS)
-        counts = learn_boxes(features, boxes, SETTINGS.box_lambda)
+        counts = learn_boxes(features, boxes, RIDGE)
         learnt.append((svms.state_dict(), boxes.state_dict(), len(miner.rows), counts.tolist()))
         shutil.rmtree(features.folder)
     (svms, boxes, negatives, counts), others = learnt
@@ -209,7 +254,7 @@ def test_positives_are_ground_truth_and_negatives_what_lies_apart(
     from sklearn.svm import LinearSVC
 
     features, svms = make(), LinearSVMs(FC7, 5)
-    learn_svms(features, svms, replace(SETTINGS, svm_passes=20))  # until no negative is hard
+    learn_svms(features, svms, replace(SETTINGS, passes=20))  # until no negative is hard
     every = torch.cat([features.fc7(i).float() for i in range(8)])
     # No image has more than 200 regions: all of them count for the mean norm.
     assert float(svms.scale * every.norm(dim=1).mean()) == pytest.approx(20, rel=1e-4)
@@ -222,12 +267,12 @@ def test_positives_are_ground_truth_and_negatives_what_lies_apart(
         x = (every * svms.scale)[own | apart].double().numpy()
         y = own[own | apart].numpy()
         svc = LinearSVC(
-            loss="hinge", C=SETTINGS.svm_c, class_weight={1: 2.0}, intercept_scaling=10, tol=1e-5, max_iter=1_000_000
+            loss="hinge", C=SETTINGS.c, class_weight={1: 2.0}, intercept_scaling=10, tol=1e-5, max_iter=1_000_000
         ).fit(x, y)
 
         def cost(w: np.ndarray, b: float, x: np.ndarray = x, y: np.ndarray = y) -> float:
             hinge = np.maximum(0, 1 - np.where(y, 1, -1) * (x @ w + b)) * np.where(y, 2, 1)
-            return float(SETTINGS.svm_c * hinge.sum() + w @ w / 2 + (b / 10) ** 2 / 2)
+            return float(SETTINGS.c * hinge.sum() + w @ w / 2 + (b / 10) ** 2 / 2)
 
         ours, best = cost(svms.weight[k].numpy(), float(svms.bias[k])), cost(svc.coef_[0], float(svc.intercept_[0]))
         assert ours <= 1.01 * best
@@ -247,21 +292,21 @@ def test_a_folder_is_of_one_network_and_one_set_of_regions() -> None:
 def test_a_kill_while_mining_costs_what_came_since_the_last_writing(
     image: int, make: Callable[..., RegionFeatures], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings, seen = replace(SETTINGS, svm_passes=3), []
+    settings, seen = replace(SETTINGS, passes=3), []
     features, whole, gone_on = make(), LinearSVMs(FC7, 5), LinearSVMs(FC7, 5)
     log = learn_svms(features, whole, settings).log
     assert not (features.folder / "mining.state").exists()  # it took no minutes
 
-    monkeypatch.setattr(region_learning, "SAVE_EVERY", 0.0)
-    see = HardNegativeMiner.see
+    monkeypatch.setattr(learning, "SAVE_EVERY", 0.0)
+    update = HardNegativeMiner.update
 
     def killed(self: HardNegativeMiner, number: int, *args: Any) -> int:
         seen.append(number)
         if len(seen) == 8 + image + 1:  # in the second pass
             raise InterruptedError
-        return see(self, number, *args)
+        return update(self, number, *args)
 
-    monkeypatch.setattr(HardNegativeMiner, "see", killed)
+    monkeypatch.setattr(HardNegativeMiner, "update", killed)
     with pytest.raises(InterruptedError):
         learn_svms(features, LinearSVMs(FC7, 5), settings)
     assert seen[-1] == image
@@ -276,14 +321,14 @@ def test_what_was_mined_with_other_numbers_or_is_damaged_is_not_gone_on_with(
     make: Callable[..., RegionFeatures], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     features = make()
-    monkeypatch.setattr(region_learning, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(learning, "SAVE_EVERY", 0.0)
     learn_svms(features, LinearSVMs(FC7, 5), SETTINGS)
     state = features.folder / "mining.state"
     assert state.is_file()
     for content in (state.read_bytes(), b"PK damaged"):
         state.write_bytes(content)
         fresh, plain = LinearSVMs(FC7, 5), LinearSVMs(FC7, 5)
-        other = replace(SETTINGS, svm_c=0.5)
+        other = replace(SETTINGS, c=0.5)
         learn_svms(features, fresh, other)
         state.unlink()
         learn_svms(features, plain, other)
@@ -292,82 +337,38 @@ def test_what_was_mined_with_other_numbers_or_is_damaged_is_not_gone_on_with(
 
 # -- two fits in one folder --------------------------------------------------------------------
 
+HOLDER = """
+import sys, pathlib
+from detkit.detectors.rcnn.features import acquire_lock
+lock = acquire_lock(pathlib.Path(sys.argv[1]), "the fit in runs/small")
+print("locked", flush=True)
+input()
+"""
 
-def test_a_folder_is_of_one_fit_until_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("fcntl")
+
+def test_a_folder_belongs_to_one_fit_until_that_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rcnn_features, "LOCK_TIMEOUT", 0.0)
     folder = tmp_path / "features/of one network"
-    region_features.hold(folder, "the fit in runs/small").close()
-    (folder / "000000.features").touch()
-    program = "import fcntl, sys, time; f = open(sys.argv[1]); fcntl.flock(f, 2); print('held', flush=True); input()"
-    command = [sys.executable, "-c", program, str(folder / "lock")]
+    folder.mkdir(parents=True)
+    command = [sys.executable, "-c", HOLDER, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         try:
-            assert other.stdout.readline() == b"held\n"
-            with monkeypatch.context() as patch:
-                patch.setattr(region_features, "PATIENCE", 0.0)
-                with pytest.raises(ConfigError, match=r"of one network: the fit in runs/small goes on from the same"):
-                    region_features.hold(folder, "another")
-            region_features.delete(folder)
-            assert (folder / "000000.features").is_file()
+            assert other.stdout.readline() == b"locked\n"
+            with pytest.raises(ConfigError, match=r"of one network: the fit in runs/small continues from the same"):
+                acquire_lock(folder, "another")
+            delete_folder(folder)
+            assert folder.is_dir()
         finally:
             other.kill()
-    with region_features.hold(folder, "another"):
-        assert (folder / "lock").read_text() == "another"
-    region_features.delete(folder)
-    assert not folder.exists()
+    acquire_lock(folder, "another").release()
+    delete_folder(folder)
+    assert not list((tmp_path / "features").iterdir())
 
 
-def test_a_folder_that_is_deleted_just_now_is_waited_for(tmp_path: Path) -> None:
+def test_a_lock_that_is_about_to_be_released_is_waited_for(tmp_path: Path) -> None:
     folder = tmp_path / "features"
-    held = region_features.hold(folder, "one that is about to delete it")
-
-    def end() -> None:
-        shutil.rmtree(folder)
-        held.close()
-
-    timer = threading.Timer(0.5, end)
+    lock = acquire_lock(folder, "one")
+    timer = threading.Timer(0.5, lock.release)
     timer.start()
-    with region_features.hold(folder, "another"):
-        assert held.closed and (folder / "lock").read_text() == "another"
+    acquire_lock(folder, "another").release()
     timer.join()
-
-
-class LooksAtLocks(Dataset):
-    """In a worker: is the file open there?"""
-
-    def __init__(self, lock: Any) -> None:
-        self.lock = lock
-
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, index: int) -> bool:
-        return self.lock.closed
-
-
-def test_a_loaders_workers_do_not_hold_the_folder_on_when_their_fit_is_killed(tmp_path: Path) -> None:
-    pytest.importorskip("fcntl")
-    with region_features.hold(tmp_path, "a fit") as lock:
-        loader = DataLoader(LooksAtLocks(lock), num_workers=1, multiprocessing_context="fork")
-        assert [bool(closed) for closed in loader] == [True] and not lock.closed
-
-
-def test_without_locks_a_folder_is_used_and_deleted_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "fcntl", None)
-    folder = tmp_path / "features"
-    with region_features.hold(folder, "one"), region_features.hold(folder, "two"):
-        assert (folder / "lock").read_text() == "two"
-    region_features.delete(folder)
-    assert not folder.exists()
-
-
-def test_ground_truth_and_examples_are_read_without_the_rest(make: Callable[..., RegionFeatures]) -> None:
-    features = make()
-    expected = features.truth(0), features.pool5(0)
-    file = features.folder / "000000.features"
-    file.write_bytes(file.read_bytes()[:-10])
-    assert torch.equal(features.truth(0), expected[0]) and torch.equal(features.pool5(0), expected[1])
-    with pytest.raises(DataError, match=r"000000\.features: cannot be read"):
-        features.fc7(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from detkit.detectors.rcnn import region_learning
-from detkit.detectors.rcnn.region_learning import learn_boxes, learn_svms
+from detkit.detectors.rcnn import learning
+from detkit.detectors.rcnn.learning import learn_boxes, learn_svms
 from detkit.detectors.rcnn.training_regions import ImageRegions
 from detkit.heads import BoxRegressors, LinearSVMs, SVMSettings
+from detkit.heads.linear_svm import MEAN_NORM
 
-from .rcnn_parts import STAGE_SETTINGS as SETTINGS
-
+SETTINGS, RIDGE = SVMSettings(), 10.0
 SIZE, CLASSES, OBJECTS = 6, 3, 2
 
 
@@ -28,12 +27,6 @@ class Given:
     folder: Path
     regions: list[ImageRegions]
     features: list[Tensor]
-
-    def __len__(self) -> int:
-        return len(self.regions)
-
-    def __iter__(self) -> Iterator[ImageRegions]:
-        return iter(self.regions)
 
     def fc7(self, index: int) -> Tensor:
         return self.features[index]
@@ -62,7 +55,7 @@ def features(tmp_path: Path) -> Given:
 def test_the_memory_of_an_svm_is_a_number_of_negatives(features: Given, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random features: nearly every negative is hard."""
     whole = learn_svms(features, LinearSVMs(SIZE, CLASSES), SETTINGS)
-    monkeypatch.setattr(region_learning, "SVM_MEMORY", 90 * 24 * SIZE / 1e9)
+    monkeypatch.setattr(learning, "SVM_MEMORY", 90 * 24 * SIZE / 1e9)
     few = learn_svms(features, LinearSVMs(SIZE, CLASSES), SETTINGS)
     # Five objects of the first two classes, ten of the third; for each of them eight negatives are kept in any case.
     assert max(line.kept for line in few.log if line.label < 3) == 90
@@ -74,7 +67,7 @@ def test_a_disk_on_which_the_mined_cannot_be_written_costs_nothing_else(
     features: Given, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = learn_svms(features, svms := LinearSVMs(SIZE, CLASSES), SETTINGS)
-    monkeypatch.setattr(region_learning, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(learning, "SAVE_EVERY", 0.0)
     (features.folder / "mining.state" / "in the way").mkdir(parents=True)
     again = learn_svms(features, others := LinearSVMs(SIZE, CLASSES), SETTINGS)
     assert torch.equal(svms.weight, others.weight) and len(again.log) == len(whole.log)
@@ -85,18 +78,18 @@ def test_a_disk_on_which_the_mined_cannot_be_written_costs_nothing_else(
 def test_regressors_of_as_many_classes_at_once_as_the_memory_takes_are_the_same(
     features: Given, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rounds, progress = [], region_learning.Progress
+    rounds, progress = [], learning.Progress
 
     def named(name: str, *args: Any, **options: Any) -> Any:
         rounds.append(name)
         return progress(name, *args, **options)
 
-    monkeypatch.setattr(region_learning, "Progress", named)
+    monkeypatch.setattr(learning, "Progress", named)
     together, one_by_one = BoxRegressors(SIZE, CLASSES), BoxRegressors(SIZE, CLASSES)
-    learn_boxes(features, together, SETTINGS.box_lambda)
+    learn_boxes(features, together, RIDGE)
     assert rounds == ["box regressors of 3 classes"]
-    monkeypatch.setattr(region_learning, "SOLVER_MEMORY", 0.0)
-    counts = learn_boxes(features, one_by_one, SETTINGS.box_lambda)
+    monkeypatch.setattr(learning, "SOLVER_MEMORY", 0.0)
+    counts = learn_boxes(features, one_by_one, RIDGE)
     assert len(rounds) == 1 + 3
     assert counts.tolist() == [5, 5, 10] and one_by_one.trained.all()
     for name, value in together.state_dict().items():
@@ -105,9 +98,9 @@ def test_regressors_of_as_many_classes_at_once_as_the_memory_takes_are_the_same(
 
 def test_a_class_that_has_no_examples_any_more_loses_its_regressor(features: Given) -> None:
     regressors = BoxRegressors(SIZE, CLASSES)
-    learn_boxes(features, regressors, SETTINGS.box_lambda)
-    without = [r._replace(classes=torch.full_like(r.classes, 3)) for r in features]
-    learn_boxes(replace(features, regions=without), regressors, SETTINGS.box_lambda)
+    learn_boxes(features, regressors, RIDGE)
+    without = [r._replace(classes=torch.full_like(r.classes, 3)) for r in features.regions]
+    learn_boxes(replace(features, regions=without), regressors, RIDGE)
     assert regressors.trained.tolist() == [False, False, True]
 
 
@@ -115,4 +108,4 @@ def test_the_scale_is_the_one_the_numbers_are_for(features: Given) -> None:
     svms = LinearSVMs(SIZE, CLASSES)
     learn_svms(features, svms, SETTINGS)
     mean = torch.cat(features.features).norm(dim=1).mean()
-    assert float(svms.scale * mean) == pytest.approx(SVMSettings.mean_norm, rel=1e-5)
+    assert float(svms.scale * mean) == pytest.approx(MEAN_NORM, rel=1e-5)

@@ -1,0 +1,152 @@
+"""What R-CNN learns from the features of the training regions: linear SVMs and box regressors, class by class."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from detkit.detectors.rcnn.features import RegionFeatures
+from detkit.errors import CheckpointError
+from detkit.heads import BoxRegressors, HardNegativeMiner, LinearSVMs, RidgeSolver, SVMSettings, feature_scale
+from detkit.progress import Progress
+
+#: Number of images, and of boxes of each, on which the features' mean norm is measured (rcnn_feature_stats.m:27-28).
+NORM_IMAGES = 200
+NORM_BOXES = 200
+#: GB that the box regressors of several classes may take at once while they learn.
+SOLVER_MEMORY = 1.5
+#: GB that the negatives of a class may take while its SVM is trained, with liblinear's own copy (24 bytes a number);
+#: more only for a class with very many objects, see `detkit.heads.hard_negatives.MIN_NEGATIVES`.
+SVM_MEMORY = 1.0
+#: Seconds between two times that the mining state is saved.
+SAVE_EVERY = 300.0
+
+
+def learn_svms(features: RegionFeatures, svms: LinearSVMs, settings: SVMSettings) -> HardNegativeMiner:
+    """Train one linear SVM a class, mining hard negatives image by image.
+
+    Args:
+        features: of the training split.
+        svms: what is trained.
+        settings: see `SVMSettings`.
+
+    Returns:
+        The miner, for its log and its negatives.
+    """
+    regions = features.regions
+    scale = _scale(features, features.fc7)
+    truth = [(features.truth(i).float() * scale, image.labels) for i, image in enumerate(regions)]
+    positives = [torch.cat([x[labels == k + 1] for x, labels in truth]) for k in range(len(svms.trained))]
+    max_negatives = int(SVM_MEMORY * 1e9 / (24 * svms.weight.shape[1]))
+    miner = HardNegativeMiner(positives, settings, scale, max_negatives=max_negatives)
+    state = MiningState(features.folder / "mining.state", miner)
+    number, first, added = state.load()
+    while number < settings.passes:
+        name = "SVMs" if settings.passes == 1 else f"SVMs, pass {number + 1} of {settings.passes}"
+        with Progress(name, len(regions), first) as progress:
+            for i in range(first, len(regions)):
+                added += miner.update(i, features.fc7(i).float() * scale, regions[i].overlaps)
+                progress.step()
+                state.save_if_due(number, i + 1, added)
+        if not added:
+            break
+        miner.finish()  # so that the next pass begins with SVMs trained on all of this one's negatives
+        number, first, added = number + 1, 0, 0
+    svms.load_state_dict(miner.svms.state_dict())
+    return miner
+
+
+class MiningState:
+    """The miner's state on disk, saved every few minutes; a fit that was stopped continues from it.
+
+    Args:
+        path: of the file.
+        miner: whose state it is.
+    """
+
+    def __init__(self, path: Path, miner: HardNegativeMiner) -> None:
+        self.path = path
+        self.miner = miner
+        self._saved = time.monotonic()
+
+    def load(self) -> tuple[int, int, int]:
+        """Load the state, if there is one of the same settings.
+
+        Returns:
+            The pass, the image to continue with, and the negatives added in this pass; zeros without a state.
+        """
+        try:
+            content = torch.load(self.path, weights_only=True)
+            if content["settings"] == asdict(self.miner.settings):
+                self.miner.load_state_dict(content["miner"])
+                return tuple(content["position"])
+        except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, CheckpointError):
+            pass  # missing, damaged, or of other data: mine from the beginning
+        return 0, 0, 0
+
+    def save_if_due(self, *position: int) -> None:
+        """Save the state if the last time is long enough ago; a full disk does not stop the mining."""
+        if time.monotonic() - self._saved < SAVE_EVERY:
+            return
+        part = self.path.with_suffix(".part")
+        content = {"settings": asdict(self.miner.settings), "position": position, "miner": self.miner.state_dict()}
+        try:
+            torch.save(content, part)
+            os.replace(part, self.path)
+        except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
+            part.unlink(missing_ok=True)
+            print(f"{self.path} cannot be written ({error}); a fit stopped now would mine again", flush=True)
+        self._saved = time.monotonic()
+
+
+def learn_boxes(features: RegionFeatures, regressors: BoxRegressors, ridge: float) -> Tensor:
+    """Train four ridge regressors a class, for as many classes at once as `SOLVER_MEMORY` holds.
+
+    Args:
+        features: of the training split.
+        regressors: what is trained.
+        ridge: penalty on the squared weights.
+
+    Returns:
+        The number of examples of each class, int64 (K,).
+    """
+    regions = features.regions
+    classes, size = len(regressors.trained), regressors.weight.shape[1]
+    regressors.trained.fill_(False)  # what an earlier fit learned is of other features
+    scale = _scale(features, features.pool5)
+    counts = torch.zeros(classes, dtype=torch.int64)
+    for image in regions:
+        counts += torch.bincount(image.classes - 1, minlength=classes)
+    # A solver holds the examples and their products with each other, or the normal equations of more than D.
+    memory = [(4 * size * n + 8 * n**2 if n <= size else 8 * (size + 1) ** 2) / 1e9 for n in counts.tolist()]
+    remaining = [k for k in range(classes) if counts[k]]
+    while remaining:
+        solvers: dict[int, RidgeSolver] = {}
+        while remaining and (not solvers or sum(memory[k] for k in (*solvers, remaining[0])) <= SOLVER_MEMORY):
+            k = remaining.pop(0)
+            solvers[k] = RidgeSolver(size, ridge, int(counts[k]))
+        with Progress(f"box regressors of {len(solvers)} classes", len(regions)) as progress:
+            for i, image in enumerate(regions):
+                pool5 = features.pool5(i).float() * scale
+                for k, solver in solvers.items():
+                    rows = image.classes == k + 1
+                    solver.add(pool5[rows], image.targets[rows])
+                progress.step()
+        for k, solver in solvers.items():
+            regressors.set(k + 1, solver.solve())
+    regressors.scale.fill_(scale)
+    return counts
+
+
+def _scale(features: RegionFeatures, read: Callable[[int], Tensor]) -> float:
+    """`feature_scale` of what `read` returns for some images, always the same random ones."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randperm(len(features.regions), generator=generator)[:NORM_IMAGES].tolist()
+    return feature_scale((read(i) for i in images), per_image=NORM_BOXES, generator=generator)
