@@ -1,0 +1,51 @@
+"""What an installation holds, and that it is found from any folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from hatchling.build import build_editable, build_wheel
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def run(program: str, folder: Path, site: Path) -> str:
+    """What a program prints that is started in a folder; it sees these packages and the standard library only."""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-S", "-c", f"import site; site.addsitedir({str(site)!r}); {program}"]
+    return subprocess.run(command, cwd=folder, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of packages; hatchling builds from the repository."""
+    monkeypatch.chdir(REPOSITORY)
+    return tmp_path / "site"
+
+
+def test_a_wheel_holds_the_configs_the_templates_and_the_types(site: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / build_wheel(str(tmp_path))) as wheel:
+        wheel.extractall(site)
+    tops = {path.name.partition("-")[0] for path in site.iterdir()}
+    assert tops == {"detkit"}
+    for folder, packed in (("configs", "detkit/configs"), ("detkit", "detkit")):
+        files = [path.relative_to(REPOSITORY / folder) for path in (REPOSITORY / folder).rglob("*") if path.is_file()]
+        wanted = [path for path in files if "__pycache__" not in path.parts]
+        assert len(wanted) > 10 and all((site / packed / path).is_file() for path in wanted)
+    program = "from detkit.files import find_config; path = find_config('shapes/faster_rcnn'); print(path)"
+    found = Path(run(program, tmp_path, site))
+    assert found == site / "detkit/configs/shapes/faster_rcnn.yaml"
+    assert found.read_text() == (REPOSITORY / "configs/shapes/faster_rcnn.yaml").read_text()
+
+
+def test_an_editable_install_is_found_beside_a_folder_called_detkit(site: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / build_editable(str(tmp_path))) as wheel:
+        wheel.extractall(site)
+    above = tmp_path / "above"
+    (above / "detkit" / "detkit").mkdir(parents=True)  # as a clone looks from the folder above it
+    assert run("import detkit; print(detkit.__file__)", above, site) == str(REPOSITORY / "detkit" / "__init__.py")
