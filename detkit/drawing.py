@@ -1,22 +1,19 @@
-"""Draw detections on an image, labels readable on any ground."""
+"""Draws detections on an image, with labels that can be read on any background."""
 
 from __future__ import annotations
 
 import colorsys
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from detkit.detectors.prediction import as_image
-from detkit.labelling import Rectangle, place_label
-
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
     from detkit.detectors.prediction import ImageLike
 
-__all__ = ["colour", "draw", "place_label"]
+Rectangle = tuple[float, float, float, float]  # x1 y1 x2 y2
 
 SHORTER_SIDE, LONGER_SIDE = 240, 4000
 
@@ -28,24 +25,26 @@ def draw(
     class_names: Sequence[str] | None = None,
     score_threshold: float = 0.5,
 ) -> Image:
-    """A picture of the image with its detections, each class in a colour of its own.
+    """A picture of the image with its detections, each class in its own colour.
 
     Args:
         image: a path, PIL image, uint8 RGB array (H, W, 3) or uint8 tensor (3, H, W).
         detections: ``boxes`` (N, 4) in the image's pixels, ``labels`` (N,) from 1, and ``scores`` (N,) where known.
-        targets: ground truth in the same form, drawn white beneath.
-        class_names: names of the labels; those of `predict`'s detections are known, otherwise numbers are shown.
+        targets: ground truth in the same format, drawn in white below the detections.
+        class_names: names of the labels; by default those that `predict` stores in its detections, otherwise numbers.
         score_threshold: detections with a lower score (0-1) are left out; 0 draws all.
 
     Returns:
-        a new PIL image of the same size; small images are enlarged in whole multiples until their shorter side has 240
-        pixels (as far as the longer one stays within 4000), so that the labels can be read.
+        a new PIL image of the same size; small images are enlarged by a whole factor until their shorter side has 240
+        pixels (while the longer one has at most 4000), so that the labels can be read.
 
     Raises:
         ImageTypeError, DataError: as `detkit.FasterRCNN.predict` does for the image.
     """
     from PIL import Image as PILImage
     from PIL import ImageDraw, ImageFont
+
+    from detkit.detectors.prediction import as_image
 
     class_names = class_names if class_names is not None else getattr(detections, "class_names", None)
     pixels = as_image(image)
@@ -68,26 +67,26 @@ def draw(
         for box, label, score in rows
         if score is None or score >= score_threshold
     ]
-    for frame, label, _ in reversed(shown):  # the best lies on top
+    for frame, label, _ in reversed(shown):  # the best is drawn last
         pen.rectangle(frame, outline=colour(label), width=thickness)
-    taken: list[Rectangle] = []
+    labels: list[Rectangle] = []
     for i, (frame, label, score) in enumerate(shown):
         known = class_names is not None and 1 <= label <= len(class_names)
         name = class_names[label - 1] if class_names is not None and known else str(label)
         text = name if score is None else f"{name} {score:.2f}"
         left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
         others = [other for j, (other, _, _) in enumerate(shown) if j != i]
-        x, y = place_label((right - left + 6, bottom - top + 4), frame, picture.size, taken, others)
-        taken.append((x, y, x + right - left + 6, y + bottom - top + 4))
+        x, y = place_label((right - left + 6, bottom - top + 4), frame, picture.size, labels, others)
+        labels.append((x, y, x + right - left + 6, y + bottom - top + 4))
         fill = colour(label)
         luminance = 0.299 * fill[0] + 0.587 * fill[1] + 0.114 * fill[2]
-        pen.rectangle(taken[-1], fill=fill)
+        pen.rectangle(labels[-1], fill=fill)
         pen.text((x + 3 - left, y + 2 - top), text, fill="black" if luminance > 140 else "white", font=font)
     return picture
 
 
 def _frame(box: Sequence[float], factor: int, size: tuple[int, int]) -> Rectangle:
-    """The first and last pixels of a box in the picture, at least one of them, within the picture."""
+    """The first and last pixels of a box, clipped to the picture, at least one pixel."""
     x1, y1, x2, y2 = (value * factor for value in box)
     x1, y1 = min(max(x1, 0), size[0] - 1), min(max(y1, 0), size[1] - 1)
     return x1, y1, min(max(x2 - 1, x1), size[0] - 1), min(max(y2 - 1, y1), size[1] - 1)
@@ -98,3 +97,46 @@ def colour(label: int) -> tuple[int, int, int]:
     hue = (label * 0.618033988749895) % 1.0  # the golden ratio spreads any number of hues evenly
     r, g, b = colorsys.hsv_to_rgb(hue, 0.75, 0.95)
     return round(r * 255), round(g * 255), round(b * 255)
+
+
+def place_label(
+    label: tuple[float, float],
+    frame: Rectangle,
+    size: tuple[int, int],
+    labels: Sequence[Rectangle],
+    others: Sequence[Rectangle],
+) -> tuple[int, int]:
+    """A position for a label: at a corner of its box, within the picture, off other labels and small objects.
+
+    Positions above the box are tried first, then below it, inside it, and beside it.
+
+    Args:
+        label: the label's width and height in pixels.
+        frame: its box.
+        size: width and height of the picture.
+        labels: the labels that are drawn already.
+        others: the other boxes.
+
+    Returns:
+        x and y of its upper left corner, in whole pixels: Pillow cuts off text at fractions of pixels.
+    """
+    (width, height), (x1, y1, x2, y2) = label, frame
+    corners = itertools.product((y1 - height, y2 + 1, y1, y2 - height), (x1, x2 - width))
+    positions = [*corners, (y1, x2 + 1), (y1, x1 - width)]
+    best, least = (0, 0), None
+    for y, x in [position for position in positions if 0 <= position[0] <= size[1] - height - 1] or [(0, x1)]:
+        position = (round(min(max(x, 0), max(size[0] - width - 1, 0))), round(y))
+        area = (*position, position[0] + width, position[1] + height)
+        covered = [_overlap(area, other) / _area(other) for other in others]
+        cost = (sum(_overlap(area, other) for other in labels), sum(share for share in covered if share > 0.3))
+        if least is None or cost < least:
+            best, least = position, cost
+    return best
+
+
+def _overlap(a: Rectangle, b: Rectangle) -> float:
+    return max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0)
+
+
+def _area(a: Rectangle) -> float:
+    return max((a[2] - a[0]) * (a[3] - a[1]), 1)

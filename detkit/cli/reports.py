@@ -79,7 +79,7 @@ class Reports:
         if self.model.last_evaluated is None:  # a classifier: nothing to draw
             write_json(folder / "metrics.json", metrics)
             return folder / "metrics.json"
-        # matplotlib and the analysis take a second to import: only for those who test.
+        # Imported here: numba and the templates take a second, which only tests need.
         from detkit.evaluation.analysis import analyse
         from detkit.evaluation.report import write_report
 

@@ -215,7 +215,7 @@ def _write_report(
     title: str,
     baseline: dict[str, Any] | None,
 ) -> Path:
-    # matplotlib and the analysis take a second to import.
+    # Imported here: numba and the templates take a second.
     from detkit.evaluation.analysis import analyse
     from detkit.evaluation.report import write_report
 

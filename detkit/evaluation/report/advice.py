@@ -1,4 +1,4 @@
-"""The kinds of errors in words: what each is, and what to do about it."""
+"""The kinds of errors in words: what each one is, and what can be done about it."""
 
 from __future__ import annotations
 
@@ -8,55 +8,57 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from detkit.evaluation.analysis import Analysis
 
+#: Kind -> its meaning and the advice.
 WORDS = {
     "classification": (
         "The box is on an object, but the class is wrong.",
-        "Look at the confused pairs below; unify what is labelled inconsistently, add examples of the rarer of "
-        "two classes, train longer or use a stronger backbone.",
+        "Look at the confused classes below. Correct inconsistent labels, add images of the rarer of two classes, "
+        "train longer, or use a stronger backbone.",
     ),
     "localization": (
         "The class is right, but the box fits badly (IoU {background} to {foreground}).",
-        "Check how tightly the boxes are annotated; use {fit}.",
+        "Check that the annotated boxes are tight. Use {fit}.",
     ),
     "both": (
-        "Wrong class and badly fitting box.",
-        "Often parts of objects or look-alikes: look at them in the gallery first; the remedies of classification "
-        "and localization hold.",
+        "The class is wrong and the box fits badly.",
+        "These are often parts of objects or similar objects: look at the images first. The advice for classification "
+        "and localization applies.",
     ),
     "duplicate": (
-        "The object was found already, by a detection with a better score.",
-        "Lower the IoU threshold of non-maximum suppression; check for objects that are annotated twice.",
+        "Another detection of the same object has a higher score.",
+        "Lower the IoU threshold of non-maximum suppression. Check for objects that are annotated twice.",
     ),
     "background": (
         "There is no annotated object (IoU below {background}).",
-        "Look for objects that the annotation lacks; raise the score threshold, or add images that hold only what "
-        "is mistaken here.",
+        "Check for objects that are not annotated. Raise the score threshold, or add images that contain only what is "
+        "detected by mistake here.",
     ),
     "missed": (
-        "An object that no detection is about.",
-        "See below whether they are small or of odd shape: use {cover}; more examples of rare classes and a lower "
-        "score threshold help too.",
+        "An object that no detection is close to.",
+        "See below whether such objects are small or of unusual shape. Use {cover}. More images of rare classes and a "
+        "lower score threshold also help.",
     ),
 }
 
 _MORE = "is low (`detkit propose` prints it), more of them (max_proposals, or proposal_mode: quality)"
-#: What helps boxes to fit, and objects to be found, by the class of the detector; "" for one that is not known.
+#: By the detector's class, what makes boxes fit better and more objects be found; "" for an unknown detector.
 REMEDIES = {
     "": {
-        "fit": "larger images, anchors or proposals nearer to the objects' sizes and shapes, or more weight on the "
-        "box loss",
+        "fit": "larger images, anchors or proposals closer to the sizes and shapes of the objects, or a higher "
+        "weight of the box loss",
         "cover": "larger images, smaller anchors or more proposals, or a feature pyramid",
     },
     "FasterRCNN": {
-        "fit": "larger images, anchors nearer to the objects' sizes and shapes, or more weight on the box loss",
+        "fit": "larger images, anchors closer to the sizes and shapes of the objects, or a higher "
+        "weight of the box loss",
         "cover": "larger images, smaller anchors or a feature pyramid",
     },
     "FastRCNN": {
-        "fit": f"larger images, more weight on the box loss, or, if the proposals' recall at IoU 0.7 {_MORE}",
+        "fit": f"larger images, a higher weight of the box loss or, if the proposals' recall at IoU 0.7 {_MORE}",
         "cover": f"larger images, a feature pyramid or, if the proposals' recall {_MORE}",
     },
     "RCNN": {
-        "fit": "larger crops (crop_size), box regressors (box_regression: true), or, if the proposals' recall at IoU "
+        "fit": "larger crops (crop_size), box regressors (box_regression: true) or, if the proposals' recall at IoU "
         f"0.7 {_MORE}",
         "cover": f"larger crops (crop_size) or, if the proposals' recall {_MORE}",
     },
@@ -64,7 +66,7 @@ REMEDIES = {
 
 
 class ErrorKind(NamedTuple):
-    """A kind of error: its name, AP lost to it (0..1, NaN where undefined), how often, what it is and what to do."""
+    """A kind of error: name, AP that it costs (0..1, NaN where undefined), count, meaning and advice."""
 
     name: str
     ap: float
@@ -74,16 +76,22 @@ class ErrorKind(NamedTuple):
 
 
 def error_kinds(analysis: Analysis, detector: str | None = None) -> list[ErrorKind]:
-    """All kinds, the costliest first.
+    """All kinds of errors, the one that costs most first.
 
     Args:
-        analysis: of the detections.
-        detector: the class that made them, for what can be changed in it: R-CNN and Fast R-CNN have no anchors.
+        analysis: of the evaluation.
+        detector: the name of the detector's class; the advice names what can be changed in it.
     """
-    helps = REMEDIES.get(detector or "", REMEDIES[""])
-    at = {"foreground": f"{analysis.foreground:g}", "background": f"{analysis.background:g}"}
+    remedies = REMEDIES.get(detector or "", REMEDIES[""])
+    thresholds = {"foreground": f"{analysis.foreground:g}", "background": f"{analysis.background:g}"}
     kinds = [
-        ErrorKind(kind, analysis.error_ap[kind], analysis.error_counts[kind], what.format(**at), remedy.format(**helps))
-        for kind, (what, remedy) in WORDS.items()
+        ErrorKind(
+            kind,
+            analysis.error_ap[kind],
+            analysis.error_counts[kind],
+            meaning.format(**thresholds),
+            remedy.format(**remedies),
+        )
+        for kind, (meaning, remedy) in WORDS.items()
     ]
     return sorted(kinds, key=lambda kind: -1.0 if math.isnan(kind.ap) else kind.ap, reverse=True)

@@ -1,4 +1,4 @@
-"""This evaluation against an earlier one: what became better, what became worse, and whether they can be compared."""
+"""An evaluation compared with an earlier one: which numbers are better or worse, and whether they are comparable."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .headline import headline
-from .per_class import number
+from detkit.evaluation.report.numbers import metric_numbers, to_float
 
 MUST_AGREE = {
     "protocol": "The protocols differ",
@@ -19,7 +18,7 @@ MUST_AGREE = {
 
 
 class Difference(NamedTuple):
-    """A number before and now, in 0..1; NaN where one of them is missing. `lower_is_better`: of an AP that is lost."""
+    """A number in both evaluations, 0..1; NaN where one is missing. `lower_is_better` for AP that errors cost."""
 
     name: str
     before: float
@@ -32,7 +31,7 @@ class Difference(NamedTuple):
 
     @property
     def better(self) -> bool | None:
-        """None where nothing that three digits show has changed."""
+        """None where the change is too small to show in three digits."""
         if math.isnan(self.change) or abs(self.change) < 5e-4:
             return None
         return (self.change < 0) == self.lower_is_better
@@ -40,13 +39,13 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All differences.
+    """The differences between an evaluation and its baseline.
 
     Attributes:
-        source: the checkpoint or the file of detections that the baseline is of.
+        source: the checkpoint or the file of detections of the baseline.
         warnings: why the numbers may not be comparable.
-        numbers: the metric's numbers, and what is lost to each kind of error where the baseline tells.
-        classes: AP of each class that both have, the largest change first.
+        numbers: the metric's numbers and, where the baseline has them, the AP that each kind of error costs.
+        classes: AP of each class that both have, largest change first.
         only_now, only_before: classes that only one of the two has.
     """
 
@@ -59,21 +58,23 @@ class Comparison:
 
 
 def compare(now: Mapping[str, Any], before: Mapping[str, Any]) -> Comparison:
-    """Compares two contents of `metrics.json`; `before` may be of another version, or of somewhere else."""
-    numbers = [Difference(n.name, number(before.get(n.key)), n.value) for n in headline(now)]
+    """Compares the contents of two `metrics.json`; `before` may have another version's keys, or be any JSON object."""
+    numbers = [Difference(n.name, to_float(before.get(n.key)), n.value) for n in metric_numbers(now)]
     numbers += [
-        Difference(f"AP50 lost: {name}", number(_analysis(before, *path)), number(_analysis(now, *path)), True)
-        for name, path in _losses(now).items()
+        Difference(f"AP50 lost: {name}", to_float(_analysis(before, *path)), to_float(_analysis(now, *path)), True)
+        for name, path in _error_numbers(now).items()
     ]
     classes_now, classes_before = _mapping(now.get("map_per_class")), _mapping(before.get("map_per_class"))
     both = [
-        Difference(k, number(classes_before[k]), number(classes_now[k])) for k in classes_now if k in classes_before
+        Difference(name, to_float(classes_before[name]), to_float(ap))
+        for name, ap in classes_now.items()
+        if name in classes_before
     ]
-    both.sort(key=lambda each: -1.0 if math.isnan(each.change) else abs(each.change), reverse=True)
+    both.sort(key=lambda row: -1.0 if math.isnan(row.change) else abs(row.change), reverse=True)
     return Comparison(
         source=str(before.get("checkpoint") or before.get("detections") or "n/a"),
         warnings=_warnings(now, before),
-        numbers=[each for each in numbers if not math.isnan(each.before)],
+        numbers=[row for row in numbers if not math.isnan(row.before)],
         classes=both,
         only_now=[str(name) for name in classes_now if name not in classes_before],
         only_before=[str(name) for name in classes_before if name not in classes_now],
@@ -81,40 +82,39 @@ def compare(now: Mapping[str, Any], before: Mapping[str, Any]) -> Comparison:
 
 
 def _warnings(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
-    found = [
-        f"{words}: {_said(before, key)} in the baseline, {_said(now, key)} here."
+    warnings = [
+        f"{words}: {_quote(before.get(key))} in the baseline, {_quote(now.get(key))} now."
         for key, words in MUST_AGREE.items()
         if before.get(key) != now.get(key)
     ]
     objects, objects_before = _objects(now), _objects(before)
     if None not in (objects, objects_before) and objects != objects_before:
-        found.append(f"The numbers of objects differ: {objects_before} in the baseline, {objects} here.")
-    return found
+        warnings.append(f"The numbers of objects differ: {objects_before} in the baseline, {objects} now.")
+    return warnings
 
 
-def _said(metrics: Mapping[str, Any], key: str) -> str:
-    value = metrics.get(key)
-    return "not said" if value is None else f"“{value}”" if isinstance(value, str) else str(value)
+def _quote(value: Any) -> str:
+    return "unknown" if value is None else f"“{value}”" if isinstance(value, str) else str(value)
 
 
 def _objects(metrics: Mapping[str, Any]) -> int | None:
     bins = _analysis(metrics, "by_class")
     try:
-        return sum(int(each["objects"]) for each in bins)
+        return sum(int(row["objects"]) for row in bins)
     except (TypeError, KeyError, ValueError):
         return None
 
 
-def _losses(now: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def _error_numbers(now: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     kinds = {str(kind): ("error_ap", kind) for kind in _mapping(_analysis(now, "error_ap"))}
-    return {**kinds, "all false positives": ("false_positive_ap",), "all not found": ("false_negative_ap",)}
+    return {**kinds, "all false positives": ("false_positive_ap",), "all missed objects": ("false_negative_ap",)}
 
 
 def _analysis(metrics: Mapping[str, Any], *path: str) -> Any:
-    found: Any = metrics.get("analysis")
+    value: Any = metrics.get("analysis")
     for name in path:
-        found = _mapping(found).get(name)
-    return found
+        value = _mapping(value).get(name)
+    return value
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

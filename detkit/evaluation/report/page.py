@@ -1,39 +1,72 @@
-"""The page: what the templates are filled with."""
+"""The report of an evaluation: the page, the numbers, and the numbers of each class as files."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from . import plots
-from .advice import error_kinds
-from .comparison import Comparison, compare
-from .gallery import best_images, judge, worst_images
-from .headline import headline
-from .per_class import ClassRow, is_missing
-from .pictures import Images, make_picture
-from .svg import plain_label
+from detkit.evaluation.report.advice import error_kinds
+from detkit.evaluation.report.charts import Curve, draw_curve, draw_matrix, draw_overview, plain_label, short_count
+from detkit.evaluation.report.comparison import Comparison, compare
+from detkit.evaluation.report.gallery import Images, assess_images, best_images, make_picture, worst_images
+from detkit.evaluation.report.numbers import ClassRow, class_rows, is_missing, metric_numbers, to_csv
+from detkit.files import plain, write_beside, write_json
 
 if TYPE_CHECKING:
     from detkit.evaluation.analysis import Analysis
     from detkit.evaluation.evaluation_set import EvaluationSet
     from detkit.evaluation.sensitivity import Bin
 
-MOST_CURVES = 12  # in sight; the others fold out
-MOST_FOLDED_CURVES = 100
-MOST_PAIRS = 12  # of confused classes
-MOST_MATRIX_CLASSES = 80
-MOST_DIFFERENCES = 24  # bars
-LONGEST_NAME = 60  # of a class in a table; its title has all of it
+MAX_CURVES = 12  # that are shown at once; the others are in a part that can be opened
+MAX_HIDDEN_CURVES = 100
+MAX_PAIRS = 12  # of confused classes
+MAX_MATRIX_CLASSES = 80
+MAX_DIFFERENCES = 24  # bars
+MAX_NAME_LENGTH = 60  # of a class in a table; its title has the whole name
+
+
+def write_report(
+    folder: Path,
+    metrics: Mapping[str, Any],
+    evaluation_set: EvaluationSet,
+    analysis: Analysis,
+    images: Images,
+    title: str,
+    baseline: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes `index.html`, `metrics.json` and `per_class.csv` into a folder; each file is replaced as a whole.
+
+    Args:
+        folder: created where missing.
+        metrics: the metric's numbers in 0..1 by torchmetrics' names, `map_per_class` by class name, `protocol`, and
+            where known `checkpoint` or `detections` (their file), `data`, `split`, `detkit` (its version) and `date`,
+            which the page shows, and `detector` (the name of its class), which the advice depends on.
+        evaluation_set: objects and detections.
+        analysis: of the evaluation set.
+        images: the path of an image file by image id: a mapping or a function. Where a file is missing or cannot be
+            read, its boxes are drawn on an empty background.
+        title: what was evaluated.
+        baseline: the content of an earlier `metrics.json` to compare with.
+
+    Returns:
+        The path of `index.html`, a single file that needs no other file and no network.
+    """
+    content = {**plain(metrics), "analysis": analysis.to_dict()}
+    rows = class_rows(content, evaluation_set, analysis)
+    page = render_page(content, rows, evaluation_set, analysis, images, title, baseline)
+    write_json(folder / "metrics.json", content)
+    write_beside(folder / "per_class.csv", to_csv(rows))
+    write_beside(folder / "index.html", page)
+    return folder / "index.html"
 
 
 def render_page(
@@ -46,44 +79,40 @@ def render_page(
     baseline: Mapping[str, Any] | None = None,
 ) -> str:
     """The HTML of the report; the arguments are those of `write_report`, `metrics` with its analysis."""
-    verdict = judge(evaluation_set, analysis)
+    assessment = assess_images(evaluation_set, analysis)
     pictures = {
-        which: [make_picture(evaluation_set, analysis, verdict, image, images, font_size) for image in chosen]
-        # The best are shown smaller, so their labels are larger.
-        for which, chosen, font_size in (("worst", worst_images(verdict), 14), ("best", best_images(verdict), 22))
+        name: [make_picture(evaluation_set, analysis, assessment, image, images, font_size) for image in chosen]
+        # The best images are shown smaller, so their labels are larger.
+        for name, chosen, font_size in (("worst", worst_images(assessment), 14), ("best", best_images(assessment), 22))
     }
     comparison = None if baseline is None else compare(metrics, baseline)
-    kinds = error_kinds(analysis, metrics.get("detector"))
+    comparable = comparison is not None and all(metrics.get(key) == baseline.get(key) for key in ("protocol", "data"))
     return _environment().get_template("index.html").render(
         title=title,
         metrics=metrics,
         date=metrics.get("date") or datetime.now().astimezone().isoformat(" ", "minutes"),
-        numbers=headline(metrics),
-        changes={e.name: e for e in comparison.numbers} if comparison and _same_kind(metrics, baseline) else {},
-        data=_data_numbers(evaluation_set, analysis, verdict.shown),
+        numbers=metric_numbers(metrics),
+        changes={difference.name: difference for difference in comparison.numbers} if comparable else {},
+        data=_data_numbers(evaluation_set, analysis, assessment.shown),
         rows=rows,
         analysis=analysis,
         curves=_curves(analysis, rows),
-        kinds=kinds,
-        error_bars=plots.error_bars(
-            {kind.name: kind.ap for kind in kinds}, analysis.false_positive_ap, analysis.false_negative_ap
-        ),
+        kinds=error_kinds(analysis, metrics.get("detector")),
         confusion=_confusion(analysis),
         sensitivity=_sensitivity(analysis),
         pictures=pictures,
         threshold=analysis.score_threshold,
         comparison=comparison,
-        difference_bars=_difference_bars(comparison),
+        differences=_largest_differences(comparison),
     )  # fmt: skip
 
 
-def _data_numbers(s: EvaluationSet, analysis: Analysis, shown: np.ndarray) -> dict[str, Any]:
-    to_find = ~s.ignored
-    with_objects = len(np.unique(s.object_images[to_find]))
+def _data_numbers(s: EvaluationSet, analysis: Analysis, shown: np.ndarray) -> dict[str, int]:
+    counted = ~s.ignored
     return {
         "images": len(s),
-        "empty": len(s) - with_objects,
-        "objects": int(to_find.sum()),
+        "empty": len(s) - len(np.unique(s.object_images[counted])),
+        "objects": int(counted.sum()),
         "difficult": int((s.difficult & ~s.crowd).sum()),
         "crowd": int(s.crowd.sum()),
         "detections": int(analysis.assignment.counted.sum()),
@@ -94,13 +123,13 @@ def _data_numbers(s: EvaluationSet, analysis: Analysis, shown: np.ndarray) -> di
 
 
 def _curves(analysis: Analysis, rows: Sequence[ClassRow]) -> dict[str, Any]:
-    """The overview, and the curve of each class: the worst and the best in sight, the others folded."""
+    """The overview, and the curve of each class: the worst and the best shown, the others hidden at first."""
     names = analysis.class_names
     result: dict[str, Any] = {
-        "overview": plots.curves_overview(analysis.curves, analysis.working_points, names),
+        "overview": draw_overview(analysis.curves, analysis.working_points, names),
         "none": [name for curve, name in zip(analysis.curves, names, strict=True) if not curve.num_objects],
         "groups": [],
-        "folded": [],
+        "hidden": [],
         "left_out": 0,
     }
     order = [k for k, curve in enumerate(analysis.curves) if curve.num_objects]
@@ -108,42 +137,34 @@ def _curves(analysis: Analysis, rows: Sequence[ClassRow]) -> dict[str, Any]:
     if len(order) < 2:
         return result
 
-    def draw(chosen: Sequence[int]) -> list[tuple[ClassRow, Markup]]:
-        svgs = plots.class_curves(
-            [analysis.curves[k] for k in chosen],
-            [analysis.working_points[k] for k in chosen],
-            [names[k] for k in chosen],
-        )
-        return list(zip([rows[k] for k in chosen], svgs, strict=True))
+    def draw(chosen: Sequence[int]) -> list[tuple[ClassRow, Curve]]:
+        return [(rows[k], draw_curve(analysis.curves[k], analysis.working_points[k], names[k])) for k in chosen]
 
-    if len(order) <= MOST_CURVES:
+    if len(order) <= MAX_CURVES:
         return {**result, "groups": [("Each class, the worst first", draw(order))]}
-    half = MOST_CURVES // 2
+    half = MAX_CURVES // 2
     rest = order[half:-half]
-    folded = rest[:MOST_FOLDED_CURVES]
+    hidden = rest[:MAX_HIDDEN_CURVES]
     groups = [("The worst classes", draw(order[:half])), ("The best classes", draw(order[: -half - 1 : -1]))]
-    return {**result, "groups": groups, "folded": draw(folded), "left_out": len(rest) - len(folded)}
+    return {**result, "groups": groups, "hidden": draw(hidden), "left_out": len(rest) - len(hidden)}
 
 
 def _confusion(analysis: Analysis) -> dict[str, Any]:
-    """The heat map, and the pairs of classes that are confused most."""
+    """The matrix to draw, and the pairs of classes that are confused most."""
     matrix, names = analysis.confusion, analysis.class_names
     count = len(names)
     between = matrix[:count, :count].copy()
     np.fill_diagonal(between, 0)
-    order = np.argsort(-between, axis=None, kind="stable")[:MOST_PAIRS]
+    order = np.argsort(-between, axis=None, kind="stable")[:MAX_PAIRS]
     pairs = [(int(i) // count, int(i) % count) for i in order if between.flat[i]]
     objects = matrix[:count].sum(axis=1)
     chosen = np.arange(count)
-    if count > MOST_MATRIX_CLASSES:
+    if count > MAX_MATRIX_CLASSES:
         confused = between.sum(axis=0) + between.sum(axis=1)
-        chosen = np.sort(np.argsort(-confused, kind="stable")[: MOST_MATRIX_CLASSES // 2])
+        chosen = np.sort(np.argsort(-confused, kind="stable")[: MAX_MATRIX_CLASSES // 2])
     part = np.append(chosen, count)
-    chosen_names = [*(names[k] for k in chosen), "background"]
     return {
-        "any": bool(matrix.any()),
-        "heat_map": plots.confusion_heat_map(matrix[np.ix_(part, part)], chosen_names) if matrix.any() else "",
-        "size": len(part),
+        "matrix": draw_matrix(matrix[np.ix_(part, part)], [*(names[k] for k in chosen), "background"]),
         "left_out": count - len(chosen),
         "pairs": [
             {"truth": names[i], "detected": names[j], "count": int(between[i, j]), "share": between[i, j] / objects[i]}
@@ -152,33 +173,20 @@ def _confusion(analysis: Analysis) -> dict[str, Any]:
     }
 
 
-def _same_kind(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-    """Whether a change of a number means anything at a glance."""
-    return all(now.get(key) == before.get(key) for key in ("protocol", "data"))
+def _sensitivity(analysis: Analysis) -> list[tuple[str, str, list[tuple[Bin, str]]]]:
+    """(heading, what the ranges are of, the bins with their ranges) of size and shape."""
 
+    def with_ranges(bins: Sequence[Bin], power: float) -> list[tuple[Bin, str]]:
+        if not any(b.objects for b in bins):
+            return [(b, "") for b in bins]
+        # Annotation files may contain negative areas.
+        return [(b, _range(max(b.low, 0.0) ** power, max(b.high, 0.0) ** power)) for b in bins]
 
-def _side(area: float) -> float:
-    return math.sqrt(max(area, 0.0))  # files may hold negative areas
-
-
-def _sensitivity(analysis: Analysis) -> list[tuple[str, Markup, str]]:
-    """(heading, plot, what the bins are) of size and shape."""
-
-    def pixels(bins: Sequence[Bin]) -> str:
-        return ", ".join(f"{b.name} {_range(_side(b.low), _side(b.high))}" for b in bins)
-
-    quantiles = analysis.by_quantile
-    total = sum(b.objects for b in quantiles)
-    relative = f"Square root of the area in pixels: {pixels(quantiles)}." if total else "There are no objects."
-    aspects = ", ".join(f"{b.name} {_range(b.low, b.high)}" for b in analysis.by_aspect)
-    parts = (
-        ("COCO's sizes", "size", analysis.by_size, f"Square root of the area in pixels: {pixels(analysis.by_size)}."),
-        ("Sizes relative to this data set", "quantile", quantiles, relative),
-        ("Shape", "aspect", analysis.by_aspect, f"Width divided by height: {aspects}."),
-    )
+    side = "square root of the area, in pixels"
     return [
-        (heading, plots.bin_bars(bins, name, f"AP50 and recall: {heading}"), words)
-        for heading, name, bins, words in parts
+        ("COCO's sizes", side, with_ranges(analysis.by_size, 0.5)),
+        ("Sizes relative to this data set", side, with_ranges(analysis.by_quantile, 0.5)),
+        ("Shape", "width divided by height", with_ranges(analysis.by_aspect, 1.0)),
     ]
 
 
@@ -188,12 +196,10 @@ def _range(low: float, high: float) -> str:
     return f"above {low:.3g}" if high >= 1e5 else f"{low:.3g} to {high:.3g}"
 
 
-def _difference_bars(comparison: Comparison | None) -> Markup | None:
-    changed = [each for each in comparison.classes if each.better is not None] if comparison else []
-    if not changed:
-        return None
-    shown = sorted(changed[:MOST_DIFFERENCES], key=lambda each: -each.change)
-    return plots.difference_bars([each.name for each in shown], [each.change for each in shown])
+def _largest_differences(comparison: Comparison | None) -> list[tuple[str, float]]:
+    """(class, difference of AP), the largest gain first."""
+    changed = [row for row in comparison.classes if row.better is not None] if comparison else []
+    return [(row.name, row.change) for row in sorted(changed[:MAX_DIFFERENCES], key=lambda row: -row.change)]
 
 
 def _change(value: Any) -> str:
@@ -221,11 +227,14 @@ def _environment() -> Environment:
         ),
         "score": lambda value: "n/a" if is_missing(value) else f"{value:.2f}",
         "count": lambda value: "n/a" if is_missing(value) else f"{value:,}",
+        "short_count": short_count,
+        "known": lambda value: 0.0 if is_missing(value) else value,
+        "share": lambda value: "0" if is_missing(value) else f"{value:.3f}",
         "sort_key": lambda value: "" if is_missing(value) else f"{value:.6f}",
-        "short": lambda text: plain_label(text, LONGEST_NAME),
+        "short": lambda text: plain_label(text, MAX_NAME_LENGTH),
         "or_na": lambda value: "n/a" if value is None or value == "" else value,
     }
-    # The page's policy lets only this script run, whatever a name from someone's files may hold.
+    # The page's security policy allows this script only, whatever names from other people's files contain.
     script = environment.get_template("sort.js").render()
     environment.globals["script"] = Markup(script)
     environment.globals["script_hash"] = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")

@@ -13,8 +13,15 @@ from PIL import Image as PILImage
 
 from detkit.evaluation.analysis import Analysis, analyse
 from detkit.evaluation.evaluation_set import EvaluationSet
-from detkit.evaluation.report.gallery import best_images, error_words, judge, worst_images
-from detkit.evaluation.report.pictures import LONGEST_SIDE, Mark, Picture, make_picture
+from detkit.evaluation.report.gallery import (
+    LONGEST_SIDE,
+    Mark,
+    Picture,
+    assess_images,
+    best_images,
+    make_picture,
+    worst_images,
+)
 from tests.evaluation.report.pages import named
 from tests.evaluation.sets import Box, Found, Thing
 
@@ -43,32 +50,32 @@ def set_of_each_kind() -> EvaluationSet:
 
 
 @pytest.fixture
-def judged() -> tuple[EvaluationSet, Analysis]:
+def assessed() -> tuple[EvaluationSet, Analysis]:
     s = set_of_each_kind()
     return s, analyse(s, NAMES, score_threshold=0.5)
 
 
 def test_an_image_costs_its_missed_objects_and_the_scores_of_its_errors(
-    judged: tuple[EvaluationSet, Analysis],
+    assessed: tuple[EvaluationSet, Analysis],
 ) -> None:
-    s, analysis = judged
-    verdict = judge(s, analysis)
-    assert verdict.cost.tolist() == pytest.approx([0, 1.7, 0, 1, 1.6, 0, 0.9, 0])
-    assert [s.image_ids[i] for i in worst_images(verdict)] == ["b", "e", "d", "g"]
-    assert [s.image_ids[i] for i in worst_images(verdict, 2)] == ["b", "e"]
+    s, analysis = assessed
+    assessment = assess_images(s, analysis)
+    assert assessment.cost.tolist() == pytest.approx([0, 1.7, 0, 1, 1.6, 0, 0.9, 0])
+    assert [s.image_ids[i] for i in worst_images(assessment)] == ["b", "e", "d", "g"]
+    assert [s.image_ids[i] for i in worst_images(assessment, 2)] == ["b", "e"]
     # a's hits are 0.8 above nothing, c's 0.55 above its error; f and h have nothing to find.
-    assert [s.image_ids[i] for i in best_images(verdict)] == ["a", "c"]
-    assert verdict.margin[[0, 2]].tolist() == pytest.approx([0.8, 0.55])
-    assert error_words(s, analysis, verdict, 1) == "1 of 2 objects found, 1 background"
-    assert error_words(s, analysis, verdict, 5) == "no objects to find"
+    assert [s.image_ids[i] for i in best_images(assessment)] == ["a", "c"]
+    assert assessment.margin[[0, 2]].tolist() == pytest.approx([0.8, 0.55])
+    assert picture(s, analysis, "b").summary == "1 of 2 objects found, 1 background"
+    assert picture(s, analysis, "f").summary == "no objects to find"
 
 
 def test_equal_images_come_in_the_order_of_their_ids() -> None:
     bad, good = ([Thing(LEFT, 1)], []), ([Thing(RIGHT, 1)], [Found(RIGHT, 1, 0.8)])
     s = named([(2, bad), (3, good), (10, bad), (11, good), ("1", bad), ("4", good)])
-    verdict = judge(s, analyse(s, NAMES))
-    assert [s.image_ids[i] for i in worst_images(verdict)] == [2, 10, "1"]
-    assert [s.image_ids[i] for i in best_images(verdict)] == [3, 11, "4"]
+    assessment = assess_images(s, analyse(s, NAMES))
+    assert [s.image_ids[i] for i in worst_images(assessment)] == [2, 10, "1"]
+    assert [s.image_ids[i] for i in best_images(assessment)] == [3, 11, "4"]
 
 
 def test_scores_beyond_one_do_not_outweigh_objects() -> None:
@@ -80,9 +87,9 @@ def test_scores_beyond_one_do_not_outweigh_objects() -> None:
             ("low", ([Thing(LEFT, 1)], [Found(LEFT, 1, -0.2), Found(FAR, 1, -0.25)])),
         ]
     )
-    verdict = judge(s, analyse(s, NAMES, score_threshold=-1.0))
-    assert verdict.cost.tolist() == [1, 2, 0]
-    assert best_images(verdict) == []  # an error without cost is an error still
+    assessment = assess_images(s, analyse(s, NAMES, score_threshold=-1.0))
+    assert assessment.cost.tolist() == [1, 2, 0]
+    assert best_images(assessment) == []  # an error without cost is an error still
 
 
 def texts(marks: list[Mark]) -> dict[str, str]:
@@ -92,11 +99,11 @@ def texts(marks: list[Mark]) -> dict[str, str]:
 def picture(
     s: EvaluationSet, analysis: Analysis, image_id: str, images: dict[str, Path] | None = None, **more: int
 ) -> Picture:
-    return make_picture(s, analysis, judge(s, analysis), s.image_ids.index(image_id), images or {}, **more)
+    return make_picture(s, analysis, assess_images(s, analysis), s.image_ids.index(image_id), images or {}, **more)
 
 
-def test_each_box_is_labelled_with_its_kind(judged: tuple[EvaluationSet, Analysis]) -> None:
-    found = {image_id: picture(*judged, image_id) for image_id in "abdegh"}
+def test_each_box_is_labelled_with_its_kind(assessed: tuple[EvaluationSet, Analysis]) -> None:
+    found = {image_id: picture(*assessed, image_id) for image_id in "abdegh"}
     assert texts(found["a"].truth) == {"cat": "found", "dog": "found"}
     assert texts(found["a"].detections) == {"cat 0.90": "hit", "dog 0.80": "hit"}
     assert texts(found["b"].truth) == {"cat": "found", "dog · missed": "missed"}
@@ -145,10 +152,10 @@ def test_an_image_that_cannot_be_read_is_drawn_as_empty_ground(tmp_path: Path, k
         raise KeyError(image_id)
 
     images = {"no mapping": {}, "unknown": {"b": path}, "raises": look_up}.get(kind, {"a": path})
-    drawn = make_picture(s, analyse(s, NAMES), judge(s, analyse(s, NAMES)), 0, images)
+    drawn = make_picture(s, analyse(s, NAMES), assess_images(s, analyse(s, NAMES)), 0, images)
     assert drawn.photo is None
-    readable = {"missing": "is missing"}.get(kind, "cannot be read" if path.exists() else "not at hand")
-    assert readable in drawn.problem
+    problem = {"missing": "is missing"}.get(kind, "cannot be read" if path.exists() else "is not known")
+    assert problem in drawn.problem
     assert drawn.width == LONGEST_SIDE
     assert drawn.width / drawn.height == pytest.approx(2, rel=0.05)
     assert len(drawn.truth) == 1
@@ -191,12 +198,12 @@ def test_the_name_says_id_and_file(tmp_path: Path) -> None:
     s = named([(7, ([Thing(LEFT, 1)], [])), ("x", ([Thing(LEFT, 1)], [])), (None, ([Thing(LEFT, 1)], []))])
     analysis = analyse(s, NAMES)
     images = {7: tmp_path / "0007.jpg", "x": tmp_path / "x.jpg"}
-    verdict = judge(s, analysis)
-    names = [make_picture(s, analysis, verdict, i, images).name for i in range(3)]
+    assessment = assess_images(s, analysis)
+    names = [make_picture(s, analysis, assessment, i, images).name for i in range(3)]
     assert names == ["7 (0007.jpg)", "x", "image without an id"]
 
 
 def test_without_a_threshold_everything_is_shown() -> None:
     s = set_of_each_kind()
     assert not math.isnan(analyse(s, NAMES).score_threshold)
-    assert judge(s, analyse(s, NAMES, score_threshold=0.0)).shown.all()
+    assert assess_images(s, analyse(s, NAMES, score_threshold=0.0)).shown.all()

@@ -1,5 +1,5 @@
 "use strict";
-// Tables with data-sortable are sorted by a click on a heading; what is not available stays at the end.
+// A click on a heading sorts a table with data-sortable; missing numbers stay at the end.
 for (const table of document.querySelectorAll("table[data-sortable]")) {
   const body = table.tBodies[0];
   const headings = [...table.tHead.rows[0].cells];
@@ -14,7 +14,7 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
       const first = column === 0 ? "ascending" : "descending";
       const other = column === 0 ? "descending" : "ascending";
       const direction = heading.ariaSort === first ? other : first;
-      headings.forEach((each) => { each.ariaSort = each === heading ? direction : null; });
+      headings.forEach((other) => { other.ariaSort = other === heading ? direction : null; });
       const sign = direction === "ascending" ? 1 : -1;
       const rows = [...body.rows].map((row) => [key(row, column), row]);
       rows.sort(([a], [b]) => {
