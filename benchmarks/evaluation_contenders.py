@@ -31,7 +31,7 @@ Contender = tuple[Callable[[], Any], Callable[[Any], list[float]]]
 
 def detkit(arrays: Arrays) -> Contender:
     """Flat arrays, sorted by image, then the numbers."""
-    from detkit.evaluation.from_files import Detected, Objects, assemble
+    from detkit.evaluation.evaluation_files import Detected, Objects, assemble
     from detkit.evaluation.protocol import Protocol
 
     a = arrays

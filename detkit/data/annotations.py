@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -22,11 +22,11 @@ class Finding(NamedTuple):
 
     Attributes:
         kind: "degenerate", "inverted", "not_finite", "clipped", "outside", "no_difficult",
-            "bad_difficult", "no_size", "other_class", ...
+            "no_size", "other_class", ...
         file: the file that holds it; of several, their folder.
         object: the object's number in the file (from 1; in COCO the annotation's id), or None.
         message: what was found and what was done.
-        count: how many objects it speaks of.
+        count: how many objects are meant.
     """
 
     kind: str
@@ -35,9 +35,103 @@ class Finding(NamedTuple):
     message: str
     count: int = 1
 
+    def __str__(self) -> str:
+        number = "" if self.object is None else f", object {self.object}"
+        return f"{self.file}{number}: {self.message}"
+
 
 DROPPED = ("degenerate", "inverted", "not_finite", "outside", "other_class")
-"""Kinds of findings that say a box was left out."""
+"""Kinds of findings about boxes that were left out."""
+
+
+class UnknownIdPolicy:
+    """What is done with rows of images or classes that are not known: an error, or they are left out.
+
+    Args:
+        known_to: what lists the known ones: a file, or "class_names".
+        images, classes: "error", or "drop" to leave such rows out.
+        advice: how to mend it; the end of the error's message.
+
+    Attributes:
+        findings: one for each kind of rows that are left out.
+
+    Raises:
+        ConfigError: another word than "error" and "drop".
+    """
+
+    def __init__(self, known_to: str, images: str = "error", classes: str = "error", advice: str = "") -> None:
+        for name, value in (("other_images", images), ("other_classes", classes)):
+            if value not in ("error", "drop"):
+                raise ConfigError(f"{name} must be 'error' or 'drop', got {value!r}")
+        self.known_to = known_to
+        self.advice = advice
+        self.findings: list[Finding] = []
+        self._choices = {"images": images, "classes": classes}
+
+    def check(
+        self,
+        numbers: np.ndarray,
+        id_of: Callable[[int], Any],
+        rows: str,
+        owners: str,
+        file: str,
+        known: Iterable[Any],
+        name_of: Callable[[int], str] | None = None,
+    ) -> None:
+        """Report the rows that are to be left out.
+
+        Args:
+            numbers: (N,) number of each row's image or class, negative for an unknown one.
+            id_of: row -> its image's id or its class.
+            rows: what the rows are: "detections", "annotations" or "objects".
+            owners: "images" or "classes".
+            file: what the rows were read from.
+            known: the ids or classes there are.
+            name_of: row -> what an error calls it, such as "a.xml, object 1"; None: the file.
+
+        Raises:
+            DataError: there are such rows, and they are not to be left out.
+        """
+        unknown = np.flatnonzero(numbers < 0).tolist() if len(numbers) and numbers.min() < 0 else []
+        if not unknown:
+            return
+        others = list(dict.fromkeys(map(id_of, unknown)))
+        counted = f"{len(unknown):,} of {len(numbers):,} {rows} are of {len(others):,} {owners} that {self.known_to}"
+        if self._choices[owners] == "drop":
+            kind = "other_image" if owners == "images" else "other_class"
+            most = Counter(map(id_of, unknown)).most_common(5)
+            listed = ", ".join(f"{value!r} {count:,}" for value, count in most) + (", ..." if len(others) > 5 else "")
+            text = f"{counted} does not have ({listed}): left out"
+            self.findings.append(Finding(kind, file, None, text, len(unknown)))
+            return
+        there = list(known)
+        where = file if name_of is None else name_of(unknown[0])
+        raise DataError(
+            f"{where}: {counted} does not have: {_some(others)}; it has {_some(there)}"
+            f"{_alike_but_for_type(others, there)}. {self.advice}"
+        )
+
+
+def class_policy(other_classes: str) -> UnknownIdPolicy:
+    """What training does with objects of other classes than class_names.
+
+    Raises:
+        ConfigError: another word than "error" and "drop".
+    """
+    advice = "Correct the label, give class_names with it, or leave such objects out with other_classes: drop"
+    return UnknownIdPolicy("class_names", classes=other_classes, advice=advice)
+
+
+def _some(values: Sequence[Any]) -> str:
+    return ", ".join(map(repr, values[:3])) + (", ..." if len(values) > 3 else "")
+
+
+def _alike_but_for_type(others: Sequence[Any], there: Sequence[Any]) -> str:
+    """A hint where the same ids are numbers in one file and strings in the other."""
+    types = ["strings" if values and isinstance(values[0], str) else "numbers" for values in (others, there)]
+    if types[0] != types[1] and {str(value) for value in others} & {str(value) for value in there}:
+        return f" (ids are {types[0]} here and {types[1]} there: write them alike)"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -107,9 +201,9 @@ class AnnotationsBuilder:
     """
 
     def __init__(self, root: str, min_side: float) -> None:
-        self.root, self.min_side = root, min_side
+        self.root = root
+        self.min_side = min_side
         self.findings: list[Finding] = []
-        self._others: Counter[str] = Counter()
         self._images: list[tuple[Any, str, int, int, str]] = []
         self._rows: list[tuple[int, int | None, int, bool, bool, float]] = []
         self._boxes: list[tuple[float, float, float, float]] = []
@@ -133,10 +227,6 @@ class AnnotationsBuilder:
         self._boxes.append(box)
         self._rows.append((image, number, label, difficult, crowd, area))
 
-    def other_class(self, name: str) -> None:
-        """Leave out an object of a class that is not to be learnt; `build` sums them up in one finding."""
-        self._others[name] += 1
-
     def build(self) -> Annotations:
         """Check, clip and drop boxes; each such step becomes a finding.
 
@@ -152,10 +242,6 @@ class AnnotationsBuilder:
         limits = np.tile(size[image], 2).astype(np.float64)
         boxes = np.clip(raw, 0.0, limits)
         keep = self._check(raw, boxes, limits, image)
-        if self._others:
-            counts = ", ".join(f"{name} {count}" for name, count in self._others.most_common())
-            text = f"objects of other classes left out: {counts}"
-            self.findings.append(Finding("other_class", self.root, None, text, self._others.total()))
         order = np.argsort(image, kind="stable")
         order = order[keep[order]]
         boxes = boxes[order].astype(np.float32)
@@ -198,21 +284,10 @@ class AnnotationsBuilder:
         for kind, rows, text in kinds:
             for row in np.flatnonzero(rows):
                 source = self._images[image[row]][4]
-                place = ", ".join(f"{value:g}" for value in raw[row])
+                corners = ", ".join(f"{value:g}" for value in raw[row])
                 bounds = f" ({limits[row, 0]:g} x {limits[row, 1]:g})" if kind in ("outside", "clipped") else ""
-                self.findings.append(Finding(kind, source, self._rows[row][1], f"[{place}]{bounds} {text}"))
+                self.findings.append(Finding(kind, source, self._rows[row][1], f"[{corners}]{bounds} {text}"))
         return good & ~outside
-
-
-def check_other_classes(value: str) -> str:
-    """What is done with objects of other classes than those given: "error" or "drop".
-
-    Raises:
-        ConfigError: anything else.
-    """
-    if value not in ("error", "drop"):
-        raise ConfigError(f"other_classes must be 'error' or 'drop', got {value!r}")
-    return value
 
 
 def check_class_names(names: Sequence[str]) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from detkit.data.annotations import Annotations, AnnotationsBuilder, check_other_classes
+import numpy as np
+
+from detkit.data.annotations import Annotations, AnnotationsBuilder, UnknownIdPolicy, class_policy
+from detkit.data.coco_files import Image, Instances, areas_of, boxes_of, read_instances
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.voc_files import is_inside
 from detkit.errors import DataError
@@ -47,7 +49,8 @@ class COCO(DetectionDataModule):
     ) -> None:
         super().__init__(**shared)
         self.path = str(path)
-        self.other_classes = check_other_classes(other_classes)
+        self.other_classes = other_classes
+        class_policy(other_classes)  # raises where it is neither word
         self.sources = {
             "train": (train_annotations, train_images),
             "val": (val_annotations, val_images),
@@ -57,14 +60,13 @@ class COCO(DetectionDataModule):
             raise DataError("COCO: test_annotations is given without test_images, the folder of its images")
         # With the classes given, any file that is there tells their ids.
         files = [file for file, _ in self.sources.values() if file is not None]
-        there = [file for file in files if os.path.isfile(os.path.join(self.path, file))]
-        source = files[0] if not self.class_names or not there else there[0]
-        content = load_json(os.path.join(self.path, source))
-        names, ids = _classes(content, self.class_names, source)
-        self._set_classes(names, ids)
-        if source == train_annotations:
-            # Only the arrays are kept: the JSON of a large data set takes gigabytes.
-            self._content["train"] = self._read(content, "train")
+        present = [file for file in files if os.path.isfile(os.path.join(self.path, file))]
+        file = files[0] if not self.class_names or not present else present[0]
+        source = os.path.join(self.path, file)
+        instances = read_instances(source)
+        self._set_classes(*find_classes(instances, self.class_names, source))
+        if file == train_annotations:  # read once: only the arrays are kept
+            self._content["train"] = self._to_annotations(instances, "train")
 
     @property
     def test_split(self) -> str:
@@ -74,40 +76,20 @@ class COCO(DetectionDataModule):
     def read(self, split: str) -> Annotations | None:
         """Read a split's file."""
         file = self.sources[split][0]
-        return None if file is None else self._read(load_json(os.path.join(self.path, file)), split)
+        if file is None:
+            return None
+        return self._to_annotations(read_instances(os.path.join(self.path, file)), split)
 
-    def _read(self, content: Mapping[str, Any], split: str) -> Annotations:
+    def _to_annotations(self, instances: Instances, split: str) -> Annotations:
         file, images = self.sources[split]
         source, folder = os.path.join(self.path, str(file)), os.path.join(self.path, str(images))
         # A box thinner than a pixel makes training unstable; in evaluation it stays, as the official score has it.
         min_side = 1.0 if split == "train" else 0.0
-        return read_coco(content, source, folder, self.class_names, min_side, self.other_classes)
+        return to_annotations(instances, source, folder, self.class_names, min_side, self.other_classes)
 
 
-def load_json(path: str) -> dict[str, Any]:
-    """The content of an annotation file.
-
-    Raises:
-        DataError: missing, no JSON, or without images, annotations or categories.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except FileNotFoundError:
-        raise DataError(f"{path}: annotation file does not exist") from None
-    except (ValueError, RecursionError, OSError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error})") from None
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise DataError(f"{path}: no list {key!r}; expected COCO's format with images, annotations and categories")
-    for key in ("images", "categories"):
-        if not content[key]:
-            raise DataError(f"{path}: the list {key!r} is empty")
-    return content
-
-
-def read_coco(
-    content: Mapping[str, Any],
+def to_annotations(
+    instances: Instances,
     source: str,
     folder: str,
     class_names: Sequence[str],
@@ -117,88 +99,91 @@ def read_coco(
     """Flat arrays of an annotation file.
 
     Args:
-        content: of `load_json`.
+        instances: of `read_instances`.
         source: the file's name, for messages.
         folder: of the images.
         class_names: the classes in the order of the labels.
         min_side: boxes with a side of this many pixels or less are left out.
-        other_classes: "drop" leaves out annotations of categories that are not in class_names.
+        other_classes: "error", or "drop" to leave out annotations of categories that are not in class_names.
 
     Raises:
-        DataError: a duplicate or unknown id, a missing image, or an entry that is incomplete.
+        DataError: an unknown id, a missing image, or an image without file name or size.
     """
     builder = AnnotationsBuilder(folder, min_side)
-    images = _add_images(builder, content, source, folder)
-    names, ids = _classes(content, class_names, source)
-    labels = {category: label for label, category in enumerate(ids, 1)}
-    others = {each["id"]: str(each["name"]) for each in content["categories"] if each["id"] not in labels}
-    wanted = ", ".join(names)
-    for annotation in content["annotations"]:
-        number = annotation.get("id") if isinstance(annotation, dict) else None
-        where = f"{source}: annotation {number}"
-        try:
-            image, category = annotation["image_id"], annotation["category_id"]
-            x, y, width, height = (float(value) for value in annotation["bbox"])
-            crowd, given = bool(annotation.get("iscrowd", 0)), annotation.get("area")
-            area = float("nan") if given is None else float(given)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"{where}: incomplete or not as COCO writes it ({error!r})") from None
-        if image not in images:
-            raise DataError(f"{where}: image id {image!r} is not among the images")
-        if category in others and other_classes == "drop":
-            builder.other_class(others[category])
-            continue
-        if category in others:
-            raise DataError(
-                f"{where}: its category {category!r} is not among the classes ({wanted}); give class_names with it, "
-                "or leave such objects out with other_classes: drop"
-            )
-        if category not in labels:
-            raise DataError(f"{where}: category id {category!r} is not among the categories")
-        box = (x, y, x + width, y + height)
-        builder.box(images[image], box, labels[category], number, crowd=crowd, area=area)
+    numbers = _add_images(builder, instances.images, source, folder)
+    names, ids = find_classes(instances, class_names, source)
+    rows = instances.annotations
+    images = np.array([numbers.get(row.image_id, -1) for row in rows], np.int64)
+    categories = {category.id: number for number, category in enumerate(instances.categories)}
+    listed = np.array([categories.get(row.category_id, -1) for row in rows], np.int64)
+    label_of = {category: label for label, category in enumerate(ids, 1)}
+    labels = np.array([label_of.get(row.category_id, -1) for row in rows], np.int64)
+    file_policy = UnknownIdPolicy("the file", advice="Correct the annotation, or add what it names to the file")
+    policy = class_policy(other_classes)
+    name_of = {category.id: str(category.name) for category in instances.categories}
+
+    def where(row: int) -> str:
+        number = rows[row].id
+        return f"{source}: annotation {f'{row} (counted from 0)' if number is None else number}"
+
+    file_policy.check(images, lambda row: rows[row].image_id, "annotations", "images", source, numbers, where)
+    file_policy.check(listed, lambda row: rows[row].category_id, "annotations", "classes", source, categories, where)
+    policy.check(labels, lambda row: name_of[rows[row].category_id], "annotations", "classes", source, names, where)
+    builder.findings.extend(policy.findings)
+    boxes = boxes_of(rows)
+    boxes[:, 2:] += boxes[:, :2]
+    columns = (images, boxes, labels, areas_of(rows))
+    for row, image, box, label, area in zip(rows, *(column.tolist() for column in columns), strict=True):
+        if label > 0:
+            number = row.id if isinstance(row.id, int) else None
+            builder.box(image, box, label, number, crowd=bool(row.iscrowd), area=area)
     return builder.build()
 
 
-def _add_images(builder: AnnotationsBuilder, content: Mapping[str, Any], source: str, folder: str) -> dict[Any, int]:
+def _add_images(builder: AnnotationsBuilder, images: Sequence[Image], source: str, folder: str) -> dict[Any, int]:
     """Image id -> number in the builder."""
     if not os.path.isdir(folder):
         raise DataError(f"{folder}: image folder does not exist")
     present = set(os.listdir(folder))
-    images: dict[Any, int] = {}
-    kinds: set[type] = set()
-    for entry in content["images"]:
+    numbers: dict[Any, int] = {}
+    for image in images:
+        where, file = f"{source}: image {image.id!r}", image.file_name
         try:
-            image_id, file, width, height = entry["id"], entry["file_name"], int(entry["width"]), int(entry["height"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{source}: image {entry!r} lacks id, file_name, width or height ({error!r})") from None
-        if not isinstance(file, str) or not is_inside(file):
-            raise DataError(f"{source}: image {image_id}: file name {file!r} leaves the image folder; refused")
-        if image_id in images:
-            raise DataError(f"{source}: image id {image_id!r} is given twice; ids must be unique")
+            width, height = int(image.width), int(image.height)
+        except (TypeError, ValueError):
+            raise DataError(f"{where}: width or height is missing or no number") from None
+        if not isinstance(file, str):
+            raise DataError(f"{where}: file_name is missing or no text")
+        if not is_inside(file):
+            raise DataError(f"{where}: file name {file!r} leaves the image folder; refused")
         if file not in present and not os.path.isfile(os.path.join(folder, file)):
-            raise DataError(f"{source}: image {image_id}: no file {file} in {folder}")
+            raise DataError(f"{where}: no file {file} in {folder}")
         if width <= 0 or height <= 0:
-            raise DataError(f"{source}: image {image_id}: its size is {width} x {height}")
-        kinds.add(type(image_id))
-        images[image_id] = builder.image(image_id, file, width, height, source)
-    if not (kinds <= {int} or kinds <= {str}):
-        raise DataError(f"{source}: image ids must be all numbers or all strings")
-    return images
+            raise DataError(f"{where}: its size is {width} x {height}")
+        numbers[image.id] = builder.image(image.id, file, width, height, source)
+    return numbers
 
 
-def _classes(content: Mapping[str, Any], given: Sequence[str], source: str) -> tuple[list[str], list[int]]:
-    """Class names and category ids in the order of the labels."""
-    try:
-        categories = {int(category["id"]): str(category["name"]) for category in content["categories"]}
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{source}: a category lacks id or name ({error!r})") from None
-    ids = {name: number for number, name in categories.items()}
-    if len(ids) != len(content["categories"]):
-        raise DataError(f"{source}: a category id or name is given twice")
+def find_classes(instances: Instances, given: Sequence[str], source: str) -> tuple[list[str], list[int]]:
+    """Class names and category ids in the order of the labels.
+
+    Args:
+        instances: of `read_instances`.
+        given: the names in the order wanted; none for all, in the order of their ids.
+        source: the file's name, for messages.
+
+    Raises:
+        DataError: a category without a name, a name given twice, or a name that no category has.
+    """
+    names = {category.id: category.name for category in sorted(instances.categories, key=lambda each: each.id)}
+    for number, name in names.items():
+        if not isinstance(name, str):
+            raise DataError(f"{source}: category {number} has no name")
+    ids = {name: number for number, name in names.items()}
+    if len(ids) != len(names):
+        raise DataError(f"{source}: a category name is given twice; names must be unique")
     if not given:
-        ordered = sorted(categories)
-        return [categories[number] for number in ordered], ordered
+        return list(ids), list(names)
     missing = [name for name in given if name not in ids]
     if missing:
         raise DataError(f"{source}: no category {', '.join(missing)} (there are: {', '.join(ids)})")

@@ -13,8 +13,7 @@ import numpy as np
 from detkit.data.annotations import Annotations
 from detkit.data.shapes_drawing import SHAPE_CLASSES, draw_scene
 from detkit.data.voc import VOC
-from detkit.data.voc_files import VOCObject
-from detkit.data.voc_writing import format_annotation
+from detkit.data.voc_files import VOCObject, format_annotation
 from detkit.errors import ConfigError, DataError
 
 _VERSION = 3  # raised whenever the same parameters give other pictures

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from detkit.data.annotations import Annotations, AnnotationsBuilder, Finding, check_other_classes
+import numpy as np
+
+from detkit.data.annotations import Annotations, AnnotationsBuilder, Finding, class_policy
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.image_io import image_size
 from detkit.data.voc_files import (
     IMAGE_SUFFIXES,
-    VOCImage,
-    find_folders,
-    is_inside,
+    VOCEntry,
+    VOCObject,
+    VOCSet,
+    find_image,
     list_files,
-    parse_annotation,
-    read_image_set,
-    split_set_name,
+    read_voc,
 )
 from detkit.errors import DataError
 
@@ -57,7 +58,8 @@ class VOC(DetectionDataModule):
         super().__init__(**shared)
         self.path = str(path)
         self.download = download
-        self.other_classes = check_other_classes(other_classes)
+        self.other_classes = other_classes
+        class_policy(other_classes)  # raises where it is neither word
         self.image_sets = {"train": train, "val": val, "test": test}
         if not self.class_names and self.download and self._to_download():
             self._set_classes(VOC_CLASSES)  # known before prepare_data has fetched anything
@@ -67,11 +69,11 @@ class VOC(DetectionDataModule):
     def _find_classes(self) -> None:
         """Take the classes of the training and validation set, and keep what was read for it."""
         sets = {split: read_voc(self.path, name) for split in ("train", "val") if (name := self.image_sets[split])}
-        names = sorted(set().union(*(each.names() for each in sets.values())))
+        names = sorted(set().union(*(voc.class_names() for voc in sets.values())))
         if not names:
             raise DataError(f"{self.path}: no object in {self.image_sets}, so no class to learn; give class_names")
         self._set_classes(names)
-        self._content |= {split: to_annotations(each, names) for split, each in sets.items()}
+        self._content |= {split: to_annotations(voc, names) for split, voc in sets.items()}
 
     def _to_download(self) -> list[str]:
         from detkit.data.voc_download import missing_archives
@@ -104,108 +106,59 @@ class VOC(DetectionDataModule):
         return to_annotations(read_voc(self.path, image_set), self.class_names, self.other_classes)
 
 
-class VOCSet(NamedTuple):
-    """An image set as written on disk: (image id, image file, annotation file, content) of each image."""
-
-    path: str
-    name: str
-    items: list[tuple[str, str, str, VOCImage]]
-    findings: list[Finding]
-
-    def names(self) -> set[str]:
-        """The class names that occur."""
-        return {item.name for *_, image in self.items for item in image.objects}
-
-
-def read_voc(path: str, image_set: str) -> VOCSet:
-    """Read an image set in VOC's layout.
-
-    Args:
-        path: as VOC's.
-        image_set: as VOC's train.
-
-    Raises:
-        DataError: anything missing, malformed or outside the folder.
-    """
-    folders = find_folders(path)
-    items: list[tuple[str, str, str, VOCImage]] = []
-    findings: list[Finding] = []
-    seen: dict[str, str] = {}
-    for folder, name in split_set_name(image_set, folders):
-        annotations = os.path.join(folder, "Annotations")
-        images = list_files(os.path.join(folder, "JPEGImages"), IMAGE_SUFFIXES)
-        if not list_files(annotations, (".xml",)):
-            raise DataError(f"{annotations}: the folder holds no annotation (*.xml)")
-        for image_id in read_image_set(folder, name):
-            source = os.path.join(annotations, f"{image_id}.xml")
-            if image_id in seen:
-                if seen[image_id] != folder:
-                    raise DataError(f"{source}: image id {image_id!r} is also in {seen[image_id]}; ids must be unique")
-                findings.append(Finding("duplicate", source, None, f"listed twice in {name}; taken once"))
-                continue
-            seen[image_id] = folder
-            image = parse_annotation(source)
-            items.append((image_id, _find_image(folder, image_id, image, images, source), source, image))
-    return VOCSet(path, image_set, items, findings)
-
-
 def to_annotations(voc: VOCSet, class_names: Sequence[str], other_classes: str = "error") -> Annotations:
     """Flat arrays of an image set. Boxes with a side of 1 px or less are left out.
 
+    Args:
+        voc: of `read_voc`.
+        class_names: the classes in the order of the labels.
+        other_classes: "error", or "drop" to leave out objects of other classes.
+
     Raises:
-        DataError: an object of a class that is not in `class_names`, unless `other_classes` is "drop".
+        DataError: an image is missing, or an object's class is not in `class_names` and they are not to be left out.
     """
-    labels = {name: label for label, name in enumerate(class_names, 1)}
+    policy = class_policy(other_classes)
     builder = AnnotationsBuilder(voc.path, min_side=1.0)
-    builder.findings.extend(voc.findings)
-    for image_id, file, source, image in voc.items:
-        _add(builder, image_id, file, source, image, labels, other_classes == "drop")
+    files = {folder: list_files(os.path.join(folder, "JPEGImages"), IMAGE_SUFFIXES) for folder in set(voc.folders)}
+    objects: list[tuple[int, str, int, VOCObject]] = []
+    for entry in voc.entries:
+        image = _add_image(builder, entry, files[entry.folder])
+        objects += [(image, entry.source, number, item) for number, item in enumerate(entry.image.objects, 1)]
+    label_of = {name: label for label, name in enumerate(class_names, 1)}
+    labels = np.array([label_of.get(item.name, -1) for *_, item in objects], np.int64)
+    policy.check(
+        labels,
+        id_of=lambda row: objects[row][3].name,
+        rows="objects",
+        owners="classes",
+        file=voc.path,
+        known=class_names,
+        name_of=lambda row: f"{objects[row][1]}: object {objects[row][2]}",
+    )
+    for label, (image, source, number, item) in zip(labels.tolist(), objects, strict=True):
+        if label < 0:
+            continue
+        x1, y1, x2, y2 = item.box
+        if item.difficult is None:
+            text = "difficult is missing or unclear; taken as 0"
+            builder.findings.append(Finding("no_difficult", source, number, text))
+        if min(x1, y1) == 0:
+            text = "a coordinate is 0, but VOC counts from 1"
+            builder.findings.append(Finding("zero_based", source, number, text))
+        builder.box(image, (x1 - 1, y1 - 1, x2, y2), label, number, difficult=bool(item.difficult))
+    builder.findings = [*voc.findings, *policy.findings, *builder.findings]
     return builder.build()
 
 
-def _find_image(folder: str, image_id: str, image: VOCImage, images: dict[str, str], source: str) -> str:
-    """The image file. JPEGImages/<id>.* comes first: the name in the XML is often out of date."""
-    below = os.path.join(folder, "JPEGImages")
-    if image_id in images:
-        return os.path.join(below, images[image_id])
-    for suffix in IMAGE_SUFFIXES if "/" in image_id else ():
-        if os.path.isfile(os.path.join(below, image_id + suffix)):
-            return os.path.join(below, image_id + suffix)
-    if image.filename:
-        if not is_inside(image.filename):
-            raise DataError(f"{source}: <filename> {image.filename!r} leaves the data set's folder; refused")
-        if os.path.isfile(os.path.join(below, image.filename)):
-            return os.path.join(below, image.filename)
-    raise DataError(f"{source}: no image {image_id}.jpg (or .png, ...) in {below}")
-
-
-def _add(
-    builder: AnnotationsBuilder,
-    image_id: str,
-    file: str,
-    source: str,
-    image: VOCImage,
-    labels: dict[str, int],
-    drop_others: bool,
-) -> None:
-    width, height = image.width, image.height
-    findings = builder.findings
+def _add_image(builder: AnnotationsBuilder, entry: VOCEntry, files: dict[str, str]) -> int:
+    """The image's number in the builder."""
+    file = find_image(entry, files)
+    if file is None:
+        folder = os.path.join(entry.folder, "JPEGImages")
+        raise DataError(f"{entry.source}: no image {entry.image_id}.jpg (or .png, ...) in {folder}")
+    width, height = entry.image.width, entry.image.height
     if width == 0 or height == 0:
         width, height = image_size(file)
-        findings.append(Finding("no_size", source, None, f"no size is given; {width} x {height} read from the image"))
-    index = builder.image(image_id, os.path.relpath(file, builder.root), width, height, source)
-    for number, item in enumerate(image.objects, 1):
-        if item.name not in labels and drop_others:
-            builder.other_class(item.name)
-            continue
-        if item.name not in labels:
-            raise DataError(
-                f"{source}: object {number} is a {item.name!r}, which is not among the classes ({', '.join(labels)}); "
-                "correct the label, give class_names with it, or leave such objects out with other_classes: drop"
-            )
-        if item.difficult is None:
-            findings.append(Finding("no_difficult", source, number, "difficult is missing or unclear; taken as 0"))
-        x1, y1, x2, y2 = item.box
-        if min(x1, y1) == 0:
-            findings.append(Finding("zero_based", source, number, "a coordinate is 0, but VOC counts from 1"))
-        builder.box(index, (x1 - 1, y1 - 1, x2, y2), labels[item.name], number, difficult=bool(item.difficult))
+        text = f"no size is given; {width} x {height} read from the image"
+        builder.findings.append(Finding("no_size", entry.source, None, text))
+    return builder.image(entry.image_id, os.path.relpath(file, builder.root), width, height, entry.source)

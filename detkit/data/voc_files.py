@@ -1,4 +1,7 @@
-"""Files in PASCAL VOC's layout: folders, image sets and annotations."""
+"""Files in PASCAL VOC's layout, read as they are written and written: folders, image sets and annotations.
+
+Training (data/voc.py) and evaluation (evaluation/voc_result_files.py) both begin with `read_voc`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
+from xml.sax.saxutils import escape
 
+from detkit.data.annotations import Finding
 from detkit.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -28,6 +33,91 @@ class VOCImage(NamedTuple):
     height: int
     filename: str
     objects: list[VOCObject]
+
+
+class VOCEntry(NamedTuple):
+    """An image of an image set: its id, the VOC folder it is in, its annotation file and what that holds."""
+
+    image_id: str
+    folder: str
+    source: str
+    image: VOCImage
+
+
+class VOCSet(NamedTuple):
+    """An image set as written on disk.
+
+    Attributes:
+        path: as `read_voc` was given it.
+        folders: the VOC folders that the image set is in.
+        entries: the images, in the order of the set.
+        findings: what was met on the way.
+    """
+
+    path: str
+    folders: list[str]
+    entries: list[VOCEntry]
+    findings: list[Finding]
+
+    def class_names(self) -> set[str]:
+        """The class names that occur."""
+        return {item.name for entry in self.entries for item in entry.image.objects}
+
+
+def read_voc(path: str, image_set: str) -> VOCSet:
+    """Read the annotations of an image set; the images themselves may be missing.
+
+    Args:
+        path: a VOC folder, a VOCdevkit, or the folder around that.
+        image_set: such as "train", "2007/trainval" or "2007/trainval+2012/trainval".
+
+    Raises:
+        DataError: anything missing, malformed or outside the folder.
+    """
+    parts = split_set_name(image_set, find_folders(path))
+    entries: list[VOCEntry] = []
+    findings: list[Finding] = []
+    seen: dict[str, str] = {}
+    for folder, name in parts:
+        annotations = os.path.join(folder, "Annotations")
+        if not list_files(annotations, (".xml",)):
+            raise DataError(f"{annotations}: the folder holds no annotation (*.xml)")
+        for image_id in read_image_set(folder, name):
+            source = os.path.join(annotations, f"{image_id}.xml")
+            if image_id not in seen:
+                seen[image_id] = folder
+                entries.append(VOCEntry(image_id, folder, source, parse_annotation(source)))
+            elif seen[image_id] == folder:
+                findings.append(Finding("duplicate", source, None, f"listed twice in {name}; taken once"))
+            else:
+                raise DataError(f"{source}: image id {image_id!r} is also in {seen[image_id]}; ids must be unique")
+    return VOCSet(path, [folder for folder, _ in parts], entries, findings)
+
+
+def find_image(entry: VOCEntry, files: dict[str, str]) -> str | None:
+    """The image file; None where there is none.
+
+    JPEGImages/<id>.* comes first: the name in the XML is often out of date.
+
+    Args:
+        entry: the image.
+        files: `list_files` of its folder's JPEGImages.
+
+    Raises:
+        DataError: <filename> leads out of the folder.
+    """
+    folder, image_id = os.path.join(entry.folder, "JPEGImages"), entry.image_id
+    if image_id in files:
+        return os.path.join(folder, files[image_id])
+    names = [image_id + suffix for suffix in IMAGE_SUFFIXES] if "/" in image_id else []
+    if entry.image.filename:
+        if not is_inside(entry.image.filename):
+            raise DataError(
+                f"{entry.source}: <filename> {entry.image.filename!r} leaves the data set's folder; refused"
+            )
+        names.append(entry.image.filename)
+    paths = (os.path.join(folder, name) for name in names)
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
@@ -177,3 +267,34 @@ def list_files(folder: str, suffixes: Sequence[str]) -> dict[str, str]:
         if suffix.lower() in suffixes:
             found.setdefault(stem, name)
     return found
+
+
+def format_annotation(filename: str, width: int, height: int, objects: Sequence[VOCObject]) -> str:
+    """The text of an annotation file.
+
+    Args:
+        filename: of the image, without folder.
+        width, height: of the image in pixels.
+        objects: with half-open boxes; they are written 1-based and inclusive: x1 + 1, y1 + 1, x2, y2.
+    """
+    lines = [
+        "<annotation>",
+        f"\t<filename>{escape(filename)}</filename>",
+        f"\t<size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
+    ]
+    for item in objects:
+        x1, y1, x2, y2 = item.box
+        corners = zip(("xmin", "ymin", "xmax", "ymax"), (x1 + 1, y1 + 1, x2, y2), strict=True)
+        bounds = "".join(f"<{key}>{_number(value)}</{key}>" for key, value in corners)
+        lines += [
+            "\t<object>",
+            f"\t\t<name>{escape(item.name)}</name>",
+            f"\t\t<difficult>{int(bool(item.difficult))}</difficult>",
+            f"\t\t<bndbox>{bounds}</bndbox>",
+            "\t</object>",
+        ]
+    return "\n".join([*lines, "</annotation>", ""])
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(float(value))

@@ -17,18 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from detkit.data.voc_files import (
-    IMAGE_SUFFIXES,
-    VOCObject,
-    find_folders,
-    list_files,
-    parse_annotation,
-    read_image_set,
-    split_set_name,
-)
+from detkit.data.annotations import Finding, UnknownIdPolicy
+from detkit.data.coco_files import read_bytes
+from detkit.data.voc_files import IMAGE_SUFFIXES, VOCEntry, find_image, list_files, read_voc
 from detkit.errors import DataError
-
-from .from_files import Detected, EvaluationFiles, Objects, Strangers, assemble, read_bytes
+from detkit.evaluation.evaluation_files import Detected, EvaluationFiles, Objects, assemble, unknown_id_policy
 
 SUFFIXES = (".txt", ".txt.gz")
 COLUMNS = ("image_id", "score", "x1", "y1", "x2", "y2")
@@ -42,7 +35,7 @@ def read_voc_results(
     other_images: str = "error",
     other_classes: str = "error",
 ) -> EvaluationFiles:
-    """Reads the devkit's result files for the annotations of an image set.
+    """Read the devkit's result files for the annotations of an image set.
 
     Classes are those of the image set's objects, sorted.
 
@@ -57,47 +50,37 @@ def read_voc_results(
     Raises:
         DataError: a file is missing or malformed, or names an image or a class that there is not.
     """
-    annotations = Path(annotations)
-    folders = split_set_name(split, find_folders(str(annotations)))
-    image_folders = _image_folders(folders)
-    ids = sorted(image_folders)
-    content = [_read_objects(os.path.join(image_folders[i], "Annotations", f"{i}.xml")) for i in ids]
-    names = sorted({each.name for objects in content for each in objects})
-    strangers = Strangers(f"{annotations} ({split})", other_images, other_classes)
+    voc = read_voc(str(annotations), split)
+    entries = sorted(voc.entries, key=lambda entry: entry.image_id)
+    ids = [entry.image_id for entry in entries]
+    names = sorted(voc.class_names())
+    policy = unknown_id_policy(f"{annotations} ({split})", other_images, other_classes)
     files = _class_files(_result_files(str(detections), split), names)
-    detected = _detected(files, ids, names, strangers)
-    missing = (name for name in names if name not in files)
-    strangers.findings += [
-        f"no result file for {name}: it counts as never found; is a file missing?" for name in missing
+    detected = _detected(files, ids, names, policy)
+    missing = [
+        Finding("no_result_file", str(detections), None, f"none for {name}: it counts as never found; is one missing?")
+        for name in names
+        if name not in files
     ]
     return EvaluationFiles(
-        evaluation_set=assemble(ids, _objects(content, names), detected),
+        evaluation_set=assemble(ids, _objects(entries, names), detected),
         class_names=names,
         category_ids=list(range(1, len(names) + 1)),
-        image_files=_image_files(ids, image_folders),
+        image_files=_image_files(entries),
         data=str(annotations),
         split=split,
-        protocol=_protocol([folder for folder, _ in folders]),
-        findings=strangers.findings,
+        protocol=_protocol(voc.folders),
+        findings=[*voc.findings, *policy.findings, *missing],
     )
 
 
-def _image_folders(folders: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Image id -> the VOC folder it is in."""
-    found: dict[str, str] = {}
-    for folder, image_set in folders:
-        for image_id in read_image_set(folder, image_set):
-            if found.setdefault(image_id, folder) != folder:
-                raise DataError(f"{folder}: image id {image_id!r} is also in {found[image_id]}; ids must be unique")
-    return found
-
-
-def _image_files(ids: Sequence[str], folders: dict[str, str]) -> list[str]:
-    """The image of each id, "" where there is none: numbers need no images."""
-    below = {folder: os.path.join(folder, "JPEGImages") for folder in set(folders.values())}
-    names = {folder: list_files(path, IMAGE_SUFFIXES) for folder, path in below.items() if os.path.isdir(path)}
-    files = ((folders[image_id], names.get(folders[image_id], {}).get(image_id)) for image_id in ids)
-    return ["" if name is None else os.path.join(below[folder], name) for folder, name in files]
+def _image_files(entries: Sequence[VOCEntry]) -> list[str]:
+    """The image of each entry, "" where there is none: numbers need no images."""
+    folders = {folder: os.path.join(folder, "JPEGImages") for folder in {entry.folder for entry in entries}}
+    files = {
+        folder: list_files(path, IMAGE_SUFFIXES) if os.path.isdir(path) else {} for folder, path in folders.items()
+    }
+    return [find_image(entry, files[entry.folder]) or "" for entry in entries]
 
 
 def _protocol(folders: Sequence[str]) -> str:
@@ -106,23 +89,19 @@ def _protocol(folders: Sequence[str]) -> str:
     return "voc07" if all(year and int(year[1]) < 2010 for year in years) else "voc10"
 
 
-def _read_objects(path: str) -> list[VOCObject]:
-    objects = parse_annotation(path).objects
-    for number, each in enumerate(objects, 1):
-        if not all(map(math.isfinite, each.box)):
-            raise DataError(f"{path}: object {number}: its box {each.box} is not finite")
-    return objects
-
-
-def _objects(content: Sequence[Sequence[VOCObject]], names: Sequence[str]) -> Objects:
+def _objects(entries: Sequence[VOCEntry], names: Sequence[str]) -> Objects:
+    for entry in entries:
+        for number, item in enumerate(entry.image.objects, 1):
+            if not all(map(math.isfinite, item.box)):
+                raise DataError(f"{entry.source}: object {number}: its box {item.box} is not finite")
     labels = {name: label for label, name in enumerate(names, 1)}
-    objects = list(chain.from_iterable(content))
-    boxes = _half_open(np.array([each.box for each in objects], np.float64).reshape(-1, 4))
+    objects = list(chain.from_iterable(entry.image.objects for entry in entries))
+    boxes = _half_open(np.array([item.box for item in objects], np.float64).reshape(-1, 4))
     return Objects(
-        images=np.repeat(np.arange(len(content)), [len(each) for each in content]),
+        images=np.repeat(np.arange(len(entries)), [len(entry.image.objects) for entry in entries]),
         boxes=boxes,
-        labels=np.array([labels[each.name] for each in objects], np.int32),
-        difficult=np.array([bool(each.difficult) for each in objects], bool),
+        labels=np.array([labels[item.name] for item in objects], np.int32),
+        difficult=np.array([bool(item.difficult) for item in objects], bool),
         crowd=np.zeros(len(objects), bool),
         area=boxes[:, 2] * boxes[:, 3],
     )
@@ -141,26 +120,29 @@ def _result_files(detections: str, split: str) -> list[Path]:
         DataError: there are none, or they are of several competitions.
     """
     if os.path.isdir(detections):
-        found = sorted(each for each in Path(detections).iterdir() if each.name.endswith(SUFFIXES))
+        files = sorted(file for file in Path(detections).iterdir() if file.name.endswith(SUFFIXES))
         image_sets = {part.rpartition("/")[2].strip() for part in split.split("+")}
-        of_split = [each for each in found if any(f"_det_{name}_" in each.name for name in image_sets)]
-        found = of_split or found
+        of_split = [file for file in files if any(f"_det_{name}_" in file.name for name in image_sets)]
+        files = of_split or files
     else:
-        found = [Path(detections)] if os.path.isfile(detections) else sorted(map(Path, glob.glob(detections)))
-    if not found:
+        files = [Path(detections)] if os.path.isfile(detections) else sorted(map(Path, glob.glob(detections)))
+    if not files:
         raise DataError(
             f"{detections}: no result files here; give a folder or a pattern of files like comp4_det_{split}_CLASS.txt"
         )
-    kinds = {match[0] for each in found if (match := re.match(r".*?_det_[^_]+_", each.name))}
-    if len(kinds) > 1:
-        pattern = os.path.join(detections if os.path.isdir(detections) else os.path.dirname(detections), min(kinds))
-        raise DataError(f"{detections}: files of several kinds: {', '.join(sorted(kinds))}; name one: '{pattern}*.txt'")
-    return found
+    prefixes = {match[0] for file in files if (match := re.match(r".*?_det_[^_]+_", file.name))}
+    if len(prefixes) > 1:
+        folder = detections if os.path.isdir(detections) else os.path.dirname(detections)
+        raise DataError(
+            f"{detections}: files of several competitions or sets: {', '.join(sorted(prefixes))}; name one: "
+            f"'{os.path.join(folder, min(prefixes))}*.txt'"
+        )
+    return files
 
 
 def _class_files(files: Sequence[Path], names: Collection[str]) -> dict[str, Path]:
     """Class -> its file. What all file names begin with is cut off, as far as it leaves the most known classes."""
-    stems = [re.sub(r"\.txt(\.gz)?$", "", each.name) for each in files]
+    stems = [re.sub(r"\.txt(\.gz)?$", "", file.name) for file in files]
     ends = [0, *(match.end() for match in re.finditer("_", stems[0]))]
     cuts = [cut for cut in ends if all(stem.startswith(stems[0][:cut]) for stem in stems)]
     known = {cut: sum(stem[cut:] in names for stem in stems) for cut in cuts}
@@ -170,19 +152,21 @@ def _class_files(files: Sequence[Path], names: Collection[str]) -> dict[str, Pat
     twice = [name for name, count in Counter(stem[best:] for stem in stems).items() if count > 1]
     if twice:
         raise DataError(f"{files[0].parent}: two files for {', '.join(twice)} (packed and not?); remove one of them")
-    return {stem[best:]: each for stem, each in zip(stems, files, strict=True)}
+    return {stem[best:]: file for stem, file in zip(stems, files, strict=True)}
 
 
-def _detected(files: dict[str, Path], ids: Sequence[str], names: Sequence[str], strangers: Strangers) -> Detected:
+def _detected(files: dict[str, Path], ids: Sequence[str], names: Sequence[str], policy: UnknownIdPolicy) -> Detected:
     number_of = {os.fsencode(image_id): number for number, image_id in enumerate(ids)}
     label_of = {name: label for label, name in enumerate(names, 1)}
     images, values, labels = [np.zeros(0, np.int64)], [np.zeros((0, 5))], [np.zeros(0, np.int32)]
     for name, path in files.items():
         owners, rows = _rows(path)
         label = np.full(len(rows), label_of.get(name, -1), np.int32)
-        strangers.check(label, lambda _, name=name: name, "detections", "classes", path, names)
-        number = np.array([number_of.get(each, -1) for each in owners], np.int64)
-        strangers.check(number, lambda i, owners=owners: os.fsdecode(owners[i]), "detections", "images", path, ids)
+        policy.check(label, lambda _, name=name: name, "detections", "classes", str(path), names)
+        number = np.array([number_of.get(owner, -1) for owner in owners], np.int64)
+        policy.check(
+            number, lambda row, owners=owners: os.fsdecode(owners[row]), "detections", "images", str(path), ids
+        )
         images.append(number)
         values.append(rows)
         labels.append(label)
@@ -215,6 +199,6 @@ def _rows(path: Path) -> tuple[list[bytes], np.ndarray]:
 
 def _is_row(line: Sequence[bytes]) -> bool:
     try:
-        return len(line) == len(COLUMNS) and bool(np.isfinite([float(each) for each in line[1:]]).all())
+        return len(line) == len(COLUMNS) and bool(np.isfinite([float(value) for value in line[1:]]).all())
     except ValueError:
         return False

@@ -14,7 +14,7 @@ from detkit.__about__ import __version__
 from detkit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from detkit.evaluation.from_files import EvaluationFiles
+    from detkit.evaluation.evaluation_files import EvaluationFiles
     from detkit.evaluation.protocol import Protocol
 
 

@@ -12,8 +12,7 @@ from PIL import Image
 
 from detkit.classification import ObjectCrops, object_crops
 from detkit.data import VOC, ImageFolder
-from detkit.data.voc_files import VOCObject
-from detkit.data.voc_writing import format_annotation
+from detkit.data.voc_files import VOCObject, format_annotation
 from detkit.errors import ConfigError, DataError
 
 GREY = (124, 116, 104)

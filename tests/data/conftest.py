@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detkit.data.voc_files import VOCObject
-from detkit.data.voc_writing import format_annotation
+from detkit.data.voc_files import VOCObject, format_annotation
 
 
 def write_image(path: Path, width: int = 40, height: int = 30, seed: int = 0, **save: object) -> Path:

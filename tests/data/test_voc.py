@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detkit.data import VOC
-from detkit.data.voc_files import VOCObject, parse_annotation, read_image_set
-from detkit.data.voc_writing import format_annotation
+from detkit.data.voc_files import VOCObject, format_annotation, parse_annotation, read_image_set
 from detkit.errors import ConfigError, DataError
 
 CAT = VOCObject("cat", (1, 2, 20, 22), False)
@@ -186,7 +185,9 @@ def test_external_entity_is_not_read(two_cats: Path, tmp_path: Path) -> None:
 
 def test_unknown_label_names_file_object_and_classes(two_cats: Path) -> None:
     data = VOC(str(two_cats), class_names=["cat", "cow"])
-    with pytest.raises(DataError, match=r"a\.xml: object 2 is a 'dog', .*\(cat, cow\)"):
+    with pytest.raises(
+        DataError, match=r"a\.xml: object 2: 1 of 3 objects are of 1 classes .*: 'dog'; it has 'cat', 'cow'"
+    ):
         data.setup("fit")
 
 
@@ -208,7 +209,9 @@ def test_other_classes_are_left_out_on_request(make_voc: Callable[..., Path]) ->
     cat, dog, cow = (VOCObject(name, box, False) for name in ("cat", "dog", "cow"))
     path = str(make_voc({"a": [dog, cat, cow], "b": [dog]}))
     sets = {"val": None, "test": None}
-    with pytest.raises(DataError, match=r"object 1 is a 'dog'.*other_classes: drop"):
+    with pytest.raises(
+        DataError, match=r"a\.xml: object 1: 3 of 4 objects .*: 'dog', 'cow'; it has 'cat'.*other_classes: drop"
+    ):
         VOC(path, **sets, class_names=["cat"]).annotations("train")
     data = VOC(path, **sets, class_names=["cat"], other_classes="drop")
     train = data.annotations("train")
@@ -216,7 +219,7 @@ def test_other_classes_are_left_out_on_request(make_voc: Callable[..., Path]) ->
     split = data.summary().splits["train"]
     assert (split.dropped, split.found, split.empty) == (3, {"other_class": 3}, 1)
     (line,) = [line for line in data.summary().lines() if "left out" in line]
-    assert line.endswith("objects of other classes left out: dog 2, cow 1")
+    assert line.endswith("3 of 4 objects are of 2 classes that class_names does not have ('dog' 2, 'cow' 1): left out")
     with pytest.raises(ConfigError, match="'error' or 'drop'"):
         VOC(path, other_classes="keep")  # type: ignore[arg-type]
 

@@ -176,7 +176,7 @@ def test_objects_marked_difficult_or_ignore(tmp_path: Path, flag: str) -> None:
     paths = write(tmp_path, marked, FOUND)
     files = read_coco_results(*paths)
     assert files.evaluation_set.difficult.tolist() == [True, True]
-    (finding,) = files.findings
+    (finding,) = map(str, files.findings)
     assert "1 objects are marked difficult or ignore" in finding  # the other one is a crowd anyway
     np.testing.assert_array_equal(ours(*paths, difficult="count"), theirs(*paths))
     assert np.isnan(ours(*paths)[0])
@@ -199,7 +199,7 @@ def test_detections_of_other_images_are_refused_or_left_out(tmp_path: Path) -> N
         read_coco_results(*paths)
     files = read_coco_results(*paths, other_images="drop")
     assert len(files.evaluation_set.scores) == 3
-    assert "3 of 6 detections are of 2 images" in files.findings[0]
+    assert "3 of 6 detections are of 2 images" in str(files.findings[0])
     expected = ours(*write(tmp_path, TRUTH, FOUND))
     np.testing.assert_array_equal(ours(*write(tmp_path, TRUTH, FOREIGN), other_images="drop"), expected)
 
@@ -277,7 +277,7 @@ def test_bad_detections_are_named_with_their_place(tmp_path: Path, text: str, me
         ({"images": [{"id": 7}, {"id": 3}, {"id": 7}]}, "image id 7 is given twice"),
         ({"images": [{"id": 7}, {"id": "3"}]}, "numbers and strings"),
         ({"images": [{"file_name": "a.jpg"}]}, r"image 0 \(counted from 0\): object missing required field 'id'"),
-        ({"categories": [{"id": 2}, {"id": 2}]}, "category id is given twice"),
+        ({"categories": [{"id": 2}, {"id": 2}]}, "category id 2 is given twice"),
         (
             {"annotations": [{"id": 1, "image_id": 7, "category_id": 2}]},
             "annotation 0 .* missing required field 'bbox'",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from detkit.errors import DataError
-from detkit.evaluation.from_files import EvaluationFiles
+from detkit.evaluation.evaluation_files import EvaluationFiles
 from detkit.evaluation.protocol import Protocol
 from detkit.evaluation.voc_result_files import read_voc_results
 from tests.evaluation.voc_devkit import write_devkit, write_results
@@ -106,8 +106,8 @@ def test_one_file_and_packed_files(devkit: Path, tmp_path: Path) -> None:
     path = results / "comp4_det_test_traffic_light.txt"
     files = read_voc_results(path, devkit)
     assert files.evaluation_set.detected_labels.tolist() == [3]
-    told = "it counts as never found; is a file missing?"
-    assert files.findings == [f"no result file for {name}: {told}" for name in ("cat", "dog")]
+    told = "it counts as never found; is one missing?"
+    assert [finding.message for finding in files.findings] == [f"none for {name}: {told}" for name in ("cat", "dog")]
     (results / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
     with pytest.raises(DataError, match="two files for traffic_light"):
         read_voc_results(results, devkit)
@@ -121,7 +121,9 @@ def test_of_a_folder_with_several_sets_those_of_the_split_are_taken(devkit: Path
     write_results(results, {"cat": "000012 0.7\n"}, "comp2_cls_test_")
     assert len(read_voc_results(results, devkit).evaluation_set.scores) == 4
     write_results(results, ROWS, "comp3_det_test_")
-    with pytest.raises(DataError, match=r"several kinds: comp3_det_test_, comp4_det_test_; name one: '.*comp3_det_"):
+    with pytest.raises(
+        DataError, match=r"several competitions or sets: comp3_det_test_, comp4_det_test_; name one: '.*comp3_det_"
+    ):
         read_voc_results(results, devkit)
     assert len(read_voc_results(f"{results}/comp3_det_test_*", devkit).evaluation_set.scores) == 4
 
@@ -155,7 +157,7 @@ def test_other_images_are_refused_or_left_out(devkit: Path, tmp_path: Path) -> N
         read_voc_results(results, devkit)
     files = read_voc_results(results, devkit, other_images="drop")
     assert len(files.evaluation_set.scores) == 4
-    assert "1 of 3 detections" in files.findings[0]
+    assert "1 of 3 detections" in str(files.findings[0])
 
 
 def test_other_classes_are_refused_or_left_out(devkit: Path, tmp_path: Path) -> None:

@@ -1,0 +1,220 @@
+"""COCO's instances JSON, read as it is written: what training and evaluation both begin with.
+
+No number is changed here: no box is clipped, rounded or dropped. data/coco.py makes the annotations of a training or
+test split from it, evaluation/coco_files.py the ground truth of `detkit evaluate`.
+"""
+
+from __future__ import annotations
+
+import gc
+import gzip
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+
+from detkit.errors import DataError
+
+# Numbers come as floats, too, from programs that keep ids in tables of floats: 7.0 is 7 to COCOeval.
+ImageId = int | float | str
+CategoryId = int | float
+Flag = bool | int | float | None
+Box = tuple[float, float, float, float]
+
+T = TypeVar("T")
+
+# Only what is needed is decoded. `gc=False`: none of these is ever part of a cycle.
+
+
+class Image(msgspec.Struct, gc=False):
+    """An image as COCO's annotations have it."""
+
+    id: ImageId
+    file_name: Any = None
+    width: Any = None
+    height: Any = None
+
+
+class Category(msgspec.Struct, gc=False):
+    """A category as COCO's annotations have it."""
+
+    id: CategoryId
+    name: Any = None
+
+
+class Annotation(msgspec.Struct, gc=False):
+    """An object as COCO's annotations have it; its id is for messages only."""
+
+    image_id: ImageId
+    category_id: CategoryId
+    bbox: Box
+    id: Any = None
+    area: float | None = None
+    iscrowd: Flag = 0
+    ignore: Flag = 0
+    difficult: Flag = 0
+
+
+class Instances(msgspec.Struct, gc=False):
+    """COCO's annotations. Of what `read_instances` gives, ids are int or str, and unique."""
+
+    images: list[Image]
+    annotations: list[Annotation]
+    categories: list[Category]
+
+
+class Result(msgspec.Struct, gc=False):
+    """A detection as COCO's results have it."""
+
+    image_id: ImageId
+    category_id: CategoryId
+    bbox: Box
+    score: float
+
+
+def read_instances(path: str | PathLike[str]) -> Instances:
+    """Read COCO's annotations; gzip may have packed them.
+
+    Raises:
+        DataError: the file is missing, no JSON or of another form, has no images or no categories, or an id of an
+            image or a category is given twice or is no whole number (or, of an image, string).
+    """
+    instances = decode(path, Instances, "an object with images, annotations and categories")
+    for name, of, rows in (("images", "image", instances.images), ("categories", "category", instances.categories)):
+        if not rows:
+            raise DataError(f"{path}: the list {name!r} is empty")
+        for row in rows:
+            row.id = _whole(row.id)
+            if isinstance(row.id, float):
+                raise DataError(f"{path}: {of} id {row.id} is no whole number")
+        if len({isinstance(row.id, str) for row in rows}) > 1:
+            raise DataError(f"{path}: ids of {name} are numbers and strings; write them alike")
+        seen: set[int | str] = set()
+        for row in rows:
+            if row.id in seen:
+                raise DataError(f"{path}: {of} id {row.id!r} is given twice; ids must be unique")
+            seen.add(row.id)
+    return instances
+
+
+def read_results(path: str | PathLike[str]) -> list[Result]:
+    """Read COCO's results; gzip may have packed them.
+
+    Raises:
+        DataError: the file is missing, no JSON or of another form.
+    """
+    return decode(path, list[Result], "a list of {image_id, category_id, bbox, score}")
+
+
+def boxes_of(rows: Sequence[Annotation] | Sequence[Result]) -> np.ndarray:
+    """(N, 4) float64, x y width height as written."""
+    values = chain.from_iterable(row.bbox for row in rows)
+    return np.fromiter(values, np.float64, 4 * len(rows)).reshape(-1, 4)
+
+
+def areas_of(rows: Sequence[Annotation]) -> np.ndarray:
+    """(N,) float64; NaN where none is given."""
+    return np.fromiter((float("nan") if row.area is None else row.area for row in rows), np.float64, len(rows))
+
+
+def flags_of(flags: Iterable[Flag], count: int) -> np.ndarray:
+    """(N,) bool."""
+    return np.fromiter((bool(flag) for flag in flags), bool, count)
+
+
+def _whole(number: ImageId) -> Any:
+    """7 for 7.0."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+# -- JSON ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Turn garbage collection off: it would walk through a million tuples again and again, and free none."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def decode(path: str | PathLike[str], form: type[T], wanted: str) -> T:
+    """The content of a JSON file, as `form`.
+
+    Args:
+        path: the file, which gzip may have packed.
+        form: what it is to hold, in msgspec's types.
+        wanted: the same in words.
+
+    Raises:
+        DataError: the file is missing, no JSON or of another form; names the entry and what is wanted.
+    """
+    content = read_bytes(path)
+    try:
+        with no_garbage_collection():
+            return msgspec.json.decode(content, type=form)
+    except msgspec.ValidationError as error:
+        raise DataError(f"{path}: {_explain(str(error), wanted)}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{path}: {_explain_syntax(str(error), content, wanted)}") from None
+
+
+def read_bytes(path: str | PathLike[str]) -> bytes:
+    """The content of a file, unpacked if it is gzip's, without a byte order mark.
+
+    Raises:
+        DataError: the file is missing or cannot be read.
+    """
+    try:
+        content = Path(path).read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
+    except FileNotFoundError:
+        raise DataError(f"{path}: file does not exist") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: is a folder; give a file") from None
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
+    return content.removeprefix(b"\xef\xbb\xbf")
+
+
+def _explain(message: str, wanted: str) -> str:
+    """msgspec's message in words; it ends in a path such as `$.annotations[3].bbox[1]`."""
+    wrong, _, path = message.partition(" - at ")
+    wrong = (wrong[:1].lower() + wrong[1:]).replace("`", "'")
+    match = re.fullmatch(r"`\$(?:\.(\w+))?(?:\[(\d+)\])?\.?(.*)`", path)
+    if match is None or not (match[1] or match[2]):
+        return f"{wrong}; the file is to hold {wanted}"
+    entry = {"annotations": "annotation", "images": "image", "categories": "category"}.get(match[1] or "", "detection")
+    where = f"{entry} {match[2]} (counted from 0)" if match[2] else f"the list {match[1]!r}"
+    return f"{where}: {match[3] + ': ' if match[3] else ''}{wrong}"
+
+
+def _explain_syntax(message: str, content: bytes, wanted: str) -> str:
+    """What is wrong with a text that is no JSON; NaN and infinity, which Python writes into JSON, by name."""
+    if not content.strip():
+        return f"the file is empty; it is to hold {wanted} (a list without entries is [])"
+    match = re.search(r"\(byte (\d+)\)", message)
+    if match is None:
+        return "the JSON is cut short: write the file again" if "truncated" in message else f"not JSON ({message})"
+    position = int(match[1])
+    before = content[:position]
+    entry = before.count(b'"image_id"') - 1
+    where = f"entry {entry} (counted from 0): " if entry >= 0 else ""
+    special = re.match(rb"-?(?:NaN|Infinity)", content[position - before.endswith(b"-") :])
+    if special:
+        key = re.search(rb'"(\w+)"\s*:[^"]*$', before)
+        name = key[1].decode() if key else "a number"
+        return f"{where}{name} is {special[0].decode()}, which JSON does not have: correct it where it was computed"
+    shown = content[max(position - 30, 0) : position + 10].decode(errors="replace")
+    return f"{where}not JSON at byte {position:,}: {shown!r}"
