@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from detkit.errors import ConfigError
 from detkit.features.crop_network import CropFeatures, CropNetwork
 from detkit.features.warping import MODES, warp
+from detkit.settings import check_choice, check_range
 
 #: More crops in a pass gain nothing.
 MOST_CROPS = 256
@@ -18,54 +20,63 @@ MOST_CROPS = 256
 MEMORY, MEMORY_CPU = 1.0, 0.05
 
 
+@dataclass(frozen=True)
+class CropSettings:
+    """How a box becomes a crop, and how crops go through the network.
+
+    Args:
+        size: pixels a side of a crop; 227 for the paper's AlexNet, 224 for most networks, 32 for lenet5.
+        mode: warp (each axis by itself), square (the smallest square around the box), or square_masked (the same
+            square, without the image around the box and its context in it).
+        context: pixels of context around the box, in the crop; 16 in the paper, for 227.
+        memory: GB that the crops of one pass through the network, and what it makes of them, may take; null: 1, on a
+            CPU 0.05, where larger passes take longer.
+        bf16: compute features in bfloat16, or in the weights' type, whatever the trainer's precision; null: in bfloat16
+            where the device has it, elsewhere in the trainer's precision. Fine-tuning always has the trainer's.
+    """
+
+    size: int = 224
+    mode: str = "warp"
+    context: int = 16
+    memory: float | None = None
+    bf16: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("crop.mode", self.mode, MODES)
+        check_range("crop.size", self.size, 1)
+        check_range("crop.memory", self.memory, 0, open_low=True)
+        if not 0 <= 2 * self.context < self.size:
+            raise ConfigError(f"crop.context: twice {self.context} must be at least 0 and below crop.size {self.size}")
+
+
 class CropReader:
     """Reads boxes of an image through a `CropNetwork`; it holds no weights of its own.
 
     Args:
-        network: to read with.
-        mode: how a box becomes a crop, one of `detkit.features.warping.MODES`.
-        context: pixels of context around the box, in the crop.
-        memory: GB that the crops of one pass and what the network makes of them may take; None: `MEMORY`, on a CPU
-            `MEMORY_CPU`.
-        bf16: compute in bfloat16 when nothing learns, or in the weights' type, whatever autocast asks for; None: in
-            bfloat16 on devices that have it, elsewhere as autocast asks for.
+        network: to read with, for crops of ``settings.size``.
+        settings: see `CropSettings`.
         channels_last: memory format of the crops.
-
-    Raises:
-        ConfigError: for an unknown mode, context that leaves nothing of the box, or no memory at all.
     """
 
-    def __init__(
-        self,
-        network: CropNetwork,
-        mode: str = "warp",
-        context: int = 16,
-        memory: float | None = None,
-        bf16: bool | None = None,
-        channels_last: bool = False,
-    ) -> None:
-        if mode not in MODES:
-            raise ConfigError(f"unknown crop_mode {mode!r}; the known ones are {', '.join(MODES)}")
-        if not 0 <= 2 * context < network.crop_size:
-            raise ConfigError(f"context {context}: twice that must be less than crop_size {network.crop_size}")
-        if memory is not None and memory <= 0:
-            raise ConfigError(f"crop_memory {memory} must be above 0 GB")
-        self.network, self.mode, self.context, self.bf16 = network, mode, context, bf16
-        self.channels_last, self._memory = channels_last, None
-        self.memory, self._bytes = memory, _bytes_per_crop(network)
+    def __init__(self, network: CropNetwork, settings: CropSettings, channels_last: bool = False) -> None:
+        self.network = network
+        self.settings = settings
+        self.channels_last = channels_last
+        self._memory: Tensor | None = None
+        self._bytes = _bytes_per_crop(network)
 
     def crops(self, image: Tensor, boxes: Tensor, out: Tensor | None = None) -> Tensor:
         """The warped boxes (N, 4) of a normalised image (3, H, W): (N, 3, S, S), in the type of the network's weights.
 
         They are written to ``out``, float32 (N, 3, S, S), if that is given, and are it where the weights are float32.
         """
-        size, weights = self.network.crop_size, next(self.network.parameters())
-        crops = warp(image, boxes, size, self.context, self.mode, channels_last=self.channels_last, out=out)
-        return crops.to(weights.dtype)
+        s = self.settings
+        crops = warp(image, boxes, s.size, s.context, s.mode, channels_last=self.channels_last, out=out)
+        return crops.to(next(self.network.parameters()).dtype)
 
     def crops_per_pass(self, device: torch.device) -> int:
         """How many crops go through the network together."""
-        memory = self.memory or (MEMORY_CPU if device.type == "cpu" else MEMORY)
+        memory = self.settings.memory or (MEMORY_CPU if device.type == "cpu" else MEMORY)
         return max(1, min(MOST_CROPS, int(memory * 1e9 / self._bytes)))
 
     def read(self, image: Tensor, boxes: Tensor) -> CropFeatures:
@@ -86,7 +97,7 @@ class CropReader:
         if torch.is_grad_enabled():
             return None
         if self._memory is None or self._memory.device != device:
-            size = self.network.crop_size
+            size = self.settings.size
             layout = torch.channels_last if self.channels_last else torch.contiguous_format
             shape, dtype = (self.crops_per_pass(device), 3, size, size), torch.float32
             with torch.inference_mode(False):  # what is made in that mode may not be written to outside of it
@@ -94,10 +105,10 @@ class CropReader:
         return self._memory[:count]
 
     def _precision(self, device: torch.device) -> AbstractContextManager[None]:
-        if self.bf16 is None and not has_bf16(device):
+        if self.settings.bf16 is None and not has_bf16(device):
             return nullcontext()
         # Within a trainer's autocast the cache would hand out weights that were cast to that one's type.
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.bf16 is not False, cache_enabled=False)
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.settings.bf16 is not False, cache_enabled=False)
 
 
 def has_bf16(device: torch.device) -> bool:

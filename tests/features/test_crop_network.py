@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from detkit.errors import ConfigError
 from detkit.features import CropNetwork, FeatureSettings, build_crop_network, crop_network, crop_reader, warping
 from detkit.features.architectures import classification_network
-from detkit.features.crop_reader import CropReader
+from detkit.features.crop_reader import CropReader, CropSettings
 from detkit.features.frozen_batch_norm import FrozenBatchNorm
 from detkit.features.weights import Loaded
 
@@ -128,6 +128,10 @@ def _boxes(count: int) -> Tensor:
     return torch.cat((corner, corner + 4 + torch.rand(count, 2) * 40), dim=1)
 
 
+def make_reader(network: CropNetwork, channels_last: bool = False, **options: Any) -> CropReader:
+    return CropReader(network, CropSettings(**({"size": 32, "context": 4} | options)), channels_last)
+
+
 PASS = 4 * (3 * 32 * 32 + 2 * 6 * 32 * 32)  # bytes of a crop, and of ReLU's input and output on C1's maps
 
 
@@ -141,7 +145,7 @@ def test_any_number_of_passes_equals_one(network: CropNetwork, mode: str, channe
     hook = network.register_forward_hook(lambda module, given, output: passes.append(len(given[0])))
     for count, expected in ((7, [7, 7, 7, 2]), (23, [23]), (1, [1] * 23)):
         options = {"memory": (count + 0.5) * PASS / 1e9, "bf16": False, "channels_last": channels_last}
-        reader = CropReader(network, mode, context=4, **options)
+        reader = make_reader(network, mode=mode, **options)
         passes.clear()  # the reader has measured
         found = reader.read(image, boxes)
         assert passes == expected
@@ -152,7 +156,7 @@ def test_any_number_of_passes_equals_one(network: CropNetwork, mode: str, channe
 
 def test_passes_share_memory_only_where_no_gradient_needs_the_crops(network: CropNetwork) -> None:
     image, first, second = torch.randn(3, 60, 90), _boxes(6), _boxes(6)
-    reader = CropReader(network, context=4, bf16=False, memory=3.5 * PASS / 1e9)
+    reader = make_reader(network, bf16=False, memory=3.5 * PASS / 1e9)
     crops: list[Tensor] = []
     hook = network.register_forward_pre_hook(lambda module, given: crops.append(given[0]))
     with torch.inference_mode():  # as in a validation
@@ -170,14 +174,14 @@ def test_passes_share_memory_only_where_no_gradient_needs_the_crops(network: Cro
 
 @torch.no_grad()
 def test_no_boxes_at_all(network: CropNetwork) -> None:
-    found = CropReader(network, context=4).read(torch.randn(3, 60, 90), torch.zeros(0, 4))
+    found = make_reader(network).read(torch.randn(3, 60, 90), torch.zeros(0, 4))
     assert found.pool5.shape == (0, 1024) and found.fc7.shape == (0, 84)
     assert found.fc7.dtype == found.pool5.dtype == torch.float32
 
 
 def test_the_memory_says_how_many_crops_a_pass_has(network: CropNetwork) -> None:
     def crops(memory: float) -> int:
-        return CropReader(network, context=4, memory=memory).crops_per_pass(torch.device("cpu"))
+        return make_reader(network, memory=memory).crops_per_pass(torch.device("cpu"))
 
     assert [crops(n * PASS / 1e9) for n in (0.5, 1.5, 10.5, 100.5)] == [1, 1, 10, 100]
     assert crops(1000.0) == 256
@@ -185,10 +189,10 @@ def test_the_memory_says_how_many_crops_a_pass_has(network: CropNetwork) -> None
 
 def test_measuring_leaves_the_mode_and_the_network_as_they_are(network: CropNetwork) -> None:
     network.train()
-    CropReader(network, context=4)
+    make_reader(network)
     assert network.training and not any(m._forward_hooks for m in network.modules())
     network.eval()
-    CropReader(network, context=4)
+    make_reader(network)
     assert not any(m.training for m in network.modules())
 
 
@@ -196,7 +200,7 @@ def test_measuring_leaves_the_mode_and_the_network_as_they_are(network: CropNetw
 def test_bfloat16_where_it_is_asked_for_and_float32_comes_out(network: CropNetwork) -> None:
     image, boxes, types = torch.randn(3, 60, 90), _boxes(5), set()
     hook = network.register_forward_hook(lambda module, given, output: types.add(output.fc7.dtype))
-    exact, rough = (CropReader(network, context=4, bf16=bf16).read(image, boxes) for bf16 in (False, True))
+    exact, rough = (make_reader(network, bf16=bf16).read(image, boxes) for bf16 in (False, True))
     hook.remove()
     assert types == {torch.float32, torch.bfloat16}
     assert rough.fc7.dtype == torch.float32 and not torch.equal(rough.fc7, exact.fc7)
@@ -220,7 +224,7 @@ def test_the_reader_s_precision_holds_within_that_of_a_trainer(
     types: list[torch.dtype] = []
     hook = network.register_forward_hook(lambda module, given, output: types.append(output.fc7.dtype))
     with torch.autocast("cpu", torch.float16):  # as `precision: 16-mixed`
-        CropReader(network, context=4, bf16=bf16).read(torch.randn(3, 60, 90), _boxes(5))
+        make_reader(network, bf16=bf16).read(torch.randn(3, 60, 90), _boxes(5))
     hook.remove()
     assert types[-1] == expected
 
@@ -229,7 +233,7 @@ def test_the_reader_s_precision_holds_within_that_of_a_trainer(
 @torch.no_grad()
 def test_crops_have_the_type_of_the_weights_and_the_features_are_float32(dtype: torch.dtype) -> None:
     network, boxes = build_crop_network("lenet5", crop_size=32).eval(), _boxes(5)
-    image, reader = torch.randn(3, 60, 90).to(dtype), CropReader(network, context=4, bf16=False)
+    image, reader = torch.randn(3, 60, 90).to(dtype), make_reader(network, bf16=False)
     exact = reader.read(image.float(), boxes)
     network.to(dtype)
     expected = warping.warp(image.float(), boxes, 32, 4).to(dtype)
@@ -242,15 +246,15 @@ def test_crops_have_the_type_of_the_weights_and_the_features_are_float32(dtype: 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "tight"}, "crop_mode 'tight'; the known ones are warp, square, square_masked"),
-        ({"context": 16}, "context 16: twice that must be less than crop_size 32"),
-        ({"context": -1}, "context -1"),
-        ({"memory": 0}, "crop_memory 0 must be above 0 GB"),
+        ({"mode": "tight"}, "crop.mode: there is no 'tight'; the choices are warp, square, square_masked"),
+        ({"context": 16}, "crop.context: twice 16 must be at least 0 and below crop.size 32"),
+        ({"context": -1}, "crop.context: twice -1"),
+        ({"memory": 0}, "crop.memory: 0 must be above 0"),
     ],
 )
 def test_readers_that_cannot_be(network: CropNetwork, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        CropReader(network, **({"context": 4} | options))
+        make_reader(network, **options)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from detkit.detectors.rcnn.stages import RCNNStages
 from detkit.engine.optimization import parameter_groups
 from detkit.errors import CheckpointError, ConfigError
 from detkit.features import FeatureSettings, ImageBatch, Preprocessing, build_crop_network
-from detkit.features.crop_reader import CropReader
+from detkit.features.crop_reader import CropReader, CropSettings
 from detkit.features.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from detkit.heads import BoxRegressorSettings, CropClassifier, SetLimit, SVMSettings, Variant
 from detkit.heads.detection import DetectionSettings
@@ -148,6 +148,7 @@ class RCNN(GivenProposals, Detector):
         if max_per_set is not None and max_per_set < 1:
             raise ConfigError(f"max_per_set {max_per_set} must be at least 1")
         self.set_source(ProposalSource(proposal_method, proposal_mode, proposal_options, proposals), max_proposals)
+        crop = CropSettings(crop_size, crop_mode, context, crop_memory, bf16)
         features = FeatureSettings(transfer, trainable_stages, freeze_batch_norm, initialization, channels_last)
         self.network = build_crop_network(backbone, crop_size, weights, features)
         if channels_last:
@@ -160,7 +161,7 @@ class RCNN(GivenProposals, Detector):
             box_regression,
             DetectionSettings(score_threshold, max_candidates, nms_threshold, max_detections),
         )
-        self.reader = CropReader(self.network, crop_mode, context, crop_memory, bf16, channels_last)
+        self.reader = CropReader(self.network, crop, channels_last)
         self.sampling = {
             "foreground_iou": foreground_iou,
             "batch_size": batch_regions,
