@@ -23,7 +23,7 @@ from detkit.proposals.store import ProposalStore
 from detkit.proposals.store_extension import extended
 from detkit.proposals.store_format import Images
 from detkit.proposals.store_journal import Computation, Journal, merge, missing
-from detkit.threads import available_cores
+from detkit.system import available_cores
 
 SUFFIX = ".proposals"
 

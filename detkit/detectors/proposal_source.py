@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from detkit.errors import ConfigError, DataError
-from detkit.threads import available_cores
+from detkit.system import available_cores
 
 if TYPE_CHECKING:
     from detkit.data.annotations import Annotations

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from detkit.compiled import jit
+from detkit.system import jit
 
 from .evaluation_set import EvaluationSet
 from .grouping import for_classes, group_by_class

@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from detkit.compiled import jit
-from detkit.threads import available_cores
+from detkit.system import available_cores, jit
 
 from .evaluation_set import EvaluationSet
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from detkit.compiled import jit
+from detkit.system import jit
 
 # COCOeval takes thresholds of 1 as a hair less.
 ALMOST_ONE = 1 - 1e-10

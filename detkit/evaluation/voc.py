@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from detkit.compiled import jit
+from detkit.system import jit
 
 from .evaluation_set import EvaluationSet
 from .grouping import for_classes, group_by_class

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from detkit.compiled import jit
+from detkit.system import jit
 
 
 @jit

@@ -81,10 +81,10 @@ def evaluate(
         DetkitError: an argument or a file that cannot be used.
     """
     began = time.monotonic()
-    from detkit.compiled import has_compiled
     from detkit.evaluation.protocol import Protocol
     from detkit.evaluation.tables import baseline_text, metrics_text, read_baseline
     from detkit.files import overwrite_note, write_json
+    from detkit.system import has_compiled
 
     if score_threshold is not None and not 0 <= score_threshold <= 1:
         raise ConfigError(f"score_threshold {score_threshold:g}: scores go from 0 to 1")

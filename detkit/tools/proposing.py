@@ -22,7 +22,7 @@ from detkit.errors import DataError
 from detkit.progress import Progress
 from detkit.proposals.store import ProposalStore
 from detkit.proposals.store_journal import Computation, Journal
-from detkit.threads import available_cores
+from detkit.system import available_cores
 
 
 class Proposing(L.LightningModule):

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from detkit.compiled import jit
+from detkit.system import jit
 
 BLOCK = 4096  # edges that are looked at together
 FLATTEN = 10  # blocks after which all paths are made short

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from detkit.compiled import jit
 from detkit.errors import ConfigError
 from detkit.proposals.selective_search.regions import Regions
+from detkit.system import jit
 
 MEASURES = ("colour", "texture", "size", "fill")
 

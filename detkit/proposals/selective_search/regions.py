@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from detkit.compiled import jit
 from detkit.errors import ConfigError
 from detkit.proposals.selective_search import texture
 from detkit.proposals.selective_search.colour_spaces import as_channels
 from detkit.proposals.selective_search.segmentation import Segmentations
+from detkit.system import jit
 
 COLOUR_BINS = 25
 

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from detkit.compiled import jit
 from detkit.errors import ConfigError
 from detkit.proposals.selective_search import forest
 from detkit.proposals.selective_search.colour_spaces import as_channels
+from detkit.system import jit
 
 
 class Segmentations(NamedTuple):

@@ -12,8 +12,8 @@ import math
 
 import numpy as np
 
-from detkit.compiled import jit
 from detkit.errors import DataError
+from detkit.system import jit
 
 AXES = 4
 BINS = 10

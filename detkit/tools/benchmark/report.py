@@ -16,7 +16,7 @@ import torch
 from detkit.__about__ import __version__
 from detkit.features.architectures import architecture
 from detkit.files import write_beside, write_json
-from detkit.threads import available_cores
+from detkit.system import available_cores
 from detkit.tools.benchmark.contenders import GENERATIONS
 from detkit.tools.benchmark.measuring import Row
 from detkit.tools.benchmark.stage_clock import FEATURES, HEADS, PROPOSALS, STAGES

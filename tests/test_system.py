@@ -11,7 +11,7 @@ from pathlib import Path
 import numba.core.caching
 import pytest
 
-from detkit.compiled import jit
+from detkit.system import jit
 
 
 def waits_for(flags, mine, others):
@@ -49,7 +49,7 @@ def test_two_threads_run_at_once() -> None:
 
 def test_what_is_compiled_and_what_is_kept_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "kernel.py").write_text(
-        "from detkit.compiled import has_compiled, jit\n\n@jit\ndef double(x):\n    return 2 * x\n\n"
+        "from detkit.system import has_compiled, jit\n\n@jit\ndef double(x):\n    return 2 * x\n\n"
         "assert not has_compiled()\nassert double(21) == 42\nprint(has_compiled())\n"
     )
     environment = {

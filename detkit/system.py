@@ -1,0 +1,47 @@
+"""How detkit uses the CPU: compiled loops, and the number of threads.
+
+`jit` is the one way in which detkit compiles its inner loops. The machine code is cached beside the source (or in the
+user's cache folder where that is read-only), so that only the first call ever waits for it. Compiled loops release the
+interpreter's lock: callers run several of them in threads, which, unlike numba's own parallel loops, still work in
+forked DataLoader workers.
+
+numba does not notice when a function that a cached one calls has changed in another file: after such a change remove
+the `__pycache__` folders (`make clean` does).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+_COMPILED: list[Any] = []
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """The function, compiled when it is first called; it must not raise, and divides as NumPy does."""
+    from numba import njit
+
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        compiled = njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder for the cache can be written
+        compiled = njit(**options)(function)
+    _COMPILED.append(compiled)
+    return compiled
+
+
+def has_compiled() -> bool:
+    """Whether this process has compiled a function that was not in the cache."""
+    return any(function.signatures and not function.stats.cache_hits for function in _COMPILED)
+
+
+def available_cores() -> int:
+    """The number of threads a process should start.
+
+    These are the cores that the process may use, divided by the number of processes that torchrun started on this
+    machine (LOCAL_WORLD_SIZE).
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, cores // max(1, int(processes) if processes.isdecimal() else 1))
