@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from detkit.detectors import RCNN as RCNN
     from detkit.detectors import FasterRCNN as FasterRCNN
     from detkit.detectors import FastRCNN as FastRCNN
-    from detkit.detectors.loading import load as load
+    from detkit.detectors import load as load
     from detkit.drawing import draw as draw
     from detkit.tools import benchmark as benchmark
     from detkit.tools.compress import compress as compress
@@ -34,9 +34,8 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         "detkit.__about__": ["__version__"],
         "detkit.errors": ["DetkitError"],
-        "detkit.detectors": ["RCNN", "FastRCNN", "FasterRCNN"],
+        "detkit.detectors": ["RCNN", "FastRCNN", "FasterRCNN", "load"],
         "detkit.classification": ["ImageClassifier"],
-        "detkit.detectors.loading": ["load"],
         "detkit.drawing": ["draw"],
         "detkit.tools.compress": ["compress"],
         "detkit.tools.demo": ["demo"],

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from detkit.detectors.prediction import ImageLike
+    from detkit.data.image_io import ImageLike
 
 Rectangle = tuple[float, float, float, float]  # x1 y1 x2 y2
 

@@ -1,4 +1,4 @@
-"""Settings, said once: frozen dataclasses in constructors, plain dicts in checkpoints, dotted names on the command line.
+"""Settings, said once: frozen dataclasses in constructors, plain dicts in checkpoints, dotted command-line names.
 
 A group of settings is a dataclass beside the part that uses it, with a check of its values in ``__post_init__``. A
 constructor takes it as one argument: ``rpn: RPNSettings = RPNSettings()``; YAML has ``rpn: {nms_threshold: 0.7}``, the
@@ -89,6 +89,27 @@ def arguments_from_plain(cls: type, arguments: Mapping[str, Any]) -> dict[str, A
     return {
         name: from_plain(known[_checked(name, known, cls.__name__)], value, name) for name, value in arguments.items()
     }
+
+
+def nested(settings: Mapping[str, Any], separator: str = "__") -> dict[str, Any]:
+    """{"rpn__nms_threshold": 0.7} as {"rpn": {"nms_threshold": 0.7}}; names without the separator stay as they are."""
+    result: dict[str, Any] = {}
+    for name, value in settings.items():
+        group, _, rest = name.partition(separator)
+        if rest:
+            result.setdefault(group, {})[rest] = value
+        else:
+            result[name] = value
+    return result
+
+
+def construct(cls: type, arguments: Mapping[str, Any]) -> Any:
+    """An object of a class from plain arguments: nested dicts, or single settings such as ``rpn__nms_threshold``.
+
+    Raises:
+        ConfigError: an argument that the class does not have, or a value that it does not take.
+    """
+    return cls(**arguments_from_plain(cls, nested(arguments)))
 
 
 def check_choice(where: str, value: str, choices: typing.Iterable[str]) -> None:

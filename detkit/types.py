@@ -1,8 +1,8 @@
-"""The types that every part of detkit shares: a sample, a batch, and the detections of an image."""
+"""The types that every part of detkit shares: samples, batches, training targets, and detections."""
 
 from __future__ import annotations
 
-from typing import NotRequired, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 from torch import Tensor
 
@@ -36,6 +36,19 @@ class Sample(TypedDict):
 
 #: Images differ in size, so a batch is a list.
 Batch = list[Sample]
+
+
+class Targets(NamedTuple):
+    """What is to be found in each image of a batch of N, in the batch's pixels.
+
+    boxes: N tensors (G_i, 4).
+    labels: N tensors (G_i,), from 1 to K.
+    ignore_boxes: N tensors (I_i, 4) in which background is not trained on: crowds and difficult objects.
+    """
+
+    boxes: list[Tensor]
+    labels: list[Tensor]
+    ignore_boxes: list[Tensor]
 
 
 class Detections(dict[str, Tensor]):

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import detkit
-from detkit.detectors.prediction import Detections
+from detkit.types import Detections
 from detkit.drawing import colour, place_label
 from detkit.errors import DataError, ImageTypeError
 

@@ -9,15 +9,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from detkit.errors import ConfigError
+from detkit.settings import check_choice
 
 CONVENTIONS = ("torchvision", "paper")
 PAPER_CELL = 16
 """Side in pixels of the square the paper's anchors grow from: the stride of VGG16's and ZF's last map."""
+
+
+@dataclass(frozen=True)
+class AnchorSettings:
+    """The anchors of a region proposal network.
+
+    Args:
+        sizes: a list of sizes in pixels for each feature map, the square root of an anchor's area; null: 32 to 512 for
+            a pyramid, one a map, and [128, 256, 512] for a single map.
+        ratios: height over width.
+        convention: torchvision or paper, see `AnchorGenerator`.
+    """
+
+    sizes: list[list[float]] | None = None
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    convention: str = "torchvision"
+
+    def __post_init__(self) -> None:
+        check_choice("anchors.convention", self.convention, CONVENTIONS)
+
+    def generator(self, strides: Sequence[int]) -> AnchorGenerator:
+        """The generator for feature maps of these strides.
+
+        Raises:
+            ConfigError: for another number of lists of sizes than of maps.
+        """
+        sizes = self.sizes
+        if sizes is None:
+            sizes = [[128.0, 256.0, 512.0]] if len(strides) == 1 else [[32.0 * 2**i] for i in range(len(strides))]
+        fixed = list(strides) if self.convention == "paper" else None
+        return AnchorGenerator(sizes, self.ratios, self.convention, num_levels=len(strides), strides=fixed)
 
 
 class AnchorGenerator(nn.Module):
@@ -45,8 +78,7 @@ class AnchorGenerator(nn.Module):
         strides: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        if convention not in CONVENTIONS:
-            raise ConfigError(f"unknown anchor convention {convention!r}: use one of {', '.join(CONVENTIONS)}")
+        check_choice("anchor convention", convention, CONVENTIONS)
         if not sizes or not all(isinstance(level, Sequence) and level for level in sizes):
             raise ConfigError(f"anchor sizes are one list for each level, such as [[128, 256, 512]], not {sizes}")
         if not ratios:

@@ -16,8 +16,7 @@ from detkit.features.architectures import classification_network
 from detkit.features.initialization import initialize
 from detkit.features.preprocessing import IMAGENET_MEAN, IMAGENET_STD, check_image
 from detkit.features.weights import load_classification_weights
-
-Batch = list[dict[str, Any]]
+from detkit.types import Batch
 
 
 class ImageClassifier(TrainableModule):
@@ -47,8 +46,6 @@ class ImageClassifier(TrainableModule):
     """
 
     best_by = ("val/accuracy", "max")
-    #: What a report would show: classifiers have none.
-    last_evaluated = None
 
     def __init__(
         self,
@@ -156,14 +153,14 @@ class ImageClassifier(TrainableModule):
         logits = self([sample["image"] for sample in batch])
         labels = collate_labels(batch).to(logits.device, non_blocking=True)
         loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-        self._guard.watch({"loss": loss}, batch)
+        self.loss_guard.watch({"loss": loss}, batch)
         if not self.trainer.training:
             self.confusion.update(logits.argmax(1), labels)
         return loss
 
     def on_validation_epoch_end(self) -> None:
         """Log the accuracy."""
-        self._guard.check()
+        self.loss_guard.check()
         self._log_accuracy("val")
 
     def on_test_epoch_end(self) -> None:

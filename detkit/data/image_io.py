@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from detkit.errors import DataError
+from detkit.errors import DataError, ImageTypeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 
 
 def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> np.ndarray:
@@ -86,3 +92,28 @@ def to_rgb(image: Image.Image) -> Image.Image:
         ground = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(ground, image).convert("RGB")
     return image.convert("RGB")
+
+
+def as_image(image: ImageLike) -> Tensor:
+    """A uint8 tensor (3, H, W) of a path, a PIL image, an RGB array (H, W, 3) uint8 or such a tensor.
+
+    Raises:
+        ImageTypeError: for anything else.
+        DataError: for a file that cannot be read.
+    """
+    import torch
+
+    from detkit.features.preprocessing import check_image
+
+    if isinstance(image, str | os.PathLike):
+        image = read_image(image)
+    elif isinstance(image, Image.Image):
+        image = np.array(to_rgb(upright(image, None)))
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ImageTypeError(
+                f"image is a {image.dtype} array of shape {image.shape}; wanted is uint8 of shape (H, W, 3), RGB"
+            )
+        image = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    check_image(image)
+    return image

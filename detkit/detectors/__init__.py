@@ -1,8 +1,8 @@
 """The detectors: one LightningModule for each generation."""
 
-from detkit.detectors.base import Detector
+from detkit.detectors.base import Detector, load
 from detkit.detectors.fast_rcnn import FastRCNN
 from detkit.detectors.faster_rcnn import FasterRCNN
 from detkit.detectors.rcnn.model import RCNN
 
-__all__ = ["RCNN", "Detector", "FastRCNN", "FasterRCNN"]
+__all__ = ["RCNN", "Detector", "FastRCNN", "FasterRCNN", "load"]

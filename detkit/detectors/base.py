@@ -1,22 +1,32 @@
-"""What every generation shares: one LightningModule with losses, detections and the metric."""
+"""What the generations share: losses, detections and the metric; and what Fast and Faster R-CNN share besides."""
 
 from __future__ import annotations
 
-from typing import Any
+from os import PathLike
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from detkit.detectors.field_lines import field_lines
-from detkit.detectors.prediction import PredictionMixin
+from detkit.data.image_io import as_image
+from detkit.engine.checkpoints import find_checkpoint, read_checkpoint, restore
 from detkit.engine.module import TrainableModule
-from detkit.evaluation import EvaluationSet, MeanAveragePrecision
-from detkit.features import ImageBatch, Preprocessing
+from detkit.engine.summary import field_lines
+from detkit.errors import CheckpointError
+from detkit.evaluation import MeanAveragePrecision
+from detkit.features.backbones import MapSettings, build_backbone
+from detkit.features.preprocessing import ImageBatch, ImageSettings, Preprocessing
+from detkit.features.roi_pooling import RoIPooler
+from detkit.heads.detection import DetectionSettings
+from detkit.heads.roi_heads import BoxPredictor, RoIHeads, RoISettings, build_box_head
+from detkit.proposals import Proposals
+from detkit.types import Batch, Detections, Targets
 
-Batch = list[dict[str, Any]]
+if TYPE_CHECKING:
+    from detkit.data.image_io import ImageLike
 
 
-class Detector(PredictionMixin, TrainableModule):
+class Detector(TrainableModule):
     """Base of R-CNN, Fast R-CNN and Faster R-CNN.
 
     A generation implements `encode` (one pass over the features), `losses` and `detect`; both take the result of
@@ -28,6 +38,9 @@ class Detector(PredictionMixin, TrainableModule):
         train_on_difficult: learn difficult objects too; otherwise they are neither object nor background.
         protocol: of the mAP in validation and test: coco, voc07 or voc10.
         shared: arguments of `TrainableModule`.
+
+    Attributes:
+        sampler_stats: what the samplers of the last call of `losses` drew, such as foreground boxes an image; logged.
     """
 
     def __init__(
@@ -41,12 +54,10 @@ class Detector(PredictionMixin, TrainableModule):
         super().__init__(class_names, **shared)
         self.preprocessing = preprocessing
         self.metric = MeanAveragePrecision(protocol=protocol, class_names=self.class_names)
-        self.last_evaluated: EvaluationSet | None = None
         self.train_on_difficult = train_on_difficult
-        #: What the samplers of the last call of `losses` met; see `RegionProposalNetwork.losses`.
-        self.health: dict[str, Tensor] = {}
+        self.sampler_stats: dict[str, Tensor] = {}
 
-    # -- what a generation implements ----------------------------------------------------------
+    # -- what a generation implements ------------------------------------------------------------
 
     def encode(self, batch: Batch) -> Any:
         """One pass over the features of a batch, to be given to `losses` and `detect`."""
@@ -56,37 +67,76 @@ class Detector(PredictionMixin, TrainableModule):
         """Losses by name; their sum is minimised."""
         raise NotImplementedError(f"{type(self).__name__} must implement losses")
 
-    def detect(self, batch: Batch, encoded: Any = None) -> list[dict[str, Tensor]]:
+    def detect(self, batch: Batch, encoded: Any = None) -> list[Detections]:
         """Detections of each image, in its own pixels, best first."""
         raise NotImplementedError(f"{type(self).__name__} must implement detect")
 
-    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+    def feature_lines(self) -> list[str]:
+        """Lines about the feature maps, printed at the start of a fit."""
+        return []
+
+    # -- shared parts ----------------------------------------------------------------------------
+
+    def forward(self, images: list[Tensor]) -> list[Detections]:
         """Detections of uint8 images (3, H_i, W_i)."""
         return self.detect([{"image": image} for image in images])
 
-    # -- shared parts --------------------------------------------------------------------------
+    @torch.no_grad()
+    def predict(
+        self, images: ImageLike | list[ImageLike], score_threshold: float = 0.0, batch_size: int = 1
+    ) -> Detections | list[Detections]:
+        """Detect objects.
+
+        Args:
+            images: a path, PIL image, uint8 RGB array (H, W, 3) or uint8 tensor (3, H, W), or a list of them.
+            score_threshold: leave out detections with a lower score (0-1); the model's own threshold holds besides.
+            batch_size: images that go through the network together; more gains nothing on a CPU.
+
+        Returns:
+            Detections (``boxes`` (N, 4) in the image's own pixels, ``scores`` (N,), ``labels`` (N,) from 1, best first,
+            on the CPU), or a list of them for a list of images.
+
+        Raises:
+            ImageTypeError, DataError: for an image that is none, or cannot be read.
+        """
+        many = isinstance(images, list | tuple)
+        inputs = list(images) if many else [images]
+        modes = [(module, module.training) for module in self.modules()]
+        results = []
+        self.eval()
+        try:
+            for start in range(0, len(inputs), batch_size):
+                batch: Batch = [{"image": as_image(image)} for image in inputs[start : start + batch_size]]
+                for detections in self.detect(batch):
+                    keep = detections["scores"] >= score_threshold
+                    results.append(Detections({k: v[keep].cpu() for k, v in detections.items()}, self.class_names))
+        finally:
+            for module, training in modes:  # one by one: parts may be fixed while others learn
+                module.training = training
+        return results if many else results[0]
 
     def prepare(self, batch: Batch) -> ImageBatch:
         """Resize, normalise and batch the images, on the module's device."""
         return self.preprocessing([sample["image"] for sample in batch])
 
-    def targets(self, batch: Batch, images: ImageBatch) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """What is to be found: boxes and labels in the batch's pixels, and regions where background does not count.
-
-        Crowds, and difficult objects unless ``train_on_difficult``, are neither positive nor negative.
-        """
-        boxes, labels, regions = [], [], []
+    def targets(self, batch: Batch, images: ImageBatch) -> Targets:
+        """What is to be found; crowds, and difficult objects unless ``train_on_difficult``, are ignore boxes."""
+        device = images.tensor.device
+        targets = Targets([], [], [])
         for i, sample in enumerate(batch):
             ignored = sample["crowd"] if self.train_on_difficult else sample["crowd"] | sample["difficult"]
-            scaled = images.to_batch(sample["boxes"], i)
-            boxes.append(scaled[~ignored])
-            labels.append(sample["labels"][~ignored])
-            regions.append(scaled[ignored])
-        device = images.tensor.device
-        boxes, labels, regions = ([t.to(device, non_blocking=True) for t in kind] for kind in (boxes, labels, regions))
-        return boxes, labels, regions
+            boxes = images.to_batch(sample["boxes"], i)
+            targets.boxes.append(boxes[~ignored].to(device, non_blocking=True))
+            targets.labels.append(sample["labels"][~ignored].to(device, non_blocking=True))
+            targets.ignore_boxes.append(boxes[ignored].to(device, non_blocking=True))
+        return targets
 
-    # -- Lightning -----------------------------------------------------------------------------
+    @property
+    def protocol_description(self) -> str:
+        """The protocol of the mAP, in a few words."""
+        return str(self.metric.protocol)
+
+    # -- Lightning -------------------------------------------------------------------------------
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move the images only: annotations are small, and sorting them on the host spares waits for the device."""
@@ -96,18 +146,17 @@ class Detector(PredictionMixin, TrainableModule):
         """Print what learns, and what the maps see."""
         super().on_fit_start()
         if self.trainer.is_global_zero:
-            for line in field_lines(self):
+            for line in self.feature_lines():
                 self.print(line)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum of the losses of one batch."""
         losses = self.losses(batch, self.encode(batch))
-        self._guard.watch(losses, batch)
+        self.loss_guard.watch(losses, batch)
         # Losses of parts that are fixed for now (alternating training) are only logged.
         total = torch.stack([loss for loss in losses.values() if loss.requires_grad]).sum()
-        # Lightning keeps only what it is given in the steps it logs; handing it over costs time in every one.
-        if self.trainer._logger_connector.should_update_logs:
-            values = {f"train/{name}": value.detach() for name, value in (losses | self.health).items()}
+        if self.logs_this_step:
+            values = {f"train/{name}": value.detach() for name, value in (losses | self.sampler_stats).items()}
             self.log_dict(values, batch_size=len(batch))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
         return total
@@ -116,7 +165,7 @@ class Detector(PredictionMixin, TrainableModule):
         """Losses and detections from one pass."""
         encoded = self.encode(batch)
         losses = self.losses(batch, encoded)
-        self._guard.watch(losses, batch)
+        self.loss_guard.watch(losses, batch)
         values = {f"val/{name}": value for name, value in losses.items()}
         values["val/loss"] = torch.stack(list(losses.values())).sum()
         self.log_dict(values, batch_size=len(batch), sync_dist=True)
@@ -126,13 +175,13 @@ class Detector(PredictionMixin, TrainableModule):
         """Detections for the metric."""
         self.metric.update(self.detect(batch), batch)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Tensor]]:
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[Detections]:
         """Detections of each image."""
         return self.detect(batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metric."""
-        self._guard.check()
+        self.loss_guard.check()
         self._log_metric("val")
 
     def on_test_epoch_end(self) -> None:
@@ -154,3 +203,114 @@ class Detector(PredictionMixin, TrainableModule):
         values = {f"{stage}/{k}": v.float() for k, v in scalars.items()}
         # Every rank has computed the same numbers from all images.
         self.log_dict(values, prog_bar=False, rank_zero_only=False, sync_dist=False)
+
+
+class Encoded(NamedTuple):
+    """One pass over a batch: the images as the network sees them, and its feature maps."""
+
+    images: ImageBatch
+    features: list[Tensor]
+
+
+class RegionDetector(Detector):
+    """Base of Fast and Faster R-CNN, which say where proposals come from (`propose`).
+
+    Features are computed once for an image; every proposal is pooled from them, classified and refined. The defaults
+    are torchvision's (the ``modern`` preset); ``configs`` holds those of the papers.
+
+    Args:
+        class_names: the classes, without background. Given by the data set on the command line.
+        backbone: a name (resnet50, vgg16, mobilenet_v2, ...: see `detkit.features.backbone_names`), timm/NAME, or a
+            class of your own: {class_path: my_package.MyBackbone, init_args: {...}}.
+        weights: the backbone's: null (from scratch), DEFAULT, a torchvision weight name, or a local file.
+        features: how the backbone is read, and which part of it learns.
+        image: size and normalisation of the images.
+        roi: pooling, head, sampling and losses of the regions.
+        detection: which regions become detections.
+        shared: arguments of `Detector`.
+
+    Raises:
+        ConfigError: for an unknown name, or numbers that do not fit together.
+        WeightsError: for weights that do not fit the backbone.
+    """
+
+    def __init__(
+        self,
+        class_names: list[str],
+        backbone: str | dict[str, Any] = "resnet50",
+        weights: str | None = None,
+        features: MapSettings = MapSettings(),
+        image: ImageSettings = ImageSettings(),
+        roi: RoISettings = RoISettings(),
+        detection: DetectionSettings = DetectionSettings(),
+        **shared: Any,
+    ) -> None:
+        super().__init__(class_names, Preprocessing(image, features.channels_last), **shared)
+        self.backbone, top = build_backbone(backbone, weights, features)
+        head, head_features = build_box_head(roi, self.backbone.channels[0], top, features.initialization)
+        # The pyramid's last level is a subsampled copy for large anchors; regions are not read from it.
+        strides = self.backbone.strides[: len(self.backbone.levels)]
+        pooler = RoIPooler(roi.pooling, roi.pool_size, strides, roi.sampling_ratio)
+        predictor = BoxPredictor(head_features, self.num_classes)
+        self.roi_heads = RoIHeads(pooler, head, predictor, roi, detection)
+        if features.channels_last:
+            self.to(memory_format=torch.channels_last)
+
+    # -- what a generation implements ------------------------------------------------------------
+
+    def propose(self, batch: Batch, encoded: Any) -> list[Proposals]:
+        """Where the objects of each image may be, in the batch's pixels."""
+        raise NotImplementedError(f"{type(self).__name__} must implement propose")
+
+    def proposal_losses(self, encoded: Any, targets: Targets) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses of what proposes, if it learns, and its sampler's statistics."""
+        return {}, {}
+
+    # -- shared parts ----------------------------------------------------------------------------
+
+    def encode(self, batch: Batch) -> Encoded:
+        """Backbone over a batch of samples (only ``image`` is read)."""
+        images = self.prepare(batch)
+        return Encoded(images, self.backbone(images.tensor))
+
+    def losses(self, batch: Batch, encoded: Any = None) -> dict[str, Tensor]:
+        """``loss_classifier`` and ``loss_box_reg`` of a batch of samples, after the losses of what proposes."""
+        encoded = encoded or self.encode(batch)
+        targets = self.targets(batch, encoded.images)
+        losses, stats = self.proposal_losses(encoded, targets)
+        proposals = self.propose(batch, encoded)
+        roi_losses, roi_stats = self.roi_heads.losses(encoded.features, proposals, targets)
+        self.sampler_stats = stats | roi_stats
+        return losses | roi_losses
+
+    def detect(self, batch: Batch, encoded: Any = None) -> list[Detections]:
+        """Detections of each image of a batch of samples."""
+        encoded = encoded or self.encode(batch)
+        proposals = [p.boxes[p.valid] for p in self.propose(batch, encoded)]
+        return self.roi_heads.detect(encoded.features, proposals, encoded.images)
+
+    def feature_lines(self) -> list[str]:
+        """A line for each feature map: stride and receptive field."""
+        return field_lines(self.backbone)
+
+
+def load(path: str | PathLike[str], device: str = "cpu") -> Detector:
+    """The detector of a run's folder (its best checkpoint, else its last) or of a checkpoint file.
+
+    Nothing else is needed: architecture, classes and preprocessing are in the checkpoint.
+
+    Args:
+        path: such as ``runs/demo`` or ``runs/demo/version_0/checkpoints/best.ckpt``.
+        device: where to put it.
+
+    Returns:
+        the detector in eval mode; see `Detector.predict`.
+
+    Raises:
+        CheckpointError: if there is no checkpoint, it cannot be read, or it is not one of a detector.
+    """
+    file = find_checkpoint(path).path
+    model = restore(read_checkpoint(file), source=str(file))
+    if not isinstance(model, Detector):
+        raise CheckpointError(f"{file}: holds a {type(model).__name__}, which is no detector")
+    return model.to(device).eval()

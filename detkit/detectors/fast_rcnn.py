@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.transforms import HorizontalFlip
-from detkit.detectors.base import Batch
+from detkit.detectors.base import Encoded, RegionDetector
 from detkit.detectors.given_proposals import GivenProposals
 from detkit.detectors.proposal_source import ProposalSource
-from detkit.detectors.region_detector import Encoded, RegionDetector
 from detkit.errors import ConfigError
 from detkit.features import PyramidFeatures, PyramidPooler, distinct_rois, nearest_scale
 from detkit.proposals import Proposals
+from detkit.settings import check_choice, check_range
 from detkit.training import box_statistics
+from detkit.types import Batch
 
 NORMALIZATIONS = ("per_class", "fixed")
 
@@ -65,13 +66,9 @@ class FastRCNN(GivenProposals, RegionDetector):
         test_max_size: int = 2000,
         **shared: Any,
     ) -> None:
+        check_choice("box_normalization", box_normalization, NORMALIZATIONS)
+        check_range("dedup_stride", dedup_stride, 1)
         super().__init__(class_names, **shared)
-        if box_normalization not in NORMALIZATIONS:
-            raise ConfigError(
-                f"unknown box_normalization {box_normalization!r}; the known ones are {', '.join(NORMALIZATIONS)}"
-            )
-        if dedup_stride is not None and dedup_stride < 1:
-            raise ConfigError(f"dedup_stride {dedup_stride} must be at least 1")
         self.set_source(ProposalSource(proposal_method, proposal_mode, proposal_options, proposals), max_proposals)
         self.dedup_stride = dedup_stride
         if box_normalization == "per_class":

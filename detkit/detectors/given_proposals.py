@@ -8,9 +8,9 @@ import lightning as L
 from torch import Tensor
 
 from detkit.data.datamodule import STAGES, DetectionDataModule
-from detkit.detectors.base import Batch
 from detkit.detectors.proposal_source import ProposalSource
 from detkit.errors import ConfigError
+from detkit.types import Batch
 
 
 class GivenProposals:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from detkit.errors import ConfigError
 from detkit.features.weights import fit_state_dict
+from detkit.settings import check_choice, construct
 
 if TYPE_CHECKING:
     from detkit.detectors.faster_rcnn import FasterRCNN
@@ -15,29 +15,29 @@ if TYPE_CHECKING:
 _MOBILENET: dict[str, Any] = {
     "backbone": "mobilenet_v3_large",
     # Both maps have stride 32, so every region is read from the first.
-    "backbone_levels": ["13", "16"],
-    "anchor_sizes": [[32.0, 64.0, 128.0, 256.0, 512.0]] * 3,
-    "rpn_score_threshold": 0.05,
+    "features__levels": ["13", "16"],
     # torchvision hands its own norm layer to the network, with its default epsilon instead of 0.001.
-    "batch_norm_eps": 1e-5,
+    "features__batch_norm_eps": 1e-5,
+    "anchors__sizes": [[32.0, 64.0, 128.0, 256.0, 512.0]] * 3,
+    "rpn__score_threshold": 0.05,
 }
 
-#: Arguments of `FasterRCNN` that make it torchvision's detector of that name.
+#: Settings of `FasterRCNN` that make it torchvision's detector of that name.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "fasterrcnn_resnet50_fpn": {"backbone": "resnet50"},
     "fasterrcnn_resnet50_fpn_v2": {
         "backbone": "resnet50",
-        "fpn_norm": True,
-        "rpn_convolutions": 2,
-        "box_head": "conv",
+        "features__fpn_norm": True,
+        "rpn__convolutions": 2,
+        "roi__head": "conv",
     },
     "fasterrcnn_mobilenet_v3_large_fpn": _MOBILENET,
     "fasterrcnn_mobilenet_v3_large_320_fpn": {
         **_MOBILENET,
-        "min_size": 320,
-        "max_size": 640,
-        "rpn_pre_nms": (2000, 150),
-        "rpn_post_nms": (2000, 150),
+        "image__min_size": 320,
+        "image__max_size": 640,
+        "rpn__pre_nms": [2000, 150],
+        "rpn__post_nms": [2000, 150],
     },
 }
 
@@ -50,10 +50,9 @@ def from_torchvision(
     overrides: dict[str, Any],
 ) -> FasterRCNN:
     """See `FasterRCNN.from_torchvision`."""
-    if arch not in ARCHITECTURES:
-        raise ConfigError(f"unknown torchvision detector {arch!r}; the known ones are {', '.join(ARCHITECTURES)}")
-    arguments = {"rpn_min_size": 1e-3, **ARCHITECTURES[arch], **overrides}
-    model = detector(class_names=unique(class_names), **arguments)
+    check_choice("torchvision detector", arch, ARCHITECTURES)
+    settings = {"rpn__min_size": 1e-3, **ARCHITECTURES[arch], **overrides}
+    model = construct(detector, {"class_names": unique(class_names), **settings})
     fit_state_dict(model, state_dict, source=f"of {arch}")
     return model.eval()
 

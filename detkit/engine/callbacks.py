@@ -1,4 +1,7 @@
-"""The checkpoints of a run: the best validation and the last epoch."""
+"""The checkpoints of a run: the best validation and the last epoch.
+
+Files are written whole or not at all where the trainer has `detkit.engine.checkpoints.AtomicCheckpointIO`.
+"""
 
 from __future__ import annotations
 
@@ -79,14 +82,7 @@ class BestCheckpoint(StageCheckpoint, ModelCheckpoint):
         self.best_model_path = self.kth_best_model_path = path
         self.best_model_score = None if value is None else value.detach().cpu()
         self.best_k_models = {} if value is None else {path: self.best_model_score}
-        self._save_checkpoint(trainer, path)
-
-    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        # Lightning writes over the old best; a run killed meanwhile would be left with neither.
-        super()._save_checkpoint(trainer, f"{filepath}.part")
-        if trainer.is_global_zero:
-            os.replace(f"{filepath}.part", filepath)
-        self._last_checkpoint_saved = filepath
+        trainer.save_checkpoint(path)
 
 
 class LastCheckpoint(StageCheckpoint):
@@ -116,7 +112,4 @@ class LastCheckpoint(StageCheckpoint):
 
     def _save(self, trainer: Trainer) -> None:
         if not trainer.fast_dev_run:
-            part = self.path.with_name("last.ckpt.part")
-            trainer.save_checkpoint(part)
-            if trainer.is_global_zero:
-                os.replace(part, self.path)
+            trainer.save_checkpoint(self.path)

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: which one a path means, and what is in it.
+"""Checkpoints on disk: which one a path means, what is in it, and the model that it holds.
 
 A run's folder is laid out as
 
@@ -9,14 +9,22 @@ A run's folder is laid out as
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import zipfile
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from detkit.errors import CheckpointError
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from detkit.classes import find_class
+from detkit.errors import CheckpointError, ConfigError
+from detkit.settings import construct
+
+if TYPE_CHECKING:
+    from detkit.engine.module import TrainableModule
 
 ORDER = ("best", "last")
 
@@ -40,7 +48,7 @@ def find_checkpoint(path: str | PathLike[str], prefer: tuple[str, ...] = ORDER) 
         prefer: the names to look for, in this order.
 
     Raises:
-        CheckpointError: nothing there; the message names every place that was looked at.
+        CheckpointError: nothing there; the message names every folder that was searched.
     """
     root = Path(path).expanduser()
     if root.is_file():
@@ -53,10 +61,10 @@ def find_checkpoint(path: str | PathLike[str], prefer: tuple[str, ...] = ORDER) 
             if (folder / f"{name}.ckpt").is_file():
                 return FoundCheckpoint(folder / f"{name}.ckpt", name)
     names = " or ".join(f"{name}.ckpt" for name in prefer)
-    looked = ", ".join(str(f) for f in folders)
+    searched = ", ".join(str(f) for f in folders)
     others = sorted(f for folder in folders if folder.is_dir() for f in folder.glob("*.ckpt"))
     hint = f" There is {others[-1]}: name that file itself to use it." if others else ""
-    raise CheckpointError(f"{root}: no {names} found (looked in {looked}).{hint}")
+    raise CheckpointError(f"{root}: no {names} found (searched: {searched}).{hint}")
 
 
 def versions(root: str | PathLike[str]) -> list[Path]:
@@ -66,7 +74,7 @@ def versions(root: str | PathLike[str]) -> list[Path]:
 
 
 def run_folder(checkpoint: str | PathLike[str]) -> Path:
-    """The folder that the results of a checkpoint belong in: that of its run (its version), else the file's own."""
+    """The folder for the results of a checkpoint: that of its run (`version_N`), else the file's own."""
     parent = Path(checkpoint).parent
     return parent.parent if parent.name == "checkpoints" else parent
 
@@ -129,3 +137,51 @@ def check_fits(state: dict[str, Any], expected: dict[str, Any], path: str | Path
     ]
     if parts:
         raise CheckpointError(f"{path}: its weights are of another model: {', '.join(parts)}.")
+
+
+def restore(checkpoint: dict[str, Any], source: str) -> TrainableModule:
+    """The model of a checkpoint that was read.
+
+    Its class is looked up by its full name among the classes that are imported: nothing is imported because a file
+    says so.
+
+    Args:
+        checkpoint: from `read_checkpoint`.
+        source: the file, for messages.
+
+    Raises:
+        CheckpointError: if its class is not known, or its arguments or weights do not fit this version.
+    """
+    from detkit.engine.module import TrainableModule
+
+    name = checkpoint["detkit"]["class"]
+    try:
+        model_class = find_class(name, TrainableModule)
+        # The weights come from the checkpoint: those the backbone began with are not read (or downloaded) again.
+        arguments = hyper_parameters(checkpoint)
+        if "weights" in arguments:
+            arguments["weights"] = None
+        model = construct(model_class, arguments)
+        model.on_load_checkpoint(checkpoint)
+        model.load_state_dict(checkpoint["state_dict"])
+    except ConfigError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    except (TypeError, RuntimeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{source}: does not fit {name.rpartition('.')[2]} of this version ({reason})") from error
+    return model
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes each checkpoint beside its path and renames it: a run that is killed leaves a whole file or the old one.
+
+    Given to the Trainer as a plugin. Lightning's own writer writes into the file itself.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | PathLike[str], storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint; called by Lightning on rank 0."""
+        part = f"{os.fspath(path)}.part"
+        super().save_checkpoint(checkpoint, part, storage_options)
+        os.replace(part, path)

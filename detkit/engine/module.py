@@ -1,26 +1,33 @@
-"""What every model of the project shares: optimizer and schedule, exact resumption, plain checkpoints."""
+"""The base of every LightningModule of detkit: optimizer and schedule, exact resumption, plain checkpoints.
+
+What the command line asks of a model is declared here, with defaults; a subclass overrides what it needs.
+"""
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from detkit.__about__ import __version__
+from detkit.classes import full_name
 from detkit.data.loaders import begin_next_epoch
-from detkit.engine.loss_guard import LossGuard, check_finite
-from detkit.engine.optimization import UNKNOWN, parameter_groups, schedule
+from detkit.engine.optimization import UNKNOWN, OptimSettings, parameter_groups, schedule
 from detkit.engine.summary import trainable_table
-from detkit.errors import CheckpointError, ConfigError
+from detkit.errors import CheckpointError, ConfigError, TrainingError
+from detkit.evaluation import EvaluationSet
 from detkit.features.weights import Loaded
+from detkit.settings import to_plain
+from detkit.types import Batch
 
 
 class TrainableModule(L.LightningModule):
@@ -32,69 +39,51 @@ class TrainableModule(L.LightningModule):
     Args:
         class_names: the classes, without background. Given by the data set on the command line.
         category_ids: the data set's own ids of these classes. Given by the data set.
-        lr: learning rate of SGD.
-        momentum: of SGD.
-        weight_decay: of SGD.
-        decay_biases: decay biases and batch norms too.
-        bias_lr_factor: learning rate of biases relative to ``lr``; 2 in the papers' solvers.
-        lr_schedule: multistep, cosine or constant.
-        warmup_steps: steps over which the rate rises to ``lr``.
-        warmup_factor: where it begins, relative to ``lr``.
-        lr_milestones: steps at which the rate drops; below 1: as a fraction of the run.
-        lr_gamma: factor of each drop.
+        optim: SGD and its schedule.
         optimizer: replaces SGD, e.g. {class_path: torch.optim.AdamW, init_args: {lr: 0.0001}}.
         lr_scheduler: replaces the schedule; it steps per batch.
+
+    Attributes:
+        last_metrics: the numbers of the last validation or test, by name.
+        last_evaluated: what the last test was computed from, for the report; None for a classifier.
+        stage: name of the stage that a fit of several stages is in; "" where there is one.
 
     Raises:
         ConfigError: for class names that are missing or twice, or ids that do not go with them.
     """
 
-    #: What `best.ckpt` is the best by, and whether larger (max) or smaller (min) is better.
-    best_by = ("val/map", "max")
+    #: The value that `best.ckpt` is chosen by, and whether larger (max) or smaller (min) is better.
+    best_by: tuple[str, str] = ("val/map", "max")
+    #: What a fit that was stopped goes on behind: the last epoch that ended.
+    progress_unit: str = "epoch"
 
     def __init__(
         self,
         class_names: list[str],
         category_ids: list[int] | None = None,
-        lr: float = 0.02,
-        momentum: float = 0.9,
-        weight_decay: float = 1e-4,
-        decay_biases: bool = True,
-        bias_lr_factor: float = 1.0,
-        lr_schedule: str = "multistep",
-        warmup_steps: int = 500,
-        warmup_factor: float = 0.001,
-        lr_milestones: list[float] = [0.67, 0.92],  # noqa: B006 - never changed
-        lr_gamma: float = 0.1,
+        optim: OptimSettings = OptimSettings(),
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        self.save_plain_hyperparameters()
+        # The arguments of the subclasses' constructors are among them; what is no plain value is left out.
+        self.save_hyperparameters(ignore=["preprocessing", "optimizer", "lr_scheduler"], logger=False)
+        for name, value in self.hparams.items():
+            self.hparams[name] = to_plain(value)
         if not class_names or len(set(class_names)) != len(class_names):
             raise ConfigError(f"class_names must be one or more different names, not {class_names}")
         if category_ids is not None and len(category_ids) != len(class_names):
             raise ConfigError(f"{len(category_ids)} category_ids for {len(class_names)} class_names")
         self.class_names = list(class_names)
         self.category_ids = list(category_ids or range(1, len(class_names) + 1))
-        self.optimization = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "decay_biases": decay_biases,
-            "bias_lr_factor": bias_lr_factor,
-            "lr_schedule": lr_schedule,
-            "warmup_steps": warmup_steps,
-            "warmup_factor": warmup_factor,
-            "lr_milestones": lr_milestones,
-            "lr_gamma": lr_gamma,
-        }
-        self.optimizer_callable = optimizer
-        self.lr_scheduler_callable = lr_scheduler
-        #: The numbers of the last validation or test.
+        self.optim = optim
+        self.optimizer_factory = optimizer
+        self.lr_scheduler_factory = lr_scheduler
         self.last_metrics: dict[str, Any] = {}
-        self._guard = LossGuard(interval=1)
-        self._overridden = False
+        self.last_evaluated: EvaluationSet | None = None
+        self.stage = ""
+        self.loss_guard = LossGuard(interval=1)
+        self._new_optim = False
         self._resumed_optimizer: str | None = None
 
     @property
@@ -102,24 +91,47 @@ class TrainableModule(L.LightningModule):
         """Classes without background."""
         return len(self.class_names)
 
-    # -- Lightning -----------------------------------------------------------------------------
+    # -- what the command line asks for ----------------------------------------------------------
+
+    @property
+    def protocol_description(self) -> str:
+        """The protocol of the numbers in `last_metrics`, in a few words; "" where there is none."""
+        return ""
+
+    def apply_overrides(self, changed: Mapping[str, Any], fit: bool) -> None:
+        """Take note of hyper-parameters given against those of the checkpoint that is used.
+
+        Args:
+            changed: dotted name, such as ``optim.lr``, -> value.
+            fit: a fit goes on from the checkpoint; otherwise it is tested or predicts.
+        """
+        self._new_optim = fit and any(name.startswith("optim.") for name in changed)
+
+    def restore_parts(self, checkpoint: dict[str, Any]) -> None:
+        """Make module and checkpoint have the same parts, before the weights are loaded."""
+
+    def finished_stage(self, checkpoint: dict[str, Any]) -> str:
+        """The last stage that a checkpoint's fit has finished; "" where a fit has one stage, or none is finished."""
+        return ""
+
+    # -- Lightning -------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
         """Go into training mode, and print what it begins with, what learns and what is fixed."""
-        self._guard = LossGuard(interval=self.trainer.log_every_n_steps)
+        self.loss_guard = LossGuard(interval=self.trainer.log_every_n_steps)
         if not self.training:  # as `detkit.load` and `from_torchvision` give it; Lightning leaves the mode alone
             self.train()
         if self.trainer.is_global_zero:
-            found = [getattr(part, "loaded", None) for part in self.modules()]
-            for loaded in dict.fromkeys(each for each in found if isinstance(each, Loaded)):
-                self.print(f"weights: {loaded}")
+            loaded = [getattr(part, "loaded", None) for part in self.modules()]
+            for weights in dict.fromkeys(each for each in loaded if isinstance(each, Loaded)):
+                self.print(f"weights: {weights}")
             self.print(trainable_table(self))
 
     def on_train_start(self) -> None:
         """After a resume: begin with the right epoch, and apply what the command line overrides."""
         begin_next_epoch(self.trainer)
         optimizer = self.trainer.optimizers[0]
-        if self._overridden and self.optimizer_callable is None:
+        if self._new_optim and self.optimizer_factory is None:
             for group, wanted in zip(optimizer.param_groups, self.parameter_groups(), strict=True):
                 group.update({k: wanted[k] for k in ("momentum", "weight_decay")}, initial_lr=wanted["lr"])
             for config in self.trainer.lr_scheduler_configs:
@@ -129,11 +141,7 @@ class TrainableModule(L.LightningModule):
                     for group, factor in zip(optimizer.param_groups, factors, strict=True):
                         group["lr"] = group["initial_lr"] * factor
 
-    def on_resume_override(self, changed: dict[str, Any]) -> None:
-        """Hyper-parameters that win against those of the checkpoint a run is resumed from."""
-        self._overridden = bool({"lr", "momentum", "weight_decay", "decay_biases", "bias_lr_factor"} & set(changed))
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make the step's randomness a function of seed, step and rank, so that a resumed run goes on exactly."""
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         step = self.trainer.fit_loop.epoch_loop.total_batch_idx
@@ -142,21 +150,34 @@ class TrainableModule(L.LightningModule):
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
+    @property
+    def logs_this_step(self) -> bool:
+        """Whether Lightning writes what this training step logs; making up values in other steps costs time."""
+        return (self.trainer.global_step + 1) % max(self.trainer.log_every_n_steps, 1) == 0
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """SGD with warm-up and drops, or what ``optimizer`` and ``lr_scheduler`` say; schedules step per batch."""
-        total = self._total_steps()
-        if self.optimizer_callable is not None:
-            optimizer = self.optimizer_callable([p for p in self.parameters() if p.requires_grad])
-            ignored = "lr, momentum, weight_decay, decay_biases and bias_lr_factor"
-            self.print(f"optimizer: {type(optimizer).__name__} as configured; {ignored} of the model do not count")
+        total_steps = int(min(self.trainer.estimated_stepping_batches, UNKNOWN))
+        if self.optimizer_factory is not None:
+            optimizer = self.optimizer_factory([p for p in self.parameters() if p.requires_grad])
+            unused = "optim.lr, momentum, weight_decay, decay_biases and bias_lr_factor"
+            self.print(f"optimizer: {type(optimizer).__name__} as configured; {unused} are not used")
         else:
-            optimizer = SGD(self.parameter_groups(), lr=self.optimization["lr"])
+            optimizer = SGD(self.parameter_groups(), lr=self.optim.lr)
         self._check_resumed(optimizer)
-        if self.lr_scheduler_callable is not None:
-            scheduler = self.lr_scheduler_callable(optimizer)
+        if self.lr_scheduler_factory is not None:
+            scheduler = self.lr_scheduler_factory(optimizer)
         else:
-            scheduler = LambdaLR(optimizer, self.lr_factor(total))
+            scheduler = LambdaLR(optimizer, self.lr_factor(total_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What SGD is given: the trainable parameters with their rates, momentum and decay."""
+        return parameter_groups(self, self.optim)
+
+    def lr_factor(self, total_steps: int) -> Callable[[int], float]:
+        """The learning rate's factor as a function of the step; see `schedule`."""
+        return schedule(self.optim, total_steps)
 
     def _check_resumed(self, optimizer: Optimizer) -> None:
         """Refuse a checkpoint whose optimizer state is another optimizer's.
@@ -170,57 +191,85 @@ class TrainableModule(L.LightningModule):
                 f"{type(optimizer).__name__}: its state does not fit. Resume with the same optimizer"
             )
 
-    def _total_steps(self) -> int:
-        """Optimizer steps of the whole run; `UNKNOWN` if it has no end."""
-        return int(min(self.trainer.estimated_stepping_batches, UNKNOWN))
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """What SGD is given: the trainable parameters with their rates, momentum and decay."""
-        o = self.optimization
-        groups = parameter_groups(
-            self,
-            lr=o["lr"],
-            weight_decay=o["weight_decay"],
-            decay_biases=o["decay_biases"],
-            bias_lr_factor=o["bias_lr_factor"],
-        )
-        return [{**group, "momentum": o["momentum"]} for group in groups]
-
-    def lr_factor(self, total_steps: int) -> Callable[[int], float]:
-        """The learning rate's factor as a function of the step; see `schedule`."""
-        o = self.optimization
-        return schedule(
-            o["lr_schedule"],
-            total_steps,
-            warmup_steps=o["warmup_steps"],
-            warmup_factor=o["warmup_factor"],
-            milestones=o["lr_milestones"],
-            gamma=o["lr_gamma"],
-        )
-
-    # -- checkpoints ---------------------------------------------------------------------------
-
-    def save_plain_hyperparameters(self) -> None:
-        """Keep the constructors' arguments, without what is no plain value (optimizer and scheduler factories)."""
-        frame = inspect.currentframe().f_back  # the constructor; those of its subclasses are found from it
-        left_out = ["preprocessing", "optimizer", "lr_scheduler", "_proposer"]
-        self.save_hyperparameters(ignore=left_out, frame=frame, logger=False)
+    # -- checkpoints -----------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write which model this is, and its arguments as plain values."""
-        self._guard.check()
+        """Write which class this is, and its arguments as plain values.
+
+        Raises:
+            TrainingError: if a loss or a weight is not finite.
+        """
+        self.loss_guard.check()
         check_finite(checkpoint["state_dict"])
-        checkpoint["detkit"] = {"class": type(self).__name__, "version": __version__}
+        checkpoint["detkit"] = {"class": full_name(type(self)), "version": __version__}
         if self.trainer.optimizers:
             checkpoint["detkit"]["optimizer"] = type(self.trainer.optimizers[0]).__name__
-        arguments = checkpoint.get("hyper_parameters", {})
-        kept = {k: v for k, v in arguments.items() if not k.startswith("_") and k not in ("optimizer", "lr_scheduler")}
-        checkpoint["hyper_parameters"] = {**kept, "class_names": self.class_names, "category_ids": self.category_ids}
-
-    def restore_parts(self, checkpoint: dict[str, Any]) -> None:
-        """Make module and checkpoint have the same parts, before the weights are loaded."""
+        arguments = {name: to_plain(v) for name, v in self.hparams.items() if not name.startswith("_")}
+        checkpoint["hyper_parameters"] = arguments | {
+            "class_names": self.class_names,
+            "category_ids": self.category_ids,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember which optimizer the state belongs to."""
         self.restore_parts(checkpoint)
         self._resumed_optimizer = checkpoint["detkit"].get("optimizer")
+
+
+class LossGuard:
+    """Stops a fit at a loss that is not finite, and names the images, without making the device wait at every step.
+
+    On the CPU every loss is read before its gradient is taken. On another device reading a value stalls it, so losses
+    are kept there and read together every ``interval`` steps, when Lightning logs, and before anything is saved.
+
+    Args:
+        interval: steps between two readings on a device other than the CPU.
+    """
+
+    def __init__(self, interval: int) -> None:
+        self.interval = max(interval, 1)
+        self._unread: deque[tuple[Tensor, list[str], list[Any]]] = deque()
+
+    def watch(self, losses: dict[str, Tensor], batch: Batch) -> None:
+        """Take one step's losses.
+
+        Raises:
+            TrainingError: if a loss that is read now is not finite.
+        """
+        finite = torch.isfinite(torch.stack([loss.detach() for loss in losses.values()]))
+        self._unread.append((finite, list(losses), [sample.get("image_id") for sample in batch]))
+        if finite.device.type == "cpu" or len(self._unread) >= self.interval:
+            self.check()
+
+    def check(self) -> None:
+        """Read the losses that were kept.
+
+        Raises:
+            TrainingError: naming the losses and the image ids of the first batch that was not finite.
+        """
+        while self._unread:
+            finite, names, image_ids = self._unread.popleft()
+            if not bool(finite.all()):
+                self._unread.clear()
+                bad = ", ".join(name for name, good in zip(names, finite.tolist(), strict=True) if not good)
+                raise TrainingError(
+                    f"{bad} became NaN or infinite in the batch of images {image_ids}; training stops, and the last "
+                    "good checkpoint is kept. Lower model.optim.lr, lengthen model.optim.warmup_steps, set "
+                    "trainer.gradient_clip_val, or look at these images' boxes"
+                )
+
+
+def check_finite(state: dict[str, Tensor]) -> None:
+    """Refuse to save weights that are not finite: a finite loss may have had a gradient that was not.
+
+    Raises:
+        TrainingError: naming the first few of them.
+    """
+    floats = {name: value for name, value in state.items() if value.is_floating_point()}
+    if not bool(torch.stack([value.isfinite().all() for value in floats.values()]).all()):
+        bad = [name for name, value in floats.items() if not bool(value.isfinite().all())]
+        raise TrainingError(
+            f"{len(bad)} weights became NaN or infinite ({', '.join(bad[:3])}, ...); training stops, and the last good "
+            "checkpoint is kept. Lower model.optim.lr, lengthen model.optim.warmup_steps, or set "
+            "trainer.gradient_clip_val"
+        )

@@ -2,29 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from detkit.errors import ConfigError
+from detkit.settings import check_choice, check_range
 
 #: Number of steps of a run whose length is not known.
 UNKNOWN = 2**62
 SCHEDULES = ("multistep", "cosine", "constant")
 
 
-def parameter_groups(
-    module: nn.Module, *, lr: float, weight_decay: float, decay_biases: bool, bias_lr_factor: float
-) -> list[dict[str, Any]]:
-    """The trainable parameters, biases apart where they are treated otherwise.
+@dataclass(frozen=True)
+class OptimSettings:
+    """SGD and its schedule.
+
+    Args:
+        lr: learning rate of weights.
+        momentum: of SGD.
+        weight_decay: of weights.
+        decay_biases: decay biases and batch norms too.
+        bias_lr_factor: learning rate of biases relative to ``lr``; 2 in the papers' solvers (papers.md 2.1, 2.2).
+        schedule: multistep, cosine (to 0 at the end) or constant.
+        warmup_steps: steps over which the rate rises linearly to ``lr``.
+        warmup_factor: where it begins, relative to ``lr``.
+        milestones: steps at which the rate is multiplied by ``gamma``; below 1: as a fraction of the run.
+        gamma: factor of each drop.
+    """
+
+    lr: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    decay_biases: bool = True
+    bias_lr_factor: float = 1.0
+    schedule: str = "multistep"
+    warmup_steps: int = 500
+    warmup_factor: float = 0.001
+    milestones: tuple[float, ...] = (0.67, 0.92)
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_choice("optim.schedule", self.schedule, SCHEDULES)
+        for name in ("lr", "momentum", "weight_decay", "bias_lr_factor", "warmup_steps", "warmup_factor", "gamma"):
+            check_range(f"optim.{name}", getattr(self, name), 0)
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+
+
+def parameter_groups(module: nn.Module, settings: OptimSettings, lr_factor: float = 1.0) -> list[dict[str, Any]]:
+    """What SGD is given: the trainable parameters, biases apart where they are treated otherwise.
 
     Args:
         module: whose parameters with ``requires_grad`` are taken.
-        lr: learning rate of weights.
-        weight_decay: of weights; of biases and batch norms too if ``decay_biases``.
-        bias_lr_factor: learning rate of biases relative to ``lr``; 2 in the papers' solvers (papers.md 2.1, 2.2).
+        settings: rates and decay.
+        lr_factor: of this module's learning rates.
 
     Raises:
         ConfigError: if nothing is trainable.
@@ -32,50 +66,49 @@ def parameter_groups(
     weights, biases, norms = [], [], []
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            kind = weights if parameter.ndim > 1 else biases if name.endswith("bias") else norms
-            kind.append(parameter)
+            group = weights if parameter.ndim > 1 else biases if name.endswith("bias") else norms
+            group.append(parameter)
     if not (weights or biases or norms):
-        raise ConfigError("nothing is trainable: every parameter is frozen")
-    decay = weight_decay if decay_biases else 0.0
+        raise ConfigError("nothing is trainable: every parameter is frozen; set features.transfer: partial or full")
+    lr, decay = settings.lr * lr_factor, settings.weight_decay
     groups = [
-        {"params": weights, "lr": lr, "weight_decay": weight_decay},
-        {"params": norms, "lr": lr, "weight_decay": decay},
-        {"params": biases, "lr": lr * bias_lr_factor, "weight_decay": decay},
+        {"params": weights, "lr": lr, "weight_decay": decay},
+        {"params": norms, "lr": lr, "weight_decay": decay if settings.decay_biases else 0.0},
+        {
+            "params": biases,
+            "lr": lr * settings.bias_lr_factor,
+            "weight_decay": decay if settings.decay_biases else 0.0,
+        },
     ]
-    return [group for group in groups if group["params"]]
+    return [{**group, "momentum": settings.momentum} for group in groups if group["params"]]
 
 
-def schedule(
-    kind: str,
-    total_steps: int,
-    *,
-    warmup_steps: int = 0,
-    warmup_factor: float = 0.001,
-    milestones: Iterable[float] = (),
-    gamma: float = 0.1,
-) -> Callable[[int], float]:
+def schedule(settings: OptimSettings, total_steps: int) -> Callable[[int], float]:
     """The learning rate's factor as a function of the step (0-based).
 
     Args:
-        kind: ``multistep``, ``cosine`` (to 0 at the end) or ``constant``.
+        settings: the schedule.
         total_steps: length of the run; needed by ``cosine`` and by milestones below 1.
-        warmup_steps: the factor rises linearly from ``warmup_factor`` to 1 within them.
-        milestones: steps at which the rate is multiplied by ``gamma``; below 1: as a fraction of the run.
 
     Raises:
-        ConfigError: for an unknown kind, or where the run's length is needed and not known.
+        ConfigError: where the run's length is needed and not known.
     """
-    if kind not in SCHEDULES:
-        raise ConfigError(f"unknown schedule {kind!r}; the known ones are {', '.join(SCHEDULES)}")
-    fractions = kind == "cosine" or any(0 < m < 1 for m in milestones)
-    if fractions and not 0 < total_steps < UNKNOWN:
-        raise ConfigError(f"schedule {kind} with milestones {list(milestones)} needs max_epochs or max_steps")
-    steps = sorted(m * total_steps if 0 < m < 1 else m for m in milestones)
+    s = settings
+    fractions = s.schedule == "cosine" or any(0 < m < 1 for m in s.milestones)
+    if s.schedule != "constant" and fractions and not 0 < total_steps < UNKNOWN:
+        raise ConfigError(
+            f"optim.schedule: {s.schedule} with milestones {list(s.milestones)} needs trainer.max_epochs or max_steps"
+        )
+    steps = sorted(m * total_steps if 0 < m < 1 else m for m in s.milestones)
 
     def factor(step: int) -> float:
-        warm = min(1.0, warmup_factor + (1 - warmup_factor) * step / warmup_steps) if warmup_steps else 1.0
-        if kind == "cosine":
-            return warm * 0.5 * (1 + torch.tensor(torch.pi * min(step / total_steps, 1.0)).cos().item())
-        return warm * (gamma ** sum(step >= m for m in steps) if kind == "multistep" else 1.0)
+        warmup = 1.0
+        if s.warmup_steps:
+            warmup = min(1.0, s.warmup_factor + (1 - s.warmup_factor) * step / s.warmup_steps)
+        if s.schedule == "cosine":
+            return warmup * 0.5 * (1 + math.cos(math.pi * min(step / total_steps, 1.0)))
+        if s.schedule == "multistep":
+            return warmup * s.gamma ** sum(step >= m for m in steps)
+        return warmup
 
     return factor

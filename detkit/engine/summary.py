@@ -1,11 +1,16 @@
-"""The table printed at the start of a fit: which parts learn, which are fixed."""
+"""What is printed at the start of a fit: which parts learn, which are fixed, and what the feature maps see."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import FrozenBatchNorm2d
+
+from detkit.features import Backbone
+from detkit.features.receptive_field import extend, receptive_field
+from detkit.proposals import RegionProposalNetwork
 
 
 def trainable_table(module: nn.Module) -> str:
@@ -13,25 +18,51 @@ def trainable_table(module: nn.Module) -> str:
 
     The backbone is shown layer by layer, everything else by its second name.
     """
-    rows: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    trainable: dict[str, int] = {}
+    fixed: dict[str, int] = {}
     for name, parameter in module.named_parameters():
-        rows[_part(name)][0 if parameter.requires_grad else 1] += parameter.numel()
-    frozen: dict[str, int] = defaultdict(int)
-    norms: dict[str, int] = defaultdict(int)
+        part = _part(name)
+        trainable[part] = trainable.get(part, 0) + (parameter.numel() if parameter.requires_grad else 0)
+        fixed[part] = fixed.get(part, 0) + (0 if parameter.requires_grad else parameter.numel())
+    frozen_norms: dict[str, int] = defaultdict(int)
+    learning_norms: dict[str, int] = defaultdict(int)
     for name, layer in module.named_modules():
+        part = _part(f"{name}.")
         if isinstance(layer, FrozenBatchNorm2d):
-            frozen[_part(name + ".")] += 1
-            rows[_part(name + ".")][1] += layer.weight.numel() + layer.bias.numel()
-        elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            norms[_part(name + ".")] += 1
-    width = max([*map(len, rows), len("part")])
+            frozen_norms[part] += 1
+            trainable.setdefault(part, 0)
+            fixed[part] = fixed.get(part, 0) + layer.weight.numel() + layer.bias.numel()
+        elif isinstance(layer, _BatchNorm):
+            learning_norms[part] += 1
+    width = max(map(len, (*trainable, "part")))
     lines = [f"{'part':<{width}}  {'trainable':>12}  {'fixed':>12}  batch norm"]
-    for part, (learns, fixed) in rows.items():
-        kinds = [f"{norms[part]} learning"] * bool(norms[part]) + [f"{frozen[part]} frozen"] * bool(frozen[part])
-        lines.append(f"{part:<{width}}  {learns:>12,}  {fixed:>12,}  {', '.join(kinds)}".rstrip())
-    learns, fixed = (sum(row[i] for row in rows.values()) for i in (0, 1))
-    lines.append(f"{'total':<{width}}  {learns:>12,}  {fixed:>12,}")
+    for part in trainable:
+        norms = []
+        if learning_norms[part]:
+            norms.append(f"{learning_norms[part]} learning")
+        if frozen_norms[part]:
+            norms.append(f"{frozen_norms[part]} frozen")
+        lines.append(f"{part:<{width}}  {trainable[part]:>12,}  {fixed[part]:>12,}  {', '.join(norms)}".rstrip())
+    lines.append(f"{'total':<{width}}  {sum(trainable.values()):>12,}  {sum(fixed.values()):>12,}")
     return "\n".join(lines)
+
+
+def field_lines(backbone: Backbone, rpn: RegionProposalNetwork | None = None) -> list[str]:
+    """One line for each feature map: its stride, its receptive field and, with an RPN, the anchors on it.
+
+    With an RPN the field is that of its anchors' scores, that is with its own convolutions: 228 pixels for VGG16, as
+    in the paper (section 3.1). Anchors may be larger: the middle of an object often tells where it ends (section 3.3).
+    """
+    fields = receptive_field(backbone)
+    ends = [""] * len(fields)
+    if rpn is not None:
+        fields = [extend(field, rpn.head.conv) for field in fields]
+        ends = [f", anchors {', '.join(f'{s:g}' for s in level)} px" for level in rpn.anchor_generator.sizes]
+    note = " without the top-down path" if backbone.fpn is not None else ""
+    return [
+        f"map {field.name}: stride {field.stride} px, receptive field {field.size} px{note}{end}"
+        for field, end in zip(fields, ends, strict=True)
+    ]
 
 
 def _part(name: str) -> str:

@@ -94,8 +94,8 @@ class MapSettings(FeatureSettings):
             raise ConfigError(f"features.fpn_channels {self.fpn_channels} must be at least 1")
         if self.levels is not None and not self.levels:
             raise ConfigError("features.levels is empty; name one layer or more, or set it to null")
-        if self.batch_norm_eps is not None and self.batch_norm_eps <= 0:
-            raise ConfigError(f"features.batch_norm_eps {self.batch_norm_eps} must be above 0")
+        if self.batch_norm_eps is not None and self.batch_norm_eps < 0:
+            raise ConfigError(f"features.batch_norm_eps {self.batch_norm_eps} must not be below 0")
 
 
 class Backbone(nn.Module):

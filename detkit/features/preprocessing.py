@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detkit.errors import ConfigError, ImageTypeError
+from detkit.settings import check_range
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -55,43 +56,64 @@ class ImageBatch:
         return torch.tensor([w / width, h / height] * 2, dtype=dtype).to(boxes.device, non_blocking=True)
 
 
+@dataclass(frozen=True)
+class ImageSettings:
+    """Size and normalisation of the images.
+
+    Args:
+        min_size: pixels of an image's shorter side; several values are drawn from in training, the last serves
+            otherwise; null leaves the images as they are.
+        max_size: limit of its longer side.
+        mean: per RGB channel, for values from 0 to 1; ImageNet's by default.
+        std: likewise.
+        divisor: height and width of a batch become multiples of it.
+    """
+
+    min_size: int | list[int] | None = 800
+    max_size: int = 1333
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    divisor: int = 32
+
+    def __post_init__(self) -> None:
+        sizes = self.min_sizes
+        if sizes is not None and (not sizes or min(sizes) < 1 or self.max_size < max(sizes)):
+            raise ConfigError(
+                f"image.min_size {self.min_size} must be at least 1 and at most image.max_size {self.max_size}"
+            )
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ConfigError(
+                f"image.mean {list(self.mean)} and image.std {list(self.std)} need three values each, std above 0"
+            )
+        check_range("image.divisor", self.divisor, 1)
+
+    @property
+    def min_sizes(self) -> list[int] | None:
+        """``min_size`` as a list."""
+        if self.min_size is None:
+            return None
+        return [self.min_size] if isinstance(self.min_size, int) else list(self.min_size)
+
+
 class Preprocessing(nn.Module):
     """Resize the shorter side to ``min_size`` (at most ``max_size`` for the longer), normalise, pad, batch.
 
     Args:
-        min_size: pixels of the shorter side; several values are drawn from in training, the last serves otherwise;
-            None leaves the images as they are.
-        max_size: limit for the longer side.
-        mean, std: per RGB channel, for values from 0 to 1.
-        divisor: height and width of the batch become multiples of it.
+        settings: see `ImageSettings`.
         channels_last: memory format of the batch, and so of the whole network's features.
     """
 
-    def __init__(
-        self,
-        min_size: int | list[int] | None,
-        max_size: int,
-        mean: list[float],
-        std: list[float],
-        divisor: int = 32,
-        channels_last: bool = False,
-    ) -> None:
+    def __init__(self, settings: ImageSettings, channels_last: bool = False) -> None:
         super().__init__()
-        self.min_sizes = None if min_size is None else [min_size] if isinstance(min_size, int) else list(min_size)
-        sizes = self.min_sizes
-        if sizes is not None and (not sizes or min(sizes) < 1 or max_size < max(sizes)):
-            raise ConfigError(f"min_size {min_size} must be at least 1 and at most max_size {max_size}")
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise ConfigError(f"image_mean {mean} and image_std {std} need three values each, std above 0")
-        self.max_size, self.divisor = max_size, divisor
+        self.settings = settings
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(settings.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(settings.std).view(3, 1, 1), persistent=False)
 
     def at(self, min_size: int, max_size: int) -> Preprocessing:
         """The same with another size."""
-        mean, std = (buffer.flatten().tolist() for buffer in (self.mean, self.std))
-        return Preprocessing(min_size, max_size, mean, std, self.divisor, self.memory_format == torch.channels_last)
+        settings = replace(self.settings, min_size=min_size, max_size=max_size)
+        return Preprocessing(settings, self.memory_format == torch.channels_last)
 
     def forward(self, images: list[Tensor]) -> ImageBatch:
         """Batch uint8 images (3, H_i, W_i).
@@ -103,7 +125,8 @@ class Preprocessing(nn.Module):
             check_image(image)
         originals = [(image.shape[1], image.shape[2]) for image in images]
         sizes = [self.size_of(h, w) for h, w in originals]
-        height, width = (math.ceil(max(s[i] for s in sizes) / self.divisor) * self.divisor for i in (0, 1))
+        divisor = self.settings.divisor
+        height, width = (math.ceil(max(s[i] for s in sizes) / divisor) * divisor for i in (0, 1))
         height, width = max(height, SMALLEST), max(width, SMALLEST)
         batch = torch.zeros((len(images), 3, height, width), device=self.mean.device, dtype=self.mean.dtype).contiguous(
             memory_format=self.memory_format
@@ -119,12 +142,13 @@ class Preprocessing(nn.Module):
 
     def size_of(self, height: int, width: int) -> tuple[int, int]:
         """The size that an image of that size is resized to; drawn among ``min_sizes`` in training mode."""
-        if self.min_sizes is None:
+        sides = self.settings.min_sizes
+        if sides is None:
             return height, width
-        side = self.min_sizes[-1]
-        if self.training and len(self.min_sizes) > 1:
-            side = self.min_sizes[int(torch.randint(len(self.min_sizes), (1,)))]
-        scale = min(side / min(height, width), self.max_size / max(height, width))
+        side = sides[-1]
+        if self.training and len(sides) > 1:
+            side = sides[int(torch.randint(len(sides), (1,)))]
+        scale = min(side / min(height, width), self.settings.max_size / max(height, width))
         return max(int(height * scale), 1), max(int(width * scale), 1)
 
 

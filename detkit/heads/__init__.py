@@ -1,25 +1,26 @@
 """Heads: what follows the features of a region."""
 
-from detkit.heads.box_head import BoxPredictor, build_box_head
 from detkit.heads.box_regressor import BoxRegressors, BoxRegressorSettings, regression_examples
 from detkit.heads.crop_classifier import CropClassifier, SetLimit, Variant
+from detkit.heads.detection import DetectionSettings
 from detkit.heads.hard_negatives import HardNegativeMiner, SVMSettings, Training
 from detkit.heads.linear_svm import LinearSVMs, Objective, feature_scale, fit_svm, objective
-from detkit.heads.region_classifier import RegionClassifier, RegionSettings
 from detkit.heads.ridge import Ridge, RidgeSolver
+from detkit.heads.roi_heads import BoxPredictor, RoIHeads, RoISettings, build_box_head
 
 __all__ = [
     "BoxPredictor",
     "BoxRegressorSettings",
     "BoxRegressors",
     "CropClassifier",
+    "DetectionSettings",
     "HardNegativeMiner",
     "LinearSVMs",
     "Objective",
-    "RegionClassifier",
-    "RegionSettings",
     "Ridge",
     "RidgeSolver",
+    "RoIHeads",
+    "RoISettings",
     "SVMSettings",
     "SetLimit",
     "Training",

@@ -6,6 +6,7 @@ Shape letters: N images, L levels, A anchors of an image (all levels), P proposa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -16,9 +17,63 @@ from detkit.boxes.ordering import best_first
 from detkit.errors import ConfigError
 from detkit.features.initialization import normal_
 from detkit.features.preprocessing import ImageBatch
-from detkit.training.losses import binary_cross_entropy, box_regression_loss
+from detkit.settings import check_choice, check_range
+from detkit.training.losses import BOX_LOSSES, binary_cross_entropy, box_regression_loss
 from detkit.training.matching import Matches, ignore_in_regions, match
-from detkit.training.sampling import Samples, sample
+from detkit.training.sampling import sample
+from detkit.types import Targets
+
+#: Background anchors of which this share lies in an ignore box are not trained on.
+IGNORE_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class RPNSettings:
+    """The region proposal network (papers.md 2.3 and 2.5); counts of proposals are pairs (training, otherwise).
+
+    Args:
+        convolutions: 3x3 convolutions in the head.
+        channels: their channels; null: those of the features.
+        foreground_iou: anchors from this IoU are foreground, and so are those that tie a ground truth's best.
+        background_iou: anchors whose best IoU is below are background; those between are not trained on.
+        batch_size: anchors sampled of each image.
+        positive_fraction: at most this share of them foreground.
+        pre_nms: best anchors of each level that enter suppression: [training, otherwise].
+        post_nms: proposals kept of each image: [training, otherwise].
+        nms_threshold: IoU above which the lower proposal is suppressed.
+        min_size: proposals with a shorter side are dropped, in pixels of the original image.
+        score_threshold: proposals with a lower objectness (0-1) are dropped.
+        straddle: in training, anchors that reach further out of the image than this many pixels are left out (0 in
+            the paper); null: none is.
+        box_loss: smooth_l1, l1, l2 or giou.
+        beta: where smooth L1 turns linear; 1/9 is the paper's sigma 3.
+    """
+
+    convolutions: int = 1
+    channels: int | None = None
+    foreground_iou: float = 0.7
+    background_iou: float = 0.3
+    batch_size: int = 256
+    positive_fraction: float = 0.5
+    pre_nms: tuple[int, int] = (2000, 1000)
+    post_nms: tuple[int, int] = (2000, 1000)
+    nms_threshold: float = 0.7
+    min_size: float = 0.0
+    score_threshold: float = 0.0
+    straddle: float | None = None
+    box_loss: str = "smooth_l1"
+    beta: float = 1 / 9
+
+    def __post_init__(self) -> None:
+        check_choice("rpn.box_loss", self.box_loss, BOX_LOSSES)
+        for name in ("foreground_iou", "background_iou", "positive_fraction", "nms_threshold", "score_threshold"):
+            check_range(f"rpn.{name}", getattr(self, name), 0, 1)
+        for name in ("convolutions", "batch_size"):
+            check_range(f"rpn.{name}", getattr(self, name), 1)
+        for name in ("pre_nms", "post_nms"):
+            pair = getattr(self, name)
+            if len(pair) != 2 or min(pair) < 1:
+                raise ConfigError(f"rpn.{name}: {list(pair)} must be two numbers, [training, otherwise], 1 or more")
 
 
 class RPNOutput(NamedTuple):
@@ -44,7 +99,7 @@ class Proposals(NamedTuple):
     scores: Tensor
 
     @property
-    def usable(self) -> Tensor:
+    def valid(self) -> Tensor:
         """bool (P,): False for padding."""
         return self.scores >= 0
 
@@ -55,13 +110,14 @@ class RPNHead(nn.Module):
     The paper's softmax over two logits a and b is a sigmoid of their difference, so one logit is enough.
     """
 
-    def __init__(self, channels: int, num_anchors: int, depth: int = 1, hidden: int | None = None) -> None:
+    def __init__(self, channels: int, num_anchors: int, convolutions: int = 1, hidden: int | None = None) -> None:
         super().__init__()
         hidden = hidden or channels
+        widths = [channels] + [hidden] * convolutions
         self.conv = nn.Sequential(
             *(
-                nn.Sequential(nn.Conv2d(channels if i == 0 else hidden, hidden, 3, padding=1), nn.ReLU(inplace=True))
-                for i in range(depth)
+                nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(inplace=True))
+                for inputs, outputs in pairwise(widths)
             )
         )
         self.cls_logits = nn.Conv2d(hidden, num_anchors, 1)
@@ -80,41 +136,6 @@ class RPNHead(nn.Module):
         return torch.cat(logits, 1).float(), torch.cat(deltas, 1).float()
 
 
-@dataclass
-class RPNSettings:
-    """The numbers of an RPN (papers.md 2.3 and 2.5); counts are pairs (training, otherwise).
-
-    Args:
-        foreground_iou: anchors from this IoU are foreground, and so are those that tie a ground truth's best.
-        background_iou: anchors whose best IoU is below are background; those between do not count.
-        batch_size: anchors sampled of each image.
-        positive_fraction: at most this share of them foreground.
-        pre_nms: best anchors of each level that enter suppression.
-        post_nms: proposals kept of each image.
-        nms_threshold: IoU above which the lower one is suppressed.
-        min_size: proposals with a shorter side are dropped, in pixels of the original image.
-        score_threshold: proposals with a lower objectness (0-1) are dropped.
-        straddle: in training, anchors that reach further out of the image than this many pixels do not count
-            (0 in the paper); None counts all.
-        box_loss, beta: see `box_regression_loss`.
-        ignore_threshold: background anchors of which this share lies in a crowd or difficult region do not count.
-    """
-
-    foreground_iou: float = 0.7
-    background_iou: float = 0.3
-    batch_size: int = 256
-    positive_fraction: float = 0.5
-    pre_nms: tuple[int, int] = (2000, 1000)
-    post_nms: tuple[int, int] = (2000, 1000)
-    nms_threshold: float = 0.7
-    min_size: float = 0.0
-    score_threshold: float = 0.0
-    straddle: float | None = None
-    box_loss: str = "smooth_l1"
-    beta: float = 1 / 9
-    ignore_threshold: float = 0.5
-
-
 class RegionProposalNetwork(nn.Module):
     """Anchors, head, selection of proposals, and the two losses.
 
@@ -122,18 +143,9 @@ class RegionProposalNetwork(nn.Module):
         channels: of the feature maps.
         anchor_generator: with the same number of anchors at each level.
         settings: see `RPNSettings`.
-        depth: 3x3 convolutions in the head.
-        hidden: their channels (default: those of the features).
     """
 
-    def __init__(
-        self,
-        channels: int,
-        anchor_generator: AnchorGenerator,
-        settings: RPNSettings | None = None,
-        depth: int = 1,
-        hidden: int | None = None,
-    ) -> None:
+    def __init__(self, channels: int, anchor_generator: AnchorGenerator, settings: RPNSettings = RPNSettings()) -> None:
         super().__init__()
         if len(set(anchor_generator.num_anchors)) != 1:
             raise ConfigError(
@@ -141,10 +153,10 @@ class RegionProposalNetwork(nn.Module):
                 f"{anchor_generator.num_anchors}: give as many sizes for each feature map"
             )
         self.anchor_generator = anchor_generator
-        self.settings = settings or RPNSettings()
-        self.head = RPNHead(channels, anchor_generator.num_anchors[0], depth, hidden)
+        self.settings = settings
+        num_anchors = anchor_generator.num_anchors[0]
+        self.head = RPNHead(channels, num_anchors, settings.convolutions, settings.channels)
         self.codec = BoxCodec()
-        self.sample = sample
 
     def forward(self, features: list[Tensor], images: ImageBatch) -> RPNOutput:
         """Score every anchor; see `RPNOutput`."""
@@ -162,7 +174,8 @@ class RegionProposalNetwork(nn.Module):
         return [self._propose_one(output, images, i) for i in range(len(images.sizes))]
 
     def _propose_one(self, output: RPNOutput, images: ImageBatch, index: int) -> Proposals:
-        s, phase = self.settings, 0 if self.training else 1
+        s = self.settings
+        phase = 0 if self.training else 1
         min_size = s.min_size * images.scale(index)
         boxes, scores, candidates = [], [], 0
         for anchors, logits, deltas in zip(
@@ -177,7 +190,7 @@ class RegionProposalNetwork(nn.Module):
             good = (sides >= min_size).all(1) & (sides > 0).all(1) & (score >= s.score_threshold)
             if self.training:
                 score = score.masked_fill(~good, -1)
-            else:  # what follows waits for the device anyway
+            else:  # the rest of a detection waits for the device anyway
                 box, score = box[good], score[good]
             keep = nms(box, score, s.nms_threshold).sort().values
             boxes.append(box[keep])
@@ -188,40 +201,38 @@ class RegionProposalNetwork(nn.Module):
         return Proposals(box[order], score[order])
 
     def losses(
-        self, output: RPNOutput, images: ImageBatch, boxes: list[Tensor], regions: list[Tensor]
+        self, output: RPNOutput, images: ImageBatch, targets: Targets
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses over a balanced sample of anchors of each image.
 
         Args:
             output: from `forward`.
             images: the batch.
-            boxes: N tensors (G_i, 4) to be found, in the batch's pixels.
-            regions: N tensors (R_i, 4) in which background does not count (crowds, difficult objects).
+            targets: what is to be found in it.
 
         Returns:
             ``loss_objectness`` and ``loss_rpn_box_reg``, both over the number of sampled anchors of the batch (so
-            lambda = 1; papers.md 2.3), and the sampler's health: foreground and background anchors per image.
+            lambda = 1; papers.md 2.3), and the sampler's statistics: foreground and background anchors per image.
         """
-        s, sampled = self.settings, []
-        for i, (truth, region) in enumerate(zip(boxes, regions, strict=True)):
-            matches = self.label(output.anchors, truth, region, images.sizes[i])
-            chosen = self.sample(matches.label, s.batch_size, s.positive_fraction)
-            sampled.append(self._sampled(output, i, matches, chosen, truth))
-        logits, predicted, target, positive, valid = (torch.cat(part) for part in zip(*sampled, strict=True))
+        s = self.settings
+        sampled = [
+            self._sample(output, i, boxes, ignore_boxes, images.sizes[i])
+            for i, (boxes, ignore_boxes) in enumerate(zip(targets.boxes, targets.ignore_boxes, strict=True))
+        ]
+        logits, predicted, target, positive, valid = map(torch.cat, zip(*sampled, strict=True))
         count = valid.sum().clamp(min=1)
         losses = {
             "loss_objectness": binary_cross_entropy(logits, positive, valid),
             "loss_rpn_box_reg": box_regression_loss(predicted, target, positive & valid, count, s.box_loss, s.beta),
         }
-        images_in_batch = len(boxes)
-        health = {
-            "rpn_foreground": (positive & valid).sum() / images_in_batch,
-            "rpn_background": (~positive & valid).sum() / images_in_batch,
+        stats = {
+            "rpn_foreground": (positive & valid).sum() / len(sampled),
+            "rpn_background": (~positive & valid).sum() / len(sampled),
         }
-        return losses, health
+        return losses, stats
 
     @torch.no_grad()
-    def label(self, anchors: Tensor, boxes: Tensor, regions: Tensor, size: tuple[int, int]) -> Matches:
+    def label(self, anchors: Tensor, boxes: Tensor, ignore_boxes: Tensor, size: tuple[int, int]) -> Matches:
         """Foreground, background or neither for each of the anchors (A, 4); see `match`."""
         s = self.settings
         iou = box_iou(boxes, anchors)
@@ -231,14 +242,17 @@ class RegionProposalNetwork(nn.Module):
             inside = (low >= 0).all(1) & (high[:, 0] <= width) & (high[:, 1] <= height)
             iou = iou.masked_fill(~inside, 0)
         matches = match(iou, s.foreground_iou, s.background_iou, low_quality=True)
-        matches = ignore_in_regions(matches, anchors, regions, s.ignore_threshold)
+        matches = ignore_in_regions(matches, anchors, ignore_boxes, IGNORE_THRESHOLD)
         if s.straddle is not None:
             matches = matches._replace(label=matches.label.masked_fill(~inside, -1))
         return matches
 
-    def _sampled(
-        self, output: RPNOutput, index: int, matches: Matches, chosen: Samples, boxes: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def _sample(
+        self, output: RPNOutput, index: int, boxes: Tensor, ignore_boxes: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, ...]:
+        """Of sampled anchors of one image: logits (n,), predictions and targets (n, 4), positive and valid (n,)."""
+        matches = self.label(output.anchors, boxes, ignore_boxes, size)
+        chosen = sample(matches.label, self.settings.batch_size, self.settings.positive_fraction)
         anchors = output.anchors[chosen.index]
         deltas = output.deltas[index][chosen.index]
         truth = boxes[matches.index[chosen.index]] if len(boxes) else anchors

@@ -90,8 +90,8 @@ def compress_checkpoint(
     Raises:
         ConfigError: a layer that does not exist, or a rank that saves nothing.
     """
-    from detkit.detectors.loading import restore
-    from detkit.detectors.region_detector import RegionDetector
+    from detkit.detectors.base import RegionDetector
+    from detkit.engine.checkpoints import restore
     from detkit.heads.svd import check_ranks, check_saving, costs, fully_connected, replace_layers
 
     model = restore(content, source)
@@ -108,7 +108,8 @@ def compress_checkpoint(
     arguments = content["hyper_parameters"]
     result = {name: content[name] for name in KEPT if name in content}
     result["state_dict"] = state
-    result["hyper_parameters"] = {**arguments, "svd_ranks": (arguments.get("svd_ranks") or {}) | ranks}
+    roi = arguments["roi"]
+    result["hyper_parameters"] = {**arguments, "roi": {**roi, "svd_ranks": (roi["svd_ranks"] or {}) | ranks}}
     result["detkit"] = {name: value for name, value in content["detkit"].items() if name != "optimizer"}
     return result, table
 

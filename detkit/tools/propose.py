@@ -206,7 +206,7 @@ def _check(config: Any, arguments: Arguments) -> None:
 
 def _load(ckpt_path: str, max_boxes: int | None, precision: Any) -> tuple[Any, dict[str, Any]]:
     """The detector, and what tells its proposals from others."""
-    from detkit.detectors.loading import load
+    from detkit.detectors import load
     from detkit.engine.checkpoints import find_checkpoint
 
     path = find_checkpoint(ckpt_path).path

@@ -188,7 +188,7 @@ class ByNetwork(Proposing):
             height, width = sample["image"].shape[-2:]
             encoded = self.detector.encode([sample])
             (found,) = self.detector.propose([sample], encoded)
-            boxes = encoded.images.to_original(found.boxes[found.usable], 0)
+            boxes = encoded.images.to_original(found.boxes[found.valid], 0)
             self.journal.append(index, boxes.float().cpu().numpy(), (width, height))
             self.progress.step()
         return True

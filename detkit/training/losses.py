@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from detkit.boxes.geometry import area, as_float
 from detkit.errors import ConfigError
 
-KINDS = ("smooth_l1", "l1", "l2", "giou")
+BOX_LOSSES = ("smooth_l1", "l1", "l2", "giou")
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
@@ -54,8 +54,8 @@ def box_regression_loss(
     "giou": 1 - generalised IoU (Rezatofighi et al. 2019), for decoded boxes x1 y1 x2 y2.
     normalizer: how many samples to divide by; 0 counts as 1. Raises ConfigError for any other kind.
     """
-    if kind not in KINDS:
-        raise ConfigError(f"unknown box regression loss {kind!r}: use one of {', '.join(KINDS)}")
+    if kind not in BOX_LOSSES:
+        raise ConfigError(f"unknown box regression loss {kind!r}: use one of {', '.join(BOX_LOSSES)}")
     predicted, target = as_float(predicted), as_float(target)
     if kind == "giou":
         unit = torch.zeros(4, dtype=predicted.dtype, device=predicted.device)

@@ -14,6 +14,7 @@ from torch import Tensor
 import detkit
 from detkit.data import Shapes
 from detkit.data.shapes_drawing import SHAPE_CLASSES
+from detkit.settings import construct
 from tests.detectors.rcnn.rcnn_fits import Fit, Fitted, make_fit
 
 Small = Callable[..., detkit.FasterRCNN]
@@ -22,19 +23,31 @@ Sample = dict[str, Any]
 OPTIONS: dict[str, Any] = {
     "class_names": list(SHAPE_CLASSES),
     "backbone": "tiny",
-    "fpn": False,
-    "min_size": 64,
-    "max_size": 96,
-    "anchor_sizes": [[16.0, 32.0]],
-    "rpn_pre_nms": [60, 40],
-    "rpn_post_nms": [30, 20],
-    "rpn_batch_size": 32,
-    "roi_batch_size": 16,
-    "pool_size": 3,
-    "head_channels": 16,
-    "score_threshold": 0.01,
-    "warmup_steps": 2,
-    "lr": 0.01,
+    "features__fpn": False,
+    "image__min_size": 64,
+    "image__max_size": 96,
+    "anchors__sizes": [[16.0, 32.0]],
+    "rpn__pre_nms": [60, 40],
+    "rpn__post_nms": [30, 20],
+    "rpn__batch_size": 32,
+    "roi__batch_size": 16,
+    "roi__pool_size": 3,
+    "roi__head_channels": 16,
+    "detection__score_threshold": 0.01,
+    "optim__warmup_steps": 2,
+    "optim__lr": 0.01,
+}
+
+PYRAMID: dict[str, Any] = {
+    "features__fpn": True,
+    "features__fpn_channels": 16,
+    "anchors__sizes": [[8.0], [16.0], [32.0], [64.0]],
+}
+MAX_POOLING: dict[str, Any] = {
+    "roi__pooling": "max",
+    "roi__head": "top",
+    "anchors__convention": "paper",
+    "rpn__straddle": 0.0,
 }
 
 
@@ -44,7 +57,7 @@ def small() -> Small:
 
     def build(**options: Any) -> detkit.FasterRCNN:
         torch.manual_seed(0)
-        return detkit.FasterRCNN(**(OPTIONS | options))
+        return construct(detkit.FasterRCNN, OPTIONS | options)
 
     return build
 

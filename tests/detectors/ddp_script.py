@@ -34,17 +34,17 @@ def main(shapes: str, results: str) -> None:
     model = detkit.FasterRCNN(
         data.class_names,
         backbone="tiny",
-        fpn=False,
-        min_size=64,
-        max_size=64,
-        anchor_sizes=[[16.0, 32.0]],
-        rpn_pre_nms=(60, 40),
-        rpn_post_nms=(30, 20),
-        pool_size=3,
-        head_channels=16,
-        score_threshold=0.01,
-        lr=0.02,
-        warmup_steps=2,
+        features__fpn=False,
+        image__min_size=64,
+        image__max_size=64,
+        anchors__sizes=[[16.0, 32.0]],
+        rpn__pre_nms=(60, 40),
+        rpn__post_nms=(30, 20),
+        roi__pool_size=3,
+        roi__head_channels=16,
+        detection__score_threshold=0.01,
+        optim__lr=0.02,
+        optim__warmup_steps=2,
     )
     seen: list[str] = []
     honest = model.losses

@@ -18,8 +18,9 @@ from torch import Tensor
 import detkit
 from detkit.cli.main import main
 from detkit.data import Shapes
-from detkit.detectors.alternating import bounds, check_strategy, repeated, step_at
+from detkit.detectors.alternating import AlternatingSchedule, bounds, repeated, step_at
 from detkit.errors import ConfigError
+from detkit.settings import construct
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:.*{text}")
@@ -42,22 +43,22 @@ def small(**options: Any) -> detkit.FasterRCNN:
     given: dict[str, Any] = {
         "class_names": ["circle", "rectangle", "ring", "star", "triangle"],
         "backbone": "tiny",
-        "fpn": False,
-        "min_size": 64,
-        "max_size": 64,
-        "anchor_sizes": [[16, 32]],
-        "rpn_pre_nms": [40, 40],
-        "rpn_post_nms": [20, 20],
-        "rpn_batch_size": 32,
-        "roi_batch_size": 16,
-        "pool_size": 3,
-        "head_channels": 16,
-        "warmup_steps": 2,
-        "lr": 0.01,
+        "features__fpn": False,
+        "image__min_size": 64,
+        "image__max_size": 64,
+        "anchors__sizes": [[16, 32]],
+        "rpn__pre_nms": [40, 40],
+        "rpn__post_nms": [20, 20],
+        "rpn__batch_size": 32,
+        "roi__batch_size": 16,
+        "roi__pool_size": 3,
+        "roi__head_channels": 16,
+        "optim__warmup_steps": 2,
+        "optim__lr": 0.01,
         "training_scheme": "alternating",
     }
     torch.manual_seed(0)
-    return detkit.FasterRCNN(**(given | options))
+    return construct(detkit.FasterRCNN, given | options)
 
 
 class Watch(L.Callback):
@@ -162,7 +163,7 @@ def test_every_part_is_looked_at(run: Run) -> None:
 
 
 def test_what_the_transfer_policy_fixes_stays_fixed(run: Run) -> None:
-    model = small(transfer="partial", trainable_stages=1)
+    model = small(features__transfer="partial", features__trainable_stages=1)
     _, watch = fit(model, run.shapes)
     before, after = watch.states[0], watch.states[-1]
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -175,7 +176,7 @@ def test_what_the_transfer_policy_fixes_stays_fixed(run: Run) -> None:
 
 def test_batch_norms_that_do_not_learn_keep_their_statistics(run: Run) -> None:
     # ResNet's conv5 as the head of each region holds batch norms that learn with the head.
-    model = small(backbone="resnet18", box_head="top", min_size=64, freeze_batch_norm=False)
+    model = small(backbone="resnet18", roi__head="top", image__min_size=64, features__freeze_batch_norm=False)
     _, watch = fit(model, run.shapes)
     statistics = [name for name in watch.states[0] if name.startswith("roi_heads.") and "running_mean" in name]
     assert statistics
@@ -265,8 +266,8 @@ CONFIG = """
 model:
   class_path: FasterRCNN
   init_args:
-    {backbone: tiny, fpn: false, min_size: 64, max_size: 64, anchor_sizes: [[16, 32]], rpn_post_nms: [20, 20],
-     pool_size: 3, head_channels: 16, training_scheme: alternating}
+    {backbone: tiny, features: {fpn: false}, image: {min_size: 64, max_size: 64}, anchors: {sizes: [[16, 32]]},
+     rpn: {post_nms: [20, 20]}, roi: {pool_size: 3, head_channels: 16}, training_scheme: alternating}
 data:
   class_path: Shapes
   init_args: {path: shapes, num_train: 4, num_val: 1, num_test: 2, image_size: 64, num_workers: 0}
@@ -286,7 +287,7 @@ def test_the_command_line_tests_and_goes_on_with_what_it_trained(
     ):
         assert main(arguments) == 0, capsys.readouterr().err
     content = torch.load("runs/four/version_1/checkpoints/last.ckpt", weights_only=True)
-    assert content["detkit"]["alternating_step"] == 3
+    assert content["callbacks"]["AlternatingSchedule"] == {"step": 3}
     assert content["global_step"] == 12
 
 
@@ -302,12 +303,11 @@ def test_several_processes_need_a_strategy_that_allows_it(
     processes: int, options: dict[str, bool], works: bool
 ) -> None:
     trainer = SimpleNamespace(strategy=DDPStrategy(**options), world_size=processes)
-    model: Any = SimpleNamespace(trainer=trainer)
     if works:
-        check_strategy(model)
+        AlternatingSchedule().on_fit_start(trainer, small())
     else:
         with pytest.raises(ConfigError, match="ddp_find_unused_parameters_true"):
-            check_strategy(model)
+            AlternatingSchedule().on_fit_start(trainer, small())
 
 
 def test_an_unknown_scheme_is_refused() -> None:

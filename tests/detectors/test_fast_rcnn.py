@@ -15,22 +15,23 @@ from detkit.data.dataset import image_to_tensor
 from detkit.data.transforms import AlbumentationsPipeline, HorizontalFlip
 from detkit.errors import ConfigError
 from detkit.features import PyramidFeatures
+from detkit.settings import construct
 from detkit.training import sample as draw
 
 from .conftest import OPTIONS, Sample, Small, assert_same, sample
 
 Build = Callable[..., detkit.FastRCNN]
-COMMON = {name: value for name, value in OPTIONS.items() if not name.startswith(("rpn_", "anchor_"))}
+COMMON = {name: value for name, value in OPTIONS.items() if not name.startswith(("rpn__", "anchors__"))}
 ONE_MAP: dict[str, Any] = {}
-PYRAMID: dict[str, Any] = {"fpn": True, "fpn_channels": 16}
+PYRAMID: dict[str, Any] = {"features__fpn": True, "features__fpn_channels": 16}
 PAPER: dict[str, Any] = {
-    "pooling": "max",
-    "box_head": "top",
+    "roi__pooling": "max",
+    "roi__head": "top",
     "box_normalization": "per_class",
     "dedup_stride": 8,
-    "max_candidates": 100,
-    "box_beta": 1.0,
-    "roi_background_iou": (0.1, 0.5),
+    "detection__max_candidates": 100,
+    "roi__beta": 1.0,
+    "roi__background_iou": (0.1, 0.5),
 }
 SCALES: dict[str, Any] = {**PAPER, "test_sizes": [48, 64, 128], "test_max_size": 192}
 ALL = pytest.mark.parametrize("options", [ONE_MAP, PYRAMID, PAPER, SCALES], ids=["map", "fpn", "paper", "scales"])
@@ -43,7 +44,7 @@ def fast() -> Build:
 
     def build(**options: Any) -> detkit.FastRCNN:
         torch.manual_seed(0)
-        model = detkit.FastRCNN(**(COMMON | options))
+        model = construct(detkit.FastRCNN, COMMON | options)
         torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=0.3)
         torch.nn.init.normal_(model.roi_heads.box_predictor.bbox_pred.weight, std=0.05)
         return model.eval()
@@ -79,11 +80,13 @@ def backward(model: detkit.FastRCNN, batch: list[Sample]) -> dict[str, Tensor]:
 # -- its likeness ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"pooling": "max", "box_head": "top"}], ids=["mlp", "paper"])
+@pytest.mark.parametrize("options", [{}, {"roi__pooling": "max", "roi__head": "top"}], ids=["mlp", "paper"])
 @torch.no_grad()
-def test_faster_rcnn_is_fast_rcnn_whose_proposals_come_from_an_rpn(detecting: Small, options: dict[str, Any]) -> None:
+def test_faster_rcnn_is_fast_rcnn_whose_proposals_come_from_an_rpn(
+    detecting: Small, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     faster = detecting(**options)
-    fast = detkit.FastRCNN(**(COMMON | options)).eval()
+    fast = construct(detkit.FastRCNN, COMMON | options).eval()
     state = {name: value for name, value in faster.state_dict().items() if not name.startswith("rpn.")}
     fast.load_state_dict(state)
     batch = [sample(64, 96, [[5.0, 5, 40, 50]]), sample(100, 80, [[10.0, 20, 60, 70]], [3])]
@@ -96,8 +99,7 @@ def test_faster_rcnn_is_fast_rcnn_whose_proposals_come_from_an_rpn(detecting: Sm
         assert_same(a, b)
     torch.manual_seed(3)
     losses = fast.losses(batch)
-    faster.roi_heads.sample = lambda *args: torch.manual_seed(3) and draw(*args)
-    fast.roi_heads.sample = faster.roi_heads.sample
+    monkeypatch.setattr("detkit.heads.roi_heads.sample", lambda *args: torch.manual_seed(3) and draw(*args))
     losses, expected = fast.losses(batch), faster.losses(batch)
     for name, value in losses.items():
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
@@ -106,7 +108,7 @@ def test_faster_rcnn_is_fast_rcnn_whose_proposals_come_from_an_rpn(detecting: Sm
 def test_both_have_the_shared_options_and_help_for_each(capsys: pytest.CaptureFixture[str]) -> None:
     from detkit.cli.lightning_cli import run
 
-    own = {"FastRCNN": ("proposal_mode", "box_normalization"), "FasterRCNN": ("anchor_sizes", "training_scheme")}
+    own = {"FastRCNN": ("proposal_mode", "box_normalization"), "FasterRCNN": ("anchors.sizes", "training_scheme")}
     for detector, names in own.items():
         with pytest.raises(SystemExit):
             run("fit", ["--model.help", detector])
@@ -116,16 +118,16 @@ def test_both_have_the_shared_options_and_help_for_each(capsys: pytest.CaptureFi
             words = row.partition("(type:")[0].split()[1:]
             assert [word for word in words if word.islower() and not word.startswith(("--", "{", "["))], row
         options = [row.split()[0].rstrip(",") for row in rows]
-        assert {*names, "backbone", "roi_batch_size", "svd_ranks", "lr", "protocol"} <= set(options)
+        assert {*names, "backbone", "roi.batch_size", "roi.svd_ranks", "optim.lr", "protocol"} <= set(options)
         assert not [name for name in options if name.startswith("_") or name == "shared"]
 
 
 def test_hyper_parameters_are_all_of_both_classes(fast: Build) -> None:
-    model = fast(max_proposals=(7, 5), lr=0.25)
-    assert model.hparams["max_proposals"] == (7, 5) and model.hparams["lr"] == 0.25
-    assert model.hparams["proposal_mode"] == "fast" and model.hparams["roi_batch_size"] == 16
+    model = fast(max_proposals=(7, 5), optim__lr=0.25)
+    assert model.hparams["max_proposals"] == [7, 5] and model.hparams["optim"]["lr"] == 0.25
+    assert model.hparams["proposal_mode"] == "fast" and model.hparams["roi"]["batch_size"] == 16
     assert not [name for name in model.hparams if name.startswith("_") or name in ("shared", "optimizer")]
-    again = detkit.FastRCNN(**model.hparams)
+    again = construct(detkit.FastRCNN, model.hparams)
     assert again.hparams == model.hparams
 
 
@@ -157,7 +159,7 @@ def test_images_with_and_without_objects_and_proposals(
     for used in (batch, batch[:1]):
         losses = backward(model.train(), used)
         if objects:  # the ground truth is among the regions
-            assert model.health["roi_foreground"] > 0
+            assert model.sampler_stats["roi_foreground"] > 0
         else:
             assert losses["loss_box_reg"] == 0
         with torch.no_grad():
@@ -167,7 +169,7 @@ def test_images_with_and_without_objects_and_proposals(
 
 
 def test_sixty_four_regions_of_an_image_a_quarter_of_them_foreground(fast: Build) -> None:
-    model = fast(roi_batch_size=64, roi_background_iou=(0.1, 0.5)).train()
+    model = fast(roi__batch_size=64, roi__background_iou=(0.1, 0.5)).train()
     chosen: list[Any] = []
     model.roi_heads.sample = lambda labels, *rest: chosen.append((labels, draw(labels, *rest))) or chosen[-1][1]
     truth = [[5.0, 5, 40, 50]]
@@ -193,14 +195,14 @@ def test_the_best_proposals_are_used(fast: Build) -> None:
         model.train(training)
         encoded = model.encode(batch)
         (found,) = model.propose(batch, encoded)
-        assert found.usable.all()
+        assert found.valid.all()
         torch.testing.assert_close(encoded.images.to_original(found.boxes, 0), batch[0]["proposals"][:count])
 
 
 def test_in_test_each_proposal_counts_once(fast: Build) -> None:
     boxes = proposals(64, 64)
     batch = [sample(64, 64) | {"proposals": torch.cat((boxes, boxes + 0.01))}]
-    plain, dedup = fast(pooling="max"), fast(pooling="max", dedup_stride=8)
+    plain, dedup = fast(roi__pooling="max"), fast(roi__pooling="max", dedup_stride=8)
     for model, count in ((plain, 80), (dedup.train(), 80)):
         assert len(model.propose(batch, model.encode(batch))[0].boxes) == count
     found = dedup.eval().propose(batch, dedup.encode(batch))[0].boxes
@@ -300,7 +302,7 @@ def test_iou_of_proposals_and_boxes_stays_under_flips_and_resizing(fast: Build, 
     torch.testing.assert_close(box_iou(boxes, moved), before, rtol=0, atol=1e-4)
     # And under the detector's own resizing, 80 pixels to 64.
     batch = [{"image": image_to_tensor(item["image"]), "boxes": boxes, "proposals": moved}]
-    model = fast(min_size=64, max_size=64)
+    model = fast(image__min_size=64, image__max_size=64)
     encoded = model.encode(batch)
     (found,) = model.propose(batch, encoded)
     torch.testing.assert_close(box_iou(encoded.images.to_batch(boxes, 0), found.boxes), before, rtol=0, atol=1e-3)
@@ -314,11 +316,11 @@ def test_iou_of_proposals_and_boxes_stays_under_flips_and_resizing(fast: Build, 
     [
         ({"proposal_method": "edge_boxes"}, "'edge_boxes'; the known ones are selective_search, sliding_window, rpn"),
         ({"proposal_options": {"colour": 3}}, "selective_search has no option colour"),
-        ({"box_normalization": "batch"}, "'batch'; the known ones are per_class, fixed"),
+        ({"box_normalization": "batch"}, "box_normalization.*'batch'.* per_class, fixed"),
         ({"max_proposals": (0, 5)}, r"max_proposals \(0, 5\).* at least 1"),
-        ({"dedup_stride": 0}, "dedup_stride 0"),
-        ({"test_sizes": [900], "test_max_size": 800}, "min_size 900 .* max_size 800"),
-        ({"svd_ranks": {"fc9": 3}}, "no layer 'fc9'"),
+        ({"dedup_stride": 0}, "dedup_stride: 0"),
+        ({"test_sizes": [900], "test_max_size": 800}, "min_size 900 .* image.max_size 800"),
+        ({"roi__svd_ranks": {"fc9": 3}}, "no layer 'fc9'"),
         ({"backbone": "resnet999"}, "'resnet999'"),
     ],
 )

@@ -13,12 +13,10 @@ from torch import Tensor
 import detkit
 from detkit.errors import ImageTypeError
 
-from .conftest import Sample, Small, assert_same, sample
+from .conftest import MAX_POOLING, PYRAMID, Sample, Small, assert_same, sample
 
 LOSSES = ["loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"]
 ONE_MAP: dict[str, Any] = {}
-PYRAMID: dict[str, Any] = {"fpn": True, "fpn_channels": 16, "anchor_sizes": [[8.0], [16.0], [32.0], [64.0]]}
-MAX_POOLING: dict[str, Any] = {"pooling": "max", "box_head": "top", "anchor_convention": "paper", "rpn_straddle": 0.0}
 ALL = pytest.mark.parametrize("options", [ONE_MAP, PYRAMID, MAX_POOLING], ids=["map", "pyramid", "paper"])
 
 
@@ -70,7 +68,7 @@ def test_a_large_image_does_not_notice_the_small_ones_beside_it(detecting: Small
     """Only images that are padded see the padding: one that fills the batch is as alone."""
     model = detecting(**options)
     batch = [sample(50, 30), sample(96, 96), sample(20, 64)]
-    model.preprocessing.max_size, model.preprocessing.min_sizes = 96, [96]
+    model.preprocessing = model.preprocessing.at(96, 96)
     found = model.detect(batch)
     check(model, found, batch)
     assert_same(found[1], model.detect(batch[1:2])[0])
@@ -79,10 +77,13 @@ def test_a_large_image_does_not_notice_the_small_ones_beside_it(detecting: Small
 
 @ALL
 @torch.no_grad()
-def test_losses_of_a_batch_are_those_of_its_images_together(small: Small, options: dict[str, Any]) -> None:
+def test_losses_of_a_batch_are_those_of_its_images_together(
+    small: Small, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each loss is over the number of samples in the batch, so equal images count equally."""
     model = small(**options).eval()
-    model.rpn.sample = model.roi_heads.sample = first_ones
+    for stage in ("proposals.region_proposal_network", "heads.roi_heads"):
+        monkeypatch.setattr(f"detkit.{stage}.sample", first_ones)
     batch = [sample(64, 64, [[5.0, 5, 40, 40]]), sample(64, 64, [[20.0, 10, 60, 60], [1, 1, 20, 30]], [2, 3])]
     together = model.losses(batch)
     alone = [model.losses([one]) for one in batch]
@@ -118,7 +119,7 @@ def test_batches_in_which_some_images_have_objects(small: Small, options: dict[s
     batch = [sample(64, 64), sample(80, 64, [[10.0, 10, 50, 60]], [5]), sample(64, 90)]
     losses = backward(model.train(), batch)
     assert all(loss > 0 for loss in losses.values())
-    assert model.health["roi_foreground"] > 0
+    assert model.sampler_stats["roi_foreground"] > 0
     check(model, model.eval().detect(batch), batch)
 
 
@@ -136,11 +137,11 @@ def test_images_of_extreme_shape(detecting: Small, options: dict[str, Any], size
 
 @ALL
 def test_images_with_no_proposal_left(small: Small, options: dict[str, Any]) -> None:
-    model = small(**options, rpn_min_size=1000.0)
+    model = small(**options, rpn__min_size=1000.0)
     batch = [sample(64, 64, [[5.0, 5, 40, 50]]), sample(64, 64)]
     losses = backward(model.train(), batch)
     assert losses["loss_classifier"] > 0  # the objects themselves are regions still
-    assert model.health["roi_foreground"] == 0.5 and model.health["proposal_recall_50"] == 0
+    assert model.sampler_stats["roi_foreground"] == 0.5 and model.sampler_stats["proposal_recall_50"] == 0
     for training in (True, False):
         found = model.train(training).detect(batch)
         assert [one["boxes"].shape for one in found] == [(0, 4)] * 2
@@ -163,7 +164,7 @@ def test_a_single_class(detecting: Small) -> None:
 @ALL
 @pytest.mark.parametrize("kind", ["smooth_l1", "l1", "l2", "giou"])
 def test_every_box_loss(small: Small, options: dict[str, Any], kind: str) -> None:
-    model = small(**options, rpn_box_loss=kind, box_loss=kind)
+    model = small(**options, rpn__box_loss=kind, roi__box_loss=kind)
     backward(model.train(), [sample(64, 64, [[5.0, 5, 40, 50]]), sample(64, 64)])
 
 
@@ -230,11 +231,11 @@ def test_other_images_are_refused(
 
 
 def test_a_few_steps_on_one_batch_lower_every_loss(small: Small) -> None:
-    model = small(transfer="full")
+    model = small(features__transfer="full")
     batch = [sample(64, 64, [[5.0, 5, 40, 50], [40, 30, 60, 60]], [1, 2]), sample(64, 64, [[20.0, 10, 50, 30]], [3])]
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     history: list[dict[str, Tensor]] = []
-    for _ in range(40):
+    for _ in range(60):
         history.append(backward(model, batch))
         optimizer.step()
     first, last = ({k: sum(h[k].item() for h in part) for k in LOSSES} for part in (history[:5], history[-5:]))

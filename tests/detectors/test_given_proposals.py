@@ -17,6 +17,7 @@ from detkit.data import ImageFolder, Shapes, proposal_methods
 from detkit.data.proposals import default_store_path, load_or_compute
 from detkit.engine.checkpoints import read_checkpoint
 from detkit.errors import ConfigError, DataError
+from detkit.settings import construct
 from detkit.training import box_statistics
 
 from .conftest import assert_same, differing, sample
@@ -66,7 +67,7 @@ def data(tmp_path: Path) -> Shapes:
 
 def fast(**options: Any) -> detkit.FastRCNN:
     torch.manual_seed(0)
-    return detkit.FastRCNN(**(COMMON | options))
+    return construct(detkit.FastRCNN, COMMON | options)
 
 
 def stores(folder: Path) -> list[str]:
@@ -108,10 +109,14 @@ def test_other_options_have_stores_of_their_own(search: Search, data: Shapes, tr
             return super().propose(batch, encoded)
 
     for mode, count in (("fast", 30), ("single", 5)):
-        trainer(max_steps=1, limit_val_batches=0).fit(Counting(**COMMON, proposal_mode=mode), datamodule=data)
+        trainer(max_steps=1, limit_val_batches=0).fit(
+            construct(Counting, COMMON | {"proposal_mode": mode}), datamodule=data
+        )
         assert seen[-2:] == [count] * 2
     assert stores(tmp_path) == ["train", "train"]
-    trainer(max_steps=1, limit_val_batches=0).fit(Counting(**COMMON, proposal_method="sliding_window"), datamodule=data)
+    trainer(max_steps=1, limit_val_batches=0).fit(
+        construct(Counting, COMMON | {"proposal_method": "sliding_window"}), datamodule=data
+    )
     assert seen[-2:] == [2, 2] and search.calls == 16
 
 
@@ -312,7 +317,7 @@ def test_statistics_need_a_training_set(data: Shapes, search: Search, trainer: A
 
 def test_a_run_that_was_stopped_goes_on_exactly(search: Search, data: Shapes, trainer: Any, tmp_path: Path) -> None:
     def run(folder: str, epochs: int, ckpt_path: Path | None = None) -> detkit.FastRCNN:
-        model = fast(box_normalization="per_class", dropout=0.25, lr_schedule="constant")
+        model = fast(box_normalization="per_class", roi__dropout=0.25, optim__schedule="constant")
         last = ModelCheckpoint(tmp_path / folder, "end", every_n_epochs=1, save_on_train_epoch_end=True)
         torch.manual_seed(1)
         runner = trainer(max_epochs=epochs, callbacks=[last], limit_val_batches=0)
@@ -360,6 +365,6 @@ def test_from_fit_to_compress_by_the_command_line(
     assert main(["predict", "--ckpt_path", str(best), "--data", "ImageFolder", "--data.path", photos]) == 0
     assert search.calls == 6 + 3 + 3 + 12
     model = detkit.load(best)
-    assert model.hparams["svd_ranks"] == {"fc6": 4, "fc7": 4} and model.roi_heads.normalizer.known
+    assert model.hparams["roi"]["svd_ranks"] == {"fc6": 4, "fc7": 4} and model.roi_heads.normalizer.known
     assert model.source.options == {"mode": "fast", "seed": 3}
     assert capsys.readouterr().err == ""

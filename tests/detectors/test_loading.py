@@ -28,7 +28,7 @@ class Saved(NamedTuple):
 
 @pytest.fixture(scope="module")
 def saved(small: Small, shapes: Callable[..., Shapes], trainer: Any, tmp_path_factory: pytest.TempPathFactory) -> Saved:
-    model, path = small(min_size=[48, 64], dropout=0.25), tmp_path_factory.mktemp("saved") / "fitted.ckpt"
+    model, path = small(image__min_size=[48, 64], roi__dropout=0.25), tmp_path_factory.mktemp("saved") / "fitted.ckpt"
     runner = trainer(max_epochs=1, limit_val_batches=0)
     runner.fit(model, datamodule=shapes())
     runner.save_checkpoint(path)
@@ -47,7 +47,7 @@ def test_a_checkpoint_holds_plain_values_and_is_enough_to_predict(saved: Saved) 
     content = torch.load(saved.path, weights_only=True)
     arguments = content["hyper_parameters"]
     assert plain(arguments) and plain(content["detkit"])
-    assert arguments["min_size"] == [48, 64] and arguments["dropout"] == 0.25
+    assert arguments["image"]["min_size"] == [48, 64] and arguments["roi"]["dropout"] == 0.25
     assert arguments["class_names"] == saved.model.class_names and arguments["category_ids"] == [1, 2, 3, 4, 5]
     assert not {"optimizer", "lr_scheduler"} & set(arguments)
 
@@ -96,11 +96,11 @@ def test_weights_that_were_begun_with_are_not_read_again(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["detkit"].update({"class": "YOLO"}), "holds a YOLO, which is not a detector"),
-        (lambda c: c["detkit"].update({"class": "Trainer"}), "holds a Trainer"),
-        (lambda c: c["hyper_parameters"].update(anchors=3), "does not fit FasterRCNN.*anchors"),
+        (lambda c: c["detkit"].update({"class": "my_package.YOLO"}), "module my_package is not imported; import it with --import"),
+        (lambda c: c["detkit"].update({"class": "lightning.Trainer"}), "lightning.Trainer is not a TrainableModule"),
+        (lambda c: c["hyper_parameters"].update(anchor=3), "no argument 'anchor'; did you mean 'anchors'"),
         (lambda c: c["hyper_parameters"].pop("class_names"), "does not fit FasterRCNN.*class_names"),
-        (lambda c: c["hyper_parameters"].update(head_channels=99), "does not fit FasterRCNN"),
+        (lambda c: c["hyper_parameters"]["roi"].update(head_channels=99), "does not fit FasterRCNN"),
         (lambda c: c["state_dict"].pop("rpn.head.cls_logits.bias"), "does not fit FasterRCNN"),
         (lambda c: c.pop("hyper_parameters"), "does not fit FasterRCNN"),
     ],

@@ -9,14 +9,11 @@ import torch
 
 from detkit.errors import ConfigError
 
-from .conftest import Small, assert_same, sample
-
-PYRAMID: dict[str, Any] = {"fpn": True, "fpn_channels": 16, "anchor_sizes": [[8.0], [16.0], [32.0], [64.0]]}
-MAX_POOLING: dict[str, Any] = {"pooling": "max", "box_head": "top", "anchor_convention": "paper", "rpn_straddle": 0.0}
+from .conftest import MAX_POOLING, PYRAMID, Small, assert_same, sample
 
 
 def test_channels_last_changes_nothing_but_the_order_in_memory(detecting: Small) -> None:
-    one, other = detecting(), detecting(channels_last=True)
+    one, other = detecting(), detecting(features__channels_last=True)
     other.load_state_dict(one.state_dict())
     batch = [sample(64, 96)]
     assert other.encode(batch).features[0].is_contiguous(memory_format=torch.channels_last)
@@ -24,7 +21,7 @@ def test_channels_last_changes_nothing_but_the_order_in_memory(detecting: Small)
 
 
 def test_frozen_batch_norms_and_a_frozen_backbone(small: Small) -> None:
-    model = small(transfer="frozen", **PYRAMID)
+    model = small(features__transfer="frozen", **PYRAMID)
     names = {
         name.split(".")[0] + "." + name.split(".")[1] for name, p in model.named_parameters() if not p.requires_grad
     }
@@ -40,8 +37,11 @@ def test_paper_anchors_stand_at_the_backbones_stride(small: Small) -> None:
 
 
 def test_anchors_that_are_not_given(small: Small) -> None:
-    assert small(anchor_sizes=None).rpn.anchor_generator.num_anchors == [9]
-    assert small(anchor_sizes=None, fpn=True, fpn_channels=8).rpn.anchor_generator.num_anchors == [3] * 4
+    assert small(anchors__sizes=None).rpn.anchor_generator.num_anchors == [9]
+    assert (
+        small(anchors__sizes=None, features__fpn=True, features__fpn_channels=8).rpn.anchor_generator.num_anchors
+        == [3] * 4
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,17 +51,17 @@ def test_anchors_that_are_not_given(small: Small) -> None:
         ({"class_names": ["a", "b", "a"]}, "class_names must be one or more different names"),
         ({"category_ids": [1, 2]}, "2 category_ids for 5 class_names"),
         ({"backbone": "resnet999"}, "'resnet999'"),
-        ({"anchor_sizes": [[16.0], [32.0]]}, "2 level"),
-        ({"fpn": True, "anchor_sizes": [[16.0]]}, "1 level.* 4 levels"),
-        ({"pooling": "mean"}, "'mean'"),
-        ({"box_head": "head"}, "'head'"),
-        ({"fpn": True, "anchor_sizes": None, "box_head": "top"}, "without fpn"),
-        ({"transfer": "partial"}, "trainable_stages of at least 1"),
-        ({"initialization": "random"}, "'random'"),
+        ({"anchors__sizes": [[16.0], [32.0]]}, "2 level"),
+        ({"features__fpn": True, "anchors__sizes": [[16.0]]}, "1 level.* 4 levels"),
+        ({"roi__pooling": "mean"}, "'mean'"),
+        ({"roi__head": "head"}, "'head'"),
+        ({"features__fpn": True, "anchors__sizes": None, "roi__head": "top"}, "without fpn"),
+        ({"features__transfer": "partial"}, "trainable_stages of at least 1"),
+        ({"features__initialization": "random"}, "random"),
         ({"training_scheme": "stepwise"}, "'stepwise'"),
         ({"protocol": "pascal"}, "'pascal'"),
-        ({"min_size": 200}, "min_size 200"),
-        ({"anchor_convention": "detectron"}, "'detectron'"),
+        ({"image__min_size": 200}, "min_size 200"),
+        ({"anchors__convention": "detectron"}, "'detectron'"),
     ],
 )
 def test_options_that_cannot_work(small: Small, options: dict[str, Any], message: str) -> None:

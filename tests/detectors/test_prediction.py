@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from detkit.detectors.prediction import as_image
+from detkit.data.image_io import as_image
 from detkit.errors import DataError, ImageTypeError
 
 from .conftest import Small, assert_same

@@ -58,7 +58,7 @@ def fit(small: Small, shapes: Callable[..., Shapes], trainer: Callable[..., L.Tr
         workers: int = 0,
         **options: Any,
     ) -> detkit.FasterRCNN:
-        model = small(dropout=0.25, min_size=[48, 64])
+        model = small(roi__dropout=0.25, image__min_size=[48, 64])
         each = ModelCheckpoint(folder, "{step}", save_top_k=-1, every_n_train_steps=1)
         last = ModelCheckpoint(folder, "end", save_last=True, save_on_train_epoch_end=True, every_n_epochs=1)
         runner = trainer(**({"max_epochs": 2, "callbacks": [each, last, Stop(stop)]} | options))

@@ -50,7 +50,7 @@ def test_another_protocol(small: Small, shapes: Callable[..., Shapes], trainer: 
 
 
 def test_bf16_mixed_trains(small: Small, shapes: Callable[..., Shapes], trainer: Any) -> None:
-    model = small(fpn=True, fpn_channels=16, anchor_sizes=[[8.0], [16.0], [32.0], [64.0]])
+    model = small(features__fpn=True, features__fpn_channels=16, anchors__sizes=[[8.0], [16.0], [32.0], [64.0]])
     before = {k: v.clone() for k, v in model.state_dict().items()}
     types: set[torch.dtype] = set()
     model.backbone.register_forward_hook(lambda module, given, maps: types.update(m.dtype for m in maps))
@@ -72,13 +72,13 @@ def test_torchvisions_detectors_can_be_fine_tuned(shapes: Callable[..., Shapes],
         arch,
         theirs.state_dict(),
         data.class_names,
-        min_size=64,
-        max_size=64,
-        freeze_batch_norm=True,
-        transfer="partial",
-        trainable_stages=2,
-        lr=0.01,
-        warmup_steps=0,
+        image__min_size=64,
+        image__max_size=64,
+        features__freeze_batch_norm=True,
+        features__transfer="partial",
+        features__trainable_stages=2,
+        optim__lr=0.01,
+        optim__warmup_steps=0,
     )
     before = {k: v.clone() for k, v in model.state_dict().items()}
     model.rpn.register_forward_hook(lambda *_: modes.append(model.rpn.training and model.training))

@@ -91,8 +91,8 @@ def test_checkpoints_of_others_are_told_apart(tmp_path: Path, content: object) -
 
 
 def test_hyper_parameters_leave_out_what_lightning_notes() -> None:
-    kept = {"lr": 0.1, "class_names": ["a"], "_class_path": "x", "_instantiator": "y"}
-    assert hyper_parameters({"hyper_parameters": kept}) == {"lr": 0.1, "class_names": ["a"]}
+    kept = {"optim__lr": 0.1, "class_names": ["a"], "_class_path": "x", "_instantiator": "y"}
+    assert hyper_parameters({"hyper_parameters": kept}) == {"optim__lr": 0.1, "class_names": ["a"]}
 
 
 def test_misfits_are_named_by_key() -> None:

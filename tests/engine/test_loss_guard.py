@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 import detkit
 from detkit.data import Shapes
-from detkit.engine.loss_guard import LossGuard, check_finite
+from detkit.engine.module import LossGuard, check_finite
 from detkit.errors import TrainingError
 from tests.detectors.conftest import Small
 

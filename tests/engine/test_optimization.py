@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, StepLR
 
 import detkit
 from detkit.data import Shapes
-from detkit.engine.optimization import UNKNOWN, parameter_groups, schedule
+from detkit.engine.optimization import UNKNOWN, OptimSettings, parameter_groups, schedule
 from detkit.errors import ConfigError
 from tests.detectors.conftest import Small
 
@@ -35,7 +35,7 @@ def names(module: nn.Module, group: dict[str, Any]) -> list[str]:
 def test_biases_learn_twice_as_fast_and_do_not_decay() -> None:
     """As in the papers' solvers (papers.md 2.1, 2.2)."""
     module = network()
-    groups = parameter_groups(module, lr=0.1, weight_decay=0.0005, decay_biases=False, bias_lr_factor=2)
+    groups = parameter_groups(module, OptimSettings(0.1, 0.9, 0.0005, False, 2))
     assert [names(module, g) for g in groups] == [
         ["0.weight", "2.weight", "3.weight"],
         ["1.weight"],
@@ -45,7 +45,7 @@ def test_biases_learn_twice_as_fast_and_do_not_decay() -> None:
 
 
 def test_all_alike() -> None:
-    groups = parameter_groups(network(), lr=0.1, weight_decay=0.01, decay_biases=True, bias_lr_factor=1)
+    groups = parameter_groups(network(), OptimSettings(0.1, 0.9, 0.01, True, 1))
     assert {(g["lr"], g["weight_decay"]) for g in groups} == {(0.1, 0.01)}
 
 
@@ -53,55 +53,55 @@ def test_only_what_learns() -> None:
     module = network()
     module[0].requires_grad_(False)
     module[1].requires_grad_(False)
-    groups = parameter_groups(module, lr=0.1, weight_decay=0, decay_biases=True, bias_lr_factor=1)
+    groups = parameter_groups(module, OptimSettings(0.1, 0.9, 0, True, 1))
     assert [names(module, g) for g in groups] == [["2.weight", "3.weight"], ["3.bias"]]
     with pytest.raises(ConfigError, match="nothing is trainable"):
-        parameter_groups(module.requires_grad_(False), lr=1, weight_decay=0, decay_biases=True, bias_lr_factor=1)
+        parameter_groups(module.requires_grad_(False), OptimSettings(1, 0.9, 0, True, 1))
 
 
 # -- schedules ---------------------------------------------------------------------------------
 
 
 def test_drops_at_steps_and_at_fractions_of_the_run() -> None:
-    factor = schedule("multistep", 100, milestones=[0.5, 80], gamma=0.1)
+    factor = schedule(OptimSettings(warmup_steps=0, milestones=(0.5, 80), gamma=0.1), 100)
     assert [factor(s) for s in (0, 49, 50, 79, 80, 99)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
-    assert schedule("multistep", 100, milestones=[1], gamma=0.5)(1) == 0.5  # 1 is a step, not the whole run
+    assert schedule(OptimSettings(warmup_steps=0, milestones=(1,), gamma=0.5), 100)(1) == 0.5
 
 
 def test_warm_up_is_linear() -> None:
-    factor = schedule("multistep", 100, warmup_steps=10, warmup_factor=0.1, milestones=[5], gamma=0.5)
+    factor = schedule(OptimSettings(warmup_steps=10, warmup_factor=0.1, milestones=(5,), gamma=0.5), 100)
     assert [factor(s) for s in (0, 1, 4, 5, 10, 11)] == pytest.approx([0.1, 0.19, 0.46, 0.275, 0.5, 0.5])
-    assert schedule("constant", 0, warmup_steps=4, warmup_factor=0)(2) == 0.5
+    assert schedule(OptimSettings(schedule="constant", warmup_steps=4, warmup_factor=0), 0)(2) == 0.5
 
 
 def test_cosine_ends_at_zero() -> None:
-    factor = schedule("cosine", 40, warmup_steps=4, warmup_factor=0.0)
+    factor = schedule(OptimSettings(schedule="cosine", warmup_steps=4, warmup_factor=0), 40)
     expected = [min(1, s / 4) * (1 + math.cos(math.pi * s / 40)) / 2 for s in range(41)]
     assert [factor(s) for s in range(41)] == pytest.approx(expected, abs=1e-6)
     assert factor(40) == pytest.approx(0, abs=1e-6) and factor(50) == pytest.approx(0, abs=1e-6)
 
 
 def test_constant() -> None:
-    factor = schedule("constant", UNKNOWN, milestones=[3])
+    factor = schedule(OptimSettings(schedule="constant", warmup_steps=0, milestones=(3,)), UNKNOWN)
     assert [factor(s) for s in (0, 5, 10**6)] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
     ("kind", "steps", "options", "message"),
     [
-        ("step", 10, {}, "'step'; the known ones are multistep, cosine, constant"),
-        ("cosine", UNKNOWN, {}, "needs max_epochs or max_steps"),
-        ("multistep", UNKNOWN, {"milestones": [0.5]}, r"\[0\.5\] needs max_epochs or max_steps"),
-        ("cosine", 0, {}, "needs max_epochs or max_steps"),
+        ("step", 10, {}, "optim.schedule: there is no 'step'.* multistep, cosine, constant"),
+        ("cosine", UNKNOWN, {}, "needs trainer.max_epochs or max_steps"),
+        ("multistep", UNKNOWN, {"milestones": (0.5,)}, r"\[0\.5\] needs trainer.max_epochs or max_steps"),
+        ("cosine", 0, {}, "needs trainer.max_epochs or max_steps"),
     ],
 )
 def test_schedules_that_cannot_work(kind: str, steps: int, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        schedule(kind, steps, **options)
+        schedule(OptimSettings(schedule=kind, **options), steps)
 
 
 def test_a_run_of_unknown_length_may_drop_at_steps() -> None:
-    assert schedule("multistep", UNKNOWN, milestones=[7])(7) == pytest.approx(0.1)
+    assert schedule(OptimSettings(warmup_steps=0, milestones=(7,)), UNKNOWN)(7) == pytest.approx(0.1)
 
 
 # -- in a fit ----------------------------------------------------------------------------------
@@ -133,7 +133,12 @@ def fit(shapes: Callable[..., Shapes], trainer: Callable[..., L.Trainer]) -> Fit
 
 def test_rates_change_with_each_step(small: Small, fit: Fit) -> None:
     model = small(
-        lr=0.01, warmup_steps=2, warmup_factor=0.5, lr_milestones=[0.75], bias_lr_factor=2, decay_biases=False
+        optim__lr=0.01,
+        optim__warmup_steps=2,
+        optim__warmup_factor=0.5,
+        optim__milestones=[0.75],
+        optim__bias_lr_factor=2,
+        optim__decay_biases=False,
     )
     runner, watch = fit(model)
     weights = [0.005, 0.0075, 0.01, 0.001]
@@ -146,14 +151,17 @@ def test_rates_change_with_each_step(small: Small, fit: Fit) -> None:
 
 
 def test_fractions_are_of_the_whole_run_in_epochs_too(small: Small, fit: Fit) -> None:
-    _, watch = fit(small(warmup_steps=0, lr_milestones=[0.5], lr_gamma=0.5), max_steps=-1, max_epochs=2)
+    _, watch = fit(small(optim__warmup_steps=0, optim__milestones=[0.5], optim__gamma=0.5), max_steps=-1, max_epochs=2)
     assert [r[0] for r in watch.rates] == pytest.approx([0.01] * 4 + [0.005] * 4)
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.Adagrad, torch.optim.RMSprop])
 def test_another_optimizer_keeps_the_schedule(small: Small, fit: Fit, optimizer: type[torch.optim.Optimizer]) -> None:
     model = small(
-        optimizer=lambda params: optimizer(params, lr=1e-3), warmup_steps=2, warmup_factor=0.5, lr_milestones=[3]
+        optimizer=lambda params: optimizer(params, lr=1e-3),
+        optim__warmup_steps=2,
+        optim__warmup_factor=0.5,
+        optim__milestones=[3],
     )
     before = model.rpn.head.cls_logits.weight.clone()
     runner, watch = fit(model)
@@ -169,7 +177,7 @@ def test_another_schedule_steps_per_batch(small: Small, fit: Fit) -> None:
 
 
 def test_frozen_parts_are_not_handed_over(small: Small, fit: Fit) -> None:
-    model = small(transfer="frozen", optimizer=lambda params: torch.optim.AdamW(params, lr=1e-3))
+    model = small(features__transfer="frozen", optimizer=lambda params: torch.optim.AdamW(params, lr=1e-3))
     runner, _ = fit(model, max_steps=1)
     handed = {id(p) for g in runner.optimizers[0].param_groups for p in g["params"]}
     assert handed == {id(p) for p in model.parameters() if p.requires_grad}
@@ -177,12 +185,12 @@ def test_frozen_parts_are_not_handed_over(small: Small, fit: Fit) -> None:
 
 
 def test_a_run_without_an_end_says_what_it_needs(small: Small, fit: Fit) -> None:
-    with pytest.raises(ConfigError, match="needs max_epochs or max_steps"):
-        fit(small(lr_milestones=[0.5]), max_steps=-1, max_epochs=-1)
+    with pytest.raises(ConfigError, match=r"needs trainer\.max_epochs or max_steps"):
+        fit(small(optim__milestones=[0.5]), max_steps=-1, max_epochs=-1)
 
 
 def test_gradients_are_clipped(small: Small, fit: Fit) -> None:
-    model = small(momentum=0.0, weight_decay=0.0, warmup_steps=0, lr=1.0)
+    model = small(optim__momentum=0.0, optim__weight_decay=0.0, optim__warmup_steps=0, optim__lr=1.0)
     before = {k: v.clone() for k, v in model.named_parameters()}
     fit(model, max_steps=1, gradient_clip_val=0.01)
     moved = torch.cat([(v - before[k]).flatten() for k, v in model.named_parameters()])

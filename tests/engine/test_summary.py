@@ -6,10 +6,13 @@ from collections.abc import Callable
 
 import lightning as L
 import pytest
+import torch
 from torchvision.ops import FrozenBatchNorm2d
 
+from detkit import FasterRCNN, FastRCNN
 from detkit.data import Shapes
 from detkit.engine.summary import trainable_table
+from detkit.settings import construct
 from tests.detectors.conftest import Small
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*overridden `transfer_batch_to_device`")
@@ -20,7 +23,7 @@ def rows(table: str) -> dict[str, list[str]]:
 
 
 def test_every_part_is_counted_once(small: Small) -> None:
-    model = small(transfer="partial", trainable_stages=1)
+    model = small(features__transfer="partial", features__trainable_stages=1)
     table = rows(trainable_table(model))
     learns = sum(p.numel() for p in model.parameters() if p.requires_grad)
     fixed = sum(p.numel() for p in model.parameters() if not p.requires_grad)
@@ -39,6 +42,35 @@ def test_every_part_is_counted_once(small: Small) -> None:
 def test_it_is_printed_at_the_start_of_a_fit(
     small: Small, shapes: Callable[..., Shapes], trainer: Callable[..., L.Trainer], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = small(transfer="frozen")
+    model = small(features__transfer="frozen")
     trainer(max_steps=1, limit_val_batches=0).fit(model, datamodule=shapes())
     assert trainable_table(model) in capsys.readouterr().out
+
+
+# -- what the feature maps see -----------------------------------------------------------------
+
+
+def test_the_papers_numbers() -> None:
+    with torch.device("meta"):
+        detector = construct(
+            FasterRCNN,
+            {"class_names": ["cat"], "backbone": "vgg16", "features__fpn": False, "anchors__sizes": [[128, 256, 512]]},
+        )
+    assert detector.feature_lines() == ["map 29: stride 16 px, receptive field 228 px, anchors 128, 256, 512 px"]
+
+
+def test_a_pyramid_has_a_line_for_each_map() -> None:
+    sizes = [[8.0, 11.5], [16.0, 23.0], [32.0, 45.0], [64.0, 90.0]]
+    settings = {"features__fpn_channels": 8, "anchors__sizes": sizes, "rpn__convolutions": 2}
+    detector = construct(FasterRCNN, {"class_names": ["cat"], "backbone": "tiny", **settings})
+    assert detector.feature_lines() == [
+        "map 1: stride 4 px, receptive field 39 px without the top-down path, anchors 8, 11.5 px",
+        "map 2: stride 8 px, receptive field 87 px without the top-down path, anchors 16, 23 px",
+        "map 3: stride 16 px, receptive field 183 px without the top-down path, anchors 32, 45 px",
+        "map pool: stride 32 px, receptive field 247 px without the top-down path, anchors 64, 90 px",
+    ]
+
+
+def test_maps_without_anchors() -> None:
+    detector = construct(FastRCNN, {"class_names": ["cat"], "backbone": "tiny", "features__fpn": False})
+    assert detector.feature_lines() == ["map 2: stride 8 px, receptive field 39 px"]

@@ -118,7 +118,7 @@ def test_same_losses_from_the_same_samples(pair: Pair) -> None:
     got = ours.losses(batch(), encoded)
 
     for here, there in zip(ours.rpn.propose(encoded.rpn, encoded.images), proposed, strict=True):
-        torch.testing.assert_close(here.boxes[here.usable], there, atol=1e-3, rtol=0)
+        torch.testing.assert_close(here.boxes[here.valid], there, atol=1e-3, rtol=0)
     assert got.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(got[name], value, atol=1e-4, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
@@ -127,8 +127,8 @@ def test_same_losses_from_the_same_samples(pair: Pair) -> None:
     assert all(positive > 0 for positive, _ in rpn_sampler.counts[:2] + roi_sampler.counts[:2])
     assert rpn_sampler.counts[2][0] == roi_sampler.counts[2][0] == 0
     # Logged beside the losses: per image, over three images.
-    assert ours.health["roi_foreground"].item() == pytest.approx(sum(p for p, _ in roi_sampler.counts) / 3)
-    assert ours.health["rpn_background"].item() == pytest.approx(sum(n for _, n in rpn_sampler.counts) / 3)
+    assert ours.sampler_stats["roi_foreground"].item() == pytest.approx(sum(p for p, _ in roi_sampler.counts) / 3)
+    assert ours.sampler_stats["rpn_background"].item() == pytest.approx(sum(n for _, n in rpn_sampler.counts) / 3)
 
 
 @torch.no_grad()
@@ -142,7 +142,7 @@ def test_weights_of_frozen_batch_norms() -> None:
     assert not any(key.endswith("num_batches_tracked") for key in theirs.state_dict())
     expected = theirs([image / 255 for image in images()[:2]])
     for freeze in (False, True):
-        ours = Pair(arch, theirs).ours(freeze_batch_norm=freeze)
+        ours = Pair(arch, theirs).ours(features__freeze_batch_norm=freeze)
         frozen = [m for m in ours.backbone.body.modules() if isinstance(m, torchvision.ops.FrozenBatchNorm2d)]
         assert len(frozen) == (53 if freeze else 0)
         assert_same_detections(expected, ours(images()[:2]))
@@ -158,7 +158,7 @@ def test_the_zero_epsilon_of_torchvisions_own_weights() -> None:
             layer.weight.data.mul_(1e-3**0.5)
             layer.eps = 0.0
     theirs = pair.theirs.eval()([image / 255 for image in images()[:2]])
-    assert_same_detections(theirs, pair.ours(batch_norm_eps=0.0)(images()[:2]))
+    assert_same_detections(theirs, pair.ours(features__batch_norm_eps=0.0)(images()[:2]))
     without = pair.ours()(images()[:2])
     assert any(
         len(a["scores"]) != len(b["scores"]) or not torch.allclose(a["scores"], b["scores"], atol=1e-4)

@@ -30,7 +30,7 @@ def test_proposals_are_sorted_and_inside_the_image(training: bool) -> None:
     for proposals, (height, width) in zip(rpn.propose(output, batch), batch.sizes, strict=True):
         assert len(proposals.boxes) == len(proposals.scores) > 50
         assert torch.equal(proposals.scores, proposals.scores.sort(descending=True).values)
-        boxes = proposals.boxes[proposals.usable]
+        boxes = proposals.boxes[proposals.valid]
         assert (boxes[:, :2] >= 0).all() and (boxes[:, 2] <= width).all() and (boxes[:, 3] <= height).all()
         assert (boxes[:, 2:] > boxes[:, :2]).all()
         assert not boxes.requires_grad
@@ -55,7 +55,7 @@ def test_the_smallest_side_is_in_pixels_of_the_original_image() -> None:
     (found,) = rpn.propose(output, images((200, 200)))
     assert found.boxes.tolist() == boxes[:3]  # an empty box never stays
     (found,) = rpn.train().propose(output, images((200, 200), scale=2))
-    assert found.boxes[found.usable].tolist() == [boxes[1]]
+    assert found.boxes[found.valid].tolist() == [boxes[1]]
     assert found.scores.tolist() == [pytest.approx(0.8), -1, -1, -1]  # what was dropped is marked, and comes last
 
 
@@ -74,7 +74,7 @@ def test_what_is_dropped_suppresses_nothing() -> None:
     output = of_boxes(([[0.0, 0, 100, 100], [0, 0, 100, 99], [0, 100, 100, 200]], [0.4, 0.5, 0.3]))
     for training in (True, False):
         (found,) = rpn.train(training).propose(output, images((200, 200)))
-        assert found.boxes[found.usable].tolist() == [[0, 0, 100, 99]]
+        assert found.boxes[found.valid].tolist() == [[0, 0, 100, 99]]
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -96,7 +96,7 @@ def test_counts_before_suppression_are_per_level_and_after_it_per_image(training
 def test_no_usable_proposals(training: bool) -> None:
     rpn = network(score_threshold=0.99).train(training)
     (found,) = rpn.propose(of_boxes(([[0.0, 0, 9, 9]], [0.5])), images((64, 64)))
-    assert not found.usable.any()
+    assert not found.valid.any()
     assert found.boxes.shape == (int(training), 4)
 
 

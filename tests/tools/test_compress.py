@@ -15,25 +15,26 @@ from detkit.cli.main import main
 from detkit.engine.checkpoints import read_checkpoint
 from detkit.errors import CheckpointError, ConfigError
 from detkit.tools.compress import compress, parse_ranks
+from detkit.settings import construct
 
 OPTIONS: dict[str, Any] = {
     "class_names": ["cat", "dog"],
     "backbone": "tiny",
-    "fpn": False,
-    "min_size": 64,
-    "max_size": 96,
-    "anchor_sizes": [[16.0, 32.0]],
-    "rpn_post_nms": [30, 20],
-    "pool_size": 2,
-    "head_channels": 24,
-    "score_threshold": 0.01,
+    "features__fpn": False,
+    "image__min_size": 64,
+    "image__max_size": 96,
+    "anchors__sizes": [[16.0, 32.0]],
+    "rpn__post_nms": [30, 20],
+    "roi__pool_size": 2,
+    "roi__head_channels": 24,
+    "detection__score_threshold": 0.01,
 }
 
 
 @pytest.fixture
 def model() -> detkit.FasterRCNN:
     """A detector that detects something."""
-    model = detkit.FasterRCNN(**OPTIONS)
+    model = construct(detkit.FasterRCNN, OPTIONS)
     torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=0.3)
     torch.nn.init.normal_(model.rpn.head.cls_logits.weight, std=0.5)
     return model.eval()
@@ -74,7 +75,7 @@ def test_a_new_checkpoint_beside_the_old_one(saved: Path, tmp_path: Path) -> Non
     small = detkit.load(result.path)
     head = small.roi_heads.box_head
     assert [layer.out_features for layer in (*head.fc6, *head.fc7)] == [10, 24, 6, 24]
-    assert small.hparams["svd_ranks"] == {"fc6": 10, "fc7": 6}
+    assert small.hparams["roi"]["svd_ranks"] == {"fc6": 10, "fc7": 6}
     assert small.class_names == ["cat", "dog"]
     assert len(small.predict(image())["boxes"]) > 0
     content = read_checkpoint(result.path)
@@ -142,7 +143,7 @@ def test_ranks_that_cannot_be(saved: Path, rank: str | dict[str, int], message: 
 
 
 def test_detectors_without_such_layers(saved: Path) -> None:
-    model = detkit.FasterRCNN(**OPTIONS | {"box_head": "top"})
+    model = construct(detkit.FasterRCNN, OPTIONS | {"roi__head": "top"})
     content = torch.load(saved, weights_only=True)
     torch.save({**content, "state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}, saved)
     with pytest.raises(ConfigError, match="this detector's box head has no fully connected layers"):

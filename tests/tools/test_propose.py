@@ -414,7 +414,7 @@ def test_rpn_with_fewer_boxes_goes_on_after_a_stop(propose: Any, run: Path, monk
 
 
 def test_rpn_of_a_detector_without_one(propose: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detkit.detectors.loading.load", lambda path: torch.nn.Identity())
+    monkeypatch.setattr("detkit.detectors.load", lambda path: torch.nn.Identity())
     code, _, err = propose("--method", "rpn", "--ckpt_path", str(run))
     assert code == 2 and "has no region proposal network" in err
 

@@ -13,21 +13,21 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
-from detkit.detectors.base import Batch, Detector
+from detkit.detectors.base import Detector
 from detkit.detectors.given_proposals import GivenProposals
 from detkit.detectors.proposal_source import ProposalSource
 from detkit.detectors.rcnn.ablation import Ablation
 from detkit.detectors.rcnn.features import FeatureFileSettings
 from detkit.detectors.rcnn.stages import RCNNStages
-from detkit.engine.optimization import parameter_groups
+from detkit.engine.optimization import OptimSettings, parameter_groups
 from detkit.errors import CheckpointError, ConfigError
 from detkit.features import FeatureSettings, ImageBatch, Preprocessing, build_crop_network
 from detkit.features.crop_reader import CropReader, CropSettings
-from detkit.features.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from detkit.features.preprocessing import ImageSettings
 from detkit.heads import BoxRegressorSettings, CropClassifier, SetLimit, SVMSettings, Variant
 from detkit.heads.detection import DetectionSettings
 from detkit.training import cross_entropy, sample_batch
-from detkit.types import Detections
+from detkit.types import Batch, Detections
 
 
 class RCNN(GivenProposals, Detector):
@@ -106,10 +106,7 @@ class RCNN(GivenProposals, Detector):
         crop_size: int = 224,
         crop_mode: str = "warp",
         context: int = 16,
-        min_size: int | None = None,
-        max_size: int = 1000,
-        image_mean: list[float] = list(IMAGENET_MEAN),  # noqa: B006 - never changed
-        image_std: list[float] = list(IMAGENET_STD),  # noqa: B006
+        image: ImageSettings = ImageSettings(min_size=None, max_size=1000, divisor=1),
         proposal_method: str = "selective_search",
         proposal_mode: str = "fast",
         proposal_options: dict[str, Any] | None = None,
@@ -118,7 +115,7 @@ class RCNN(GivenProposals, Detector):
         batch_regions: int = 128,
         positive_fraction: float = 0.25,
         foreground_iou: float = 0.5,
-        lr: float = 1e-3,
+        optim: OptimSettings = OptimSettings(lr=1e-3),
         head_lr_factor: float = 10.0,
         classifier: str = "svm",
         box_regression: bool = True,
@@ -139,8 +136,7 @@ class RCNN(GivenProposals, Detector):
         max_detections: int = 100,
         **shared: Any,
     ) -> None:
-        preprocessing = Preprocessing(min_size, max_size, image_mean, image_std, divisor=1)
-        super().__init__(class_names, preprocessing, lr=lr, **shared)
+        super().__init__(class_names, Preprocessing(image), optim=optim, **shared)
         if batch_regions < 1 or not 0 < positive_fraction <= 1:
             raise ConfigError(f"batch_regions {batch_regions} must be 1 or more, positive_fraction in (0, 1]")
         if not 0 < foreground_iou <= 1 or head_lr_factor <= 0:
@@ -180,6 +176,11 @@ class RCNN(GivenProposals, Detector):
         )
         self._variant_requested = False
 
+    def feature_lines(self) -> list[str]:
+        """A warning where the size of the crops does not suit the network."""
+        line = self.network.size_line()
+        return [line] if line else []
+
     # -- fine-tuning ---------------------------------------------------------------------------
 
     def encode(self, batch: Batch) -> ImageBatch:
@@ -192,7 +193,10 @@ class RCNN(GivenProposals, Detector):
         rois, labels = self._sample(batch, images)
         crops = [self.reader.crops(images[i], boxes) for i, boxes in enumerate(rois)]
         logits = self.roi_heads(self.network(torch.cat(crops)).fc7)
-        self.health = {"roi_foreground": (labels > 0).sum().float(), "roi_background": (labels == 0).sum().float()}
+        self.sampler_stats = {
+            "roi_foreground": (labels > 0).sum().float(),
+            "roi_background": (labels == 0).sum().float(),
+        }
         return {"loss_classifier": cross_entropy(logits, labels, torch.ones_like(labels, dtype=torch.bool))}
 
     def _sample(self, batch: Batch, images: ImageBatch) -> tuple[list[Tensor], Tensor]:
@@ -201,18 +205,11 @@ class RCNN(GivenProposals, Detector):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What SGD is given; the new layer learns ``head_lr_factor`` times as fast (section 2.3)."""
-        o = self.optimization
         groups = []
         for part, factor in ((self.network, 1.0), (self.roi_heads, self.head_lr_factor)):
             if any(p.requires_grad for p in part.parameters()):
-                groups += parameter_groups(
-                    part,
-                    lr=o["lr"] * factor,
-                    weight_decay=o["weight_decay"],
-                    decay_biases=o["decay_biases"],
-                    bias_lr_factor=o["bias_lr_factor"],
-                )
-        return [{**group, "momentum": o["momentum"]} for group in groups]
+                groups += parameter_groups(part, self.optim, factor)
+        return groups
 
     # -- detection -----------------------------------------------------------------------------
 

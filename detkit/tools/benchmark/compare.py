@@ -212,7 +212,7 @@ def _sizes(given: Sequence[Contender], min_size: int | None) -> tuple[int, int]:
     """Shorter and longer side for random weights: those of the Fast or Faster R-CNN with a checkpoint, if any."""
     scales = [contender.detector.preprocessing for contender in given if contender.key != "rcnn"]
     if min_size is None and scales:
-        return scales[0].min_sizes[-1], scales[0].max_size
+        return scales[0].settings.min_sizes[-1], scales[0].settings.max_size
     min_size = min_size or 600
     return min_size, min_size * 5 // 3
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 
 from detkit.detectors import RCNN, Detector, FasterRCNN, FastRCNN
-from detkit.detectors.loading import restore
-from detkit.engine.checkpoints import find_checkpoint, read_checkpoint
+from detkit.engine.checkpoints import find_checkpoint, read_checkpoint, restore
 from detkit.errors import CheckpointError
 from detkit.features.architectures import architecture
+from detkit.settings import construct
 
 BACKBONE = "mobilenet_v2"
 #: Context of R-CNN's crops (16 pixels for the others), and pooled cells a side (7 for the others).
@@ -59,7 +59,7 @@ class Contender(NamedTuple):
             return f"crops of {self.detector.network.crop_size}"
         scales = self.detector.test_scales if isinstance(self.detector, FastRCNN) else ()
         scales = scales or (self.detector.preprocessing,)
-        return ", ".join(f"{scale.min_sizes[-1]} to {scale.max_size}" for scale in scales)
+        return ", ".join(f"{scale.settings.min_sizes[-1]} to {scale.settings.max_size}" for scale in scales)
 
     def to(self, device: torch.device) -> None:
         """Move the detector to the device, where all generations compute in float32."""
@@ -123,21 +123,28 @@ def build_contender(
     options: dict[str, Any] = {
         "class_names": class_names,
         "backbone": backbone,
-        "channels_last": True,
-        "max_candidates": 100,
-        "nms_threshold": 0.3,
     }
     if key != "rcnn":
         has_top = spec.top_is_fully_connected or spec.top
-        options |= {"fpn": False, "min_size": min_size, "max_size": max_size, "pooling": "max"}
-        options |= {"box_head": "top" if has_top else "mlp", "pool_size": POOL_SIZES.get(backbone, 7)}
+        options |= {
+            "features__channels_last": True,
+            "features__fpn": False,
+            "image__min_size": min_size,
+            "image__max_size": max_size,
+            "roi__pooling": "max",
+            "roi__head": "top" if has_top else "mlp",
+            "roi__pool_size": POOL_SIZES.get(backbone, 7),
+            "detection__max_candidates": 100,
+            "detection__nms_threshold": 0.3,
+        }
     else:
+        options |= {"channels_last": True, "max_candidates": 100, "nms_threshold": 0.3}
         options |= {"crop_size": spec.crop_size, "context": CONTEXTS.get(backbone, 16)}
     if key == "faster_rcnn":
-        options |= {"rpn_pre_nms": (12000, 6000), "rpn_post_nms": (2000, 300), "rpn_min_size": 16.0}
+        options |= {"rpn__pre_nms": (12000, 6000), "rpn__post_nms": (2000, 300), "rpn__min_size": 16.0}
     else:
         options["max_proposals"] = (max_proposals, max_proposals)
-    detector = GENERATIONS[key].cls(**options)
+    detector = construct(GENERATIONS[key].cls, options)
     if isinstance(detector, RCNN):  # so that they compute, as they do in a trained one
         for part in (detector.roi_heads.svms, detector.roi_heads.box_regressors):
             part.trained.fill_(True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from detkit.detectors import Detector, FasterRCNN
-from detkit.detectors.region_detector import RegionDetector
+from detkit.detectors.base import RegionDetector
 from detkit.evaluation import MeanAveragePrecision, ProposalRecall
 from detkit.tools.benchmark.contenders import GENERATIONS, Contender
 from detkit.tools.benchmark.stage_clock import PROPOSALS, STAGES, time_detection
@@ -154,7 +154,7 @@ def proposals(detector: Detector, sample: Sample) -> Tensor:
         return detector.proposals_of([sample])[0]
     encoded = detector.encode([sample])
     (found,) = detector.propose([sample], encoded)
-    return encoded.images.to_original(found.boxes[found.usable], 0)
+    return encoded.images.to_original(found.boxes[found.valid], 0)
 
 
 def _without_truth(sample: Sample) -> Sample:

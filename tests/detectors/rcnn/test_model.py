@@ -115,8 +115,8 @@ def test_the_loss_is_that_of_a_softmax_over_the_warped_regions(monkeypatch: pyte
             probabilities = model.roi_heads.cls_score(model.network(crop).fc7).softmax(1)[0]
             expected.append(-probabilities[label].log())
     torch.testing.assert_close(losses["loss_classifier"], torch.stack(expected).mean(), rtol=1e-4, atol=1e-5)
-    assert model.health["roi_foreground"] == (labels > 0).sum() > 0
-    assert model.health["roi_background"] == (labels == 0).sum() > 0
+    assert model.sampler_stats["roi_foreground"] == (labels > 0).sum() > 0
+    assert model.sampler_stats["roi_background"] == (labels == 0).sum() > 0
 
 
 @pytest.mark.parametrize("backbone", ["lenet5", "tiny", "mobilenet_v2"])

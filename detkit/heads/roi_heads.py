@@ -1,0 +1,337 @@
+"""The second stage of Fast and Faster R-CNN: heads on pooled regions, sampling, losses and detections.
+
+Shape letters: N images, P proposals of an image, R regions of the batch, G ground-truth boxes, I ignore boxes,
+K classes, C channels, S cells a side of a pooled region. Layer names (fc6, fc7, cls_score, bbox_pred) are those of the
+papers' code and of torchvision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detkit.boxes import BoxCodec, box_iou
+from detkit.errors import ConfigError
+from detkit.features.initialization import initialize, normal_
+from detkit.features.preprocessing import ImageBatch
+from detkit.features.roi_pooling import RoIPooler
+from detkit.heads.detection import DetectionSettings, candidates, suppress
+from detkit.heads.svd import FactoredLinear, replace_layers
+from detkit.proposals.region_proposal_network import Proposals
+from detkit.settings import check_choice, check_range
+from detkit.training.box_statistics import BoxStatistics
+from detkit.training.losses import BOX_LOSSES, box_regression_loss, cross_entropy
+from detkit.training.matching import ignore_in_regions, match
+from detkit.training.sampling import sample
+from detkit.types import Detections, Targets
+
+HEADS = ("mlp", "conv", "top")
+#: Background regions of which this share lies in an ignore box are not trained on.
+IGNORE_THRESHOLD = 0.5
+#: Detections with a shorter side are dropped, in the batch's pixels, as in torchvision.
+MIN_DETECTION_SIZE = 0.01
+
+
+@dataclass(frozen=True)
+class RoISettings:
+    """The second stage (papers.md 2.2, 2.3 and 2.5).
+
+    Args:
+        pooling: align or max.
+        pool_size: cells a side of a pooled region.
+        sampling_ratio: samples per cell and axis of align.
+        head: mlp (two fully connected layers), conv (four convolutions and one), top (the backbone's own rest).
+        head_channels: width of the fully connected layers.
+        dropout: of mlp.
+        svd_ranks: fully connected layers that are products of two of this rank, such as {fc6: 1024, fc7: 256}; made
+            by ``detkit compress``.
+        foreground_iou: regions from this IoU are foreground.
+        background_iou: regions are background within [low, high).
+        batch_size: regions sampled of each image.
+        positive_fraction: at most this share of them foreground.
+        box_weights: factors of the regression targets; 10, 10, 5, 5 is 1 / (.1, .1, .2, .2).
+        box_loss: smooth_l1, l1, l2 or giou.
+        beta: where smooth L1 turns linear; 1 in the paper.
+    """
+
+    pooling: str = "align"
+    pool_size: int = 7
+    sampling_ratio: int = 2
+    head: str = "mlp"
+    head_channels: int = 1024
+    dropout: float = 0.0
+    svd_ranks: dict[str, int] | None = None
+    foreground_iou: float = 0.5
+    background_iou: tuple[float, float] = (0.0, 0.5)
+    batch_size: int = 512
+    positive_fraction: float = 0.25
+    box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    box_loss: str = "smooth_l1"
+    beta: float = 1 / 9
+
+    def __post_init__(self) -> None:
+        check_choice("roi.head", self.head, HEADS)
+        check_choice("roi.box_loss", self.box_loss, BOX_LOSSES)
+        for name in ("pool_size", "head_channels", "batch_size"):
+            check_range(f"roi.{name}", getattr(self, name), 1)
+        for name in ("foreground_iou", "positive_fraction", "dropout"):
+            check_range(f"roi.{name}", getattr(self, name), 0, 1)
+
+
+class RoIHeads(nn.Module):
+    """RoI pooling, box head and predictor, with what training and detection need around them.
+
+    Args:
+        pooler: from feature maps to regions.
+        box_head: from pooled regions to vectors.
+        box_predictor: from vectors to logits (R, K + 1) and deltas (R, K + 1, 4).
+        settings: sampling and losses.
+        detection: which regions become detections.
+    """
+
+    def __init__(
+        self,
+        pooler: RoIPooler,
+        box_head: nn.Module,
+        box_predictor: nn.Module,
+        settings: RoISettings = RoISettings(),
+        detection: DetectionSettings = DetectionSettings(),
+    ) -> None:
+        super().__init__()
+        self.pooler = pooler
+        self.box_head = box_head
+        self.box_predictor = box_predictor
+        self.settings = settings
+        self.detection = detection
+        self.codec = BoxCodec(settings.box_weights)
+        self.normalizer: BoxNormalizer | None = None
+
+    def normalize_per_class(self, num_classes: int) -> None:
+        """Scale regression targets by statistics of each class instead of by ``box_weights``."""
+        self.codec = BoxCodec()
+        self.normalizer = BoxNormalizer(num_classes)
+
+    def forward(self, features: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits (R, K + 1) and deltas (R, K + 1, 4) for N tensors of boxes (P_i, 4) in the batch's pixels."""
+        return self.box_predictor(self.box_head(self.pooler(features, boxes)))
+
+    def losses(
+        self, features: list[Tensor], proposals: list[Proposals], targets: Targets
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses over a sample of each image's regions, ground truth joined to the proposals.
+
+        Args:
+            features: maps of the batch.
+            proposals: of each of the N images.
+            targets: what is to be found in them.
+
+        Returns:
+            ``loss_classifier`` and ``loss_box_reg``, both over the number of sampled regions of the batch, and the
+            sampler's statistics: foreground and background per image, the ground truths' mean best IoU with a proposal,
+            and the share of them with one of 0.5 and more (NaN where the batch has no ground truth).
+        """
+        s = self.settings
+        sampled = [self._sample(*image) for image in zip(proposals, *targets, strict=True)]
+        rois, boxes, labels, positive, valid, best_iou = map(list, zip(*sampled, strict=True))
+        logits, deltas = self(features, rois)
+        roi, box, label, positive, valid, best_iou = map(torch.cat, (rois, boxes, labels, positive, valid, best_iou))
+        deltas = deltas.gather(1, label[:, None, None].expand(-1, 1, 4))[:, 0]
+        if s.box_loss == "giou":
+            predicted, target = self._decode(deltas, roi, label), box
+        else:
+            predicted, target = deltas, self._encode(box, roi, label)
+        count = valid.sum().clamp(min=1)
+        losses = {
+            "loss_classifier": cross_entropy(logits, label, valid),
+            "loss_box_reg": box_regression_loss(predicted, target, positive & valid, count, s.box_loss, s.beta),
+        }
+        stats = {
+            "roi_foreground": (positive & valid).sum() / len(rois),
+            "roi_background": (~positive & valid).sum() / len(rois),
+            "roi_mean_best_iou": best_iou.mean(),
+            "proposal_recall_50": (best_iou >= 0.5).float().mean(),
+        }
+        return losses, stats
+
+    @torch.no_grad()
+    def _sample(self, proposals: Proposals, boxes: Tensor, labels: Tensor, ignore_boxes: Tensor) -> tuple[Tensor, ...]:
+        """Sampled regions of one image.
+
+        Returns:
+            regions (n, 4), their ground-truth boxes (n, 4) and labels (n,) (0: background), which are positive (n,),
+            which are valid (n,), and each ground truth's best IoU with a proposal (G,).
+        """
+        s = self.settings
+        low, high = s.background_iou
+        rois = torch.cat([proposals.boxes, boxes])
+        usable = torch.cat([proposals.valid, proposals.valid.new_ones(len(boxes))])
+        iou = box_iou(boxes, rois)
+        matches = match(iou, s.foreground_iou, high, low_quality=False)
+        matches = ignore_in_regions(matches, rois, ignore_boxes, IGNORE_THRESHOLD)
+        excluded = ~usable | ((matches.label == 0) & (matches.iou < low))
+        chosen = sample(matches.label.masked_fill(excluded, -1), s.batch_size, s.positive_fraction)
+        roi, index = rois[chosen.index], matches.index[chosen.index]
+        if len(boxes):
+            box, label = boxes[index], torch.where(chosen.positive, labels[index], 0)
+        else:
+            box, label = roi, torch.zeros_like(index)
+        of_proposals = iou[:, : len(proposals.boxes)].masked_fill(~proposals.valid, 0)
+        best_iou = of_proposals.amax(1) if of_proposals.shape[1] else of_proposals.new_zeros(len(boxes))
+        return roi, box, label, chosen.positive, chosen.valid, best_iou
+
+    def _encode(self, boxes: Tensor, rois: Tensor, labels: Tensor) -> Tensor:
+        """What is to be predicted (R, 4) for regions of these classes (R,)."""
+        deltas = self.codec.encode(boxes, rois)
+        return deltas if self.normalizer is None else self.normalizer.normalize(deltas, labels)
+
+    def _decode(self, predicted: Tensor, rois: Tensor, labels: Tensor) -> Tensor:
+        """The boxes (R, 4) that predictions for these classes (R,) mean."""
+        deltas = predicted if self.normalizer is None else self.normalizer.restore(predicted, labels)
+        return self.codec.decode(deltas, rois)
+
+    def detect(self, features: list[Tensor], proposals: list[Tensor], images: ImageBatch) -> list[Detections]:
+        """Detections of each image from its proposals (P_i, 4), in the original image's pixels, best first."""
+        logits, deltas = self(features, proposals)
+        counts = [len(p) for p in proposals]
+        detections = []
+        for i, (scores, delta) in enumerate(zip(logits.softmax(1).split(counts), deltas.split(counts), strict=True)):
+            row, label = candidates(scores[:, 1:], self.detection)
+            label = label + 1
+            boxes = self._decode(delta[row, label], proposals[i][row], label)
+            detections.append(suppress(boxes, scores[row, label], label, images, i, self.detection, MIN_DETECTION_SIZE))
+        return detections
+
+
+class TwoMLPHead(nn.Module):
+    """fc6 and fc7 with ReLU (and dropout), on the flattened region."""
+
+    def __init__(self, inputs: int, channels: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.fc6 = nn.Linear(inputs, channels)
+        self.fc7 = nn.Linear(channels, channels)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(R, C, S, S) -> (R, channels)."""
+        x = F.dropout(F.relu(self.fc6(x.flatten(1))), self.dropout, self.training)
+        return F.dropout(F.relu(self.fc7(x)), self.dropout, self.training)
+
+
+class ConvHead(nn.Sequential):
+    """Four 3x3 convolutions with batch norm and one fully connected layer (torchvision's v2 model)."""
+
+    def __init__(self, inputs: int, pool_size: int, channels: int, convolutions: int = 4) -> None:
+        blocks = [
+            nn.Sequential(
+                nn.Conv2d(inputs, inputs, 3, padding=1, bias=False), nn.BatchNorm2d(inputs), nn.ReLU(inplace=True)
+            )
+            for _ in range(convolutions)
+        ]
+        super().__init__(*blocks, nn.Flatten(), nn.Linear(inputs * pool_size**2, channels), nn.ReLU(inplace=True))
+
+
+class BoxPredictor(nn.Module):
+    """Class logits (background first) and four deltas for each class."""
+
+    def __init__(self, inputs: int, num_classes: int) -> None:
+        super().__init__()
+        self.cls_score = nn.Linear(inputs, num_classes + 1)
+        self.bbox_pred = nn.Linear(inputs, (num_classes + 1) * 4)
+        normal_(self.cls_score, 0.01)
+        normal_(self.bbox_pred, 0.001)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(R, C) -> logits (R, K + 1) and deltas (R, K + 1, 4), in float32."""
+        return self.cls_score(x).float(), self.bbox_pred(x).float().unflatten(1, (-1, 4))
+
+
+def build_box_head(
+    settings: RoISettings, inputs: int, top: nn.Module | None = None, initialization: str = "he"
+) -> tuple[nn.Module, int]:
+    """The layers between RoI pooling and the predictor.
+
+    Args:
+        settings: which head, its width, and the ranks of its layers.
+        inputs: channels of the features.
+        top: from `build_backbone`, for ``head: top``.
+        initialization: ``he`` or ``xavier``, for the new layers.
+
+    Returns:
+        the head and the number of features it gives for each region.
+
+    Raises:
+        ConfigError: for a backbone without a top, a pool size that the top does not take, or layers and ranks that the
+            head cannot have.
+    """
+    s = settings
+    outputs = s.head_channels
+    if s.head == "top":
+        head, outputs = _check_top(top, inputs, s.pool_size)
+    elif s.head == "mlp":
+        head = TwoMLPHead(inputs * s.pool_size**2, s.head_channels, s.dropout)
+    else:
+        head = ConvHead(inputs, s.pool_size, s.head_channels)
+    if s.svd_ranks:
+        replace_layers(head, s.svd_ranks, FactoredLinear.like)
+    if s.head != "top":
+        initialize([head], initialization)
+    return head, outputs
+
+
+def _check_top(top: nn.Module | None, inputs: int, pool_size: int) -> tuple[nn.Module, int]:
+    """The top and the number of features it gives."""
+    if top is None:
+        raise ConfigError("roi.head: top needs a backbone with layers after its trunk, without fpn; use roi.head: mlp")
+    try:
+        training = top.training
+        with torch.no_grad():
+            outputs = top.eval()(torch.zeros(1, inputs, pool_size, pool_size)).shape[1]
+        top.train(training)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"roi.head: top of this backbone does not take {pool_size}x{pool_size} features; its own roi.pool_size is "
+            "7 for vgg16, 6 for alexnet and 8 for lenet5"
+        ) from error
+    return top, outputs
+
+
+class BoxNormalizer(nn.Module):
+    """Regression targets of each class with mean 0 and deviation 1 (Girshick 2015, section 2.3).
+
+    The statistics of the training set are buffers: they stand beside the weights in a checkpoint and are never
+    multiplied into them. Until they are measured nothing is changed.
+
+    Args:
+        num_classes: K, without background.
+    """
+
+    mean: Tensor
+    std: Tensor
+    count: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(num_classes + 1, 4))
+        self.register_buffer("std", torch.ones(num_classes + 1, 4))
+        self.register_buffer("count", torch.zeros(num_classes + 1, dtype=torch.int64))
+
+    @property
+    def known(self) -> bool:
+        """Whether statistics were measured or loaded."""
+        return bool(self.count.any())
+
+    def set(self, statistics: BoxStatistics) -> None:
+        """Take the statistics of a training set."""
+        for name, value in statistics._asdict().items():
+            getattr(self, name).copy_(value)
+
+    def normalize(self, deltas: Tensor, labels: Tensor) -> Tensor:
+        """What the network is to predict for deltas (R, 4) of classes (R,)."""
+        return (deltas - self.mean[labels]) / self.std[labels]
+
+    def restore(self, predicted: Tensor, labels: Tensor) -> Tensor:
+        """The deltas (R, 4) that predictions for classes (R,) mean."""
+        return predicted * self.std[labels] + self.mean[labels]
