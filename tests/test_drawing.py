@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 import detkit
-from detkit.types import Detections
 from detkit.drawing import colour, place_label
 from detkit.errors import DataError, ImageTypeError
+from detkit.types import Detections
 
 NAMES = ["cat", "dog", "horse"]
 GREY = 128

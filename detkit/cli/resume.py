@@ -150,7 +150,7 @@ def _compare(
 ) -> None:
     assert result.checkpoint is not None
     kept = hyper_parameters(result.content)
-    theirs = result.content["detkit"]["class"]
+    theirs = result.content["detkit"]["class"].rpartition(".")[2]
     ours, where = arguments.class_of("model")
     if ours is not None and ours != theirs:
         raise CheckpointError(f"{result.checkpoint.path} is of a {theirs}, but {where} asks for a {ours}.")

@@ -193,7 +193,8 @@ def test_training_mode_is_back_once_it_is_a_parts_turn(run: Run) -> None:
     run.model.train()
     for step, training_step in enumerate([0, *ENDS[:-1]]):
         run.model.alternation.step = step
-        run.model.alternation.advance(run.model, training_step, STEPS)
+        trainer = SimpleNamespace(estimated_stepping_batches=STEPS, global_step=training_step, optimizers=[])
+        run.model.alternation.on_train_batch_start(trainer, run.model, [], 0)
         for part, found in norms.items():
             assert found
             assert all(norm.training == (part in LEARNS[step]) for norm in found)

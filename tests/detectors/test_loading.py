@@ -96,7 +96,10 @@ def test_weights_that_were_begun_with_are_not_read_again(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["detkit"].update({"class": "my_package.YOLO"}), "module my_package is not imported; import it with --import"),
+        (
+            lambda c: c["detkit"].update({"class": "my_package.YOLO"}),
+            "my_package is not imported; import it with --import",
+        ),
         (lambda c: c["detkit"].update({"class": "lightning.Trainer"}), "lightning.Trainer is not a TrainableModule"),
         (lambda c: c["hyper_parameters"].update(anchor=3), "no argument 'anchor'; did you mean 'anchors'"),
         (lambda c: c["hyper_parameters"].pop("class_names"), "does not fit FasterRCNN.*class_names"),

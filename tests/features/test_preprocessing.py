@@ -10,13 +10,14 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from detkit.errors import ConfigError, ImageTypeError
 from detkit.features import Preprocessing
-from detkit.features.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from detkit.features.preprocessing import IMAGENET_MEAN, IMAGENET_STD, ImageSettings
 
 ImageSize = tuple[int, int]
 
 
 def preprocessing(min_size: int | list[int] = 96, max_size: int = 160, **options: object) -> Preprocessing:
-    return Preprocessing(min_size, max_size, list(IMAGENET_MEAN), list(IMAGENET_STD), **options).eval()
+    channels_last = bool(options.pop("channels_last", False))
+    return Preprocessing(ImageSettings(min_size, max_size, **options), channels_last).eval()
 
 
 def image(height: int, width: int) -> torch.Tensor:
@@ -83,7 +84,7 @@ def test_extreme_images(size: ImageSize, expected: ImageSize) -> None:
 
 def test_pixels_are_scaled_and_normalised_once() -> None:
     white = torch.full((3, 64, 64), 255, dtype=torch.uint8)
-    half = Preprocessing(64, 64, [0.5, 0.25, 0.0], [0.5, 0.5, 2.0]).eval()
+    half = Preprocessing(ImageSettings(64, 64, (0.5, 0.25, 0.0), (0.5, 0.5, 2.0))).eval()
     assert half([white]).tensor.flatten(2).unique(dim=2).flatten().tolist() == [1.0, 1.5, 0.5]
     assert (white == 255).all()  # the image itself is as it was
 
@@ -138,11 +139,11 @@ def test_other_images_are_refused(wrong: object, message: str) -> None:
     [
         ((0, 100, [0.0] * 3, [1.0] * 3), "min_size 0 must be at least 1"),
         (([], 100, [0.0] * 3, [1.0] * 3), r"min_size \[\]"),
-        (([50, 200], 100, [0.0] * 3, [1.0] * 3), "at most max_size 100"),
-        ((50, 100, [0.0], [1.0] * 3), r"image_mean \[0\.0\]"),
+        (([50, 200], 100, [0.0] * 3, [1.0] * 3), r"at most image\.max_size 100"),
+        ((50, 100, [0.0], [1.0] * 3), r"image\.mean \[0\.0\]"),
         ((50, 100, [0.0] * 3, [1.0, 0.0, 1.0]), "std above 0"),
     ],
 )
 def test_numbers_that_cannot_work(arguments: tuple[object, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Preprocessing(*arguments)
+        ImageSettings(*arguments)

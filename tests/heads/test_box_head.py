@@ -8,11 +8,11 @@ from torch import nn
 
 from detkit.errors import ConfigError
 from detkit.features import MapSettings, build_backbone
-from detkit.heads import BoxPredictor, build_box_head
+from detkit.heads import BoxPredictor, RoISettings, build_box_head
 
 
 def test_two_fully_connected_layers() -> None:
-    head, outputs = build_box_head("mlp", inputs=8, pool_size=3, channels=16)
+    head, outputs = build_box_head(RoISettings(head="mlp", pool_size=3, head_channels=16), 8)
     x = torch.randn(5, 8, 3, 3)
     assert outputs == 16
     expected = (x.flatten(1) @ head.fc6.weight.T + head.fc6.bias).relu()
@@ -21,7 +21,7 @@ def test_two_fully_connected_layers() -> None:
 
 
 def test_dropout_in_training_only() -> None:
-    head, _ = build_box_head("mlp", inputs=8, pool_size=3, channels=200, dropout=0.5)
+    head, _ = build_box_head(RoISettings(head="mlp", pool_size=3, head_channels=200, dropout=0.5), 8)
     x = torch.randn(50, 8, 3, 3)
     learning, at_work = [(head.train(mode)(x) == 0).float().mean().item() for mode in (True, False)]
     assert learning == pytest.approx((at_work + 1) / 2, abs=0.1)
@@ -29,7 +29,7 @@ def test_dropout_in_training_only() -> None:
 
 
 def test_four_convolutions_and_one_fully_connected_layer() -> None:
-    head, outputs = build_box_head("conv", inputs=8, pool_size=3, channels=16)
+    head, outputs = build_box_head(RoISettings(head="conv", pool_size=3, head_channels=16), 8)
     assert (outputs, head(torch.randn(5, 8, 3, 3)).shape) == (16, (5, 16))
     assert [type(m).__name__ for m in head.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d | nn.Linear)] == [
         *["Conv2d", "BatchNorm2d"] * 4,
@@ -40,7 +40,7 @@ def test_four_convolutions_and_one_fully_connected_layer() -> None:
 def test_the_rest_of_the_backbones_own_network() -> None:
     backbone, top = build_backbone("tiny", settings=MapSettings(fpn=False))
     (inputs,) = backbone.channels
-    head, outputs = build_box_head("top", inputs=inputs, pool_size=5, channels=999, top=top)
+    head, outputs = build_box_head(RoISettings(head="top", pool_size=5), inputs, top)
     assert head is top and outputs == 192
     norm = next(m for m in top.modules() if isinstance(m, nn.BatchNorm2d))
     assert norm.training and norm.num_batches_tracked == 0  # measuring its outputs was no batch
@@ -49,23 +49,23 @@ def test_the_rest_of_the_backbones_own_network() -> None:
 
 def test_a_pool_size_the_rest_does_not_take() -> None:
     top = nn.Sequential(nn.Flatten(), nn.Linear(8 * 49, 10))
-    assert build_box_head("top", inputs=8, pool_size=7, channels=1, top=top)[1] == 10
+    assert build_box_head(RoISettings(head="top", pool_size=7), 8, top)[1] == 10
     with pytest.raises(ConfigError, match="does not take 6x6 features"):
-        build_box_head("top", inputs=8, pool_size=6, channels=1, top=top)
+        build_box_head(RoISettings(head="top", pool_size=6), 8, top)
 
 
 def test_heads_that_cannot_be_built() -> None:
-    with pytest.raises(ConfigError, match=r"'fpn'; the known ones are mlp, conv, top"):
-        build_box_head("fpn", inputs=8, pool_size=7, channels=1)
-    with pytest.raises(ConfigError, match="use box_head: mlp"):
-        build_box_head("top", inputs=8, pool_size=7, channels=1, top=None)
+    with pytest.raises(ConfigError, match=r"roi.head: there is no 'fpn'.* mlp, conv, top"):
+        build_box_head(RoISettings(head="fpn", pool_size=7), 8)
+    with pytest.raises(ConfigError, match=r"use roi\.head: mlp"):
+        build_box_head(RoISettings(head="top", pool_size=7), 8)
     with pytest.raises(ConfigError, match="'zeros'"):
-        build_box_head("mlp", inputs=8, pool_size=7, channels=1, initialization="zeros")
+        build_box_head(RoISettings(head="mlp", pool_size=7), 8, initialization="zeros")
 
 
 def test_new_layers_begin_by_the_rule_that_is_named() -> None:
-    xavier, _ = build_box_head("mlp", inputs=8, pool_size=7, channels=300, initialization="xavier")
-    he, _ = build_box_head("mlp", inputs=8, pool_size=7, channels=300)
+    xavier, _ = build_box_head(RoISettings(head="mlp", pool_size=7, head_channels=300), 8, initialization="xavier")
+    he, _ = build_box_head(RoISettings(head="mlp", pool_size=7, head_channels=300), 8)
     assert xavier.fc7.weight.abs().max() <= (6 / 600) ** 0.5
     assert he.fc7.weight.std().item() == pytest.approx((2 / 300) ** 0.5, rel=0.05)
 

@@ -9,29 +9,30 @@ from torch.nn import functional as F
 
 from detkit.boxes import BoxCodec, box_iou
 from detkit.features import ImageBatch
-from detkit.heads import RegionClassifier
+from detkit.heads import RoIHeads
 from detkit.training import BoxStatistics
 
-from .conftest import NOTHING, classifier, some_boxes, usable
-from .test_region_classifier import fixed_sample
+from .conftest import classifier, losses_of, some_boxes
+from .test_roi_heads import fixed_sample
 
 MEAN = torch.tensor([[0.0] * 4, [0.1, -0.2, 0.3, 0.4], [0.0, 0.1, -0.1, 0.2], [-0.3, 0.0, 0.2, 0.1]])
 STD = torch.tensor([[1.0] * 4, [0.1, 0.2, 0.3, 0.4], [0.2, 0.1, 0.2, 0.1], [0.5, 0.4, 0.3, 0.2]])
 
 
-def normalizing(**settings: object) -> RegionClassifier:
+def normalizing(**settings: object) -> RoIHeads:
     heads = classifier(**settings)
-    heads.normalize_per_class(3).set(BoxStatistics(MEAN, STD, torch.tensor([0, 5, 6, 7])))
+    heads.normalize_per_class(3)
+    heads.normalizer.set(BoxStatistics(MEAN, STD, torch.tensor([0, 5, 6, 7])))
     return heads
 
 
-def test_the_loss_equals_a_plain_reading_of_the_paper() -> None:
+def test_the_loss_equals_a_plain_reading_of_the_paper(monkeypatch: pytest.MonkeyPatch) -> None:
     """Smooth L1 (beta 1) of normalised deltas of the object's own class, over the number of regions."""
     truths, labels = torch.tensor([[20.0, 20, 100, 90], [110, 60, 180, 190]]), torch.tensor([3, 1])
     proposals = torch.cat((truths.repeat(8, 1) + torch.randn(16, 4) * 6, some_boxes(15)))
     heads = normalizing(box_loss="smooth_l1", beta=1.0)
-    heads.sample = fixed_sample
-    losses, _ = heads.losses([], [proposals], usable(proposals), [truths], [labels], [NOTHING])
+    monkeypatch.setattr("detkit.heads.roi_heads.sample", fixed_sample)
+    losses, _ = losses_of(heads, [proposals], [truths], [labels])
     regions, total = torch.cat((proposals, truths)), torch.zeros(())
     foreground = 0
     for roi in regions:
@@ -69,11 +70,11 @@ def test_detections_undo_the_normalisation() -> None:
 
 
 @pytest.mark.parametrize("kind", ["smooth_l1", "giou"])
-def test_perfect_predictions_have_no_loss(kind: str) -> None:
+def test_perfect_predictions_have_no_loss(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     truths, labels = torch.tensor([[20.0, 20, 100, 90]]), torch.tensor([2])
     proposals = torch.tensor([[25.0, 15, 110, 90], [18, 20, 90, 95]])
     heads = normalizing(box_loss=kind)
-    heads.sample = fixed_sample
+    monkeypatch.setattr("detkit.heads.roi_heads.sample", fixed_sample)
 
     class Perfect(torch.nn.Module):
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,13 +82,14 @@ def test_perfect_predictions_have_no_loss(kind: str) -> None:
             return torch.zeros(len(x), 4), deltas[:, None].expand(-1, 4, 4)
 
     heads.box_predictor = Perfect()
-    losses, _ = heads.losses([], [proposals], usable(proposals), [truths], [labels], [NOTHING])
+    losses, _ = losses_of(heads, [proposals], [truths], [labels])
     assert losses["loss_box_reg"] < 1e-5
 
 
 def test_statistics_are_kept_beside_the_weights() -> None:
     heads, other = normalizing(), classifier()
-    assert not other.normalize_per_class(3).known
+    other.normalize_per_class(3)
+    assert not other.normalizer.known
     other.load_state_dict(heads.state_dict())
     assert other.normalizer.known
     assert torch.equal(other.normalizer.std, STD) and torch.equal(other.normalizer.mean, MEAN)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -108,7 +110,7 @@ def test_only_the_best_of_each_class_enter_suppression(candidates: int, expected
 def test_more_candidates_than_regions_are_all() -> None:
     boxes, heads = some_boxes(30, 90), classifier(score_threshold=0.0)
     (everything,) = heads.detect([], [boxes], batch())
-    heads.settings.max_candidates = 31
+    heads.detection = replace(heads.detection, max_candidates=31)
     (found,) = heads.detect([], [boxes], batch())
     assert len(found["boxes"]) > 5
     assert all(torch.equal(found[name], value) for name, value in everything.items())

@@ -117,7 +117,7 @@ def test_the_head_orders_anchors_by_row_column_and_anchor() -> None:
 
 
 def test_the_head_begins_as_the_papers_did() -> None:
-    head = RPNHead(64, 9, depth=2, hidden=96)
+    head = RPNHead(64, 9, convolutions=2, hidden=96)
     convolutions = [m for m in head.modules() if isinstance(m, torch.nn.Conv2d)]
     assert [(c.in_channels, c.out_channels) for c in convolutions] == [(64, 96), (96, 96), (96, 9), (96, 36)]
     for layer in convolutions:

@@ -15,6 +15,7 @@ from detkit.errors import ConfigError
 from detkit.proposals import RegionProposalNetwork
 from detkit.proposals.region_proposal_network import RPNOutput
 from detkit.training import Samples, sample
+from detkit.types import Targets
 
 from .conftest import NOTHING, images, network, output_of
 
@@ -108,7 +109,7 @@ def test_no_objects_make_everything_background() -> None:
     assert network(straddle=0.0).label(anchors, NOTHING, NOTHING, (64, 64)).label.tolist() == [0, -1]
 
 
-def test_256_anchors_of_which_at_most_128_are_foreground() -> None:
+def test_256_anchors_of_which_at_most_128_are_foreground(monkeypatch: pytest.MonkeyPatch) -> None:
     rpn = network([[16.0, 32.0, 64.0]])
     batch = images((320, 320), (320, 320))
     every = torch.cat(rpn.anchor_generator([(20, 20)], (320, 320)))
@@ -120,16 +121,16 @@ def test_256_anchors_of_which_at_most_128_are_foreground() -> None:
         sampled.append((labels, sample(labels, *rest)))
         return sampled[-1][1]
 
-    rpn.sample = spy
-    _, health = rpn.losses(output_of(rpn, batch), batch, truths, [NOTHING, NOTHING])
+    monkeypatch.setattr("detkit.proposals.region_proposal_network.sample", spy)
+    _, stats = rpn.losses(output_of(rpn, batch), batch, Targets(truths, [], [NOTHING, NOTHING]))
     (many, first), (few, second) = sampled
     assert (many > 0).sum() > 128
     assert first.positive.sum() == 128 and second.positive.sum() == (few > 0).sum() < 128
     for labels, chosen in sampled:
         assert chosen.valid.all() and len(chosen.index.unique()) == 256
         assert torch.equal(labels[chosen.index], chosen.positive.long())
-    assert health["rpn_foreground"] == (128 + second.positive.sum()) / 2
-    assert health["rpn_foreground"] + health["rpn_background"] == 256
+    assert stats["rpn_foreground"] == (128 + second.positive.sum()) / 2
+    assert stats["rpn_foreground"] + stats["rpn_background"] == 256
 
 
 def plain_losses(
@@ -160,7 +161,7 @@ def plain_losses(
     return torch.stack(objectness).sum() / count, torch.stack(regression).sum() / count
 
 
-def test_losses_are_over_the_number_of_sampled_anchors() -> None:
+def test_losses_are_over_the_number_of_sampled_anchors(monkeypatch: pytest.MonkeyPatch) -> None:
     rpn = network()
     batch = images((160, 192), (128, 160))
     output = output_of(rpn, batch)
@@ -177,12 +178,12 @@ def test_losses_are_over_the_number_of_sampled_anchors() -> None:
         index = torch.tensor([*(one := waiting.pop(0)), 0, 1])  # and two empty places
         return Samples(index, labels[index] == 1, torch.arange(len(index)) < len(one))
 
-    rpn.sample = choose
-    losses, health = rpn.losses(output, batch, truths, [NOTHING, NOTHING])
+    monkeypatch.setattr("detkit.proposals.region_proposal_network.sample", choose)
+    losses, stats = rpn.losses(output, batch, Targets(truths, [], [NOTHING, NOTHING]))
     objectness, regression = plain_losses(rpn, output, truths, rows)
     torch.testing.assert_close(losses["loss_objectness"], objectness)
     torch.testing.assert_close(losses["loss_rpn_box_reg"], regression)
-    assert health["rpn_foreground"] + health["rpn_background"] == sum(map(len, rows)) / 2
+    assert stats["rpn_foreground"] + stats["rpn_background"] == sum(map(len, rows)) / 2
 
 
 @pytest.mark.parametrize("kind", ["smooth_l1", "l1", "l2", "giou"])
@@ -194,7 +195,7 @@ def test_every_box_loss_teaches_the_same_boxes(kind: str) -> None:
     output = output_of(rpn, batch)
     deltas = output.deltas.detach().requires_grad_()
     given = output._replace(deltas=deltas)
-    losses, _ = rpn.losses(given, batch, [truths], [NOTHING])
+    losses, _ = rpn.losses(given, batch, Targets([truths], [], [NOTHING]))
     losses["loss_rpn_box_reg"].backward()
     matches = rpn.label(output.anchors, truths, NOTHING, (160, 192))
     assert losses["loss_rpn_box_reg"].isfinite() and losses["loss_rpn_box_reg"] > 0
@@ -202,30 +203,28 @@ def test_every_box_loss_teaches_the_same_boxes(kind: str) -> None:
     assert torch.equal(deltas.grad.any(2)[0], matches.label == 1)
 
     right = rpn.codec.encode(truths[matches.index], output.anchors)[None]
-    losses, _ = rpn.losses(output._replace(deltas=right), batch, [truths], [NOTHING])
+    losses, _ = rpn.losses(output._replace(deltas=right), batch, Targets([truths], [], [NOTHING]))
     assert losses["loss_rpn_box_reg"].abs() < 1e-5
 
 
 def test_unknown_box_losses_are_refused() -> None:
-    rpn = network(box_loss="huber")
-    batch = images((64, 64))
     with pytest.raises(ConfigError, match="'huber'"):
-        rpn.losses(output_of(rpn, batch), batch, [torch.tensor([[0.0, 0, 30, 30]])], [NOTHING])
+        network(box_loss="huber")
 
 
 def test_losses_without_objects_have_a_graph() -> None:
     rpn = network()
     batch = images((64, 64))
-    losses, health = rpn.losses(output_of(rpn, batch), batch, [NOTHING], [NOTHING])
+    losses, stats = rpn.losses(output_of(rpn, batch), batch, Targets([NOTHING], [], [NOTHING]))
     sum(losses.values()).backward()
     assert losses["loss_objectness"] > 0 and losses["loss_rpn_box_reg"] == 0
-    assert health["rpn_foreground"] == 0
+    assert stats["rpn_foreground"] == 0
     assert all(p.grad is not None and p.grad.isfinite().all() for p in rpn.parameters())
 
 
 def test_losses_where_no_anchor_may_be_sampled_are_zero() -> None:
     rpn = network(straddle=0.0)  # every anchor of 32 and more reaches out of so small an image
     batch = images((16, 16))
-    losses, _ = rpn.losses(output_of(rpn, batch), batch, [torch.tensor([[2.0, 2, 9, 9]])], [NOTHING])
+    losses, _ = rpn.losses(output_of(rpn, batch), batch, Targets([torch.tensor([[2.0, 2, 9, 9]])], [], [NOTHING]))
     sum(losses.values()).backward()
     assert [loss.item() for loss in losses.values()] == [0, 0]

@@ -14,8 +14,8 @@ from detkit.__about__ import __version__
 from detkit.cli.main import main
 from detkit.engine.checkpoints import read_checkpoint
 from detkit.errors import CheckpointError, ConfigError
-from detkit.tools.compress import compress, parse_ranks
 from detkit.settings import construct
+from detkit.tools.compress import compress, parse_ranks
 
 OPTIONS: dict[str, Any] = {
     "class_names": ["cat", "dog"],

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from detkit.boxes import box_iou
 from detkit.training import Samples, sample
 
-from .conftest import NO_LABELS, NOTHING, classifier, some_boxes, usable
+from .conftest import NO_LABELS, NOTHING, classifier, losses_of, some_boxes
 
 
 class Spy:
@@ -32,15 +32,16 @@ class Spy:
 
 
 @pytest.mark.parametrize("band", [(0.0, 0.5), (0.1, 0.5), (0.1, 0.4)])
-def test_sampling_is_that_of_the_authors_code(band: tuple[float, float]) -> None:
+def test_sampling_is_that_of_the_authors_code(band: tuple[float, float], monkeypatch: pytest.MonkeyPatch) -> None:
     """proposal_target_layer.py and, with a band that begins at 0.1, Fast R-CNN's minibatch.py."""
     low, high = band
     truths = torch.tensor([[20.0, 20, 100, 90], [110, 60, 180, 190]])
     near = truths.repeat(60, 1) + torch.randn(120, 4) * 12
     proposals = torch.cat((near, some_boxes(400)))
     heads = classifier(background_iou=band, batch_size=128)
-    heads.sample = spy = Spy()
-    _, health = heads.losses([], [proposals], usable(proposals), [truths], [torch.tensor([1, 3])], [NOTHING])
+    spy = Spy()
+    monkeypatch.setattr("detkit.heads.roi_heads.sample", spy)
+    _, stats = losses_of(heads, [proposals], [truths], [torch.tensor([1, 3])])
 
     everything = torch.cat((proposals, truths))  # the objects themselves are among the regions
     best = box_iou(truths, everything).amax(0)
@@ -54,43 +55,45 @@ def test_sampling_is_that_of_the_authors_code(band: tuple[float, float]) -> None
     assert chosen.valid.all() and len(chosen.index.unique()) == 128
     assert set(chosen.index[chosen.positive].tolist()) <= set(foreground)
     assert set(chosen.index[~chosen.positive].tolist()) <= set(background)
-    assert (health["roi_foreground"], health["roi_background"]) == (32, 96)
+    assert (stats["roi_foreground"], stats["roi_background"]) == (32, 96)
 
 
-def test_a_short_batch_counts_what_there_is() -> None:
+def test_a_short_batch_counts_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     truths = torch.tensor([[20.0, 20, 100, 90]])
     proposals = torch.tensor([[20.0, 20, 100, 80], [150, 150, 190, 190], [22, 20, 100, 90], [0, 0, 10, 10]])
     mask = torch.tensor([True, True, True, False])  # the last is padding
     heads = classifier(batch_size=64)
-    heads.sample = spy = Spy()
-    losses, health = heads.losses([], [proposals], [mask], [truths], [torch.tensor([2])], [NOTHING])
+    spy = Spy()
+    monkeypatch.setattr("detkit.heads.roi_heads.sample", spy)
+    losses, stats = losses_of(heads, [proposals], [truths], [torch.tensor([2])], valid=[mask])
     assert spy.labels[0].tolist() == [1, 0, 1, -1, 1]
-    assert (health["roi_foreground"], health["roi_background"]) == (3, 1)
+    assert (stats["roi_foreground"], stats["roi_background"]) == (3, 1)
     rows = [0, 2, 4, 1]
     logits, _ = heads.box_predictor(torch.cat((proposals, truths))[rows] / 100)
     torch.testing.assert_close(losses["loss_classifier"], F.cross_entropy(logits, torch.tensor([2, 2, 2, 0])))
 
 
-def test_crowds_and_difficult_objects_are_neither_object_nor_background() -> None:
+def test_crowds_and_difficult_objects_are_neither_object_nor_background(monkeypatch: pytest.MonkeyPatch) -> None:
     region = torch.tensor([[100.0, 100, 200, 200]])
     proposals = torch.tensor([[100.0, 100, 150, 150], [0, 0, 50, 50], [80, 100, 120, 200], [70, 100, 120, 200]])
     heads = classifier()
-    heads.sample = spy = Spy()
-    heads.losses([], [proposals], usable(proposals), [NOTHING], [NO_LABELS], [region])
+    spy = Spy()
+    monkeypatch.setattr("detkit.heads.roi_heads.sample", spy)
+    losses_of(heads, [proposals], [NOTHING], [NO_LABELS], [region])
     assert spy.labels[0].tolist() == [-1, 0, -1, 0]
 
 
-def test_health_tells_how_well_proposals_cover_the_objects() -> None:
+def test_stats_tells_how_well_proposals_cover_the_objects() -> None:
     truths = [torch.tensor([[0.0, 0, 100, 100], [100, 100, 200, 200]]), torch.tensor([[0.0, 0, 50, 50]])]
     proposals = [torch.tensor([[0.0, 0, 100, 60], [100, 100, 200, 140]]), torch.tensor([[0.0, 0, 50, 25]])]
     labels = [torch.tensor([1, 2]), torch.tensor([1])]
     heads = classifier()
-    _, health = heads.losses([], proposals, usable(*proposals), truths, labels, [NOTHING] * 2)
-    assert health["roi_mean_best_iou"].item() == pytest.approx((0.6 + 0.4 + 0.5) / 3)
-    assert health["proposal_recall_50"].item() == pytest.approx(2 / 3)
+    _, stats = losses_of(heads, proposals, truths, labels)
+    assert stats["roi_mean_best_iou"].item() == pytest.approx((0.6 + 0.4 + 0.5) / 3)
+    assert stats["proposal_recall_50"].item() == pytest.approx(2 / 3)
     padded = [torch.tensor([False, True]), torch.tensor([False])]  # padding finds nothing
-    _, health = heads.losses([], proposals, padded, truths, labels, [NOTHING] * 2)
-    assert health["roi_mean_best_iou"].item() == pytest.approx(0.4 / 3)
+    _, stats = losses_of(heads, proposals, truths, labels, valid=padded)
+    assert stats["roi_mean_best_iou"].item() == pytest.approx(0.4 / 3)
 
 
 # -- losses ------------------------------------------------------------------------------------
@@ -103,13 +106,13 @@ def fixed_sample(labels: Tensor, *rest: Any) -> Samples:
 
 
 @pytest.mark.parametrize(("kind", "beta"), [("smooth_l1", 1 / 9), ("smooth_l1", 1.0), ("l1", 1.0), ("giou", 1.0)])
-def test_losses_equal_a_plain_computation(kind: str, beta: float) -> None:
+def test_losses_equal_a_plain_computation(kind: str, beta: float, monkeypatch: pytest.MonkeyPatch) -> None:
     truths = [torch.tensor([[20.0, 20, 100, 90], [110, 60, 180, 190]]), torch.tensor([[30.0, 50, 120, 150]])]
     labels = [torch.tensor([3, 1]), torch.tensor([2])]
     proposals = [torch.cat((t.repeat(8, 1) + torch.randn(len(t) * 8, 4) * 6, some_boxes(15))) for t in truths]
     heads = classifier(box_loss=kind, beta=beta)
-    heads.sample = fixed_sample
-    losses, _ = heads.losses([], proposals, usable(*proposals), truths, labels, [NOTHING] * 2)
+    monkeypatch.setattr("detkit.heads.roi_heads.sample", fixed_sample)
+    losses, _ = losses_of(heads, proposals, truths, labels)
 
     classification, regression, count = 0.0, 0.0, 0
     for boxes, own, regions in zip(truths, labels, proposals, strict=True):
@@ -144,9 +147,7 @@ def test_losses_equal_a_plain_computation(kind: str, beta: float) -> None:
 def test_only_the_deltas_of_an_objects_own_class_learn() -> None:
     heads = classifier()
     proposals = torch.tensor([[20.0, 20, 100, 80], [150, 150, 190, 190]])
-    losses, _ = heads.losses(
-        [], [proposals], usable(proposals), [torch.tensor([[20.0, 20, 100, 90]])], [torch.tensor([2])], [NOTHING]
-    )
+    losses, _ = losses_of(heads, [proposals], [torch.tensor([[20.0, 20, 100, 90]])], [torch.tensor([2])], [NOTHING])
     losses["loss_box_reg"].backward()
     learns = heads.box_predictor.delta.bias.grad.view(4, 4).any(1)
     assert learns.tolist() == [False, False, True, False]
@@ -156,23 +157,16 @@ def test_only_the_deltas_of_an_objects_own_class_learn() -> None:
 @pytest.mark.parametrize("proposals", [NOTHING, torch.tensor([[10.0, 10, 60, 60]])])
 def test_losses_without_objects(kind: str, proposals: Tensor) -> None:
     heads = classifier(box_loss=kind)
-    losses, health = heads.losses([], [proposals], usable(proposals), [NOTHING], [NO_LABELS], [NOTHING])
+    losses, stats = losses_of(heads, [proposals], [NOTHING], [NO_LABELS])
     sum(losses.values()).backward()
     assert losses["loss_box_reg"] == 0
     assert (losses["loss_classifier"] > 0) == bool(len(proposals))
     assert all(p.grad is not None and p.grad.isfinite().all() for p in heads.parameters())
-    assert health["roi_mean_best_iou"].isnan() and health["proposal_recall_50"].isnan()
+    assert stats["roi_mean_best_iou"].isnan() and stats["proposal_recall_50"].isnan()
 
 
 def test_an_object_without_any_proposal_still_teaches() -> None:
     heads = classifier()
-    losses, health = heads.losses(
-        [],
-        [NOTHING],
-        [torch.ones(0, dtype=torch.bool)],
-        [torch.tensor([[9.0, 9, 40, 40]])],
-        [torch.tensor([1])],
-        [NOTHING],
-    )
+    losses, stats = losses_of(heads, [NOTHING], [torch.tensor([[9.0, 9, 40, 40]])], [torch.tensor([1])])
     assert losses["loss_classifier"] > 0
-    assert (health["roi_foreground"], health["proposal_recall_50"]) == (1, 0)
+    assert (stats["roi_foreground"], stats["proposal_recall_50"]) == (1, 0)
