@@ -44,7 +44,7 @@ def draw(
     from PIL import Image as PILImage
     from PIL import ImageDraw, ImageFont
 
-    from detkit.detectors.prediction import as_image
+    from detkit.data.image_io import as_image
 
     class_names = class_names if class_names is not None else getattr(detections, "class_names", None)
     pixels = as_image(image)

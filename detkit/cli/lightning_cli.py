@@ -207,16 +207,14 @@ class DetkitCLI(Reports, LightningCLI):
                     f"{self.plan.checkpoint.path} was trained on the classes {self.plan.classes}, the data set has "
                     f"{list(self.datamodule.class_names)}: a run goes on with the same classes in the same order."
                 )
-            if hasattr(self.model, "restore_parts"):
-                self.model.restore_parts(self.plan.content)
+            self.model.restore_parts(self.plan.content)
             check_fits(self.plan.content["state_dict"], self.model.state_dict(), self.plan.checkpoint.path)
             if self.command == "fit" and "weights" in self.model.hparams:
                 self.model.hparams["weights"] = hyper_parameters(self.plan.content).get("weights")
-            hook = "on_resume_override" if self.command == "fit" else "on_use_override"
-            if self.plan.overrides and hasattr(self.model, hook):
-                getattr(self.model, hook)(self.plan.overrides)
+            if self.plan.overrides:
+                self.model.apply_overrides(self.plan.overrides, fit=self.command == "fit")
             if self.command == "fit" and rank_zero_only.rank == 0:
-                stage = getattr(self.model, "stage_behind", lambda content: "")(self.plan.content)
+                stage = self.model.finished_stage(self.plan.content)
                 print(f"goes on {how_far(self.plan.content, stage)}", flush=True)
             self.plan.content = {}
         if self.command != "fit" and list(self.datamodule.class_names) != list(self.model.class_names):
@@ -260,7 +258,7 @@ class DetkitCLI(Reports, LightningCLI):
     def _how_to_go_on(self) -> str:
         if self.folder is None:
             return ""
-        ended = "stage or epoch" if hasattr(self.model, "stage_behind") else "epoch"
+        ended = self.model.progress_unit
         if (self.folder / "checkpoints" / "last.ckpt").is_file():
             return f"Go on from the last {ended} that ended with: detkit fit --ckpt_path {self.folder}"
         if self.plan.checkpoint is not None:  # the file, since this run's own folder has no more than a copied best

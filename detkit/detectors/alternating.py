@@ -12,17 +12,14 @@ share a run's steps in the same proportion.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detkit.engine.optimization import UNKNOWN
 from detkit.errors import ConfigError
 from detkit.types import Batch
-
-if TYPE_CHECKING:
-    from detkit.detectors.faster_rcnn import FasterRCNN
 
 SHARES = (2 / 6, 1 / 6, 2 / 6, 1 / 6)
 #: The parts that learn in each of the four steps.
@@ -81,14 +78,14 @@ class AlternatingSchedule(Callback):
         """Whether the RPN reads the same features as the second stage (from the third step on)."""
         return self.step >= SHARED_FROM
 
-    def setup(self, trainer: Trainer, pl_module: FasterRCNN, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Before the optimizer is made: let everything learn that does in any step."""
         if stage == "fit":
             for name in self._paused:
                 pl_module.get_parameter(name).requires_grad_(True)
             self._paused = []
 
-    def on_fit_start(self, trainer: Trainer, pl_module: FasterRCNN) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a DDP that waits for gradients of parts that do not learn in a step.
 
         Raises:
@@ -103,7 +100,7 @@ class AlternatingSchedule(Callback):
                 "ddp_find_unused_parameters_true"
             )
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: FasterRCNN, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         """Let the parts of the current step learn.
 
         Raises:
@@ -120,7 +117,7 @@ class AlternatingSchedule(Callback):
         self.step = step
         self._pause(pl_module)
 
-    def _pause(self, model: FasterRCNN) -> None:
+    def _pause(self, model: LightningModule) -> None:
         """Fix what does not learn in this step, its batch norms' statistics too."""
         for name in self._paused:
             model.get_parameter(name).requires_grad_(True)
@@ -145,13 +142,13 @@ class AlternatingSchedule(Callback):
         """Go on in the step that was saved."""
         self.step = state_dict["step"]
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: FasterRCNN, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Leave the RPN's own backbone out once it is not needed any more."""
         if self.shares_backbone:
             for name in [n for n in checkpoint["state_dict"] if n.startswith("rpn_backbone.")]:
                 del checkpoint["state_dict"][name]
 
-    def restore(self, model: FasterRCNN, checkpoint: dict[str, Any]) -> None:
+    def restore(self, model: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Share the backbone where a checkpoint has none of the RPN's own, and give it one that is not read."""
         weights = checkpoint["state_dict"]
         if not any(name.startswith("rpn_backbone.") for name in weights):

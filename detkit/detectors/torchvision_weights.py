@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
+from detkit.detectors.base import RegionDetector
 from detkit.features.weights import fit_state_dict
 from detkit.settings import check_choice, construct
-
-if TYPE_CHECKING:
-    from detkit.detectors.faster_rcnn import FasterRCNN
 
 _MOBILENET: dict[str, Any] = {
     "backbone": "mobilenet_v3_large",
@@ -43,12 +41,12 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 
 def from_torchvision(
-    detector: type[FasterRCNN],
+    detector: type[RegionDetector],
     arch: str,
     state_dict: dict[str, Tensor],
     class_names: list[str],
     overrides: dict[str, Any],
-) -> FasterRCNN:
+) -> RegionDetector:
     """See `FasterRCNN.from_torchvision`."""
     check_choice("torchvision detector", arch, ARCHITECTURES)
     settings = {"rpn__min_size": 1e-3, **ARCHITECTURES[arch], **overrides}

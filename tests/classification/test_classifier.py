@@ -18,13 +18,14 @@ from detkit.classification.datamodule import collate_labels
 from detkit.errors import CheckpointError, ConfigError, ImageTypeError, TrainingError, WeightsError
 from detkit.features import ARCHITECTURES, MapSettings, build_backbone
 from detkit.features.architectures import classification_network
+from detkit.settings import construct
 
-OPTIONS: dict[str, Any] = {"class_names": ["cat", "dog", "fox"], "lr": 0.01, "warmup_steps": 0}
+OPTIONS: dict[str, Any] = {"class_names": ["cat", "dog", "fox"], "optim__lr": 0.01, "optim__warmup_steps": 0}
 
 
 def classifier(**options: Any) -> ImageClassifier:
     torch.manual_seed(0)
-    return ImageClassifier(**(OPTIONS | options))
+    return construct(ImageClassifier, OPTIONS | options)
 
 
 def trainer(**options: Any) -> L.Trainer:
@@ -127,7 +128,7 @@ def test_the_accuracy_is_counted_over_images(make_folder: Callable[..., Path]) -
 
 
 def test_label_smoothing_is_of_training_only(data: Callable[..., ClassFolder]) -> None:
-    model, fit = classifier(label_smoothing=0.3, lr=0.0), trainer()
+    model, fit = classifier(label_smoothing=0.3, optim__lr=0.0), trainer()
     fit.fit(model, data(batch_size=24, transforms=[]))
     batch = [data(transforms=[]).dataset("train")[i] for i in range(24)]
     logits, labels = model([sample["image"] for sample in batch]).detach(), collate_labels(batch)
@@ -171,7 +172,7 @@ def test_a_checkpoint_is_plain_and_says_what_it_is(checkpoint: Callable[..., Pat
     assert content["detkit"]["class"] == "ImageClassifier" and content["detkit"]["optimizer"] == "Adam"
     kept = content["hyper_parameters"]
     assert (kept["class_names"], kept["category_ids"]) == (["cat", "dog", "fox"], [1, 2, 3])
-    assert (kept["backbone"], kept["crop_size"], kept["lr"]) == ("lenet5", 32, 0.01)
+    assert (kept["backbone"], kept["crop_size"], kept["optim"]["lr"]) == ("lenet5", 32, 0.01)
     assert "optimizer" not in kept
     assert all(name.startswith("network.") for name in content["state_dict"])
 
@@ -188,7 +189,10 @@ def test_a_checkpoint_is_a_backbones_weights(checkpoint: Callable[..., Path], ba
     assert whole and all(torch.equal(v, wanted[prefix + k]) for k, v in whole.items())
     if backbone == "lenet5":
         assert torch.equal(top[1].weight, network.classifier.c5.weight)
-    detector = detkit.FasterRCNN(["car"], backbone=backbone, fpn=False, weights=str(path))
+    detector = construct(
+        detkit.FasterRCNN,
+        {"class_names": ["car"], "backbone": backbone, "features__fpn": False, "weights": str(path)},
+    )
     assert all(torch.equal(v, whole[k]) for k, v in detector.backbone.body.state_dict().items())
 
 
@@ -221,6 +225,8 @@ def test_a_loss_that_is_not_finite_stops_training(data: Callable[..., ClassFolde
 
 
 def test_a_detector_has_no_use_for_this_data(data: Callable[..., ClassFolder]) -> None:
-    detector = detkit.FasterRCNN(["cat", "dog", "fox"], backbone="tiny", fpn=False)
+    detector = construct(
+        detkit.FasterRCNN, {"class_names": ["cat", "dog", "fox"], "backbone": "tiny", "features__fpn": False}
+    )
     with pytest.raises(ConfigError, match="ClassFolder has a class for each image and no boxes"):
         trainer().fit(detector, data())

@@ -241,16 +241,14 @@ class RCNN(GivenProposals, Detector):
         """The stages after fine-tuning."""
         return [self.stages]
 
-    def on_resume_override(self, changed: dict[str, Any]) -> None:
-        """Options given for a fit that differ from those of the checkpoint it continues from."""
-        super().on_resume_override(changed)
-        self.stages.apply_overrides(changed)
+    def apply_overrides(self, changed: Mapping[str, Any], fit: bool) -> None:
+        """Run the stages that depend on changed options again; or insist on the variant that is asked for."""
+        super().apply_overrides(changed, fit)
+        if fit:
+            self.stages.apply_overrides(changed)
+        self._variant_requested = not fit and bool({"classifier", "box_regression"} & set(changed))
 
-    def on_use_override(self, changed: dict[str, Any]) -> None:
-        """Options given for a test, a validation or a prediction that differ from the checkpoint's."""
-        self._variant_requested = bool({"classifier", "box_regression"} & set(changed))
-
-    def stage_behind(self, checkpoint: dict[str, Any]) -> str:
+    def finished_stage(self, checkpoint: dict[str, Any]) -> str:
         """The last stage after fine-tuning that a checkpoint has finished; "" if none."""
         return self.stages.finished_stage(checkpoint)
 

@@ -13,6 +13,7 @@ import detkit
 from detkit.data import Annotations
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.shapes_drawing import SHAPE_CLASSES
+from detkit.settings import construct
 
 OPTIONS: dict[str, Any] = {
     "class_names": list(SHAPE_CLASSES),
@@ -22,7 +23,7 @@ OPTIONS: dict[str, Any] = {
     "batch_regions": 32,
     "max_proposals": (40, 25),
     "warmup_steps": 0,
-    "lr": 0.005,
+    "optim__lr": 0.005,
     "feature_budget": 1.0,
 }
 
@@ -30,7 +31,7 @@ OPTIONS: dict[str, Any] = {
 def rcnn(**options: Any) -> detkit.RCNN:
     """The same options give the same weights."""
     torch.manual_seed(0)
-    return detkit.RCNN(**(OPTIONS | options))
+    return construct(detkit.RCNN, OPTIONS | options)
 
 
 def detecting(trained: str = "all", **options: Any) -> detkit.RCNN:

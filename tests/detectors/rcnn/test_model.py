@@ -40,7 +40,7 @@ def drawn_for(model: detkit.RCNN, batch: list[Sample]) -> tuple[list[Tensor], li
 
 def test_learns_at_the_paper_s_rate_by_default() -> None:
     model = detkit.RCNN(class_names=["cat"], backbone="tiny")
-    assert model.hparams["lr"] == 1e-3
+    assert model.hparams["optim"]["lr"] == 1e-3
     assert {group["lr"] for group in model.parameter_groups()} == {1e-3, 1e-2}
 
 
@@ -138,7 +138,13 @@ def test_steps_with_little_to_learn_from(backbone: str, batch: str) -> None:
 
 
 def test_the_new_layer_learns_ten_times_and_biases_twice_as_fast() -> None:
-    model = rcnn(lr=0.001, bias_lr_factor=2.0, decay_biases=False, weight_decay=0.0005, momentum=0.8)
+    model = rcnn(
+        optim__lr=0.001,
+        optim__bias_lr_factor=2.0,
+        optim__decay_biases=False,
+        optim__weight_decay=0.0005,
+        optim__momentum=0.8,
+    )
     names = {id(p): name for name, p in model.named_parameters()}
     rates = {}
     for group in model.parameter_groups():
@@ -151,7 +157,7 @@ def test_the_new_layer_learns_ten_times_and_biases_twice_as_fast() -> None:
         assert lr == pytest.approx(0.001 * factor), name
         assert decay == (0 if name.endswith("bias") else 0.0005), name
     assert rates["roi_heads.cls_score.bias"][0] == pytest.approx(0.02)
-    only = rcnn(backbone="tiny", transfer="frozen", lr=0.1, head_lr_factor=3.0)
+    only = rcnn(backbone="tiny", transfer="frozen", optim__lr=0.1, head_lr_factor=3.0)
     (group,) = only.parameter_groups()[:1]
     assert group["lr"] == pytest.approx(0.3)
     assert {id(p) for g in only.parameter_groups() for p in g["params"]} == set(map(id, only.roi_heads.parameters()))
@@ -292,8 +298,10 @@ def test_options_that_cannot_work(options: dict[str, Any], message: str) -> None
 
 
 def test_hyper_parameters_are_all_of_every_class() -> None:
-    model = rcnn(svm_c=0.5, lr=0.25)
-    assert model.hparams["svm_c"] == 0.5 and model.hparams["lr"] == 0.25 and model.hparams["box_lambda"] == 1000.0
+    model = rcnn(svm_c=0.5, optim__lr=0.25)
+    assert (
+        model.hparams["svm_c"] == 0.5 and model.hparams["optim"]["lr"] == 0.25 and model.hparams["box_lambda"] == 1000.0
+    )
     assert not [name for name in model.hparams if name.startswith("_") or name in ("shared", "optimizer")]
     assert detkit.RCNN(**model.hparams).hparams == model.hparams
 
@@ -305,7 +313,7 @@ def test_every_option_has_its_help(capsys: pytest.CaptureFixture[str]) -> None:
         run("fit", ["--model.help", "RCNN"])
     rows = capsys.readouterr().out.partition("Help for")[2].split("\n  --model.")[1:]
     options = [row.split()[0].rstrip(",") for row in rows]
-    assert {"svm_c", "crop_size", "feature_budget", "box_lambda", "max_per_set", "lr", "protocol"} <= set(options)
+    assert {"svm_c", "crop_size", "feature_budget", "box_lambda", "max_per_set", "optim.lr", "protocol"} <= set(options)
     for row in rows:
         words = row.partition("(type:")[0].split()[1:]
         assert [word for word in words if word.islower() and not word.startswith(("--", "{", "["))], row
