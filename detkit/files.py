@@ -13,10 +13,11 @@ from typing import Any
 from detkit.errors import ConfigError
 
 
-def write_beside(path: Path, text: str) -> None:
-    """Writes a text file as UTF-8, beside its place, and renames it; the folder is made where missing.
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file as UTF-8 under another name and renames it, so that no reader sees half a file.
 
-    Half a character, as odd file names have it, is written as a backslash escape, which in JSON stands for itself.
+    The folder is created where missing. A lone surrogate, as undecodable file names contain it, is written as a
+    backslash escape, which is also valid JSON.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
@@ -25,8 +26,8 @@ def write_beside(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes `content` as indented JSON, beside and renamed; see `plain` for what becomes of tensors and NaN."""
-    write_beside(path, json.dumps(plain(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    """Writes `content` as indented JSON, as `write_text` does; `to_json` says how tensors and NaN are written."""
+    write_text(path, json.dumps(to_json(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def overwrite_note(path: Path, option: str) -> str:
@@ -39,14 +40,14 @@ def overwrite_note(path: Path, option: str) -> str:
     return f" (instead of an earlier one; {option} FOLDER keeps both)" if path.is_file() else ""
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON has it: arrays become numbers or lists, paths text, and what is no finite number None."""
+def to_json(value: Any) -> Any:
+    """A value that JSON can hold: arrays and tensors become numbers or lists, paths text, NaN and infinity None."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): to_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
+        return [to_json(v) for v in value]
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, float) and not math.isfinite(value):

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from detkit.cli.arguments import Arguments
 from detkit.engine.checkpoints import versions
-from detkit.files import write_beside
 
-__all__ = ["VARIABLE", "new_version", "run_root", "write_beside"]
+__all__ = ["VARIABLE", "new_version", "run_root"]
 
 VARIABLE = "DETKIT_RUN_FOLDER"
 

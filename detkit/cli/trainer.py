@@ -11,9 +11,9 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Pr
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from detkit.cli.run_folder import write_beside
 from detkit.engine.callbacks import LastCheckpoint
 from detkit.engine.progress import EpochBar, EpochLines
+from detkit.files import write_text
 
 EPOCHS = 12
 
@@ -27,7 +27,7 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Called by Lightning on rank 0, before the run starts."""
-        write_beside(self.folder / "config.yaml", self.parser.dump(self.config, skip_none=False))
+        write_text(self.folder / "config.yaml", self.parser.dump(self.config, skip_none=False))
 
 
 def complete(

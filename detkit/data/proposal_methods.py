@@ -14,7 +14,7 @@ from detkit.data.annotations import Annotations
 from detkit.data.image_io import read_image
 from detkit.data.proposal_options import check_option
 from detkit.errors import ConfigError
-from detkit.files import plain
+from detkit.files import to_json
 
 #: What needs no network; the method "rpn" is the command line's.
 FUNCTIONS = {"selective_search": "selective_search", "sliding_window": "sliding_windows"}
@@ -93,7 +93,7 @@ def resolve_options(method: str, given: Mapping[str, Any] | None = None) -> dict
     absent = [name for name, value in options.items() if value is inspect.Parameter.empty]
     if absent:
         raise ConfigError(f"{method} needs {', '.join(absent)}")
-    options = plain(options)
+    options = to_json(options)
     return {each.name: check_option(method, each.name, options[each.name], each.annotation) for each in parameters}
 
 

@@ -17,7 +17,7 @@ from detkit.data.annotations import Annotations
 from detkit.data.image_io import read_image
 from detkit.data.proposal_methods import describe, propose, resolve_options
 from detkit.errors import ConfigError, DataError
-from detkit.files import plain
+from detkit.files import to_json
 from detkit.progress import Progress
 from detkit.proposals.store import ProposalStore
 from detkit.proposals.store_extension import extended
@@ -208,7 +208,7 @@ def default_store_path(
         options: of the method; for "rpn" the parameters as they stand in the store.
         folder: another folder for the file.
     """
-    parameters = plain(options or {}) if method == "rpn" else resolve_options(method, options)
+    parameters = to_json(options or {}) if method == "rpn" else resolve_options(method, options)
     name = f"{split}-{method}-{_short_hash(json.dumps(parameters, sort_keys=True))}{SUFFIX}"
     if folder is not None:
         return Path(folder) / name

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from detkit.errors import DataError
-from detkit.files import plain
+from detkit.files import to_json
 
 NAMES = {
     "accuracy": "accuracy",
@@ -53,13 +53,13 @@ def metrics_text(metrics: Mapping[str, Any], title: str) -> str:
     table = Table()
     table.add_column("metric")
     table.add_column("value", justify="right")
-    for key, value in plain(metrics).items():
+    for key, value in to_json(metrics).items():
         if key in NAMES:
             table.add_row(NAMES[key], _number(value))
         elif isinstance(value, float) and key.startswith(("map_", "mar_")):
             table.add_row(_name(key), _number(value))
     for key, short in (("map_per_class", "AP"), ("accuracy_per_class", "accuracy")):
-        per_class = plain(metrics.get(key) or {})
+        per_class = to_json(metrics.get(key) or {})
         if per_class:
             table.add_section()
         for name, value in per_class.items():

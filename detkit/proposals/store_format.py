@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from detkit.errors import DataError
-from detkit.files import plain
+from detkit.files import to_json
 
 VERSION = 1
 MAGIC = b"detkit-proposals"
@@ -154,7 +154,7 @@ def aligned(position: int) -> int:
 
 def pack_header(magic: bytes, content: Mapping[str, Any]) -> bytes:
     """Magic, length, CRC-32 and JSON; the same content gives the same bytes."""
-    text = json.dumps(plain(content), sort_keys=True, allow_nan=False).encode()
+    text = json.dumps(to_json(content), sort_keys=True, allow_nan=False).encode()
     return magic + np.array([len(text), zlib.crc32(text)], "<u4").tobytes() + text
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from detkit.errors import DataError
-from detkit.files import plain
+from detkit.files import to_json
 
 from .store import ProposalStore
 from .store_format import BOX_BYTES, VERSION, Images, encode, finest_scale, pack_header, parse_header
@@ -49,7 +49,7 @@ class Computation(NamedTuple):
         cls, path: str | os.PathLike[str], images: Images, method: str, parameters: Mapping[str, Any]
     ) -> Computation:
         """With parameters as JSON has them."""
-        return cls(Path(path), images, method, plain(parameters))
+        return cls(Path(path), images, method, to_json(parameters))
 
     def kept(self) -> tuple[np.ndarray, np.ndarray]:
         """The images that the earlier store has: where they stand in it and in `images`, two arrays (C,)."""

@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from detkit.detectors.rcnn.training_regions import TrainingRegions
 from detkit.errors import ConfigError
 from detkit.features import CropFeatures
-from detkit.files import plain
+from detkit.files import to_json
 from detkit.progress import Progress
 from detkit.settings import check_range
 from detkit.types import Sample
@@ -298,7 +298,7 @@ def _lock_path(folder: Path) -> Path:
 
 def digest(network: torch.nn.Module, about: Mapping[str, Any]) -> str:
     """16 hex digits that differ where the network's weights or the settings differ."""
-    total = hashlib.sha256(repr(plain(about)).encode())
+    total = hashlib.sha256(repr(to_json(about)).encode())
     for name, value in sorted(network.state_dict().items()):
         total.update(name.encode())
         total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

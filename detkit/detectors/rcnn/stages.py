@@ -46,7 +46,7 @@ from detkit.errors import ConfigError
 from detkit.evaluation.tables import ablation_table
 from detkit.features import CropFeatures
 from detkit.features.crop_reader import CropReader
-from detkit.files import write_beside
+from detkit.files import write_text
 from detkit.heads import BoxRegressorSettings, CropClassifier, HardNegativeMiner, SVMSettings, Training, Variant
 from detkit.progress import Progress, duration
 from detkit.types import Batch, Detections, Sample
@@ -390,7 +390,7 @@ def write_mining_log(path: Path, miner: HardNegativeMiner, class_names: list[str
     for row in miner.log:
         values = [class_names[row.label - 1], *row[1:], row.objective]
         lines.append(",".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in values))
-    write_beside(path, "\n".join(lines) + "\n")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _share(module: nn.Module, name: str, folder: Path, trainer: Trainer) -> None:

@@ -19,7 +19,7 @@ from detkit.evaluation.report.charts import Curve, draw_curve, draw_matrix, draw
 from detkit.evaluation.report.comparison import Comparison, compare
 from detkit.evaluation.report.gallery import Images, assess_images, best_images, make_picture, worst_images
 from detkit.evaluation.report.numbers import ClassRow, class_rows, is_missing, metric_numbers, to_csv
-from detkit.files import plain, write_beside, write_json
+from detkit.files import to_json, write_json, write_text
 
 if TYPE_CHECKING:
     from detkit.evaluation.analysis import Analysis
@@ -60,12 +60,12 @@ def write_report(
     Returns:
         The path of `index.html`, a single file that needs no other file and no network.
     """
-    content = {**plain(metrics), "analysis": analysis.to_dict()}
+    content = {**to_json(metrics), "analysis": analysis.to_dict()}
     rows = class_rows(content, evaluation_set, analysis)
     page = render_page(content, rows, evaluation_set, analysis, images, title, baseline)
     write_json(folder / "metrics.json", content)
-    write_beside(folder / "per_class.csv", to_csv(rows))
-    write_beside(folder / "index.html", page)
+    write_text(folder / "per_class.csv", to_csv(rows))
+    write_text(folder / "index.html", page)
     return folder / "index.html"
 
 

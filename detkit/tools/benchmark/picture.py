@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detkit.files import write_beside
+from detkit.files import write_text
 from detkit.tools.benchmark.measuring import Row
 from detkit.tools.benchmark.report import as_factor, in_seconds, ratio, ratio_2015
 from detkit.tools.benchmark.stage_clock import STAGES
@@ -56,7 +56,7 @@ def draw(rows: Sequence[Row], caption: str, path: Path) -> None:
         figure.supxlabel(caption, fontsize=8, color=MUTED)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    write_beside(path, text.getvalue())
+    write_text(path, text.getvalue())
 
 
 def _totals(axes: Axes, rows: Sequence[Row]) -> None:

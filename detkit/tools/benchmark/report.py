@@ -15,7 +15,7 @@ import torch
 
 from detkit.__about__ import __version__
 from detkit.features.architectures import architecture
-from detkit.files import write_beside, write_json
+from detkit.files import write_json, write_text
 from detkit.system import available_cores
 from detkit.tools.benchmark.contenders import GENERATIONS
 from detkit.tools.benchmark.measuring import Row
@@ -121,7 +121,7 @@ def write(rows: Sequence[Row], about: dict[str, Any], folder: Path) -> list[Path
     writer.writeheader()
     writer.writerows(lines)
     paths = [folder / "generations.csv", folder / "generations.json"]
-    write_beside(paths[0], text.getvalue())
+    write_text(paths[0], text.getvalue())
     write_json(paths[1], content(rows, about))
     return paths
 
