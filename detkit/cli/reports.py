@@ -96,9 +96,9 @@ class Reports:
     def after_predict(self) -> None:
         """Says where the predictions are."""
         if self.trainer.is_global_zero:
-            print(f"predictions: {self.writer.folder / 'predictions.json'}{self.writer.earlier}", flush=True)
+            print(f"predictions: {self.writer.folder / 'predictions.json'}{self.writer.overwrite_note}", flush=True)
             if self.writer.draw:
-                share = f"{self.writer.shown:,} of {self.writer.found:,} detections"
+                share = f"{self.writer.num_drawn:,} of {self.writer.num_detections:,} detections"
                 limit = f"those from a score of {self.writer.score_threshold:g} (--predictions.score_threshold)"
                 told = f" ({share}, {limit})" if self.trainer.world_size == 1 else ""
                 print(f"drawn: {self.writer.folder / 'predictions'}{told}", flush=True)

@@ -53,7 +53,7 @@ class BestCheckpoint(StageCheckpoint, ModelCheckpoint):
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the best over into this run's folder."""
+        """Copy the best checkpoint so far into this run's folder."""
         state = dict(state_dict)
         old, folder = state.get("best_model_path"), self.dirpath
         if not old or not folder or not Path(old).is_file():

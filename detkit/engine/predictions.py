@@ -1,4 +1,4 @@
-"""Predictions on disk while they are made: COCO's results format, and drawn images on request."""
+"""Predictions, written to disk while they are made: COCO's results format, and drawn images on request."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from detkit.engine.checkpoints import run_folder
+from detkit.engine.module import TrainableModule
 from detkit.errors import ConfigError
 from detkit.files import overwrite_note
-
-Detections = dict[str, Any]
+from detkit.types import Batch, Detections, Sample
 
 
 def coco_results(image_id: str | int, detections: Detections, category_ids: Sequence[int]) -> Iterator[dict[str, Any]]:
@@ -39,15 +39,17 @@ def coco_results(image_id: str | int, detections: Detections, category_ids: Sequ
 
 
 def _decimals(values: Tensor) -> Any:
-    """float32 as (lists of) the shortest decimals that read back as the same numbers: nothing is lost to rounding."""
+    """float32 as the shortest decimals that are read back as the same numbers, in lists of the tensor's shape."""
     if values.ndim > 1:
         return [_decimals(row) for row in values]
     return [float(str(value)) for value in values.float().numpy()]
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Streams `predictions.json`, a list in COCO's results format, and with `draw` an image of each into
-    `predictions/`. Each process writes its own part; at the end the first one joins them. Nothing is kept in memory.
+    """Writes `predictions.json`, a list in COCO's results format, and with `draw` one drawn image each into
+    `predictions/`.
+
+    Each process writes its own part; at the end the first one joins them. Nothing is kept in memory.
 
     Args:
         output: the folder to write into; the folder of the checkpoint's run by default.
@@ -64,40 +66,42 @@ class PredictionWriter(BasePredictionWriter):
         self._file: Any = None
 
     def use_run(self, checkpoint: Path) -> None:
-        """Tells where to write where the user has not: the folder of the checkpoint's run."""
+        """Write into the folder of the checkpoint's run, unless the user names another."""
         if not self.output:
             self.folder = run_folder(checkpoint)
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Opens this process's part."""
+    def on_predict_start(self, trainer: Trainer, pl_module: TrainableModule) -> None:
+        """Open this process's part."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.earlier = overwrite_note(self.folder / "predictions.json", "--predictions.output")
+        self.overwrite_note = overwrite_note(self.folder / "predictions.json", "--predictions.output")
         self._drawn: set[str] = set()
-        self.found = self.shown = 0  # detections of this process
+        # Detections of this process, and those of them that are drawn.
+        self.num_detections = 0
+        self.num_drawn = 0
         self._file = self._part(trainer.global_rank).open("w", encoding="utf-8")
 
     def write_on_batch_end(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,
+        pl_module: TrainableModule,
         prediction: list[Detections],
         batch_indices: Sequence[int] | None,
-        batch: list[dict[str, Any]],
+        batch: Batch,
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Writes one batch, an image a line."""
+        """Write one batch, an image a line."""
         for sample, detections in zip(batch, prediction, strict=True):
             image_id = sample["image_id"]
             rows = list(coco_results(image_id, detections, pl_module.category_ids))
             self._file.write(json.dumps([image_id, rows]) + "\n")
             if self.draw:
-                self.found += len(detections["scores"])
-                self.shown += int((detections["scores"] >= self.score_threshold).sum())
+                self.num_detections += len(detections["scores"])
+                self.num_drawn += int((detections["scores"] >= self.score_threshold).sum())
                 self._draw(sample, detections, pl_module.class_names)
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Joins the parts of all processes into `predictions.json`."""
+    def on_predict_end(self, trainer: Trainer, pl_module: TrainableModule) -> None:
+        """Join the parts of all processes into `predictions.json`."""
         self._file.close()
         trainer.strategy.barrier("predictions")
         if not trainer.is_global_zero:
@@ -115,8 +119,8 @@ class PredictionWriter(BasePredictionWriter):
         for part in parts:
             part.unlink()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leaves no half part behind."""
+    def on_exception(self, trainer: Trainer, pl_module: TrainableModule, exception: BaseException) -> None:
+        """Remove the incomplete part."""
         if self._file is not None and not self._file.closed:
             self._file.close()
             self._part(trainer.global_rank).unlink(missing_ok=True)
@@ -124,7 +128,7 @@ class PredictionWriter(BasePredictionWriter):
     def _part(self, rank: int) -> Path:
         return self.folder / f".predictions.{rank}.part"
 
-    def _draw(self, sample: dict[str, Any], detections: Detections, class_names: list[str]) -> None:
+    def _draw(self, sample: Sample, detections: Detections, class_names: list[str]) -> None:
         import detkit
 
         picture = detkit.draw(
@@ -135,7 +139,7 @@ class PredictionWriter(BasePredictionWriter):
         picture.save(path, quality=90)
 
     def _name(self, image_id: str | int) -> str:
-        # Ids come from strangers' files: only plain characters reach the file system.
+        # Image ids come from annotation files of any origin: only plain characters reach the file system.
         stem = re.sub(r"[^\w.-]+", "_", re.sub(r"(?i)\.jpe?g$", "", str(image_id))).lstrip(".") or "image"
         name, number = stem, 1
         while name in self._drawn:
@@ -147,13 +151,13 @@ class PredictionWriter(BasePredictionWriter):
 
 def _rows(parts: list[Path]) -> Iterator[dict[str, Any]]:
     """The rows of all processes, each image once: samplers repeat images so that every process has as many."""
-    earlier: set[str | int] = set()
+    written: set[str | int] = set()
     for part in parts:
-        here = set()
+        in_part = set()
         with part.open(encoding="utf-8") as lines:
             for line in lines:
                 image_id, rows = json.loads(line)
-                if image_id not in earlier:
-                    here.add(image_id)
+                if image_id not in written:
+                    in_part.add(image_id)
                     yield from rows
-        earlier |= here
+        written |= in_part
