@@ -1,40 +1,41 @@
-"""The errors detkit raises for what a user can mend.
+"""The errors that a user can correct.
 
-Each message names the file, the object and the fix. The command line prints it
-without a traceback and exits with code 2.
+Each message names the file, the object and the fix. The command line prints it without a traceback and exits with code
+2. This file imports nothing, so that every other one can import it.
 """
 
 from __future__ import annotations
 
 
 class DetkitError(Exception):
-    """Base of every error of detkit's own."""
+    """Base class of detkit's errors."""
 
     def __str__(self) -> str:
-        # A DataLoader hands on what a worker raised with the worker's traceback before it.
-        text, own = super().__str__(), f"{type(self).__qualname__}: "
-        return text.rpartition(own)[2].strip() if text.startswith("Caught ") and own in text else text
+        # A DataLoader raises a worker's error again, with the worker's traceback in front of the message.
+        text = super().__str__()
+        prefix = f"{type(self).__qualname__}: "
+        return text.rpartition(prefix)[2].strip() if text.startswith("Caught ") and prefix in text else text
 
 
 class DataError(DetkitError):
-    """A data set, an annotation or an image that cannot be used as it is."""
+    """A data set, an annotation or an image is missing or invalid."""
 
 
 class ConfigError(DetkitError, ValueError):
-    """An option, or a combination of options, that cannot work."""
+    """An option, or a combination of options, is invalid."""
 
 
 class CheckpointError(DetkitError):
-    """A checkpoint that is missing, unreadable or of another model."""
+    """A checkpoint is missing, unreadable or of another model."""
 
 
 class WeightsError(DetkitError):
-    """A weights file whose keys or shapes do not fit the network."""
+    """The keys or shapes of a weights file do not fit the network."""
 
 
 class TrainingError(DetkitError):
-    """Training that cannot go on, for example after a loss that is not finite."""
+    """Training cannot continue, for example after a loss that is not finite."""
 
 
 class ImageTypeError(DetkitError, TypeError):
-    """An image that is not a uint8 tensor of shape (3, H, W)."""
+    """An image is not a uint8 tensor of shape (3, H, W)."""

@@ -1,4 +1,4 @@
-"""How far a long piece of work is: a bar on a terminal, elsewhere a line a minute."""
+"""Progress of long work: a bar on a terminal, otherwise a line a minute."""
 
 from __future__ import annotations
 
@@ -7,34 +7,39 @@ import time
 from types import TracebackType
 from typing import Any
 
-#: Less than so many steps in so many seconds tell nothing of what is to come: the first hold compiling and loading.
-FEWEST, SHORTEST = 3, 5.0
+#: There is no estimate before so many steps and seconds: the first steps include compiling and loading.
+MIN_STEPS, MIN_SECONDS = 3, 5.0
 
 
 class Progress:
-    """Counts what is done and says how long the rest will take; a context manager.
+    """Counts the steps that are done and estimates the time left; a context manager.
 
     Args:
-        what: of what, for example "proposals".
-        total: how many there are.
+        what: what is done, for example "proposals".
+        total: number of steps.
         done: how many of them were done before.
-        unit: what is counted.
+        unit: what a step is.
         interval: seconds between lines where there is no terminal.
-        show: False for no output at all.
+        show: False for no output.
     """
 
     def __init__(
         self, what: str, total: int, done: int = 0, unit: str = "images", interval: float = 60.0, show: bool = True
     ) -> None:
-        self.what, self.total, self.done, self.unit, self.interval, self.show = what, total, done, unit, interval, show
+        self.what = what
+        self.total = total
+        self.done = done
+        self.unit = unit
+        self.interval = interval
+        self.show = show
         self._first = done
         self._bar: Any = None
         self._task: Any = None
-        self._began = self._said = time.monotonic()
+        self._began = self._printed = time.monotonic()
 
     def start_clock(self) -> None:
-        """What came before, such as a warm-up, does not count in the speed."""
-        self._began = self._said = time.monotonic()
+        """Starts measuring the speed now, for example after a warm-up."""
+        self._began = self._printed = time.monotonic()
 
     def __enter__(self) -> Progress:
         self.start_clock()
@@ -53,25 +58,25 @@ class Progress:
             self._bar.stop()
 
     def step(self) -> None:
-        """One more is done."""
+        """Counts one more step as done."""
         self.done += 1
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done)
             return
         now = time.monotonic()
-        if self.show and now - self._said >= self.interval:
-            self._said = now
+        if self.show and now - self._printed >= self.interval:
+            self._printed = now
             print(self.line(now - self._began), flush=True)
 
     def line(self, seconds: float) -> str:
-        """What is said after so many seconds: an estimate only where there is something to make it from."""
-        so_far = f"{self.what}: {self.done:,} of {self.total:,} {self.unit}"
+        """The line after so many seconds, with an estimate once `MIN_STEPS` and `MIN_SECONDS` are reached."""
+        counts = f"{self.what}: {self.done:,} of {self.total:,} {self.unit}"
         steps = self.done - self._first
-        if steps < FEWEST or seconds < SHORTEST:
-            return so_far
-        each = seconds / steps
-        speed = f"{1 / each:.1f} a second" if each <= 1 else f"{each:.1f} s each"
-        return f"{so_far}, {speed}, about {duration((self.total - self.done) * each)} left"
+        if steps < MIN_STEPS or seconds < MIN_SECONDS:
+            return counts
+        step_time = seconds / steps
+        speed = f"{1 / step_time:.1f} a second" if step_time <= 1 else f"{step_time:.1f} s each"
+        return f"{counts}, {speed}, about {duration((self.total - self.done) * step_time)} left"
 
 
 def duration(seconds: float) -> str:
