@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.real_data import ENVIRONMENT
-from detkit.detectors.rcnn.ablation import ablation_table
+from detkit.evaluation.tables import ablation_table
 
 CONFIGS = {
     "rcnn": "voc_animals_rcnn",

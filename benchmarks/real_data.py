@@ -87,7 +87,7 @@ def report(title: str, content: dict[str, Any], cut: bool) -> str:
         [
             f"# {title}: Faster R-CNN, detkit beside torchvision",
             "",
-            f"{settings['backbone']}, shorter side {settings['min_size']} px, {ours['steps']} steps of "
+            f"{settings['backbone']}, shorter side {settings['image']['min_size']} px, {ours['steps']} steps of "
             f"{data['batch_size']} images, seed {ours['seed']}; {ours['images']} validation images."
             + (f" Cut short by --max_steps; the config has {config['trainer']['max_epochs']} epochs." if cut else ""),
             "",

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.opencv_environment import OpenCV
+from benchmarks.opencv_contrib import OpenCV
 from benchmarks.real_data import machine
 
 BUDGETS = (100, 500, 1000, 2000)

@@ -50,17 +50,17 @@ def data_module(config: dict[str, Any]) -> Any:
 
 
 def model_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """All arguments of the config's FasterRCNN, those it leaves out with their defaults."""
-    import inspect
+    """All arguments of the config's FasterRCNN, groups as their dataclasses, defaults where the config has none."""
+    from inspect import Parameter, signature
 
     from detkit.detectors import FasterRCNN
+    from detkit.settings import arguments_from_plain
 
-    defaults = {
-        name: parameter.default
-        for name, parameter in inspect.signature(FasterRCNN.__init__).parameters.items()
-        if parameter.default is not inspect.Parameter.empty
-    }
-    return defaults | config["model"]["init_args"]
+    defaults = {}
+    for base in reversed(FasterRCNN.__mro__):
+        parameters = signature(base.__init__).parameters.values()
+        defaults |= {p.name: p.default for p in parameters if p.default is not Parameter.empty}
+    return defaults | arguments_from_plain(FasterRCNN, config["model"]["init_args"])
 
 
 class StepClock:

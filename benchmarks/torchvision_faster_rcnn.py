@@ -9,6 +9,8 @@ Backbone, weights, anchors, sizes, counts, thresholds, optimizer, schedule and s
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import torch
@@ -20,71 +22,74 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 from benchmarks.side import StepClock, arguments, data_module, evaluate, finish, model_settings, pin, read_config
-from detkit.engine.optimization import schedule
+from detkit.engine.optimization import OptimSettings, schedule
+from detkit.settings import to_plain
 
 STAGES = ((0, 2), (2, 4), (4, 7), (7, 14))
 """MobileNetV2's stages up to stride 16, as `transfer: partial` counts them; layers 14 to 17 are the head."""
 FIXED = {
     "backbone": "mobilenet_v2",
-    "fpn": False,
-    "freeze_batch_norm": True,
-    "box_head": "top",
-    "pooling": "align",
-    "anchor_convention": "torchvision",
-    "rpn_beta": 1 / 9,
-    "box_beta": 1 / 9,
-    "lr_schedule": "multistep",
-    "decay_biases": True,
-    "bias_lr_factor": 1.0,
-    "size_divisor": 32,
+    "features.fpn": False,
+    "features.freeze_batch_norm": True,
+    "image.divisor": 32,
+    "anchors.convention": "torchvision",
+    "rpn.beta": 1 / 9,
+    "roi.head": "top",
+    "roi.pooling": "align",
+    "roi.beta": 1 / 9,
+    "optim.schedule": "multistep",
+    "optim.decay_biases": True,
+    "optim.bias_lr_factor": 1.0,
 }
 """What torchvision has no option for, or what this script builds: a config with anything else is refused."""
 
 
 def build(s: dict[str, Any], num_classes: int) -> FasterRCNN:
-    """torchvision's Faster R-CNN by the arguments `s` of ours."""
-    different = {name: s[name] for name, value in FIXED.items() if s[name] != value}
+    """torchvision's Faster R-CNN with the arguments `s` of ours, from `model_settings`."""
+    features, image, anchors, rpn, roi = (s[name] for name in ("features", "image", "anchors", "rpn", "roi"))
+    detection = s["detection"]
+    plain = to_plain(s)
+    used = {name: reduce(getitem, name.split("."), plain) for name in FIXED}
+    different = {name: value for name, value in used.items() if value != FIXED[name]}
     if different:
         raise SystemExit(f"not comparable with torchvision's FasterRCNN: {different}")
     network = mobilenet_v2(norm_layer=FrozenBatchNorm2d)
     state = torch.load(s["weights"], map_location="cpu", weights_only=True)
     network.load_state_dict({k: v for k, v in state.items() if not k.endswith("num_batches_tracked")})
     trunk, top = network.features[:14], network.features[14:]
-    learning = {"frozen": 0, "partial": s["trainable_stages"], "full": len(STAGES)}[s["transfer"]]
+    learning = {"frozen": 0, "partial": features.trainable_stages, "full": len(STAGES)}[features.transfer]
     for first, last in STAGES[: len(STAGES) - learning]:
         trunk[first:last].requires_grad_(False)
     trunk.out_channels = 96
     top = nn.Sequential(top[:4], nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return FasterRCNN(
         trunk,
-        min_size=s["min_size"],
-        max_size=s["max_size"],
-        image_mean=s["image_mean"],
-        image_std=s["image_std"],
-        rpn_anchor_generator=AnchorGenerator(
-            tuple(tuple(each) for each in s["anchor_sizes"]), (tuple(s["anchor_ratios"]),)
-        ),
-        rpn_pre_nms_top_n_train=s["rpn_pre_nms"][0],
-        rpn_pre_nms_top_n_test=s["rpn_pre_nms"][1],
-        rpn_post_nms_top_n_train=s["rpn_post_nms"][0],
-        rpn_post_nms_top_n_test=s["rpn_post_nms"][1],
-        rpn_nms_thresh=s["rpn_nms_threshold"],
-        rpn_fg_iou_thresh=s["rpn_foreground_iou"],
-        rpn_bg_iou_thresh=s["rpn_background_iou"],
-        rpn_batch_size_per_image=s["rpn_batch_size"],
-        rpn_positive_fraction=s["rpn_positive_fraction"],
-        rpn_score_thresh=s["rpn_score_threshold"],
-        box_roi_pool=MultiScaleRoIAlign(["0"], s["pool_size"], s["sampling_ratio"]),
+        min_size=image.min_size,
+        max_size=image.max_size,
+        image_mean=list(image.mean),
+        image_std=list(image.std),
+        rpn_anchor_generator=AnchorGenerator(tuple(map(tuple, anchors.sizes)), (tuple(anchors.ratios),)),
+        rpn_pre_nms_top_n_train=rpn.pre_nms[0],
+        rpn_pre_nms_top_n_test=rpn.pre_nms[1],
+        rpn_post_nms_top_n_train=rpn.post_nms[0],
+        rpn_post_nms_top_n_test=rpn.post_nms[1],
+        rpn_nms_thresh=rpn.nms_threshold,
+        rpn_fg_iou_thresh=rpn.foreground_iou,
+        rpn_bg_iou_thresh=rpn.background_iou,
+        rpn_batch_size_per_image=rpn.batch_size,
+        rpn_positive_fraction=rpn.positive_fraction,
+        rpn_score_thresh=rpn.score_threshold,
+        box_roi_pool=MultiScaleRoIAlign(["0"], roi.pool_size, roi.sampling_ratio),
         box_head=top,
         box_predictor=FastRCNNPredictor(320, num_classes + 1),
-        box_score_thresh=s["score_threshold"],
-        box_nms_thresh=s["nms_threshold"],
-        box_detections_per_img=s["max_detections"],
-        box_fg_iou_thresh=s["roi_foreground_iou"],
-        box_bg_iou_thresh=s["roi_background_iou"][1],
-        box_batch_size_per_image=s["roi_batch_size"],
-        box_positive_fraction=s["roi_positive_fraction"],
-        bbox_reg_weights=tuple(s["box_weights"]),
+        box_score_thresh=detection.score_threshold,
+        box_nms_thresh=detection.nms_threshold,
+        box_detections_per_img=detection.max_detections,
+        box_fg_iou_thresh=roi.foreground_iou,
+        box_bg_iou_thresh=roi.background_iou[1],
+        box_batch_size_per_image=roi.batch_size,
+        box_positive_fraction=roi.positive_fraction,
+        bbox_reg_weights=tuple(roi.box_weights),
     )
 
 
@@ -115,19 +120,11 @@ def batches(loader: Any, steps: int) -> Iterator[list[dict[str, Any]]]:
         epoch += 1
 
 
-def train(model: FasterRCNN, s: dict[str, Any], loader: Any, steps: int, clip: float | None) -> StepClock:
+def train(model: FasterRCNN, optim: OptimSettings, loader: Any, steps: int, clip: float | None) -> StepClock:
     """SGD with the config's schedule, gradients scaled down to a norm of `clip`."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(learning, s["lr"], momentum=s["momentum"], weight_decay=s["weight_decay"])
-    factor = schedule(
-        s["lr_schedule"],
-        steps,
-        warmup_steps=s["warmup_steps"],
-        warmup_factor=s["warmup_factor"],
-        milestones=s["lr_milestones"],
-        gamma=s["lr_gamma"],
-    )
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    optimizer = torch.optim.SGD(learning, optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(optim, steps))
     clock = StepClock()
     model.train()
     for batch in batches(loader, steps):
@@ -157,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = build(settings, data.num_classes)
     loader = data.train_dataloader()
     steps = options.max_steps or config["trainer"]["max_epochs"] * len(loader)
-    clock = train(model, settings, loader, steps, config["trainer"].get("gradient_clip_val"))
+    clock = train(model, settings["optim"], loader, steps, config["trainer"].get("gradient_clip_val"))
     model.eval()
     evaluation = evaluate(lambda batch: model(images(batch)), data)
     finish(options.output, "torchvision", clock, evaluation, seed=config["seed_everything"])
