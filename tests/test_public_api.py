@@ -49,11 +49,9 @@ def test_what_the_modules_announce_is_there() -> None:
 
 def test_the_detectors_and_data_sets_are_lightnings() -> None:
     import lightning
-    import torchmetrics
 
     for name in ("FastRCNN", "FasterRCNN"):
         assert issubclass(getattr(detkit, name), lightning.LightningModule)
-    assert issubclass(detkit.evaluation.MeanAveragePrecision, torchmetrics.Metric)
     for name in ("VOC", "COCO", "ImageFolder", "Shapes"):
         assert issubclass(getattr(detkit.data, name), lightning.LightningDataModule)
     for method in ("losses", "detect", "predict", "from_torchvision"):

@@ -1,7 +1,8 @@
 """Evaluation: how good detections are, always by a named protocol.
 
-`MeanAveragePrecision` is COCO's and VOC's mean average precision and `ProposalRecall` the recall of proposals, each a
-torchmetrics.Metric. `Protocol` computes the same numbers from an `EvaluationSet` of flat arrays, without torch.
+`MeanAveragePrecision` is COCO's and VOC's mean average precision, `ProposalRecall` the recall of proposals: each has
+update, compute and reset, on any number of ranks. `Protocol` computes the numbers of MeanAveragePrecision from an
+`EvaluationSet` of flat arrays, without torch.
 """
 
 from __future__ import annotations

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from .assignment import Assignment, assign
-from .coco import RECALL_THRESHOLDS
-from .confusion import confusion_matrix
-from .curves import ClassCurve, WorkingPoint, best_f1, overall_curve, precision_recall
-from .error_ap import error_ap
-from .errors import BACKGROUND, FOREGROUND, Errors, find_errors
-from .evaluation_set import EvaluationSet
-from .ranking import best_first
-from .sensitivity import Bin, by_aspect, by_class, by_size
+from detkit.evaluation.coco import RECALL_THRESHOLDS
+from detkit.evaluation.confusion import confusion_matrix
+from detkit.evaluation.curves import ClassCurve, WorkingPoint, best_f1, overall_curve, precision_recall
+from detkit.evaluation.error_ap import error_ap
+from detkit.evaluation.errors import BACKGROUND, FOREGROUND, Errors, find_errors
+from detkit.evaluation.evaluation_set import EvaluationSet
+from detkit.evaluation.grouping import best_first
+from detkit.evaluation.matching import Assignment, assign
+from detkit.evaluation.sensitivity import Bin, by_aspect, by_class, by_size
 
 
 @dataclass(frozen=True, eq=False, slots=True)

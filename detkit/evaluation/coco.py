@@ -13,11 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from detkit.evaluation.evaluation_set import EvaluationSet
+from detkit.evaluation.grouping import for_classes, group_by_class
+from detkit.evaluation.matching import ALMOST_ONE, choose, clear, find_candidates, mark_objects
 from detkit.system import jit
-
-from .evaluation_set import EvaluationSet
-from .grouping import for_classes, group_by_class
-from .matching import ALMOST_ONE, choose, clear, find_candidates, mark_objects
 
 #: COCO's own settings (COCOeval.Params.setDetParams).
 IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, round((0.95 - 0.5) / 0.05) + 1).tolist())
@@ -60,10 +59,8 @@ def evaluate(
         area_ranges: A, least and largest area of what counts, both included, in square pixels.
     """
     grouped = group_by_class(evaluation_set, num_classes)
-    ious, recalls = (
-        np.minimum(np.array(iou_thresholds, np.float64), ALMOST_ONE),
-        np.array(recall_thresholds, np.float64),
-    )
+    ious = np.minimum(np.array(iou_thresholds, np.float64), ALMOST_ONE)
+    recalls = np.array(recall_thresholds, np.float64)
     limits = np.array(max_detections, np.int64)
     areas = np.array(list(area_ranges.values()), np.float64).reshape(-1, 2)
     precision = np.full((num_classes, len(areas), len(ious), len(recalls)), np.nan)
@@ -105,10 +102,26 @@ def _evaluate(
     boxes, ignored, crowd, area, detected_boxes,
     ious, recalls, limits, areas, precision, recall, over_limit,
 ):  # fmt: skip
-    """Writes precision (K, A, T, R), recall (K, A, T, M) and over_limit (K,) of `classes`."""
+    """Write precision, recall and over_limit of some classes.
+
+    Args:
+        classes: class numbers, from 0.
+        detections, detection_starts, detection_images, objects, object_starts, object_images: as in `Grouped`.
+        num_images: I.
+        boxes, ignored, crowd, area, detected_boxes: as in EvaluationSet.
+        ious: (T,) float64, least IoUs of a hit.
+        recalls: (R,) float64, at which the precision is taken.
+        limits: (M,) int64, ascending, numbers of detections of an image and class.
+        areas: (A, 2) float64, least and largest area of what counts.
+        precision: (K, A, T, R) float64, written.
+        recall: (K, A, T, M) float64, written.
+        over_limit: (K,) int64, written: detections beyond limits[M - 1].
+    """
     num_ious, num_areas, num_limits = len(ious), len(areas), len(limits)
-    least, most = ious.min(), limits[num_limits - 1]
-    first, count = np.zeros(num_images, np.int32), np.zeros(num_images, np.int32)
+    least = ious.min()
+    most = limits[num_limits - 1]
+    first = np.zeros(num_images, np.int32)
+    count = np.zeros(num_images, np.int32)
     seen = np.zeros(num_images, np.int32)
     eps = np.spacing(1.0)
     for k in classes:
@@ -116,7 +129,8 @@ def _evaluate(
         found = detections[detection_starts[k] : detection_starts[k + 1]]
         size = len(mine)
         mark_objects(mine, object_images, first, count)
-        my_crowd, ignore = np.zeros(size, np.bool_), np.zeros((num_areas, size), np.bool_)
+        my_crowd = np.zeros(size, np.bool_)
+        ignore = np.zeros((num_areas, size), np.bool_)
         wanted = np.zeros(num_areas, np.int64)
         for i in range(size):
             row = mine[i]
@@ -130,12 +144,13 @@ def _evaluate(
         at_hit = np.zeros((num_areas, num_ious, size))
         counted = np.zeros((num_areas, num_ious), np.int64)  # hits and misses so far, of those that overlap an object
         lone = np.zeros(num_areas, np.int64)  # misses so far of those that overlap none, the same at every threshold
-        candidates, overlaps = np.zeros(size, np.int64), np.zeros(size)
+        candidates = np.zeros(size, np.int64)
+        overlaps = np.zeros(size)
         for row in found:
             image = detection_images[row]
-            place = seen[image]
+            rank = seen[image]  # among the detections of its image and class
             seen[image] += 1
-            if place >= most:
+            if rank >= most:
                 over_limit[k] += 1
                 continue
             box = detected_boxes[row]
@@ -160,7 +175,7 @@ def _evaluate(
                         number = hits[a, t, num_limits - 1]
                         at_hit[a, t, number] = (number + 1) / (counted[a, t] + lone[a] + eps)
                         for m in range(num_limits):
-                            hits[a, t, m] += place < limits[m]
+                            hits[a, t, m] += rank < limits[m]
         for a in range(num_areas):
             if wanted[a] == 0:
                 continue
@@ -174,7 +189,15 @@ def _evaluate(
 
 @jit
 def _interpolate(at_hit, num_hits, num_objects, recalls, result):
-    """Writes the best precision at each recall or beyond, 0 where it is not reached; changes `at_hit`."""
+    """Write the best precision at each recall or beyond, 0 where it is not reached.
+
+    Args:
+        at_hit: (N,) float64, precision at each hit, of which the first `num_hits` count; changed.
+        num_hits: how many hits there are.
+        num_objects: how many objects there are to find.
+        recalls: (R,) float64, ascending.
+        result: (R,) float64, written.
+    """
     for j in range(num_hits - 2, -1, -1):
         at_hit[j] = max(at_hit[j], at_hit[j + 1])
     j = 0

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from detkit.errors import ConfigError
-
-from .assignment import Assignment, assign
-from .errors import objects_to_find
-from .evaluation_set import EvaluationSet
-from .matching import ALMOST_ONE, jit, overlap
-from .ranking import best_first
+from detkit.evaluation.errors import objects_to_find
+from detkit.evaluation.evaluation_set import EvaluationSet
+from detkit.evaluation.grouping import best_first
+from detkit.evaluation.matching import ALMOST_ONE, Assignment, assign, overlap
+from detkit.system import jit
 
 
 def confusion_matrix(
@@ -72,7 +71,17 @@ def confusion_matrix(
 def _confuse(
     object_offsets, boxes, labels, free, rows, starts, detected_boxes, detected_labels, threshold, matrix
 ):  # fmt: skip
-    """Adds to `matrix` the misses and the free objects; those of image i are rows[starts[i]:starts[i + 1]]."""
+    """Add the misses and the objects that no hit took to `matrix`.
+
+    Args:
+        object_offsets, boxes, labels: the objects, as in EvaluationSet.
+        free: (G,) bool, objects that no hit took; changed.
+        rows: misses, rows of the detections; those of image i are rows[starts[i]:starts[i + 1]], best first.
+        starts: (I + 1,) int64.
+        detected_boxes, detected_labels: the detections, as in EvaluationSet.
+        threshold: least IoU.
+        matrix: (K + 1, K + 1) int64, as `confusion_matrix` returns it.
+    """
     background = len(matrix) - 1
     for image in range(len(object_offsets) - 1):
         objects = range(object_offsets[image], object_offsets[image + 1])

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .assignment import Assignment
-from .errors import objects_to_find
-from .evaluation_set import EvaluationSet
-from .ranking import best_first, split_by_class
+from detkit.evaluation.errors import objects_to_find
+from detkit.evaluation.evaluation_set import EvaluationSet
+from detkit.evaluation.grouping import best_first, split_by_class
+from detkit.evaluation.matching import Assignment
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .assignment import Assignment
-from .coco import average_precision
-from .errors import ERROR_KINDS, Errors, objects_to_find
-from .evaluation_set import EvaluationSet
-from .ranking import best_first, split_by_class
+from detkit.evaluation.coco import average_precision
+from detkit.evaluation.errors import ERROR_KINDS, Errors, objects_to_find
+from detkit.evaluation.evaluation_set import EvaluationSet
+from detkit.evaluation.grouping import best_first, split_by_class
+from detkit.evaluation.matching import Assignment
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -25,13 +25,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from detkit.errors import ConfigError
-
-from .assignment import Assignment, assign
-from .error_kernels import classify
-from .evaluation_set import EvaluationSet
-from .matching import ALMOST_ONE
+from detkit.evaluation.evaluation_set import EvaluationSet
+from detkit.evaluation.matching import ALMOST_ONE, Assignment, assign, overlap
+from detkit.system import jit
 
 ERROR_KINDS = ("classification", "localization", "both", "duplicate", "background", "missed")
+# Positions in ERROR_KINDS.
+CLASSIFICATION_ERROR, LOCALIZATION_ERROR, BOTH_ERROR, DUPLICATE_ERROR, BACKGROUND_ERROR = range(5)
 FOREGROUND, BACKGROUND = 0.5, 0.1
 
 
@@ -100,10 +100,64 @@ def find_errors(
     kind = np.full(len(s.scores), -1, np.int8)
     object_of = np.full(len(s.scores), -1, np.int64)
     best_claim = np.full(len(s.labels), -1, np.int64)
-    classify(
+    _classify(
         s.object_offsets, s.detection_offsets, s.boxes, s.labels, to_find, taken, s.detected_boxes, s.detected_labels,
         s.scores, assignment.misses, min(foreground, ALMOST_ONE), float(background), kind, object_of, best_claim,
     )  # fmt: skip
     repairs = np.zeros(len(s.scores), bool)
     repairs[best_claim[best_claim >= 0]] = True
     return Errors(kind, to_find & ~taken & (best_claim < 0), object_of, repairs)
+
+
+@jit
+def _classify(
+    object_offsets, detection_offsets, boxes, labels, to_find, taken, detected_boxes, detected_labels, scores, misses,
+    foreground, background, kind, object_of, best_claim,
+):  # fmt: skip
+    """Write kind and object_of of the misses, and best_claim, image by image.
+
+    Args:
+        object_offsets, detection_offsets: (I + 1,) int64, as in EvaluationSet.
+        boxes, labels: (G, 4) float64 and (G,) int32, the objects'.
+        to_find: (G,) bool, objects that count.
+        taken: (G,) bool, those that a hit found.
+        detected_boxes, detected_labels, scores: (D, 4) float64, (D,) int32 and (D,) float64.
+        misses: (D,) bool, detections to explain.
+        foreground, background: t_f and t_b.
+        kind: (D,) int8, from -1.
+        object_of: (D,) int64, from -1: the object that a classification, localization or duplicate error is about.
+        best_claim: (G,) int64, from -1: the best detection that would find an untaken object, were it mended.
+    """
+    for image in range(len(object_offsets) - 1):
+        first, end = object_offsets[image], object_offsets[image + 1]
+        for row in range(detection_offsets[image], detection_offsets[image + 1]):
+            if not misses[row]:
+                continue
+            same, other = 0.0, 0.0
+            same_object, other_object = -1, -1
+            for i in range(first, end):
+                if not to_find[i]:
+                    continue
+                iou = overlap(detected_boxes[row], boxes[i], False)
+                if labels[i] == detected_labels[row]:
+                    if iou > same:
+                        same, same_object = iou, i
+                elif iou > other:
+                    other, other_object = iou, i
+            chosen = -1
+            if background <= same < foreground:
+                kind[row], chosen = LOCALIZATION_ERROR, same_object
+            elif other >= foreground:
+                kind[row], chosen = CLASSIFICATION_ERROR, other_object
+            elif same >= foreground:
+                kind[row] = DUPLICATE_ERROR
+                object_of[row] = same_object
+            elif other >= background:
+                kind[row] = BOTH_ERROR
+            else:
+                kind[row] = BACKGROUND_ERROR
+            if chosen >= 0:
+                object_of[row] = chosen
+                rival = best_claim[chosen]
+                if not taken[chosen] and (rival < 0 or scores[row] > scores[rival]):
+                    best_claim[chosen] = row

@@ -45,10 +45,6 @@ class EvaluationSet:
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    def __deepcopy__(self, memo: dict) -> EvaluationSet:
-        """Itself: nothing changes a set, so a metric's state is copied without copying boxes."""
-        return self
-
     @property
     def ignored(self) -> np.ndarray:
         """(G,) bool: objects that need not be found, and may be."""

@@ -1,4 +1,4 @@
-"""Which object a detection takes: COCO's rule, compiled.
+"""Which object a detection takes by COCO's rule; the kernels are compiled.
 
 The detections of a class are walked from the best score to the worst, over all images at once: what an image's
 detections take depends on their own order only, and accumulating precision needs the order over all.
@@ -6,19 +6,76 @@ detections take depends on their own order only, and accumulating precision need
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
+from detkit.evaluation.evaluation_set import EvaluationSet
+from detkit.evaluation.grouping import for_classes, group_by_class
 from detkit.system import jit
 
 # COCOeval takes thresholds of 1 as a hair less.
 ALMOST_ONE = 1 - 1e-10
 
 
+class Assignment(NamedTuple):
+    """What the D detections of an EvaluationSet took.
+
+    Attributes:
+        object: (D,) int64, the object's row in the set, -1 for none.
+        ignored: (D,) bool, took an ignored object: neither hit nor miss.
+        counted: (D,) bool, among the best of its image and class; the others do not count at all.
+    """
+
+    object: np.ndarray
+    ignored: np.ndarray
+    counted: np.ndarray
+
+    @property
+    def hits(self) -> np.ndarray:
+        """(D,) bool: true positives."""
+        return self.counted & ~self.ignored & (self.object >= 0)
+
+    @property
+    def misses(self) -> np.ndarray:
+        """(D,) bool: false positives."""
+        return self.counted & (self.object < 0)
+
+
+def assign(
+    evaluation_set: EvaluationSet, num_classes: int, iou_threshold: float = 0.5, max_detections: int = 100
+) -> Assignment:
+    """Give each object to the best detection of its class, by COCO's rule (COCOeval.evaluateImg, areas of all sizes).
+
+    Args:
+        evaluation_set: objects and detections.
+        num_classes: K; labels beyond 1..K are not counted.
+        iou_threshold: least IoU with the object; with a crowd the intersection over the detection's area.
+        max_detections: how many detections of an image and class count.
+    """
+    grouped = group_by_class(evaluation_set, num_classes)
+    count = len(evaluation_set.scores)
+    result = Assignment(np.full(count, -1, np.int64), np.zeros(count, bool), np.zeros(count, bool))
+    s = evaluation_set
+
+    def work(classes: np.ndarray) -> None:
+        _assign(
+            classes, *grouped, len(s), s.boxes, s.ignored, s.crowd, s.detected_boxes,
+            min(float(iou_threshold), ALMOST_ONE), int(max_detections), *result,
+        )  # fmt: skip
+
+    for_classes(work, grouped)
+    return result
+
+
 @jit
 def mark_objects(rows: np.ndarray, images: np.ndarray, first: np.ndarray, count: np.ndarray) -> None:
-    """Notes for each image where its objects lie in `rows`, which are in the order of the images.
+    """Write where the objects of each image begin in `rows`, and how many there are.
 
-    first, count (I,) int32: written for images with objects; `clear` makes `count` zero again.
+    Args:
+        rows: rows of objects, in the order of their images.
+        images: image of each object, by its row.
+        first, count: (I,) int32, written for images with objects; `clear` makes `count` zero again.
     """
     for position in range(len(rows)):
         image = images[rows[position]]
@@ -29,7 +86,7 @@ def mark_objects(rows: np.ndarray, images: np.ndarray, first: np.ndarray, count:
 
 @jit
 def clear(rows: np.ndarray, images: np.ndarray, count: np.ndarray) -> None:
-    """Sets `count` to zero for the images of `rows`."""
+    """Set `count` to zero for the images of `rows`."""
     for row in rows:
         count[images[row]] = 0
 
@@ -53,9 +110,19 @@ def overlap(detected: np.ndarray, box: np.ndarray, crowd: bool) -> float:
 
 @jit
 def find_candidates(detected, boxes, crowd, rows, start, count, least, candidates, overlaps):
-    """Of the objects rows[start:start + count], those that overlap `detected` by `least` or more.
+    """Find the objects of an image that a detection overlaps enough.
 
-    Writes their positions in `rows` and their overlaps, and returns how many they are.
+    Args:
+        detected: the detection's box.
+        boxes, crowd: of all objects, as in EvaluationSet.
+        rows: rows of objects; those of the image are rows[start:start + count].
+        start, count: see rows.
+        least: least overlap.
+        candidates: written: the positions of what was found in `rows`.
+        overlaps: written: their overlaps.
+
+    Returns:
+        How many were found.
     """
     found = 0
     for position in range(start, start + count):
@@ -90,3 +157,53 @@ def choose(candidates, overlaps, found, least, taken, ignored, crowd):
         if chosen >= 0:
             return chosen
     return -1
+
+
+@jit
+def _assign(
+    classes, detections, detection_starts, detection_images, objects, object_starts, object_images, num_images,
+    boxes, ignored, crowd, detected_boxes, threshold, limit,
+    taken_object, on_ignored, counted,
+):  # fmt: skip
+    """Write the Assignment of some classes' detections.
+
+    Args:
+        classes: class numbers, from 0.
+        detections, detection_starts, detection_images, objects, object_starts, object_images: as in `Grouped`.
+        num_images: I.
+        boxes, ignored, crowd, detected_boxes: as in EvaluationSet.
+        threshold: least overlap.
+        limit: how many detections of an image and class count.
+        taken_object, on_ignored, counted: (D,), written: the fields of Assignment.
+    """
+    first = np.zeros(num_images, np.int32)
+    count = np.zeros(num_images, np.int32)
+    seen = np.zeros(num_images, np.int32)
+    for k in classes:
+        mine = objects[object_starts[k] : object_starts[k + 1]]
+        found = detections[detection_starts[k] : detection_starts[k + 1]]
+        mark_objects(mine, object_images, first, count)
+        my_ignored = np.zeros(len(mine), np.bool_)
+        my_crowd = np.zeros(len(mine), np.bool_)
+        for position in range(len(mine)):
+            my_ignored[position] = ignored[mine[position]]
+            my_crowd[position] = crowd[mine[position]]
+        taken = np.zeros(len(mine), np.bool_)
+        candidates = np.zeros(len(mine), np.int64)
+        overlaps = np.zeros(len(mine))
+        for row in found:
+            image = detection_images[row]
+            seen[image] += 1
+            if seen[image] > limit:
+                continue
+            counted[row] = True
+            near = find_candidates(
+                detected_boxes[row], boxes, crowd, mine, first[image], count[image], threshold, candidates, overlaps
+            )
+            chosen = choose(candidates, overlaps, near, threshold, taken, my_ignored, my_crowd)
+            if chosen >= 0:
+                taken[chosen] = True
+                taken_object[row] = mine[chosen]
+                on_ignored[row] = my_ignored[chosen]
+        clear(mine, object_images, count)
+        clear(found, detection_images, seen)

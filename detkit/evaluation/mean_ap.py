@@ -1,13 +1,13 @@
-"""Mean average precision as a torchmetrics.Metric, by a named protocol.
+"""Mean average precision by a named protocol, batch by batch and on any number of ranks.
 
-Unlike torchmetrics' own: the numbers are COCOeval's to the last digit, VOC's protocols are there, a NaN is refused,
+Unlike torchmetrics': the numbers are COCOeval's to the last digit, VOC's protocols are there, a NaN is refused,
 nothing to count is NaN and never -1, results for each class are vectors even for one class, and ranks may have seen
 unequally many images, none, or the same twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +15,9 @@ import numpy as np
 import torch
 
 from detkit.errors import ConfigError
-
-from .collect import collect
-from .evaluation_set import EvaluationSet, merge
-from .image_metric import ImageMetric
-from .protocol import Protocol
+from detkit.evaluation.evaluation_set import EvaluationSet, merge
+from detkit.evaluation.image_metric import ImageMetric, collect
+from detkit.evaluation.protocol import Protocol
 
 
 class MeanAveragePrecision(ImageMetric):
@@ -31,7 +29,7 @@ class MeanAveragePrecision(ImageMetric):
             labels beyond them refused. None: the labels that come.
         iou_thresholds, recall_thresholds, max_detections, area_ranges, hit_rule, difficult: of the protocol, where
             they differ from its own; see `Protocol`.
-        kwargs: torchmetrics' own.
+        process_group: the ranks that evaluate together; None for all.
 
     Attributes:
         evaluated: what the last `compute` counted; None after a `reset`.
@@ -50,9 +48,9 @@ class MeanAveragePrecision(ImageMetric):
         area_ranges: Mapping[str, Sequence[float]] | None = None,
         hit_rule: str | None = None,
         difficult: str = "ignore",
-        **kwargs: Any,
+        process_group: Any | None = None,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(process_group)
         self.protocol = Protocol(
             protocol, iou_thresholds, recall_thresholds, max_detections, area_ranges, hit_rule, difficult
         )
@@ -60,7 +58,7 @@ class MeanAveragePrecision(ImageMetric):
         self.evaluated: EvaluationSet | None = None
 
     def update(self, detections: Sequence[Mapping[str, Any]], targets: Sequence[Mapping[str, Any]]) -> None:
-        """Takes in a batch: Detections and Samples, image by image.
+        """Take in a batch: Detections and Samples, image by image.
 
         Of a Sample, `boxes` and `labels` are needed; `difficult`, `crowd`, `area` and `image_id` may be missing. An
         image_id that was seen before does not count again.
@@ -72,7 +70,9 @@ class MeanAveragePrecision(ImageMetric):
         self.parts.append(collect(detections, targets, None if self.class_names is None else len(self.class_names)))
 
     def compute(self) -> dict[str, Any]:
-        """The numbers, under torchmetrics' names; float64 on the CPU, NaN where there is nothing to count.
+        """The numbers of all ranks' images, under torchmetrics' names; float64 on the CPU, NaN for nothing to count.
+
+        Each rank has to call it.
 
         coco: map, map_50, map_75, map_small, map_medium, map_large, mar_1, mar_10, mar_100, mar_small, mar_medium,
         mar_large, and for each class map_per_class and mar_100_per_class (K,).
@@ -81,7 +81,7 @@ class MeanAveragePrecision(ImageMetric):
         protocol, in words; num_images that were counted; num_over_limit, detections beyond the largest of
         max_detections, which were not.
         """
-        (self.evaluated,) = self.joined()
+        (self.evaluated,) = self.gathered()
         labels, dense = self._classes(self.evaluated)
         result = self.protocol.evaluate(dense, len(labels))
         numbers = {
@@ -97,7 +97,7 @@ class MeanAveragePrecision(ImageMetric):
         }
 
     def reset(self) -> None:
-        """Forgets all images."""
+        """Forget all images."""
         super().reset()
         self.evaluated = None
 
@@ -119,16 +119,6 @@ class MeanAveragePrecision(ImageMetric):
     def count(parts: Sequence[EvaluationSet]) -> int:
         """How many images the sets hold."""
         return sum(map(len, parts))
-
-    def _wrap_compute(self, compute: Callable) -> Callable:
-        """torchmetrics' wrapping, but vectors of one class stay vectors."""
-        wrapped = super()._wrap_compute(compute)
-
-        def compute_vectors(*args: Any, **kwargs: Any) -> dict[str, Any]:
-            vectors = ("per_class", "classes")
-            return {k: v.reshape(-1) if k.endswith(vectors) else v for k, v in wrapped(*args, **kwargs).items()}
-
-        return compute_vectors
 
 
 def check_class_names(class_names: Sequence[str] | None) -> list[str] | None:

@@ -1,8 +1,8 @@
-"""Proposal recall as a torchmetrics.Metric: the same units for selective search, sliding windows and an RPN."""
+"""Proposal recall, on any number of ranks: the same units for selective search, sliding windows and an RPN."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 
 from detkit.errors import DataError
-
-from .coco import IOU_THRESHOLDS
-from .collect import collect
-from .image_metric import ImageMetric
-from .mean_ap import check_class_names
-from .proposal_recall import COUNTS, best_overlaps, check_settings, summarise
+from detkit.evaluation.coco import IOU_THRESHOLDS
+from detkit.evaluation.image_metric import ImageMetric, collect
+from detkit.evaluation.mean_ap import check_class_names
+from detkit.evaluation.proposal_recall import COUNTS, best_overlaps, check_settings, summarise
 
 
 class ImageOverlaps(NamedTuple):
@@ -25,10 +23,6 @@ class ImageOverlaps(NamedTuple):
     labels: np.ndarray
     best: np.ndarray
     num_proposals: int
-
-    def __deepcopy__(self, memo: dict) -> ImageOverlaps:
-        """Itself: nothing changes it, so a metric's state is copied without copying numbers."""
-        return self
 
 
 class ProposalRecall(ImageMetric):
@@ -41,7 +35,7 @@ class ProposalRecall(ImageMetric):
             None: the labels that come.
         counts: C numbers of proposals of an image, ascending.
         iou_thresholds: T, above 0 and up to 1; average recall is the mean over them.
-        kwargs: torchmetrics' own.
+        process_group: the ranks that evaluate together; None for all.
 
     Raises:
         ConfigError: for counts or thresholds that are none.
@@ -52,15 +46,16 @@ class ProposalRecall(ImageMetric):
         class_names: Sequence[str] | None = None,
         counts: Sequence[int] = COUNTS,
         iou_thresholds: Sequence[float] = IOU_THRESHOLDS,
-        **kwargs: Any,
+        process_group: Any | None = None,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(process_group)
         check_settings(counts, iou_thresholds)
         self.class_names = check_class_names(class_names)
-        self.counts, self.iou_thresholds = tuple(counts), tuple(iou_thresholds)
+        self.counts = tuple(counts)
+        self.iou_thresholds = tuple(iou_thresholds)
 
     def update(self, proposals: Sequence[Tensor | Mapping[str, Any]], targets: Sequence[Mapping[str, Any]]) -> None:
-        """Takes in a batch of images.
+        """Take in a batch of images.
 
         Args:
             proposals: for each image boxes (P, 4), x1 y1 x2 y2 in its pixels, the best first; or a dict with `boxes`
@@ -86,13 +81,13 @@ class ProposalRecall(ImageMetric):
             self.parts.append(ImageOverlaps(image_id, batch.labels[part][kept], best[part][kept], len(boxes[i])))
 
     def compute(self) -> dict[str, Any]:
-        """The numbers; float64 on the CPU, NaN where there is nothing to count.
+        """The numbers of all ranks' images; float64 on the CPU, NaN for nothing to count. Each rank has to call it.
 
         counts (C,) and iou_thresholds (T,); recall (T, C), average_recall, recall_50, recall_70 and mabo (C,), and
         abo (K, C), as in `Recall`; classes (K,) int64, the labels that abo is in the order of; num_proposals (C,), how
         many an image has on average at each count; num_images and num_objects that were counted.
         """
-        images = self.joined()
+        images = self.gathered()
         labels = np.concatenate([np.zeros(0, np.int32), *(image.labels for image in images)])
         best = np.concatenate([np.zeros((0, len(self.counts))), *(image.best for image in images)])
         if self.class_names is None:
@@ -150,16 +145,3 @@ class ProposalRecall(ImageMetric):
     def count(parts: Sequence[ImageOverlaps]) -> int:
         """How many images there are."""
         return len(parts)
-
-    def _wrap_compute(self, compute: Callable) -> Callable:
-        """torchmetrics' wrapping, but what has one element keeps its shape."""
-        wrapped = super()._wrap_compute(compute)
-
-        def compute_shaped(*args: Any, **kwargs: Any) -> dict[str, Any]:
-            result = dict(wrapped(*args, **kwargs))
-            for name, value in result.items():
-                if isinstance(value, Tensor):
-                    result[name] = value.reshape((-1, len(self.counts)) if name in ("recall", "abo") else -1)
-            return result
-
-        return compute_shaped

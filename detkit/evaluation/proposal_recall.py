@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from detkit.errors import ConfigError
-
-from .coco import IOU_THRESHOLDS
-from .matching import jit, overlap
+from detkit.evaluation.coco import IOU_THRESHOLDS
+from detkit.evaluation.matching import overlap
+from detkit.system import jit
 
 #: 300 is Faster R-CNN's number of proposals, 2000 about that of selective search.
 COUNTS = (10, 20, 50, 100, 200, 300, 500, 1000, 2000)
@@ -116,6 +116,7 @@ def summarise(best: np.ndarray, labels: np.ndarray, num_classes: int, iou_thresh
 
 @jit
 def _best_overlaps(boxes, object_offsets, proposals, proposal_offsets, counts, result):
+    """Write the best IoUs into `result` (G, C); the others are as in `best_overlaps`."""
     for image in range(len(object_offsets) - 1):
         first, end = proposal_offsets[image], proposal_offsets[image + 1]
         for row in range(object_offsets[image], object_offsets[image + 1]):

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from detkit.errors import ConfigError
-
-from .evaluation_set import EvaluationSet
+from detkit.evaluation.evaluation_set import EvaluationSet
 
 PROTOCOLS = ("coco", "voc07", "voc10")
 HIT_RULES = (">", ">=")
@@ -46,7 +45,7 @@ class Protocol:
     difficult: str = "ignore"
 
     def __post_init__(self) -> None:
-        from . import coco
+        from detkit.evaluation import coco
 
         if self.name not in PROTOCOLS:
             raise ConfigError(f"unknown evaluation protocol {self.name!r}: use one of {', '.join(PROTOCOLS)}")
@@ -90,7 +89,7 @@ class Protocol:
     @property
     def description(self) -> str:
         """The protocol in words: what a number must be printed with."""
-        from . import coco
+        from detkit.evaluation import coco
 
         iou = _in_words(self.iou_thresholds)
         ignored = "crowd and difficult ignored" if self.difficult == "ignore" else "crowd ignored, difficult counted"
@@ -129,7 +128,7 @@ class Protocol:
         evaluation_set = self.seen(evaluation_set)
         if self.name == "coco":
             return self._evaluate_coco(evaluation_set, num_classes)
-        from . import voc
+        from detkit.evaluation import voc
 
         eleven, strict = self.name == "voc07", self.hit_rule == ">"
         average = voc.evaluate(evaluation_set, num_classes, self.iou_thresholds, eleven, strict)
@@ -137,7 +136,7 @@ class Protocol:
         return {"map": _mean(average), **at, "map_per_class": _means(average), "num_over_limit": 0}
 
     def _evaluate_coco(self, evaluation_set: EvaluationSet, num_classes: int) -> dict[str, Any]:
-        from . import coco
+        from detkit.evaluation import coco
 
         precision, recall, over_limit = coco.evaluate(
             evaluation_set,

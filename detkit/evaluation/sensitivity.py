@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .assignment import assign
-from .coco import AREA_RANGES, average_precision, evaluate
-from .curves import ClassCurve
-from .errors import objects_to_find
-from .evaluation_set import EvaluationSet
-from .ranking import best_first, split_by_class
+from detkit.evaluation.coco import AREA_RANGES, average_precision, evaluate
+from detkit.evaluation.curves import ClassCurve
+from detkit.evaluation.errors import objects_to_find
+from detkit.evaluation.evaluation_set import EvaluationSet
+from detkit.evaluation.grouping import best_first, split_by_class
+from detkit.evaluation.matching import assign
 
 SIZES = ("small", "medium", "large")
 #: Shares of the objects below which the sizes end.

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from detkit.evaluation.evaluation_set import EvaluationSet
+from detkit.evaluation.grouping import for_classes, group_by_class
+from detkit.evaluation.matching import clear, mark_objects, overlap
 from detkit.system import jit
-
-from .evaluation_set import EvaluationSet
-from .grouping import for_classes, group_by_class
-from .matching import clear, mark_objects, overlap
 
 #: VOC2007's recalls as the devkit's port has them: the fourth is a hair above .3, which 3 of 10 do not reach.
 ELEVEN_POINTS = np.arange(0.0, 1.1, 0.1)
@@ -60,8 +59,20 @@ def _evaluate(
     boxes, ignored, detected_boxes,
     thresholds, points, strict, result,
 ):  # fmt: skip
-    """Writes `result` (T, K) of `classes`; without `points` the area under the curve."""
-    first, count = np.zeros(num_images, np.int32), np.zeros(num_images, np.int32)
+    """Write the AP of some classes.
+
+    Args:
+        classes: class numbers, from 0.
+        detections, detection_starts, detection_images, objects, object_starts, object_images: as in `Grouped`.
+        num_images: I.
+        boxes, ignored, detected_boxes: as in EvaluationSet.
+        thresholds: (T,) float64, IoUs of a hit.
+        points: recalls that the precision is averaged over; empty for the area under the curve.
+        strict: whether a hit's IoU is above the threshold, or may be equal.
+        result: (T, K) float64, written.
+    """
+    first = np.zeros(num_images, np.int32)
+    count = np.zeros(num_images, np.int32)
     for k in classes:
         mine = objects[object_starts[k] : object_starts[k + 1]]
         found = detections[detection_starts[k] : detection_starts[k + 1]]
@@ -72,7 +83,8 @@ def _evaluate(
         num_thresholds = len(thresholds)
         taken = np.zeros((num_thresholds, len(mine)), np.bool_)
         at_hit = np.zeros((num_thresholds, len(mine)))  # precision up to each hit
-        hits, counted = np.zeros(num_thresholds, np.int64), np.zeros(num_thresholds, np.int64)
+        hits = np.zeros(num_thresholds, np.int64)
+        counted = np.zeros(num_thresholds, np.int64)
         for row in found:
             image = detection_images[row]
             most, owner = -1.0, -1
@@ -81,11 +93,11 @@ def _evaluate(
                 if shared > most:  # of equal ones the first
                     most, owner = shared, position
             for t in range(num_thresholds):
-                found_one = most > thresholds[t] or (most == thresholds[t] and most > 0 and not strict)
-                if found_one and ignored[mine[owner]]:
+                is_hit = most > thresholds[t] or (most == thresholds[t] and most > 0 and not strict)
+                if is_hit and ignored[mine[owner]]:
                     continue
                 counted[t] += 1
-                if found_one and not taken[t, owner]:
+                if is_hit and not taken[t, owner]:
                     taken[t, owner] = True
                     hits[t] += 1
                     at_hit[t, hits[t] - 1] = hits[t] / counted[t]
@@ -97,7 +109,10 @@ def _evaluate(
 
 @jit
 def _average(at_hit, num_hits, num_objects, points):
-    """The mean of the best precision at each point of recall or beyond, or the area under that curve."""
+    """The mean of the best precision at each point of recall or beyond, or, without points, the area under that curve.
+
+    at_hit is (N,) float64, the precision at each hit, of which the first `num_hits` count; it is changed.
+    """
     for j in range(num_hits - 2, -1, -1):
         at_hit[j] = max(at_hit[j], at_hit[j + 1])
     total, j = 0.0, 0

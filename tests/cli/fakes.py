@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from detkit.evaluation import EvaluationSet, MeanAveragePrecision
-from detkit.evaluation.collect import collect
+from detkit.evaluation.image_metric import collect
 
 SCORES = [0.1, 0.5, 0.3, 0.2]
 

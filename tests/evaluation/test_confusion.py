@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detkit.errors import ConfigError
-from detkit.evaluation.assignment import assign
 from detkit.evaluation.confusion import confusion_matrix
+from detkit.evaluation.matching import assign
 from tests.evaluation.sets import Found, Image, Thing, flat, iou, match, random_images
 
 CAT, DOG = 1, 2

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detkit.evaluation.assignment import assign
 from detkit.evaluation.curves import ClassCurve, WorkingPoint, best_f1, overall_curve, precision_recall
+from detkit.evaluation.matching import assign
 from tests.evaluation.sets import Found, Image, Thing, average_precisions, flat, match, random_images
 
 HERE, THERE = (0.0, 0.0, 10.0, 10.0), (50.0, 50.0, 10.0, 10.0)

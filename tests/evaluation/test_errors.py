@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detkit.errors import ConfigError
-from detkit.evaluation.assignment import assign
 from detkit.evaluation.error_ap import ErrorAP, error_ap
 from detkit.evaluation.errors import ERROR_KINDS, Errors, find_errors
+from detkit.evaluation.matching import assign
 from tests.evaluation.sets import Found, Image, Thing, average_precisions, flat, iou, match, random_images
 
 CAT, DOG = 1, 2

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detkit.evaluation.assignment import assign
 from detkit.evaluation.curves import precision_recall
 from detkit.evaluation.evaluation_set import EvaluationSet
+from detkit.evaluation.matching import assign
 from detkit.evaluation.sensitivity import ASPECTS, QUANTILES, by_aspect, by_class, by_size
 from tests.evaluation.sets import Box, Found, Image, Thing, average_precision, flat, match, random_images
 
