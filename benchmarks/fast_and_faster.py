@@ -37,7 +37,7 @@ def run(side: str, data: str, weights: str, steps: int, work: Path) -> dict[str,
     """Train, test and propose; the metrics by protocol, and the proposals' numbers."""
     folder, given = work / side, ["--data.path", data]
     if side == "fast_rcnn":
-        given += ["--model.proposals", str(work / "proposals")]
+        given += ["--model.proposals.path", str(work / "proposals")]
         (work / "proposals").mkdir(parents=True, exist_ok=True)
     if not list(folder.glob("version_*/checkpoints/last.ckpt")):
         length = ["--trainer.max_epochs=-1", "--trainer.max_steps", str(steps), "--trainer.limit_val_batches", "0"]
@@ -52,9 +52,9 @@ def run(side: str, data: str, weights: str, steps: int, work: Path) -> dict[str,
         found[protocol] = json.loads((place / "metrics.json").read_text(encoding="utf-8"))
     store = work / f"{side}_val.proposals"
     if side == "faster_rcnn":
-        method = ["--method", "rpn", "--ckpt_path", str(folder)]
+        method = ["--method", "StoredRPN", "--ckpt_path", str(folder)]
     else:
-        method = ["--method", "selective_search", "--selective_search.max_boxes", "1000"]
+        method = ["--method", "SelectiveSearch", "--method.max_boxes", "1000"]
     chosen = ["--data", "VOC", "--data.path", data, "--data.class_names", CLASSES, "--data.other_classes", "drop"]
     detkit("propose", *chosen, "--split", "val", *method, "--output", str(store))
     return found | {"proposals": recall(store, data)}
@@ -64,18 +64,19 @@ def recall(path: Path, data: str) -> dict[str, Any]:
     """Recall and mean best overlap of a store's boxes, and how many there are."""
     from detkit.data import VOC
     from detkit.proposals import ProposalStore
-    from detkit.tools.proposal_numbers import recall_of
+    from detkit.tools.propose import recall_of
 
     store = ProposalStore.open(path)
     voc = VOC(path=data, class_names=CLASSES.strip("[]").split(","), other_classes="drop")
-    numbers, objects = recall_of(store, voc.annotations("val"), voc.num_classes)
+    annotations = voc.annotations("val")
+    numbers = recall_of(store, annotations, voc.num_classes)
     return {
-        "method": store.method,
+        "method": store.method.rpartition(".")[2],
         "boxes an image": float(store.counts.mean()),
         "recall at IoU 0.5": float(numbers.recall_50[0]),
         "recall at IoU 0.7": float(numbers.recall_70[0]),
         "MABO": float(numbers.mabo[0]),
-        "objects": objects,
+        "objects": int((~(annotations.difficult | annotations.crowd)).sum()),
     }
 
 

@@ -57,7 +57,7 @@ def train(work: Path, weights: str, epochs: int, threads: int) -> dict[str, Path
         options = ["--config", str(HERE / f"{config}.yaml"), "--data.path", str(work / "subset")]
         options += ["--model.weights", weights, "--trainer.default_root_dir", str(runs[key])]
         options += ["--trainer.max_epochs", str(epochs), "--trainer.limit_val_batches=0"]
-        options += ["--model.max_proposals", PROPOSALS] if key != "faster_rcnn" else []
+        options += ["--model.proposals.max_boxes", PROPOSALS] if key != "faster_rcnn" else []
         environment = {**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
         subprocess.run([sys.executable, "-m", "detkit", "fit", *options], check=True, env=environment)
     return runs

@@ -91,8 +91,8 @@ def main() -> None:
     options = ["--config", str(HERE / "voc_animals_rcnn.yaml"), "--data.path", str(subset)]
     options += ["--model.weights", args.weights, "--trainer.default_root_dir", str(args.work)]
     options += ["--trainer.max_steps", str(args.steps), "--model.crop_size", str(args.crop_size)]
-    options += ["--model.context", "2", "--model.proposal_mode", "quality", "--model.warmup_steps", "0"]
-    options += ["--model.max_proposals", f"[{args.proposals},{args.proposals}]"]
+    options += ["--model.context", "2", "--model.proposals.method.mode", "quality", "--model.warmup_steps", "0"]
+    options += ["--model.proposals.max_boxes", f"[{args.proposals},{args.proposals}]"]
     options += ["--model.feature_budget", str(args.budget)]
     log = args.work / "fit.log"
     result = watch([sys.executable, "-m", "detkit", "fit", *options], args.work / "features", log)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from detkit.tools.compress import compress as compress
     from detkit.tools.demo import demo as demo
     from detkit.tools.evaluate import evaluate as evaluate
+    from detkit.tools.propose import propose as propose
 
 _PACKAGES = ("boxes", "classification", "data", "detectors", "evaluation", "features", "heads", "proposals", "training")
 
@@ -40,6 +41,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "detkit.tools.compress": ["compress"],
         "detkit.tools.demo": ["demo"],
         "detkit.tools.evaluate": ["evaluate"],
+        "detkit.tools.propose": ["propose"],
     },
     [*(f"detkit.{name}" for name in _PACKAGES), "detkit.tools.benchmark"],
 )

@@ -29,7 +29,7 @@ WORDS = (
 )
 
 #: What the values of a list are, where that is easily taken for one number.
-OF_TWO = {name: "[training, test]" for name in ("max_proposals", "rpn_pre_nms", "rpn_post_nms")}
+OF_TWO = {name: "[training, test]" for name in ("proposals.max_boxes", "rpn_pre_nms", "rpn_post_nms")}
 SECTIONS = ("model", "data", "trainer", "checkpoint", "predictions")
 
 

@@ -3,6 +3,7 @@
 from detkit.detectors.base import Detector, load
 from detkit.detectors.fast_rcnn import FastRCNN
 from detkit.detectors.faster_rcnn import FasterRCNN
+from detkit.detectors.proposals import ProposalSettings
 from detkit.detectors.rcnn.model import RCNN
 
-__all__ = ["RCNN", "Detector", "FastRCNN", "FasterRCNN", "load"]
+__all__ = ["RCNN", "Detector", "FastRCNN", "FasterRCNN", "ProposalSettings", "load"]

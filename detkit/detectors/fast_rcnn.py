@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.transforms import HorizontalFlip
 from detkit.detectors.base import Encoded, RegionDetector
-from detkit.detectors.given_proposals import GivenProposals
-from detkit.detectors.proposal_source import ProposalSource
+from detkit.detectors.proposals import GivenProposals, ProposalSettings
 from detkit.errors import ConfigError
 from detkit.features import PyramidFeatures, PyramidPooler, distinct_rois, nearest_scale
 from detkit.proposals import Proposals
@@ -23,7 +22,7 @@ from detkit.types import Batch
 NORMALIZATIONS = ("per_class", "fixed")
 
 
-class FastRCNN(GivenProposals, RegionDetector):
+class FastRCNN(RegionDetector):
     """Fast R-CNN, trained jointly on its two losses; its proposals are given.
 
     They come as ``proposals`` with the samples, from stores of the data set's splits, which a fit computes where they
@@ -33,11 +32,7 @@ class FastRCNN(GivenProposals, RegionDetector):
 
     Args:
         class_names: the classes, without background. Given by the data set on the command line.
-        proposal_method: selective_search, sliding_window, or rpn (stores made by ``detkit propose``).
-        proposal_mode: of selective search: single (quickest), fast or quality (most boxes).
-        proposal_options: further options of the method, such as {parameters: paper} of selective search.
-        proposals: a store's file, or the folder of the splits' stores; null: beside the data set.
-        max_proposals: best proposals of an image that are used, in training and otherwise; null: all.
+        proposals: which proposals, and how many of them.
         box_normalization: per_class (the regression targets' mean and deviation over the training set, as in the
             paper) or fixed (``box_weights``).
         dedup_stride: in test, of proposals that are equal when rounded to so many pixels one is used; 16 in the
@@ -55,11 +50,7 @@ class FastRCNN(GivenProposals, RegionDetector):
     def __init__(
         self,
         class_names: list[str],
-        proposal_method: str = "selective_search",
-        proposal_mode: str = "fast",
-        proposal_options: dict[str, Any] | None = None,
-        proposals: str | None = None,
-        max_proposals: tuple[int | None, int | None] = (2000, 2000),
+        proposals: ProposalSettings = ProposalSettings(),
         box_normalization: str = "fixed",
         dedup_stride: int | None = None,
         test_sizes: list[int] | None = None,
@@ -69,7 +60,7 @@ class FastRCNN(GivenProposals, RegionDetector):
         check_choice("box_normalization", box_normalization, NORMALIZATIONS)
         check_range("dedup_stride", dedup_stride, 1)
         super().__init__(class_names, **shared)
-        self.set_source(ProposalSource(proposal_method, proposal_mode, proposal_options, proposals), max_proposals)
+        self.given = GivenProposals(proposals)
         self.dedup_stride = dedup_stride
         if box_normalization == "per_class":
             self.roi_heads.normalize_per_class(self.num_classes)
@@ -91,7 +82,8 @@ class FastRCNN(GivenProposals, RegionDetector):
 
     def propose(self, batch: Batch, encoded: Encoded) -> list[Proposals]:
         """The samples' ``proposals``, the best of them and, in test, each once."""
-        return [self._propose_one(boxes, encoded, i) for i, boxes in enumerate(self.proposals_of(batch))]
+        proposals = self.given.of_batch(batch, self.training)
+        return [self._propose_one(boxes, encoded, i) for i, boxes in enumerate(proposals)]
 
     def _propose_one(self, boxes: Tensor, encoded: Encoded, index: int) -> Proposals:
         boxes = encoded.images.to_batch(boxes, index)
@@ -105,9 +97,17 @@ class FastRCNN(GivenProposals, RegionDetector):
 
     # -- the data set's proposals --------------------------------------------------------------
 
+    def prepare_data(self) -> None:
+        """Compute the proposals that are missing."""
+        self.given.prepare_data(self.trainer)
+
+    def teardown(self, stage: str) -> None:
+        """Take the proposals back."""
+        self.given.teardown(self.trainer)
+
     def setup(self, stage: str) -> None:
         """Give the data set's samples their proposals; before a fit, measure the regression targets."""
-        super().setup(stage)
+        self.given.setup(self.trainer, stage)
         data = self.trainer.datamodule
         normalizer = self.roi_heads.normalizer
         # Weights that were trained with statistics keep them; a run that goes on finds its own in the checkpoint.
@@ -138,9 +138,9 @@ class FastRCNN(GivenProposals, RegionDetector):
         count = len(annotations)
         if proposals is None:  # fast_dev_run: so few images serve
             count = min(count, int(self.trainer.fast_dev_run) * data.batch_size)
-            proposals = self.source.of_first(annotations, count)
+            proposals = self.given.of_first(annotations, count)
         for i in range(count):
             truth = {name: torch.from_numpy(value) for name, value in annotations.fields(i).items()}
             learnt = ~(truth["crowd"] if self.train_on_difficult else truth["crowd"] | truth["difficult"])
             boxes = torch.as_tensor(proposals[annotations.image_id(i)], dtype=torch.float32).reshape(-1, 4)
-            yield boxes[: self.max_proposals[0]], truth["boxes"][learnt], truth["labels"][learnt]
+            yield boxes[: self.given.settings.max_boxes[0]], truth["boxes"][learnt], truth["labels"][learnt]

@@ -1,83 +1,118 @@
-"""Proposals on disk, opened without loading them: see `store_format` for the file."""
+"""Proposals on disk: one SQLite file for each split, which any program can read.
+
+    meta      one row: version, method, parameters (JSON), images (how many there are), checksum
+    images    one row for each image: image_id (integer, or the UTF-8 bytes of a text), position in the data set,
+              width, height, scale, checksum, boxes
+
+``boxes`` are little-endian uint16 (P, 4), x1 y1 x2 y2 in units of 1 / scale pixel, best first. Checksums are CRC-32.
+
+A store is complete, and it never changes: `StoreWriter` fills a part beside it, and renames the part when all images
+are in it. So stores are read without locks, also from a read-only folder.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import sqlite3
+import threading
 import zlib
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from detkit.errors import DataError
 
-from .store_format import MAGIC, VERSION, aligned, layout, parse_header, unpack_ids
-
+VERSION = 1
+FINEST = 8  # units a pixel: finer is of no use to any detector
+LARGEST = 65535  # of a uint16
+ROW = "image_id, width, height, scale, checksum, boxes"
+TABLES = (
+    "CREATE TABLE meta (version, method, parameters, images, checksum)",
+    "CREATE TABLE images (image_id PRIMARY KEY NOT NULL, position, width, height, scale, checksum, boxes)",
+)
 AGAIN = "delete it and compute it again with `detkit propose`"
+
+
+class Images(NamedTuple):
+    """The images of a split, in order: ids (I,) str or int64, widths and heights (I,) int32 in pixels."""
+
+    ids: np.ndarray
+    widths: np.ndarray
+    heights: np.ndarray
+
+    @classmethod
+    def of(cls, ids: Sequence[str | int] | np.ndarray, widths: Any, heights: Any) -> Images:
+        """Checked arrays of what may be lists.
+
+        Raises:
+            DataError: ids that are no int or str, or given twice; lengths that differ.
+        """
+        array = np.asarray(ids)
+        array = array.astype(np.int64) if array.dtype.kind in "iu" or not len(array) else array
+        if array.dtype.kind not in "iU" or array.ndim != 1:
+            raise DataError(f"image ids must be all numbers or all strings, got {array.dtype}")
+        if len(np.unique(array)) != len(array):
+            raise DataError("an image id is given twice; ids must be unique")
+        images = cls(array, np.asarray(widths, np.int32), np.asarray(heights, np.int32))
+        if not len(array) == len(images.widths) == len(images.heights):
+            raise DataError(f"{len(array)} image ids, {len(images.widths)} widths, {len(images.heights)} heights")
+        return images
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(I, 2) int32: width and height."""
+        return np.stack([self.widths, self.heights], axis=1)
 
 
 class ProposalStore(Mapping[str | int, np.ndarray]):
     """The proposals of a split, image_id -> boxes (P, 4) float32, x1 y1 x2 y2 in the image's pixels, best first.
 
-    The file is memory-mapped: opening reads its index only, processes share its pages, and pickling a store hands on
-    its path. An image without proposals has boxes of shape (0, 4). Open with `ProposalStore.open`.
+    An image without proposals has boxes of shape (0, 4). Open with `ProposalStore.open`. Every process and thread has
+    a connection of its own, and pickling a store hands on its path, so that DataLoader workers can read it.
 
     Attributes:
         path: the file, absolute.
         version: of the file's format.
-        method: how the boxes were made: "selective_search", "sliding_window" or "rpn".
-        parameters: with which options; plain JSON values.
-        scale: the boxes are kept to 1 / scale pixel.
-        image_ids: (I,) str or int64, in the data set's order.
-        widths, heights: (I,) int32, of the images as the data set gives them.
-        counts: (I,) int64, boxes of each image.
+        method: full name of the class that made the boxes.
+        parameters: its options; plain JSON values.
     """
 
-    def __init__(self, path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        self.path = path
-        self.version: int = header["version"]
-        self.method: str = header["method"]
-        self.parameters: dict[str, Any] = header["parameters"]
-        self.scale: int = header["scale"]
-        self.image_ids = unpack_ids(arrays)
-        self.widths, self.heights = arrays["widths"], arrays["heights"]
-        self.counts = np.diff(arrays["offsets"])
-        self._offsets, self._checksums, self._boxes = arrays["offsets"], arrays["checksums"], arrays["boxes"]
-        # Flat arrays instead of a dict: reading an element of one copies its page into every worker.
-        self._order = np.argsort(self.image_ids, kind="stable")
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(os.path.abspath(path))
+        self._local = threading.local()
+        if not self.path.exists():
+            raise DataError(f"{path}: no such store of proposals; `detkit propose` makes one")
+        with self._errors():
+            rows = self._connection().execute("SELECT * FROM meta").fetchall()
+            (self.version, self.method, parameters, self._length, checksum), *_ = rows
+            if self.version != VERSION:
+                raise ValueError(f"its format is version {self.version}, this detkit reads version {VERSION}")
+            if checksum != checksum_of(*rows[0][:-1]):
+                raise ValueError("its description is damaged")
+            self.parameters: dict[str, Any] = json.loads(parameters)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> ProposalStore:
         """Open a store.
 
         Raises:
-            DataError: missing, not a store, of a newer version, cut short or damaged.
+            DataError: missing, no store of proposals, of another version, or damaged.
         """
-        place = Path(os.path.abspath(path))
-        try:
-            raw = np.memmap(place, np.uint8, "r") if place.stat().st_size else np.zeros(0, np.uint8)
-        except FileNotFoundError:
-            raise DataError(f"{path}: no such store of proposals; `detkit propose` makes one") from None
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error})") from None
-        try:
-            return cls(place, *_parse(raw.view(np.ndarray)))
-        except ValueError as error:
-            raise DataError(f"{path}: is no store of proposals, or a damaged one ({error}); {AGAIN}") from None
+        return cls(path)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ProposalStore.open, (str(self.path),)
 
     def __len__(self) -> int:
-        return len(self.image_ids)
+        return self._length
 
     def __iter__(self) -> Iterator[str | int]:
-        return iter(self.image_ids.tolist())
-
-    def __contains__(self, image_id: object) -> bool:
-        return self._row(image_id) is not None
+        return iter(self.images.ids.tolist())
 
     def __getitem__(self, image_id: str | int) -> np.ndarray:
         """The boxes of an image, (P, 4) float32, in memory of their own.
@@ -86,17 +121,31 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
             KeyError: no such image.
             DataError: the file is damaged at this image.
         """
-        row = self._row(image_id)
+        key, row = key_of(image_id), None
+        if key is not None:
+            with self._errors():
+                row = self._connection().execute(f"SELECT {ROW} FROM images WHERE image_id = ?", (key,)).fetchone()
         if row is None:
             raise KeyError(image_id)
-        return self.boxes_at(row)
-
-    def boxes_at(self, row: int) -> np.ndarray:
-        """The boxes of the image at that place of `image_ids`; otherwise as with its id."""
-        return self.units_at(row).astype(np.float32) / np.float32(self.scale)
+        return self._decode(row)
 
     def __repr__(self) -> str:
-        return f"ProposalStore({str(self.path)!r}, {self.method}, {len(self)} images, {len(self._boxes)} boxes)"
+        return f"ProposalStore({str(self.path)!r}, {self.method}, {len(self)} images)"
+
+    @cached_property
+    def images(self) -> Images:
+        """Ids and sizes of the images as the data set gives them, in its order."""
+        with self._errors():
+            rows = self._connection().execute("SELECT image_id, width, height FROM images ORDER BY position").fetchall()
+            ids = [key if isinstance(key, int) else key.decode("utf-8", "surrogatepass") for key, *_ in rows]
+            return Images.of(ids, [row[1] for row in rows], [row[2] for row in rows])
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """(I,) int64, boxes of each image."""
+        with self._errors():
+            rows = self._connection().execute("SELECT length(boxes) / 8 FROM images ORDER BY position").fetchall()
+        return np.array(rows, np.int64).reshape(-1)
 
     def verify(self) -> None:
         """Read everything once.
@@ -104,8 +153,12 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
         Raises:
             DataError: the file is damaged.
         """
-        for row in range(len(self)):
-            self.units_at(row)
+        with self._errors():
+            positions = [row[0] for row in self._connection().execute("SELECT position FROM images ORDER BY position")]
+            if positions != list(range(len(self))):
+                raise ValueError("images are missing, or out of order")
+            if not all(len(self[image_id]) == count for image_id, count in zip(self, self.counts, strict=True)):
+                raise ValueError("images have another number of boxes")
 
     def check(self, image_ids: Sequence[str | int] | np.ndarray, widths: Any, heights: Any) -> None:
         """Whether there are proposals for all of these images, of these sizes. More images in the store do no harm.
@@ -113,77 +166,90 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
         Raises:
             DataError: with the counts of images that are missing, of another size, and not in the data set.
         """
-        wanted = np.asarray(image_ids)
-        mine, yours = self.common(wanted)
-        missing, foreign = len(wanted) - len(yours), len(self) - len(mine)
-        other = (self.widths[mine] != np.asarray(widths)[yours]) | (self.heights[mine] != np.asarray(heights)[yours])
-        if not missing and not other.any():
+        wanted = Images.of(image_ids, widths, heights)
+        here, there, other_size = self.common(wanted)
+        missing, foreign = len(wanted.ids) - len(there), len(self) - len(here)
+        if not missing and not other_size.any():
             return
-        absent = np.setdiff1d(np.arange(len(wanted)), yours)
-        named = [*absent[:1], *yours[other][:1]]
-        examples = " and ".join(repr(wanted[i].item()) for i in named)
+        absent = np.setdiff1d(np.arange(len(wanted.ids)), there)
+        examples = " and ".join(repr(wanted.ids[i].item()) for i in [*absent[:1], *there[other_size][:1]])
         raise DataError(
-            f"{self.path}: these proposals do not fit the data set's {len(wanted)} images: {missing} have none, "
-            f"{int(other.sum())} are of another size (such as {examples}), and {foreign} of the store's {len(self)} "
-            "images are not among them. If it is another split's, name the right file; if the data set has changed, "
-            f"{AGAIN}"
+            f"{self.path}: these proposals do not fit the data set's {len(wanted.ids)} images: {missing} have none, "
+            f"{int(other_size.sum())} are of another size (such as {examples}), and {foreign} of the store's "
+            f"{len(self)} images are not among them. If it is another split's, name the right file; if the data set "
+            f"has changed, {AGAIN}"
         )
 
-    def common(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where the images that are both here and in `wanted` (unique ids) stand in each, two arrays (C,)."""
-        if (wanted.dtype.kind == "U") != (self.image_ids.dtype.kind == "U"):
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        _, mine, yours = np.intersect1d(self.image_ids, wanted, assume_unique=True, return_indices=True)
-        return mine, yours
+    def common(self, wanted: Images) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The C images that are both here and in ``wanted``.
 
-    def units_at(self, row: int) -> np.ndarray:
-        """The boxes (P, 4) uint16 in units of 1 / scale, as they lie in the file; otherwise as `boxes_at`."""
-        units = self._boxes[self._offsets[row] : self._offsets[row + 1]]
-        if zlib.crc32(units) != self._checksums[row]:
-            raise DataError(f"{self.path}: is damaged at image {self.image_ids[row].item()!r}; {AGAIN}")
-        return units
+        Returns:
+            Their positions here and in ``wanted``, int64 (C,); and whether they are of another size, bool (C,).
+        """
+        none = np.zeros(0, np.int64)
+        if (wanted.ids.dtype.kind == "U") != (self.images.ids.dtype.kind == "U"):
+            return none, none, none.astype(bool)
+        _, here, there = np.intersect1d(self.images.ids, wanted.ids, assume_unique=True, return_indices=True)
+        return here, there, (self.images.sizes[here] != wanted.sizes[there]).any(1)
 
-    def _row(self, image_id: object) -> int | None:
-        kind = str if self.image_ids.dtype.kind == "U" else int | np.integer
-        if not isinstance(image_id, kind):
-            return None
-        ids, order = self.image_ids, self._order
-        at = bisect_left(order, image_id, key=lambda row: ids[row])
-        return int(order[at]) if at < len(order) and ids[order[at]] == image_id else None
+    def _decode(self, row: tuple[Any, ...]) -> np.ndarray:
+        key, width, height, scale, checksum, boxes = row
+        if checksum != checksum_of(key, width, height, scale, boxes=boxes):
+            raise DataError(f"{self.path}: is damaged at image {key!r}; {AGAIN}")
+        return np.frombuffer(boxes, "<u2").reshape(-1, 4).astype(np.float32) / np.float32(scale)
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._local.__dict__.get("process") != os.getpid():  # also after a fork
+            self._local.connection = sqlite3.connect(f"{self.path.as_uri()}?mode=ro&immutable=1", uri=True)
+            self._local.process = os.getpid()
+        return self._local.connection
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, ValueError, TypeError, AttributeError, OverflowError, KeyError) as error:
+            code = error.sqlite_errorcode & 0xFF if isinstance(error, sqlite3.OperationalError) else None
+            if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR):
+                raise DataError(f"{self.path}: cannot be read ({error})") from None
+            raise DataError(f"{self.path}: is no store of proposals, or a damaged one ({error}); {AGAIN}") from None
 
 
-def _parse(raw: np.ndarray) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The header and the arrays, as views of the file's bytes; ValueError for what is wrong."""
-    header, end = parse_header(MAGIC, raw[: len(MAGIC) + 8].tobytes())
-    if header is None:
-        header, end = parse_header(MAGIC, raw[:end].tobytes())
-    if header is None:
-        raise ValueError(f"cut short: it has {len(raw)} bytes")
-    if header.get("version") != VERSION:
-        raise ValueError(f"its format is version {header.get('version')}, this detkit reads version {VERSION}")
-    try:
-        table = header["arrays"]
-        id_bytes = table["id_bytes"]["shape"][0] if "id_bytes" in table else None
-        expected, length = layout(table["widths"]["shape"][0], table["boxes"]["shape"][0], id_bytes)
-        known = table == expected and isinstance(header["method"], str) and isinstance(header["parameters"], dict)
-        checksum, scale = header["index_crc32"], header["scale"]
-    except (KeyError, TypeError, IndexError):
-        known = False
-    if not known or not isinstance(scale, int) or scale < 1:
-        raise ValueError("its header is incomplete")
-    start = aligned(end)
-    if len(raw) != start + length:
-        raise ValueError(f"{'cut short' if len(raw) < start + length else 'too long'}: {len(raw)} bytes instead of "
-                         f"{start + length}")  # fmt: skip
-    arrays = {}
-    for name, place in table.items():
-        first, size = start + place["start"], np.dtype(place["dtype"]).itemsize * int(np.prod(place["shape"]))
-        arrays[name] = raw[first : first + size].view(place["dtype"]).reshape(place["shape"])
-    if zlib.crc32(raw[start : start + table["boxes"]["start"]]) != checksum:
-        raise ValueError("its index is damaged")
-    for name, last in (("offsets", "boxes"), ("id_offsets", "id_bytes")):
-        if name in arrays:
-            ends = arrays[name]
-            if ends[0] != 0 or ends[-1] != len(arrays[last]) or (np.diff(ends) < 0).any():
-                raise ValueError("its index contradicts itself")
-    return header, arrays
+def encode(boxes: Any, size: tuple[int, int]) -> tuple[int, bytes]:
+    """Boxes (P, 4) in pixels, cut to the image (width, height), as uint16 units.
+
+    There are 8, 4, 2 or 1 units a pixel, as many as the image's size allows: 8 up to 8191 pixels. What is thinner than
+    a unit then is left out.
+
+    Returns:
+        Units a pixel, and the bytes.
+
+    Raises:
+        DataError: boxes of another shape or with a value that is not finite, or an image that is too large.
+    """
+    if max(size) > LARGEST:
+        raise DataError(
+            f"is {size[0]} x {size[1]}; proposals are kept for images of up to {LARGEST} pixels a side: cut it into "
+            "parts"
+        )
+    scale = FINEST
+    while max(size) * scale > LARGEST:
+        scale //= 2
+    boxes = np.asarray(boxes, np.float64)
+    if boxes.size == 0:
+        return scale, b""
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
+        raise DataError(f"boxes of shape {boxes.shape}: wanted are finite numbers of shape (P, 4)")
+    units = np.clip(np.rint(boxes * scale), 0, np.array([*size, *size]) * scale).astype("<u2")
+    return scale, units[(units[:, 2:] > units[:, :2]).all(1)].tobytes()
+
+
+def key_of(image_id: object) -> int | bytes | None:
+    """An image id as it stands in the file; None for what is no id."""
+    if isinstance(image_id, str):
+        return image_id.encode("utf-8", "surrogatepass")
+    return int(image_id) if isinstance(image_id, int | np.integer) else None
+
+
+def checksum_of(*values: Any, boxes: bytes = b"") -> int:
+    return zlib.crc32(boxes, zlib.crc32(repr(values).encode()))

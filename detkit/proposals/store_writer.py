@@ -1,115 +1,268 @@
-"""Writing a store of proposals: all at once, beside its place, and renamed."""
+"""Making a store of proposals: parts that processes fill image by image, and that outlive them."""
 
 from __future__ import annotations
 
+import glob
+import json
 import os
-import socket
+import sqlite3
 import time
-import zlib
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from detkit.__about__ import __version__
 from detkit.errors import DataError
+from detkit.files import to_json
+from detkit.proposals.store import TABLES, VERSION, Images, ProposalStore, checksum_of, encode, key_of
 
-from .store_format import MAGIC, VERSION, Images, aligned, encode, finest_scale, layout, pack_header, pack_ids
-
-#: Ends the name of a file that is being written, and after so many seconds one that was killed meanwhile.
-NEW, ABANDONED = ".new", 86400.0
+COMMIT_INTERVAL = 0.5  # seconds between transactions; a slow method has one for each image
 
 
-def write_store(
-    path: str | os.PathLike[str], images: Images, boxes: Iterable[Any], method: str, parameters: Mapping[str, Any]
-) -> None:
-    """Write proposals that are in memory.
+class StoreWriter:
+    """Fills a part of a store, from which `finish` makes the store; a context manager.
+
+    A part stays when the process ends or is killed, and the next writer with the same arguments goes on with it. A
+    writer that finds another one at the same part waits until that has ended.
 
     Args:
-        path: the file; one that is there is replaced.
+        path: the store.
         images: ids and sizes.
-        boxes: for each image (P, 4) in pixels, best first.
-        method: how they were made.
-        parameters: with which options; plain JSON values.
+        method: full name of the class that makes the boxes.
+        parameters: its options; plain JSON values.
+        rank: of this process. The writer of rank 0 takes over all parts that are there when it begins.
+        grow: take over also what the store and its parts have for another list of the data set's images.
+        on_wait: called once if another writer is at the part.
+
+    Attributes:
+        done: (I,) bool, images that need not be computed.
 
     Raises:
-        DataError: boxes that are none, or the file cannot be written.
+        DataError: a part is of another computation, or the folder cannot be written to.
     """
-    scale = finest_scale(images)
-    sizes = zip(images.widths.tolist(), images.heights.tolist(), strict=True)
-    units = [encode(each, size, scale) for each, size in zip(boxes, sizes, strict=True)]
-    counts = np.array([len(each) for each in units], np.int64)
-    checksums = np.array([zlib.crc32(each) for each in units], np.uint32)
-    write_units(path, images, method, parameters, scale, counts, checksums, lambda row: units[row].tobytes())
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        images: Images,
+        method: str,
+        parameters: Mapping[str, Any],
+        rank: int = 0,
+        grow: bool = False,
+        on_wait: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.path, self.images, self.grow = Path(os.path.abspath(path)), images, grow
+        self.part = self.path.with_name(f".{self.path.name}.part{rank}")
+        self.done = np.zeros(len(images.ids), bool)
+        self._meta = (VERSION, method, json.dumps(to_json(parameters), sort_keys=True))
+        self._keys = {key_of(image_id): index for index, image_id in enumerate(images.ids.tolist())}
+        self._committed = time.monotonic()
+        with _writing(self.part):
+            self.part.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = _open_locked(self.part, on_wait)
+        try:
+            with self._transaction():
+                self._delete(self._look_through("main", self.part))
+                if not self._connection.execute("SELECT 1 FROM main.meta").fetchall():
+                    self._write_meta(0)
+            if rank == 0 and grow and self.path.exists():
+                self._merge(self.path, f"{self.path.as_uri()}?mode=ro&immutable=1")
+            if rank == 0:
+                self.merge_parts()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Keep what was added, and let others open the part; one with nothing in it is removed."""
+        try:
+            self.commit()
+            if not self.done.any():
+                self.part.unlink(missing_ok=True)
+        except DataError:
+            if kind is None:
+                raise
+        finally:
+            self._connection.close()
+
+    def todo(self, rank: int = 0, world: int = 1) -> list[int]:
+        """The images that are missing, of every ``world`` images the one at ``rank``."""
+        return [index for index in range(rank, len(self.done), world) if not self.done[index]]
+
+    def add(self, index: int, boxes: Any, size: tuple[int, int]) -> None:
+        """Keep the boxes (P, 4), best first, in pixels of an image of that size (width, height).
+
+        Raises:
+            DataError: boxes that are none, or they cannot be written; what was committed before is kept.
+        """
+        image_id = self.images.ids[index].item()
+        try:
+            scale, units = encode(boxes, size)
+        except DataError as error:
+            raise DataError(f"image {image_id!r}: {error}") from None
+        key, width, height = key_of(image_id), int(self.images.widths[index]), int(self.images.heights[index])
+        row = (key, index, width, height, scale, checksum_of(key, width, height, scale, boxes=units), units)
+        with _writing(self.part):
+            if not self._connection.in_transaction:
+                self._connection.execute("BEGIN")
+            self._connection.execute("INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        self.done[index] = True
+        if time.monotonic() - self._committed >= COMMIT_INTERVAL:
+            self.commit()
+
+    def commit(self) -> None:
+        """Keep what was added so far, whatever happens to the process.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        with _writing(self.part):
+            if self._connection.in_transaction:
+                self._connection.execute("COMMIT")
+        self._committed = time.monotonic()
+
+    def merge_parts(self) -> None:
+        """Take over the parts of all other processes, which must have ended.
+
+        Raises:
+            DataError: a part is of another computation.
+        """
+        self.commit()
+        for part in sorted(self.path.parent.glob(f".{glob.escape(self.path.name)}.part*[0-9]")):
+            if part != self.part:
+                self._merge(part, part.as_uri())
+                part.unlink()
+
+    def finish(self) -> ProposalStore:
+        """Make the store; all images must be there.
+
+        Raises:
+            DataError: they are not, or the file cannot be written.
+        """
+        if not self.done.all():
+            raise DataError(
+                f"{self.path}: {(~self.done).sum()} of {len(self.done)} images have no proposals yet; run the same "
+                "again"
+            )
+        with self._transaction():
+            rows = self._connection.execute("SELECT image_id, position FROM images ORDER BY position").fetchall()
+            others = [key for key, _ in rows if key not in self._keys]  # of another list of the data set's images
+            order = {key: position for position, key in enumerate([*self._keys, *others])}
+            moved = [(order[key], key) for key, position in rows if order[key] != position]
+            self._connection.executemany("UPDATE images SET position = ? WHERE image_id = ?", moved)
+            self._write_meta(len(rows))
+        with _writing(self.path):
+            # While it is locked, so that a process that waits for the part notices.
+            os.replace(self.part, self.path)
+        return ProposalStore.open(self.path)
+
+    # -- tables ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self.commit()
+        with _writing(self.part):
+            self._connection.execute("BEGIN")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:  # SQLite itself goes back where the disk is full
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def _write_meta(self, images: int) -> None:
+        row = (*self._meta, images)
+        self._connection.execute("DELETE FROM meta")
+        self._connection.execute("INSERT INTO meta VALUES (?, ?, ?, ?, ?)", (*row, checksum_of(*row)))
+
+    def _merge(self, path: Path, uri: str) -> None:
+        """Add the images of another file; one that is here stays as it is."""
+        with _writing(path):
+            self._connection.execute("ATTACH ? AS other", (uri,))
+            try:
+                with self._transaction():
+                    stale = self._look_through("other", path)
+                    self._connection.execute("INSERT OR IGNORE INTO main.images SELECT * FROM other.images")
+                    self._delete(stale)
+            finally:
+                self._connection.execute("DETACH other")
+
+    def _look_through(self, database: str, path: Path) -> list[tuple[bytes | int, int, int]]:
+        """Refuse a part of another computation, and note what is done in it.
+
+        Returns:
+            Key, width and height of the images that it has in another size than these.
+        """
+        if not self._connection.execute(f"SELECT 1 FROM {database}.sqlite_master").fetchall():
+            for table in TABLES:  # a new one, or its process was killed at once
+                self._connection.execute(table.replace("TABLE ", f"TABLE {database}."))
+        for version, method, parameters in self._connection.execute(
+            f"SELECT version, method, parameters FROM {database}.meta"
+        ):
+            if (version, method) != self._meta[:2]:
+                raise _another_computation(path, method)
+            if parameters != self._meta[2]:
+                raise _another_computation(path, f"parameters {parameters} instead of {self._meta[2]}")
+        sizes, stale = self.images.sizes.tolist(), []
+        for key, *size in self._connection.execute(f"SELECT image_id, width, height FROM {database}.images"):
+            index = self._keys.get(key)
+            if index is not None and size == sizes[index]:
+                self.done[index] = True
+            elif not self.grow:
+                raise _another_computation(path, "other images")
+            elif index is not None:
+                stale.append((key, *sizes[index]))
+        return stale
+
+    def _delete(self, stale: list[tuple[bytes | int, int, int]]) -> None:
+        self._connection.executemany("DELETE FROM main.images WHERE image_id = ? AND (width, height) != (?, ?)", stale)
 
 
-def write_units(
-    path: str | os.PathLike[str],
-    images: Images,
-    method: str,
-    parameters: Mapping[str, Any],
-    scale: int,
-    counts: np.ndarray,
-    checksums: np.ndarray,
-    units_of: Callable[[int], bytes],
-) -> None:
-    """Write boxes that are encoded: counts and checksums (I,), and the bytes of each image, asked for in order."""
-    offsets = np.zeros(len(images.ids) + 1, "<i8")
-    np.cumsum(counts, out=offsets[1:])
-    arrays = {
-        "offsets": offsets,
-        "widths": images.widths.astype("<i4"),
-        "heights": images.heights.astype("<i4"),
-        "checksums": checksums.astype("<u4"),
-        **pack_ids(images.ids),
-    }
-    id_bytes = len(arrays["id_bytes"]) if "id_bytes" in arrays else None
-    table, _ = layout(len(images.ids), int(offsets[-1]), id_bytes)
-    index = bytearray(table["boxes"]["start"])
-    for name, array in arrays.items():
-        start = table[name]["start"]
-        index[start : start + array.nbytes] = array.tobytes()
-    header = pack_header(
-        MAGIC,
-        {
-            "version": VERSION,
-            "method": method,
-            "parameters": parameters,
-            "scale": scale,
-            "detkit": __version__,
-            "index_crc32": zlib.crc32(index),
-            "arrays": table,
-        },
+def _another_computation(path: Path, what: str) -> DataError:
+    return DataError(
+        f"{path}: holds the beginning of another computation of proposals ({what}); delete it to give that up, or "
+        "choose another file"
     )
-    place = Path(path)
-    # No other machine's, where one folder is shared: locks do not hold on every network drive.
-    part = place.with_name(f".{place.name}.{socket.gethostname()}.{os.getpid()}{NEW}")
+
+
+def _open_locked(part: Path, on_wait: Callable[[], None]) -> sqlite3.Connection:
+    """A connection to a file that no other process has open like this; SQLite's lock ends with the process."""
+    waits = False
+    while True:
+        part.touch()
+        inode = part.stat().st_ino
+        connection = sqlite3.connect(part.as_uri(), uri=True, timeout=1, isolation_level=None)
+        try:
+            connection.execute("PRAGMA main.locking_mode = EXCLUSIVE")
+            connection.execute("BEGIN EXCLUSIVE")
+            connection.execute("COMMIT")
+            if part.exists() and part.stat().st_ino == inode:  # not yet renamed by the process that had it
+                return connection
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                connection.close()
+                raise
+            if not waits:
+                on_wait()
+            waits = True
+        connection.close()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Errors as DataErrors that name the file and the way out."""
     try:
-        _remove_old(place)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(header.ljust(aligned(len(header)), b"\0"))
-            file.write(index)
-            for row in range(len(images.ids)):
-                file.write(units_of(row))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, place)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        raise DataError(f"{path}: the proposals cannot be written ({error}); make room, or choose another place") from (
-            error
-        )
-
-
-def _remove_old(place: Path) -> None:
-    """Remove what kills left beside a store; younger ones may be another process's, at work."""
-    names = os.listdir(place.parent) if place.parent.is_dir() else []
-    for name in names:
-        if name.startswith(f".{place.name}.") and name.endswith(NEW):
-            with suppress(OSError):
-                if time.time() - (place.parent / name).stat().st_mtime > ABANDONED:
-                    (place.parent / name).unlink()
+        yield
+    except (sqlite3.OperationalError, OSError) as error:
+        raise DataError(
+            f"{path}: the proposals cannot be written ({error}). What was written before is kept: make room and run "
+            "the same again, or choose another folder"
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise DataError(f"{path}: is damaged, or no part of a store of proposals ({error}); delete it") from error

@@ -1,227 +1,430 @@
-"""`detkit propose`: compute the proposals of a split and keep them in one file, for Fast R-CNN and R-CNN."""
+"""The proposals of a split, computed and kept in one file, for Fast R-CNN and R-CNN."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from argparse import ArgumentError
+import time
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from typing import Any, Literal
 
-from detkit.cli.arguments import Arguments, read_arguments, read_config
-from detkit.cli.messages import own_cause, shorten
-from detkit.errors import ConfigError
+import lightning as L
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
 
-METHODS = ("selective_search", "sliding_window", "rpn")
+from detkit.data.annotations import Annotations
+from detkit.data.datamodule import DetectionDataModule
+from detkit.data.dataset import DetectionDataset
+from detkit.data.loaders import collate, init_worker
+from detkit.detectors import Detector, FasterRCNN, ProposalSettings, load
+from detkit.engine.checkpoints import find_checkpoint
+from detkit.errors import ConfigError, DataError, DetkitError
+from detkit.evaluation.proposal_recall import Recall, best_overlaps, summarise
+from detkit.progress import Progress
+from detkit.proposals.compute import ProposalTask, compute, finish
+from detkit.proposals.methods import ProposalMethod, SelectiveSearch, StoredRPN
+from detkit.proposals.store import ProposalStore
+from detkit.proposals.store_writer import StoreWriter
+from detkit.system import available_cores
+from detkit.types import Sample
+
+CHUNK = 1_000_000  # proposals whose overlaps are computed together: 32 MB
 
 
-def placement(
-    accelerator: str = "auto",
-    devices: int | str | list[int] = "auto",
-    num_nodes: int = 1,
-    strategy: str = "auto",
-    precision: int | str | None = None,
-) -> None:
-    """Where to compute, as Lightning's Trainer means it.
+@dataclass(frozen=True)
+class PlacementSettings:
+    """Where to compute, as Lightning's Trainer has it.
 
     Args:
-        accelerator: cpu, gpu, ...; auto takes the GPU for rpn, and the CPU for what gains nothing from a GPU.
-        devices: processes on each machine; auto is all GPUs for rpn, and one process, with a thread a core, otherwise.
+        accelerator: cpu, gpu, ...; auto is the GPU for StoredRPN, and the CPU for methods that gain nothing from a GPU.
+        devices: processes on each machine; auto is all GPUs for StoredRPN, and otherwise one process, with a thread a
+            core.
         num_nodes: machines; each is started with the same command, by torchrun or SLURM.
         strategy: ddp for several processes.
         precision: of the network, such as bf16-mixed.
     """
 
+    accelerator: str = "auto"
+    devices: int | str | list[int] = "auto"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: int | str | None = None
 
-def rpn(max_boxes: int | None = None) -> None:
-    """Proposals of a trained Faster R-CNN.
+
+@dataclass(frozen=True)
+class ProposeResult:
+    """What `propose` returns. Of several processes the first one has it; the others have no store, and no text.
+
+    Attributes:
+        store: the proposals.
+        seconds: that computing took; None if the store was there already.
+        recall: of all boxes; None without objects.
+        text: counts, time, size, recall and the file.
+    """
+
+    store: ProposalStore | None = None
+    seconds: float | None = None
+    recall: Recall | None = None
+    text: str = ""
+
+
+def propose(
+    data: DetectionDataModule,
+    split: Literal["train", "val", "test"] = "train",
+    method: ProposalMethod = SelectiveSearch(),
+    output: str | None = None,
+    ckpt_path: str | None = None,
+    workers: int | None = None,
+    trainer: PlacementSettings = PlacementSettings(),
+) -> ProposeResult:
+    """Compute boxes that may hold objects, keep them in a file, and say how many objects they cover.
 
     Args:
-        max_boxes: at most so many an image; null for as many as the detector uses itself (its rpn_post_nms).
+        data: The data set.
+        split: Of which images.
+        method: SelectiveSearch, SlidingWindows, StoredRPN (by ckpt_path's network) or a class of your own.
+        output: The file, whose name ends with .proposals, or a folder for it; by default proposals/ in the data set's
+            folder.
+        ckpt_path: StoredRPN: the run (runs/NAME) or checkpoint of a Faster R-CNN.
+        workers: Threads of a process; by default one a core. Not for StoredRPN.
+        trainer: Where to compute.
+
+    Raises:
+        DetkitError: an argument, a data set or a file that cannot be used. What was computed is kept.
+        KeyboardInterrupt: it was stopped. What was computed is kept.
     """
+    _check(method, ckpt_path, workers, trainer)
+    placement, detector = asdict(trainer), None
+    if isinstance(method, StoredRPN):
+        detector, method = _load_rpn(str(ckpt_path), method, trainer)
+    else:
+        automatic = {"accelerator": "cpu", "devices": 1}
+        placement |= {name: value for name, value in automatic.items() if placement[name] == "auto"}
+    settings = ProposalSettings(method, None if output is None else str(output))
+    quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler")
+    runner = L.Trainer(**placement, **dict.fromkeys(quiet, False))
+    module = _Computation(data, data.test_split if split == "test" else split, settings, detector, workers)
+    try:
+        runner.predict(module, return_predictions=False)
+        store = module.finish()
+    except SystemExit:
+        # What Lightning makes of Ctrl-C.
+        if not runner.interrupted:
+            raise
+        raise KeyboardInterrupt("What is computed is kept: the same command goes on from there.") from None
+    finally:
+        module.resources.close()
+    if store is None:
+        return ProposeResult()
+    recall = recall_of(store, module.annotations, len(data.class_names))
+    return ProposeResult(store, module.seconds, recall, _summary(store, module.annotations, recall, module.seconds))
+
+
+def recall_of(store: ProposalStore, annotations: Annotations, num_classes: int) -> Recall | None:
+    """Recall of all boxes of a store, without difficult objects and crowds.
+
+    Args:
+        store: with proposals for all images of the split.
+        annotations: the split.
+        num_classes: classes without background.
+
+    Returns:
+        None if there are no objects.
+    """
+    counted = ~(annotations.difficult | annotations.crowd)
+    if not counted.any():
+        return None
+    best = np.zeros((len(annotations.boxes), 1))
+    first, boxes, total = 0, [], 0
+    for index in range(len(annotations)):
+        boxes.append(store[annotations.image_id(index)].astype(np.float64))
+        total += len(boxes[-1])
+        if total < CHUNK and index + 1 < len(annotations):
+            continue
+        offsets = annotations.offsets[first : index + 2]
+        part = slice(offsets[0], offsets[-1])
+        ends = np.cumsum([0, *map(len, boxes)])
+        truth = _sides(annotations.boxes[part].astype(np.float64))
+        best[part] = best_overlaps(truth, offsets - offsets[0], _sides(np.concatenate(boxes)), ends, [max(total, 1)])
+        first, boxes, total = index + 1, [], 0
+    return summarise(best[counted], annotations.labels[counted].astype(np.int32), num_classes, (0.5, 0.7))
+
+
+def _sides(boxes: np.ndarray) -> np.ndarray:
+    """x, y, width, height."""
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+def _summary(store: ProposalStore, annotations: Annotations, recall: Recall | None, seconds: float | None) -> str:
+    position = {image_id: row for row, image_id in enumerate(store)}
+    counts = store.counts[[position[image_id] for image_id in annotations.image_ids.tolist()]]
+    spread = f"{counts.mean():,.0f} boxes an image ({counts.min():,} to {counts.max():,})"
+    without = f", {(counts == 0).sum():,} without any" if (counts == 0).any() else ""
+    size = f"{store.path.stat().st_size / 1e6:,.1f} MB"
+    made = "already there" if seconds is None else f"in {seconds:,.1f} s"
+    lines = [f"{len(annotations):,} images, {spread}{without}; {made}, {size}"]
+    if recall is not None:
+        objects = int((~(annotations.difficult | annotations.crowd)).sum())
+        lines.append(
+            f"recall {recall.recall_50[0]:.3f} at IoU 0.5, {recall.recall_70[0]:.3f} at 0.7; MABO {recall.mabo[0]:.3f} "
+            f"({objects:,} objects; difficult and crowd are not counted)"
+        )
+    return "\n".join([*lines, f"proposals: {store.path}"])
+
+
+def _check(method: ProposalMethod, ckpt_path: str | None, workers: int | None, trainer: PlacementSettings) -> None:
+    """Refuse arguments of one method that are given for another."""
+    name = type(method).__name__
+    if any(way in trainer.strategy for way in ("spawn", "fork", "notebook")):
+        raise ConfigError(f"trainer.strategy {trainer.strategy} is not for proposals; take ddp")
+    if isinstance(method, StoredRPN):
+        if ckpt_path is None:
+            raise ConfigError("method StoredRPN needs ckpt_path: the run (runs/NAME) or checkpoint of a Faster R-CNN")
+        if workers is not None:
+            raise ConfigError("workers is not for StoredRPN: the data set's num_workers is what reads its images")
+    elif ckpt_path is not None:
+        raise ConfigError(f"ckpt_path is for method StoredRPN, but the method is {name}")
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers must be at least 1, got {workers}")
+
+
+def _load_rpn(ckpt_path: str, method: StoredRPN, trainer: PlacementSettings) -> tuple[FasterRCNN, StoredRPN]:
+    """The detector, and the method with what tells its proposals from others."""
+    path = find_checkpoint(ckpt_path).path
+    detector = load(path)
+    if not isinstance(detector, FasterRCNN):
+        raise ConfigError(
+            f"{path}: a {type(detector).__name__} has no region proposal network; ckpt_path must be of a Faster R-CNN"
+        )
+    if method.max_boxes is not None:
+        settings = detector.rpn.settings
+        detector.rpn.settings = replace(
+            settings,
+            post_nms=(settings.post_nms[0], method.max_boxes),
+            pre_nms=(settings.pre_nms[0], max(settings.pre_nms[1], method.max_boxes)),
+        )
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    precision = str(trainer.precision or "32-true")
+    return detector, StoredRPN(detector.rpn.settings.post_nms[1], digest, precision)
+
+
+class _Computation(L.LightningModule):
+    """Computes what is missing of a split's proposals within Trainer.predict, which places the processes.
+
+    Each process computes its share of the images; then each calls `finish`.
+
+    Args:
+        data: the data set.
+        split: name of the split.
+        settings: the method and the file.
+        detector: whose region proposal network makes the boxes; None for a method that is computed by threads.
+        workers: threads of each process; None shares out the cores of the machine.
+
+    Attributes:
+        seconds: that it took, once finished; None if the store was there already.
+        resources: to be closed in the end.
+    """
+
+    annotations: Annotations
+    task: ProposalTask
+
+    def __init__(
+        self,
+        data: DetectionDataModule,
+        split: str,
+        settings: ProposalSettings,
+        detector: Detector | None,
+        workers: int | None,
+    ) -> None:
+        super().__init__()
+        self.data, self.split, self.settings = data, split, settings
+        self.detector, self.workers = detector, workers
+        self.store: ProposalStore | None = None
+        self.writer: StoreWriter | None = None
+        self.todo: list[int] = []
+        self.seconds: float | None = None
+        self.progress: Progress | None = None
+        self.resources = ExitStack()
+        self._group: Any = None
+
+    def prepare_data(self) -> None:
+        """The data set's own: downloads and the like, once a machine."""
+        self.data.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Find out what is to be done.
+
+        Raises:
+            DataError: there is no such split, or the store that is there does not fit.
+        """
+        annotations = self.data.annotations(self.split)
+        if annotations is None:
+            raise DataError(f"{type(self.data).__name__} has no {self.split} split with annotations to propose for")
+        self.annotations, self._began = annotations, time.monotonic()
+        self.task = self.settings.task(annotations, self.split)
+        if torch.distributed.is_initialized():
+            # The first process may be done hours before the last; by default they wait for half an hour.
+            self._group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=1000))
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        plan: list[Any] = [None]
+        if rank == 0:
+            try:
+                plan = [self._begin()]
+            except DetkitError as error:
+                plan = [error]
+        if self._group is not None:
+            torch.distributed.broadcast_object_list(plan, src=0, group=self._group)
+        if isinstance(plan[0], DetkitError):
+            raise plan[0]
+        if plan[0]:
+            if self.writer is None:
+                self.writer = self.resources.enter_context(self.task.writer(rank))
+            self.todo = [index for index in plan[0][rank::world] if not self.writer.done[index]]
+
+    def _begin(self) -> list[int]:
+        """The images that all processes have to compute; makes the store where they are all there, in parts."""
+        self.store = self.task.find()
+        if self.store is None:
+            self.writer = self.resources.enter_context(self.task.writer())
+            self.store = self.task.find()  # another process may have made it while this one waited
+        if self.store is None and not self.writer.todo():
+            self.store = finish(self.task, self.writer)
+        return [] if self.store is not None else self.writer.todo()
+
+    def predict_dataloader(self) -> Any:
+        """This process's images for the network; one step for threads, and where nothing is to be done."""
+        if self.detector is None or not self.todo:
+            return DataLoader([[]])  # type: ignore[arg-type]  # Lightning calls no hooks where there is no step
+        return DataLoader(
+            _NumberedImages(DetectionDataset(self.annotations), self.todo),
+            batch_size=1,
+            num_workers=self.data.num_workers,
+            worker_init_fn=init_worker,
+            collate_fn=collate,
+        )
+
+    def on_predict_start(self) -> None:
+        """Say what is about to be computed."""
+        if self.detector is not None and self.writer is not None:
+            done, show = int(self.writer.done.sum()), self.trainer.is_global_zero
+            if show:
+                self.task.say_what(done, f"on {self.device}")
+            self.progress = self.resources.enter_context(Progress("proposals", done + len(self.todo), done, show=show))
+
+    def predict_step(self, batch: Sequence[tuple[int, Sample | None]], batch_idx: int) -> bool:
+        """All of this process's images by threads, or one by the network: no image's boxes depend on a batch's others.
+
+        Images that cannot be read are left for `finish`.
+        """
+        if self.writer is None:
+            return True  # Lightning warns of a step that returns nothing
+        if self.detector is None:
+            workers = max(1, available_cores() // self.trainer.num_devices) if self.workers is None else self.workers
+            compute(self.task, self.writer, self.todo, workers, progress=self.trainer.is_global_zero)
+            return True
+        for index, sample in batch:
+            if sample is None:
+                continue
+            height, width = sample["image"].shape[-2:]
+            encoded = self.detector.encode([sample])
+            (proposals,) = self.detector.propose([sample], encoded)
+            boxes = encoded.images.to_original(proposals.boxes[proposals.valid], 0)
+            self.writer.add(index, boxes.float().cpu().numpy(), (width, height))
+            if self.progress is not None:
+                self.progress.step()
+        return True
+
+    def finish(self) -> ProposalStore | None:
+        """Wait for all processes; the first one then makes the store, the others have None.
+
+        Raises:
+            DataError: images that cannot be read, or that other processes kept in another folder; all others are kept.
+        """
+        if not self.trainer.is_global_zero:
+            self.resources.close()  # the first process takes over this one's part
+        if self._group is not None:
+            torch.distributed.barrier(self._group)
+        if self.trainer.is_global_zero and self.store is None and self.writer is not None:
+            self.store = finish(self.task, self.writer, self.trainer.world_size)
+        if self.writer is not None:
+            self.seconds = time.monotonic() - self._began
+        return self.store if self.trainer.is_global_zero else None
+
+
+class _NumberedImages(Dataset):
+    """Samples with their positions in the split; None for a sample whose image cannot be read."""
+
+    def __init__(self, dataset: DetectionDataset, indices: Sequence[int]) -> None:
+        self.dataset, self.indices = dataset, list(indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, row: int) -> tuple[int, Sample | None]:
+        index = self.indices[row]
+        try:
+            return index, self.dataset[index]
+        except DataError:
+            return index, None
 
 
 def main(args: Sequence[str]) -> int:
-    """Compute, keep, and say how good they are.
-
-    Args:
-        args: the arguments after ``propose``; see ``detkit propose --help``.
+    """Run the command; `propose` does the work.
 
     Raises:
         DetkitError: whatever the user can mend.
     """
-    arguments = read_arguments(args)
-    from detkit.cli.lightning_cli import base_classes
-    from detkit.data import DetectionDataModule as base
+    import json
+    from argparse import ArgumentError
 
-    base_classes()  # makes the short names known
-    parser = make_parser(base)
-    try:
-        config = parser.parse_args([*_data_of(arguments), *_wishes_of(arguments), *arguments.options])
-    except ArgumentError as error:
-        known = [*base.__subclasses__(), base]
-        names = [cls.__name__ for cls in known] + [action.dest for action in parser._actions]
-        raise ConfigError(shorten(str(error), "propose", arguments, names)) from error
-    if config.get("data") is None:
-        raise ConfigError("No data set given: add --data (VOC, COCO, Shapes) and --data.path, or --config.")
-    try:
-        data = parser.instantiate_classes(config).data
-    except (ValueError, TypeError) as error:
-        own = own_cause(error)
-        if own is None:
-            raise
-        raise own from None
-    return _run(data, config, arguments)
-
-
-def make_parser(data: type) -> Any:
-    """The options of the command; `data` is the base class of the data sets."""
     from lightning.pytorch.cli import LightningArgumentParser
 
-    from detkit.data.proposal_methods import FUNCTIONS, function_of
+    from detkit.cli.arguments import read_arguments, read_config
+    from detkit.cli.lightning_cli import base_classes
+    from detkit.cli.messages import own_cause, shorten
+    from detkit.engine.checkpoints import run_folder
 
-    parser = LightningArgumentParser(
-        prog="detkit propose", description=__doc__, exit_on_error=False, allow_abbrev=False
-    )
-    add = parser.add_argument
-    add("--method", type=Literal[METHODS], default=METHODS[0], help="How proposals are made.")
-    add("--split", type=Literal["train", "val", "test"], default="train", help="Of which images.")
-    add("--ckpt_path", type=str | None, default=None, help="rpn: the run (runs/NAME) or checkpoint of a Faster R-CNN.")
-    add(
-        "--output",
-        type=str | None,
-        default=None,
-        help="The file, or a folder for it; `proposals/` in the data set's folder by default.",
-    )
-    add("--workers", type=int | None, default=None, help="Threads of a process; one a core by default. Not for rpn.")
-    add("--config", type=str | None, default=None, help="A fit's config: its data, and the proposals of its model.")
-    parser.add_function_arguments(placement, "trainer")
-    for method in FUNCTIONS:
-        parser.add_function_arguments(function_of(method), method, skip={1})
-    parser.add_function_arguments(rpn, "rpn")
-    parser.add_lightning_class_args(data, "data", subclass_mode=True, required=False)
-    return parser
-
-
-def _data_of(arguments: Arguments) -> list[str]:
-    """The data sections of the config files, else of the checkpoint's run, as options."""
+    arguments = read_arguments(args)
+    base_classes()  # makes the short names known
+    parser = LightningArgumentParser(prog="detkit propose", exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--config", type=str | None, default=None, help="A fit's config: its data, and its proposals.")
+    parser.add_function_arguments(propose)
+    options: list[str] = []
     sections = [content["data"] for content in arguments.sections if content.get("data")]
     checkpoint = arguments.option("ckpt_path")
     if not sections and checkpoint and arguments.option("data", "data.class_path") is None:
-        from detkit.engine.checkpoints import find_checkpoint, run_folder
-
-        own = run_folder(find_checkpoint(checkpoint).path) / "config.yaml"
-        section = read_config(own).get("data") if own.is_file() else None
+        config = run_folder(find_checkpoint(checkpoint).path) / "config.yaml"
+        section = read_config(config).get("data") if config.is_file() else None
         sections = [section] if section else []
-    return [f"--data={section if isinstance(section, str) else json.dumps(section)}" for section in sections]
-
-
-def _wishes_of(arguments: Arguments) -> list[str]:
-    """What the config files' model says of its proposals (`FastRCNN`'s arguments), as options of this command."""
-    from detkit.data.proposals import SUFFIX
-
-    wishes: dict[str, Any] = {}
+    options += [f"--data={section if isinstance(section, str) else json.dumps(section)}" for section in sections]
     for content in arguments.sections:
         model = content.get("model")
-        own = model.get("init_args") if isinstance(model, dict) else None
-        wishes |= {k: v for k, v in (own or {}).items() if k.startswith("proposal") and v is not None}
-    method = wishes.get("proposal_method", METHODS[0])
-    options = dict(wishes.get("proposal_options") or {})
-    if method == "selective_search" and "proposal_mode" in wishes:
-        options = {"mode": wishes["proposal_mode"]} | options
-    result = [f"--method={method}"] if "proposal_method" in wishes else []
-    result += [f"--{method}.{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in options.items()]
-    if place := wishes.get("proposals"):
-        file = Path(place).is_file() or (place.endswith(SUFFIX) and not Path(place).is_dir())
-        result.append(f"--output={place if file else f'{place}/'}")
-    return result
-
-
-def _run(data: Any, config: Any, arguments: Arguments) -> int:
-    from lightning import Trainer
-
-    from detkit.data.proposal_methods import resolve_options
-    from detkit.data.proposals import default_store_path
-    from detkit.tools.proposal_numbers import print_numbers
-
-    _check(config, arguments)
-    method = config.method
-    detector = None
-    if method == "rpn":
-        detector, parameters = _load(config.ckpt_path, config.rpn.max_boxes, config.trainer.precision)
-    else:
-        parameters = resolve_options(method, config[method].as_dict())
-
-    def place(annotations: Any) -> Path:
-        output, folder = config.output, None
-        if output is not None:
-            if not Path(output).is_dir() and not output.endswith("/"):
-                return Path(output)
-            folder = output
-        return default_store_path(annotations, split, method, parameters, folder)
-
-    split = data.test_split if config.split == "test" else config.split
-    trainer_options = config.trainer.as_dict()
-    if method != "rpn":
-        auto = {"accelerator": "cpu", "devices": 1}
-        trainer_options |= {name: value for name, value in auto.items() if trainer_options[name] == "auto"}
-    quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler")
-    trainer = Trainer(**trainer_options, **dict.fromkeys(quiet, False))
-
-    from detkit.tools.proposing import ByNetwork, ByThreads
-
-    common = (data, split, method, parameters, place)
-    module = ByNetwork(*common, detector=detector) if method == "rpn" else ByThreads(*common, workers=config.workers)
+        init_args = (model.get("init_args") if isinstance(model, dict) else None) or {}
+        proposals = init_args.get("proposals") or {}
+        for option, key in (("method", "method"), ("output", "path")):
+            if (value := proposals.get(key)) is not None:
+                options.append(f"--{option}={value if isinstance(value, str) else json.dumps(value)}")
     try:
-        trainer.predict(module, return_predictions=False)
-        store = module.finish()
-    except SystemExit:
-        # What Lightning makes of Ctrl-C; `detkit.cli.main` ends with 130.
-        if not trainer.interrupted:
-            raise
-        raise KeyboardInterrupt("What is computed is kept: the same command goes on from there.") from None
-    finally:
-        module.close()
-    if store is not None:
-        print_numbers(store, module.annotations, len(data.class_names), module.seconds)
+        config = parser.parse_args([*options, *arguments.options])
+        if config.data is None:
+            raise ConfigError("No data set given: add --data (VOC, COCO, Shapes) and --data.path, or --config.")
+        config = parser.instantiate_classes(config)
+    except ArgumentError as error:
+        if "data" in str(error) and "required" in str(error):
+            raise ConfigError(
+                "No data set given: add --data (VOC, COCO, Shapes) and --data.path, or --config."
+            ) from error
+        names = [action.dest for action in parser._actions]
+        raise ConfigError(shorten(str(error), "propose", arguments, names)) from error
+    except (ValueError, TypeError) as error:
+        if (own := own_cause(error)) is not None:
+            raise own from None
+        raise
+    values = {name: config[name] for name in ("data", "split", "method", "output", "ckpt_path", "workers", "trainer")}
+    if text := propose(**values).text:
+        print(text, flush=True)
     return 0
-
-
-def _check(config: Any, arguments: Arguments) -> None:
-    """Refuse options of one method that are given for another."""
-    for method in METHODS:
-        given = arguments.given_for(method)
-        if given and method != config.method:
-            raise ConfigError(f"--{method}.{min(given)} is for --method {method}, but the method is {config.method}")
-    if any(way in config.trainer.strategy for way in ("spawn", "fork", "notebook")):
-        raise ConfigError(f"--trainer.strategy {config.trainer.strategy} is not for commands; take ddp")
-    if config.method == "rpn" and config.ckpt_path is None:
-        raise ConfigError("--method rpn needs --ckpt_path: the run (runs/NAME) or checkpoint of a Faster R-CNN")
-    if config.method != "rpn" and config.ckpt_path is not None:
-        raise ConfigError(f"--ckpt_path is for --method rpn, but the method is {config.method}")
-    if config.method == "rpn" and config.workers is not None:
-        raise ConfigError("--workers is not for rpn: --data.num_workers says how many processes read its images")
-
-
-def _load(ckpt_path: str, max_boxes: int | None, precision: Any) -> tuple[Any, dict[str, Any]]:
-    """The detector, and what tells its proposals from others."""
-    from detkit.detectors import load
-    from detkit.engine.checkpoints import find_checkpoint
-
-    path = find_checkpoint(ckpt_path).path
-    detector = load(path)
-    if not hasattr(detector, "rpn"):
-        raise ConfigError(
-            f"{path}: a {type(detector).__name__} has no region proposal network; --ckpt_path must be of a Faster R-CNN"
-        )
-    if max_boxes is not None:
-        if max_boxes < 1:
-            raise ConfigError(f"--rpn.max_boxes must be at least 1, got {max_boxes}")
-        settings = detector.rpn.settings
-        settings.post_nms = (settings.post_nms[0], max_boxes)
-        settings.pre_nms = (settings.pre_nms[0], max(settings.pre_nms[1], max_boxes))
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    most = detector.rpn.settings.post_nms[1]
-    return detector, {"checkpoint": digest, "max_boxes": most, "precision": str(precision or "32-true")}

@@ -29,7 +29,8 @@ CONFIG = """
 model:
   class_path: RCNN
   init_args:
-    {backbone: lenet5, crop_size: 32, context: 4, batch_regions: 32, max_proposals: [40, 25], warmup_steps: 0, lr: 0.01}
+    {backbone: lenet5, crop_size: 32, context: 4, batch_regions: 32, proposals: {max_boxes: [40, 25]},
+     warmup_steps: 0, lr: 0.01}
 data:
   class_path: Shapes
   init_args: {path: shapes, num_train: 6, num_val: 3, num_test: 3, image_size: 64, num_workers: 0}
@@ -153,7 +154,7 @@ def test_killed_in_earnest_gone_on_with_and_tested_both_ways(folder: Path, capsy
         assert own["variant"] == used and (own["map"], own["map_50"]) == (metrics["map"], metrics["map_50"])
         assert re.search(re.escape(f"{used} (used)") + r".*" + f"{own['map']:.3f}", out)
         page = (folder / "runs/small/version_1/report/index.html").read_text(encoding="utf-8")
-        assert f"{used} (used)" in html.unescape(page) and "anchors" not in page and "proposal_mode" in page
+        assert f"{used} (used)" in html.unescape(page) and "anchors" not in page and "mode: quality" in page
         found[used] = [{**row, "used": None} for row in rows]
     assert found["SVM + boxes"] == found["softmax + boxes"]  # one checkpoint, one comparison
     assert detkit(capsys, "validate", "--ckpt_path", "runs/small", "--model.box_regression", "false")
@@ -209,9 +210,9 @@ def test_stopping_in_a_stage_says_how_to_go_on(
 def test_a_pair_that_is_none_is_told_what_its_two_numbers_are(
     folder: Path, capsys: pytest.CaptureFixture[str], value: str
 ) -> None:
-    assert main(["fit", "--config", "small.yaml", "--model.max_proposals", value]) == 2
+    assert main(["fit", "--config", "small.yaml", "--model.proposals.max_boxes", value]) == 2
     told = capsys.readouterr().err
-    assert f"max_proposals: expected two numbers, [training, test]. Got value: {value}\n" in told
+    assert f"max_boxes: expected two numbers, [training, test]. Got value: {value}\n" in told
 
 
 # -- the table ---------------------------------------------------------------------------------

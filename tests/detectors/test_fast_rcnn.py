@@ -13,6 +13,7 @@ import detkit
 from detkit.boxes import box_iou
 from detkit.data.dataset import image_to_tensor
 from detkit.data.transforms import AlbumentationsPipeline, HorizontalFlip
+from detkit.detectors import ProposalSettings
 from detkit.errors import ConfigError
 from detkit.features import PyramidFeatures
 from detkit.settings import construct
@@ -108,7 +109,7 @@ def test_faster_rcnn_is_fast_rcnn_whose_proposals_come_from_an_rpn(
 def test_both_have_the_shared_options_and_help_for_each(capsys: pytest.CaptureFixture[str]) -> None:
     from detkit.cli.lightning_cli import run
 
-    own = {"FastRCNN": ("proposal_mode", "box_normalization"), "FasterRCNN": ("anchors.sizes", "training_scheme")}
+    own = {"FastRCNN": ("proposals.max_boxes", "box_normalization"), "FasterRCNN": ("anchors.sizes", "training_scheme")}
     for detector, names in own.items():
         with pytest.raises(SystemExit):
             run("fit", ["--model.help", detector])
@@ -123,9 +124,11 @@ def test_both_have_the_shared_options_and_help_for_each(capsys: pytest.CaptureFi
 
 
 def test_hyper_parameters_are_all_of_both_classes(fast: Build) -> None:
-    model = fast(max_proposals=(7, 5), optim__lr=0.25)
-    assert model.hparams["max_proposals"] == [7, 5] and model.hparams["optim"]["lr"] == 0.25
-    assert model.hparams["proposal_mode"] == "fast" and model.hparams["roi"]["batch_size"] == 16
+    model = fast(proposals=ProposalSettings(max_boxes=(7, 5)), optim__lr=0.25)
+    assert model.hparams["proposals"]["max_boxes"] == [7, 5] and model.hparams["optim"]["lr"] == 0.25
+    assert (
+        model.hparams["proposals"]["method"]["init_args"]["mode"] == "fast" and model.hparams["roi"]["batch_size"] == 16
+    )
     assert not [name for name in model.hparams if name.startswith("_") or name in ("shared", "optimizer")]
     again = construct(detkit.FastRCNN, model.hparams)
     assert again.hparams == model.hparams
@@ -191,7 +194,7 @@ def test_sixty_four_regions_of_an_image_a_quarter_of_them_foreground(fast: Build
 def test_the_best_proposals_are_used(fast: Build) -> None:
     batch = [given(64, 64)]
     for training, limit, count in ((True, 30, 30), (False, 10, 10), (True, None, 40), (False, None, 40)):
-        model = fast(max_proposals=(limit, 7) if training else (7, limit))
+        model = fast(proposals=ProposalSettings(max_boxes=(limit, 7) if training else (7, limit)))
         model.train(training)
         encoded = model.encode(batch)
         (found,) = model.propose(batch, encoded)
@@ -314,10 +317,7 @@ def test_iou_of_proposals_and_boxes_stays_under_flips_and_resizing(fast: Build, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"proposal_method": "edge_boxes"}, "'edge_boxes'; the known ones are selective_search, sliding_window, rpn"),
-        ({"proposal_options": {"colour": 3}}, "selective_search has no option colour"),
         ({"box_normalization": "batch"}, "box_normalization.*'batch'.* per_class, fixed"),
-        ({"max_proposals": (0, 5)}, r"max_proposals \(0, 5\).* at least 1"),
         ({"dedup_stride": 0}, "dedup_stride: 0"),
         ({"test_sizes": [900], "test_max_size": 800}, "min_size 900 .* image.max_size 800"),
         ({"roi__svd_ranks": {"fc9": 3}}, "no layer 'fc9'"),

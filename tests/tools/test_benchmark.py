@@ -94,7 +94,7 @@ def test_checkpoints_are_measured_and_judged_on_the_same_images(capsys: pytest.C
         assert float(table()[name]["map"]) == pytest.approx(float(wanted["map"]))
         assert f"mAP: {wanted['protocol']}; of 2 images" in out
     recall = ProposalRecall(CLASSES, [10])
-    recall.update([detkit.load("runs/rcnn").proposals_of([s])[0] for s in samples], samples)
+    recall.update([detkit.load("runs/rcnn").given.of_batch([s], False)[0] for s in samples], samples)
     assert float(table()["R-CNN"]["recall_50"]) == pytest.approx(float(recall.compute()["recall_50"][0]))
     assert table()["Faster R-CNN"]["recall_50"] and "random weights" not in out
 

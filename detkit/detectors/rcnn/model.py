@@ -14,8 +14,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from detkit.detectors.base import Detector
-from detkit.detectors.given_proposals import GivenProposals
-from detkit.detectors.proposal_source import ProposalSource
+from detkit.detectors.proposals import GivenProposals, ProposalSettings
 from detkit.detectors.rcnn.ablation import Ablation
 from detkit.detectors.rcnn.features import FeatureFileSettings
 from detkit.detectors.rcnn.stages import RCNNStages
@@ -30,7 +29,7 @@ from detkit.training import cross_entropy, sample_batch
 from detkit.types import Batch, Detections
 
 
-class RCNN(GivenProposals, Detector):
+class RCNN(Detector):
     """R-CNN: fine-tuned network, linear SVMs and box regressors, in one fit.
 
     The defaults are those of the paper, but for the backbone; ``configs/rcnn`` holds its AlexNet.
@@ -53,11 +52,7 @@ class RCNN(GivenProposals, Detector):
         max_size: limit of its longer side, with ``min_size``.
         image_mean: per RGB channel, for values from 0 to 1; also what lies outside of the image.
         image_std: likewise.
-        proposal_method: selective_search, sliding_window, or rpn (stores made by ``detkit propose``).
-        proposal_mode: of selective search: single (quickest), fast or quality (most boxes).
-        proposal_options: further options of the method, such as {parameters: paper} of selective search.
-        proposals: a store's file, or the folder of the splits' stores; null: beside the data set.
-        max_proposals: best proposals of an image that are used, in training and otherwise; null: all.
+        proposals: which proposals, and how many of them.
         batch_regions: warped proposals of a training batch, drawn from all its images together.
         positive_fraction: at most this share of them foreground.
         foreground_iou: in fine-tuning, proposals from this IoU are foreground, the others background.
@@ -107,11 +102,7 @@ class RCNN(GivenProposals, Detector):
         crop_mode: str = "warp",
         context: int = 16,
         image: ImageSettings = ImageSettings(min_size=None, max_size=1000, divisor=1),
-        proposal_method: str = "selective_search",
-        proposal_mode: str = "fast",
-        proposal_options: dict[str, Any] | None = None,
-        proposals: str | None = None,
-        max_proposals: tuple[int | None, int | None] = (2000, 2000),
+        proposals: ProposalSettings = ProposalSettings(),
         batch_regions: int = 128,
         positive_fraction: float = 0.25,
         foreground_iou: float = 0.5,
@@ -143,7 +134,7 @@ class RCNN(GivenProposals, Detector):
             raise ConfigError(f"foreground_iou {foreground_iou} must be in (0, 1], head_lr_factor above 0")
         if max_per_set is not None and max_per_set < 1:
             raise ConfigError(f"max_per_set {max_per_set} must be at least 1")
-        self.set_source(ProposalSource(proposal_method, proposal_mode, proposal_options, proposals), max_proposals)
+        self.given = GivenProposals(proposals)
         crop = CropSettings(crop_size, crop_mode, context, crop_memory, bf16)
         features = FeatureSettings(transfer, trainable_stages, freeze_batch_norm, initialization, channels_last)
         self.network = build_crop_network(backbone, crop_size, weights, features)
@@ -168,8 +159,8 @@ class RCNN(GivenProposals, Detector):
             self.reader,
             self.roi_heads,
             self.detect_variants,
-            self.source.of_first,
-            self.max_proposals[0],
+            self.given.of_first,
+            proposals.max_boxes[0],
             SVMSettings(svm_c, svm_positive_weight, svm_negative_iou, svm_passes),
             BoxRegressorSettings(box_min_iou, box_lambda),
             FeatureFileSettings(feature_budget, keep_features),
@@ -180,6 +171,18 @@ class RCNN(GivenProposals, Detector):
         """A warning where the size of the crops does not suit the network."""
         line = self.network.size_line()
         return [line] if line else []
+
+    def prepare_data(self) -> None:
+        """Compute the proposals that are missing."""
+        self.given.prepare_data(self.trainer)
+
+    def setup(self, stage: str) -> None:
+        """Give the data set's samples their proposals."""
+        self.given.setup(self.trainer, stage)
+
+    def teardown(self, stage: str) -> None:
+        """Take the proposals back."""
+        self.given.teardown(self.trainer)
 
     # -- fine-tuning ---------------------------------------------------------------------------
 
@@ -200,7 +203,8 @@ class RCNN(GivenProposals, Detector):
         return {"loss_classifier": cross_entropy(logits, labels, torch.ones_like(labels, dtype=torch.bool))}
 
     def _sample(self, batch: Batch, images: ImageBatch) -> tuple[list[Tensor], Tensor]:
-        proposals = [images.to_batch(p, i).to(images.tensor.device) for i, p in enumerate(self.proposals_of(batch))]
+        proposals = self.given.of_batch(batch, self.training)
+        proposals = [images.to_batch(boxes, i).to(images.tensor.device) for i, boxes in enumerate(proposals)]
         return sample_batch(proposals, *self.targets(batch, images), **self.sampling)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -227,7 +231,7 @@ class RCNN(GivenProposals, Detector):
         """The detections by each variant, from features that are computed once; ``limits`` are updated."""
         images = encoded or self.encode(batch)
         results: list[list[Detections]] = [[] for _ in variants]
-        for i, boxes in enumerate(self.proposals_of(batch)):
+        for i, boxes in enumerate(self.given.of_batch(batch, self.training)):
             boxes = images.to_batch(boxes, i).to(images.tensor.device)
             features = self.reader.read(images[i], boxes)
             for variant, detections in zip(variants, results, strict=True):

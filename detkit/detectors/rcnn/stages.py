@@ -55,11 +55,11 @@ from detkit.types import Batch, Detections, Sample
 FINE_TUNING, SVMS, BOXES, COMPARISON = STAGES = ("fine-tuning", "SVMs", "box regressors", "comparison")
 FEATURES_DEPEND_ON = (
     *("min_size", "max_size", "image_mean", "image_std", "crop_size", "crop_mode", "context", "bf16"),
-    *("proposal_method", "proposal_mode", "proposal_options", "train_on_difficult", "classifier", "box_regression"),
+    *("proposals", "train_on_difficult", "classifier", "box_regression"),
 )
 STAGES_DEPEND_ON = (
     *FEATURES_DEPEND_ON,
-    *("max_proposals", "svm_c", "svm_positive_weight", "svm_negative_iou", "svm_passes", "box_lambda", "box_min_iou"),
+    *("svm_c", "svm_positive_weight", "svm_negative_iou", "svm_passes", "box_lambda", "box_min_iou"),
 )
 
 
@@ -237,7 +237,7 @@ class RCNNStages(Callback):
         annotations = trainer.datamodule.annotations("train")
         about = {name: pl_module.hparams[name] for name in FEATURES_DEPEND_ON}
         about |= {"min_iou": self.box.min_iou, "budget": self.feature_files.budget, "few": trainer.fast_dev_run}
-        about |= {"max_proposals": self.max_proposals, "root": annotations.root}
+        about["root"] = annotations.root
         for array in ("image_ids", "offsets", "boxes", "labels", "difficult", "crowd"):
             about[array] = zlib.crc32(getattr(annotations, array).tobytes())
         store = getattr(trainer.datamodule.proposals.get("train"), "path", None)

@@ -40,7 +40,7 @@ WORDS = {
     ),
 }
 
-_MORE = "is low (`detkit propose` prints it), more of them (max_proposals, or proposal_mode: quality)"
+_MORE = "is low (`detkit propose` prints it), more of them (proposals.max_boxes, or mode: quality of SelectiveSearch)"
 #: By the detector's class, what makes boxes fit better and more objects be found; "" for an unknown detector.
 REMEDIES = {
     "": {

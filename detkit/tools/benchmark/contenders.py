@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from detkit.detectors import RCNN, Detector, FasterRCNN, FastRCNN
+from detkit.detectors import RCNN, Detector, FasterRCNN, FastRCNN, ProposalSettings
 from detkit.engine.checkpoints import find_checkpoint, read_checkpoint, restore
 from detkit.errors import CheckpointError
 from detkit.features.architectures import architecture
@@ -143,7 +143,7 @@ def build_contender(
     if key == "faster_rcnn":
         options |= {"rpn__pre_nms": (12000, 6000), "rpn__post_nms": (2000, 300), "rpn__min_size": 16.0}
     else:
-        options["max_proposals"] = (max_proposals, max_proposals)
+        options["proposals"] = ProposalSettings(max_boxes=(max_proposals, max_proposals))
     detector = construct(GENERATIONS[key].cls, options)
     if isinstance(detector, RCNN):  # so that they compute, as they do in a trained one
         for part in (detector.roi_heads.svms, detector.roi_heads.box_regressors):

@@ -151,7 +151,7 @@ class Quality:
 def proposals(detector: Detector, sample: Sample) -> Tensor:
     """The proposals (P, 4) that a detector uses of an image, in its pixels, best first."""
     if not isinstance(detector, RegionDetector):
-        return detector.proposals_of([sample])[0]
+        return detector.given.of_batch([sample], training=False)[0]
     encoded = detector.encode([sample])
     (found,) = detector.propose([sample], encoded)
     return encoded.images.to_original(found.boxes[found.valid], 0)

@@ -25,7 +25,7 @@ PROPOSALS, FEATURES, HEADS, POST_PROCESSING = STAGES = ("proposals", "features",
 PARTS: dict[type[Detector], dict[str, str]] = {
     RCNN: {
         "encode": FEATURES,
-        "proposals_of": PROPOSALS,  # selective search
+        "given.of_batch": PROPOSALS,  # selective search
         "reader.read": FEATURES,  # warping, and the network on each crop
         "roi_heads.scores": HEADS,  # SVMs or softmax
         "roi_heads.box_regressors.forward": HEADS,

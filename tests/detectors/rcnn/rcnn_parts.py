@@ -13,6 +13,7 @@ import detkit
 from detkit.data import Annotations
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.shapes_drawing import SHAPE_CLASSES
+from detkit.detectors import ProposalSettings
 from detkit.settings import construct
 
 OPTIONS: dict[str, Any] = {
@@ -21,7 +22,7 @@ OPTIONS: dict[str, Any] = {
     "crop_size": 32,
     "context": 4,
     "batch_regions": 32,
-    "max_proposals": (40, 25),
+    "proposals": ProposalSettings(max_boxes=(40, 25)),
     "warmup_steps": 0,
     "optim__lr": 0.005,
     "feature_budget": 1.0,

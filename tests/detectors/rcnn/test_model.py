@@ -13,6 +13,7 @@ from torch import Tensor
 import detkit
 from detkit.boxes import box_iou
 from detkit.data import VOC
+from detkit.detectors import ProposalSettings
 from detkit.errors import ConfigError
 from detkit.features import warping
 from tests.detectors.conftest import Sample, assert_same, sample
@@ -45,7 +46,7 @@ def test_learns_at_the_paper_s_rate_by_default() -> None:
 
 
 def test_thirty_two_foreground_and_ninety_six_background_of_all_images_together() -> None:
-    model = rcnn(batch_regions=128, max_proposals=(None, None)).train()
+    model = rcnn(batch_regions=128, proposals=ProposalSettings(max_boxes=(None, None))).train()
     truth = [[5.0, 5, 40, 50], [30, 30, 60, 62]]
     rich = given(64, 64, truth, labels=[2, 5], count=200)
     rich["proposals"] = torch.cat((rich["proposals"], rich["boxes"].repeat(20, 1)))
@@ -229,7 +230,7 @@ def test_images_with_and_without_objects_and_proposals(objects: bool, count: int
 
 @torch.no_grad()
 def test_the_best_proposals_are_used_in_test_and_in_training() -> None:
-    model = detecting(max_proposals=(3, 2), nms_threshold=1.0, batch_regions=100)
+    model = detecting(proposals=ProposalSettings(max_boxes=(3, 2)), nms_threshold=1.0, batch_regions=100)
     made = given(64, 64)
     (found,) = model.detect([made])
     cut = {**made, "proposals": made["proposals"][:2]}
@@ -273,8 +274,6 @@ def test_a_fit_and_a_test_in_every_precision(
         ({"context": 20}, "crop.context: twice 20 must be at least 0 and below crop.size 32"),
         ({"batch_regions": 0}, "batch_regions 0"),
         ({"positive_fraction": 0.0}, "positive_fraction"),
-        ({"max_proposals": (0, 5)}, r"max_proposals \(0, 5\).* at least 1"),
-        ({"proposal_method": "edge_boxes"}, "'edge_boxes'"),
         ({"crop_memory": 0.0}, "crop.memory: 0.0"),
         ({"backbone": "resnet999"}, "'resnet999'"),
         ({"foreground_iou": 7.0}, "foreground_iou 7.0"),

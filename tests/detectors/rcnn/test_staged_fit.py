@@ -15,6 +15,7 @@ import torch
 
 import detkit
 from detkit.data import Shapes
+from detkit.detectors import ProposalSettings
 from detkit.detectors.rcnn import features as rcnn_features
 from detkit.detectors.rcnn import stages as rcnn_stages
 from detkit.detectors.rcnn.features import acquire_lock
@@ -189,7 +190,7 @@ def test_features_that_another_fit_from_the_same_checkpoint_uses_are_not_stale(
     last = shutil.copy(first.checkpoints / "last.ckpt", tmp_path / "first.ckpt")
     with acquire_lock(folder, "the first"):
         # More regions make features of another name.
-        second = fit_rcnn(tmp_path, resume=True, max_proposals=(30, 25))
+        second = fit_rcnn(tmp_path, resume=True, proposals=ProposalSettings(max_boxes=(30, 25)))
         assert second.calls == {"features": 8, "SVMs": 1, "boxes": 1, "validation": 2}
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == content
     shutil.move(last, first.checkpoints / "last.ckpt")

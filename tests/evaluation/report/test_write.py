@@ -206,10 +206,14 @@ def test_the_facts_are_on_the_page(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("detector", "told", "untold"),
     [
-        ("RCNN", ["max_proposals", "proposal_mode", "detkit propose", "crop_size"], ["anchor", "box loss", "pyramid"]),
-        ("FastRCNN", ["max_proposals", "proposal_mode", "detkit propose", "pyramid"], ["anchor", "crop_size"]),
+        (
+            "RCNN",
+            ["proposals.max_boxes", "mode: quality", "detkit propose", "crop_size"],
+            ["anchor", "box loss", "pyramid"],
+        ),
+        ("FastRCNN", ["proposals.max_boxes", "mode: quality", "detkit propose", "pyramid"], ["anchor", "crop_size"]),
         ("FasterRCNN", ["anchors", "pyramid"], ["proposal", "crop_size"]),
-        (None, ["anchors", "proposals"], ["proposal_mode", "crop_size"]),
+        (None, ["anchors", "proposals"], ["max_boxes", "crop_size"]),
     ],
 )
 def test_the_advice_is_for_the_detector(

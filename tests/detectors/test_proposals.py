@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,16 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 import detkit
 from detkit.cli.main import main
-from detkit.data import ImageFolder, Shapes, proposal_methods
-from detkit.data.proposals import default_store_path, load_or_compute
+from detkit.data import ImageFolder, Shapes
+from detkit.detectors import ProposalSettings
+from detkit.detectors.proposals import GivenProposals
 from detkit.engine.checkpoints import read_checkpoint
 from detkit.errors import ConfigError, DataError
+from detkit.proposals import ProposalMethod, ProposalStore, SelectiveSearch, SlidingWindows, StoredRPN
+from detkit.proposals.compute import load_or_compute
 from detkit.settings import construct
 from detkit.training import box_statistics
+from tests.proposals.stores import write_store
 
 from .conftest import assert_same, differing, sample
 from .test_fast_rcnn import COMMON
@@ -35,27 +40,32 @@ class Search:
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self, image: Any, mode: str = "fast", seed: int = 0, max_boxes: int | None = None) -> np.ndarray:
+    def __call__(self, image: np.ndarray, mode: str = "fast", seed: int = 0, **others: Any) -> np.ndarray:
         self.calls += 1
-        pixels = image.permute(1, 2, 0).numpy() if isinstance(image, torch.Tensor) else image
-        height, width = pixels.shape[:2]
-        random = np.random.default_rng((seed, int(pixels.sum())))
+        height, width = image.shape[:2]
+        random = np.random.default_rng((seed, int(image.sum())))
         corner = random.random((30, 2)) * [width, height] * 0.7
         sides = (0.1 + 0.5 * random.random((30, 2))) * [width, height]
         boxes = np.concatenate((corner, np.minimum(corner + sides, [width, height])), axis=1)
         return np.round(boxes).astype(np.float32)[: 30 if mode == "fast" else 5]
 
 
-def windows(size: tuple[int, int], stride: float = 0.5) -> np.ndarray:
-    height, width = size
-    return np.array([[0, 0, width * stride, height], [width * stride, 0, width, height]], np.float32)
+@dataclass(frozen=True)
+class Halves(ProposalMethod):
+    """A user's own: the left and the right part of an image."""
+
+    share: float = 0.5
+
+    def __call__(self, image: np.ndarray, image_id: Any = None) -> np.ndarray:
+        """Two boxes."""
+        height, width = image.shape[:2]
+        return np.array([[0, 0, width * self.share, height], [width * self.share, 0, width, height]])
 
 
 @pytest.fixture
 def search(monkeypatch: pytest.MonkeyPatch) -> Search:
     search = Search()
-    functions = {"selective_search": search, "sliding_window": windows}
-    monkeypatch.setattr(proposal_methods, "function_of", lambda name: functions[name])
+    monkeypatch.setattr("detkit.proposals.methods.selective_search", search)
     return search
 
 
@@ -70,8 +80,30 @@ def fast(**options: Any) -> detkit.FastRCNN:
     return construct(detkit.FastRCNN, COMMON | options)
 
 
+def proposals(method: ProposalMethod = SelectiveSearch(), path: Path | None = None, **options: Any) -> dict[str, Any]:
+    """The argument of a detector."""
+    return {"proposals": ProposalSettings(method, None if path is None else str(path), **options)}
+
+
+def computed(data: Shapes, split: str, settings: ProposalSettings = ProposalSettings()) -> ProposalStore:
+    """The store that a fit looks for."""
+    return load_or_compute(settings.task(data.annotations(split), split), progress=False)
+
+
 def stores(folder: Path) -> list[str]:
     return sorted(path.name.split("-")[0] for path in folder.rglob("*.proposals"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_boxes": (0, 5)}, "proposals.max_boxes: 0 must be at least 1"),
+        ({"method": "edge_boxes"}, "proposals.method 'edge_boxes' must be an object of a ProposalMethod"),
+    ],
+)
+def test_settings_that_make_no_sense(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ProposalSettings(**options)
 
 
 # -- a fit -------------------------------------------------------------------------------------
@@ -108,41 +140,59 @@ def test_other_options_have_stores_of_their_own(search: Search, data: Shapes, tr
             seen.extend(len(one["proposals"]) for one in batch)
             return super().propose(batch, encoded)
 
-    for mode, count in (("fast", 30), ("single", 5)):
-        trainer(max_steps=1, limit_val_batches=0).fit(
-            construct(Counting, COMMON | {"proposal_mode": mode}), datamodule=data
-        )
+    for method, count in ((SelectiveSearch(), 30), (SelectiveSearch("single"), 5), (Halves(), 2), (Halves(0.25), 2)):
+        trainer(max_steps=1, limit_val_batches=0).fit(construct(Counting, COMMON | proposals(method)), datamodule=data)
         assert seen[-2:] == [count] * 2
-    assert stores(tmp_path) == ["train", "train"]
-    trainer(max_steps=1, limit_val_batches=0).fit(
-        construct(Counting, COMMON | {"proposal_method": "sliding_window"}), datamodule=data
-    )
-    assert seen[-2:] == [2, 2] and search.calls == 16
+    assert stores(tmp_path) == ["train"] * 4 and search.calls == 16
 
 
-@pytest.mark.parametrize("proposals", ["file", "folder"])
-def test_proposals_from_another_place(
-    search: Search, data: Shapes, trainer: Any, tmp_path: Path, proposals: str
-) -> None:
-    place = tmp_path / "elsewhere"
-    if proposals == "file":
+@pytest.mark.parametrize("which", ["file", "folder"])
+def test_proposals_from_a_path(search: Search, data: Shapes, trainer: Any, tmp_path: Path, which: str) -> None:
+    path = tmp_path / "elsewhere"
+    if which == "file":
         data.prepare_data()
-        place = tmp_path / "mine.proposals"
-        load_or_compute(data.annotations("train"), place, options={"seed": 77}, progress=False)
+        path = tmp_path / "mine.proposals"
+        computed(data, "train", ProposalSettings(SelectiveSearch(seed=77), str(path)))
     runner = trainer(max_steps=1, limit_val_batches=0)
-    runner.fit(fast(proposals=str(place)), datamodule=data)
+    runner.fit(fast(**proposals(path=path)), datamodule=data)
     assert search.calls == 8
     assert not (tmp_path / "shapes/proposals").exists()
-    if proposals == "file":  # it holds the training split's
+    if which == "file":  # it holds the training split's
         with pytest.raises(DataError, match=r"mine\.proposals.*3 have none"):
-            runner.test(fast(proposals=str(place)), datamodule=data)
+            runner.test(fast(**proposals(path=path)), datamodule=data)
+
+
+def test_images_are_added_to_a_fits_own_store_alone(search: Search, data: Shapes, tmp_path: Path) -> None:
+    data.prepare_data()
+    few = Shapes(data.path, 8, 3, 3, 64)
+    names = tmp_path / "shapes/ImageSets/Main/train.txt"
+    every = names.read_text()
+    names.write_text("".join(every.splitlines(keepends=True)[1:]))
+    for settings, calls in ((ProposalSettings(), 8), (ProposalSettings(path=str(tmp_path / "elsewhere")), 7)):
+        search.calls = 0
+        given = GivenProposals(settings)
+        given.compute(few.annotations("train"), "train")
+        assert search.calls == 7
+        if calls == 7:  # another data set of the user's may keep its stores there
+            with pytest.raises(DataError, match="1 have none"):
+                given.compute(data_with(data, names, every).annotations("train"), "train")
+        else:
+            given.compute(data_with(data, names, every).annotations("train"), "train")
+            names.write_text("".join(every.splitlines(keepends=True)[1:]))
+        assert search.calls == calls
+
+
+def data_with(data: Shapes, names: Path, text: str) -> Shapes:
+    """The data set with another list of its images."""
+    names.write_text(text)
+    return Shapes(data.path, 8, 3, 3, 64)
 
 
 def test_a_store_that_is_not_there_is_no_folder(search: Search, data: Shapes, trainer: Any, tmp_path: Path) -> None:
-    place = tmp_path / "mien.proposals"
+    path = tmp_path / "mien.proposals"
     with pytest.raises(DataError, match=r"mien\.proposals: no such store"):
-        trainer(max_steps=1).fit(fast(proposals=str(place)), datamodule=data)
-    assert search.calls == 0 and not place.exists()
+        trainer(max_steps=1).fit(fast(**proposals(path=path)), datamodule=data)
+    assert search.calls == 0 and not path.exists()
 
 
 def test_proposals_that_the_user_gave_are_used(search: Search, data: Shapes, trainer: Any) -> None:
@@ -157,13 +207,20 @@ def test_proposals_that_the_user_gave_are_used(search: Search, data: Shapes, tra
 
 
 def test_an_rpns_proposals_come_from_its_stores(search: Search, data: Shapes, trainer: Any, tmp_path: Path) -> None:
-    model = fast(proposal_method="rpn", proposals=str(tmp_path / "rpn"))
+    model = fast(**proposals(StoredRPN(), tmp_path / "rpn"))
     runner = trainer(max_steps=1, limit_val_batches=0)
-    with pytest.raises(DataError, match=r"rpn: holds no stores of rpn proposals for train.*detkit propose"):
+    with pytest.raises(DataError, match=r"rpn: holds no stores of StoredRPN proposals for train.*detkit propose"):
         runner.fit(model, datamodule=data)
-    load_or_compute(data.annotations("train"), tmp_path / "rpn/train-rpn-0.proposals", progress=False)
+    ids = data.annotations("train").image_ids
+    for most in (300, 9):
+        made = asdict(StoredRPN(most, "0123", "32-true"))
+        path = tmp_path / f"rpn/train-StoredRPN-{most}.proposals"
+        write_store(path, ids, [[[0, 0, most / 10, 9]]] * 8, (64, 64), "StoredRPN", made)
+    with pytest.raises(DataError, match="holds 2 stores of StoredRPN proposals"):
+        runner.fit(model, datamodule=data)
+    model = fast(**proposals(StoredRPN(300), tmp_path / "rpn"))
     runner.fit(model, datamodule=data)
-    with pytest.raises(ConfigError, match=r"proposal_method: rpn makes none of pixels alone"):
+    with pytest.raises(ConfigError, match="StoredRPN makes none from pixels"):
         model.predict(sample(64, 64)["image"])
 
 
@@ -184,42 +241,42 @@ def test_a_fast_dev_run_computes_no_store_but_uses_one(
     trainer(fast_dev_run=True).fit(model, datamodule=data)
     assert stores(tmp_path) == [] and model.roi_heads.normalizer.known
     assert search.calls == 2 + 2 + 2 * 2  # statistics, a step of training, losses and detections of one of validation
-    load_or_compute(data.annotations("train"), default_store_path(data.annotations("train"), "train"), progress=False)
+    computed(data, "train")
     search.calls = 0
     trainer(fast_dev_run=True).fit(fast(box_normalization="per_class"), datamodule=data)
     assert search.calls == 2 * 2 and stores(tmp_path) == ["train"]
     with pytest.raises(DataError, match=r"mien\.proposals: no such store"):
-        trainer(fast_dev_run=True).fit(fast(proposals=str(tmp_path / "mien.proposals")), datamodule=data)
+        trainer(fast_dev_run=True).fit(fast(**proposals(path=tmp_path / "mien.proposals")), datamodule=data)
 
 
 # -- on the spot -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"proposal_method": "sliding_window"}, {"proposal_mode": "single"}])
+@pytest.mark.parametrize("method", [SelectiveSearch(), SlidingWindows(stride=16), SelectiveSearch("single"), Halves()])
 @torch.no_grad()
 def test_images_without_proposals_have_those_of_the_store(
-    search: Search, data: Shapes, trainer: Any, options: dict[str, Any]
+    search: Search, data: Shapes, trainer: Any, method: ProposalMethod
 ) -> None:
-    model = fast(**options)
+    model = fast(**proposals(method))
     trainer().test(model, datamodule=data, verbose=False)  # makes the store
     model.eval()
-    made = default_store_path(data.annotations("test"), "test", model.source.method, model.source.options)
-    data.use_proposals({"test": load_or_compute(data.annotations("test"), made, method=model.source.method,
-                                                options=model.source.options, progress=False)})  # fmt: skip
+    data.use_proposals({"test": computed(data, "test", model.given.settings)})
     for i in range(3):
         one = data.dataset("test")[i]
-        found = model.source.of_image(one["image"], one["image_id"])
-        assert torch.equal(found, one["proposals"]) and len(found) > 0
+        (found,) = model.given.of_images([one["image"]], [one["image_id"]])
+        torch.testing.assert_close(found, one["proposals"], atol=1 / 16, rtol=0)
+        assert len(found) > 1
         bare = {name: value for name, value in one.items() if name != "proposals"}
-        assert_same(model.detect([bare])[0], model.detect([one])[0], 0)
+        if isinstance(method, SelectiveSearch):  # no box lies between eighths of pixels
+            assert_same(model.detect([bare])[0], model.detect([one])[0], 0)
 
 
 def test_predict_searches_by_the_models_own_settings(search: Search) -> None:
-    model = fast(proposal_options={"seed": 5}).eval()
+    model = fast(**proposals(SelectiveSearch(seed=5))).eval()
     image = sample(64, 64)["image"]
     assert len(model.predict(image)["boxes"]) > 0 and search.calls == 1
-    expected = torch.from_numpy(search(image, seed=5))
-    assert torch.equal(model.source.of_image(image), expected)
+    expected = torch.from_numpy(search(image.permute(1, 2, 0).numpy(), seed=5))
+    assert torch.equal(model.given.of_images([image], [None])[0], expected)
 
 
 OWN = {"colour_spaces": ["lab"], "ks": [50], "strategies": [["fill"]], "min_sizes": [20]}
@@ -228,15 +285,14 @@ OWN = {"colour_spaces": ["lab"], "ks": [50], "strategies": [["fill"]], "min_size
 @pytest.mark.parametrize("options", [{"parameters": OWN}, {"parameters": "paper"}, {"resize_width": 40}])
 def test_real_search_of_an_image_is_that_of_its_store(data: Shapes, options: dict[str, Any]) -> None:
     data.prepare_data()
-    model = fast(proposal_options=options)
-    model.source.compute(data.annotations("val"), "val")
-    store = model.source.open(data.annotations("val"), "val")
+    given = GivenProposals(ProposalSettings(SelectiveSearch(**options)))
+    store = given.compute(data.annotations("val"), "val")
     samples = [data.dataset("val")[i] for i in range(3)]
-    found = model.source.of_images([one["image"] for one in samples], [one["image_id"] for one in samples])
+    found = given.of_images([one["image"] for one in samples], [one["image_id"] for one in samples])
     for one, boxes in zip(samples, found, strict=True):
         assert len(boxes) > 2
         torch.testing.assert_close(torch.from_numpy(store[one["image_id"]]), boxes, atol=1 / 8, rtol=0)
-        assert torch.equal(model.source.of_image(one["image"], one["image_id"]), boxes)
+        assert torch.equal(given.of_images([one["image"]], [one["image_id"]])[0], boxes)
 
 
 @torch.no_grad()
@@ -245,12 +301,12 @@ def test_a_batch_of_images_without_proposals_is_searched_side_by_side(
 ) -> None:
     both = threading.Barrier(2, timeout=30)  # broken where one image waits for the other to be done
 
-    def meet(image: Any, mode: str = "fast", seed: int = 0) -> np.ndarray:
+    def meet(image: np.ndarray, **options: Any) -> np.ndarray:
         both.wait()
-        return search(image, mode, seed)
+        return search(image, **options)
 
-    monkeypatch.setattr(proposal_methods, "function_of", lambda name: meet)
-    monkeypatch.setattr("detkit.detectors.proposal_source.available_cores", lambda: 2)
+    monkeypatch.setattr("detkit.proposals.methods.selective_search", meet)
+    monkeypatch.setattr("detkit.detectors.proposals.available_cores", lambda: 2)
     model = fast().eval()
     images = [sample(64, 64)["image"], sample(64, 80)["image"]]
     own = sample(64, 64) | {"proposals": torch.tensor([[1.0, 2, 30, 40]])}
@@ -258,7 +314,7 @@ def test_a_batch_of_images_without_proposals_is_searched_side_by_side(
     found = model.propose(batch, model.encode(batch))
     assert len(found[1].boxes) == 1 and search.calls == 2
     for i, image in ((0, images[0]), (2, images[1])):
-        assert torch.equal(found[i].boxes, torch.from_numpy(search(image)))
+        assert torch.equal(found[i].boxes, torch.from_numpy(search(image.permute(1, 2, 0).numpy())))
 
 
 # -- statistics --------------------------------------------------------------------------------
@@ -270,7 +326,7 @@ def test_statistics_are_measured_before_a_fit_and_kept(
     search: Search, data: Shapes, trainer: Any, tmp_path: Path, flip: bool, difficult: bool
 ) -> None:
     data = Shapes(data.path, 8, 3, 3, 64, batch_size=2, num_workers=0, transforms=None if flip else [])
-    model = fast(box_normalization="per_class", train_on_difficult=difficult, max_proposals=(20, 30))
+    model = fast(box_normalization="per_class", train_on_difficult=difficult, **proposals(max_boxes=(20, 30)))
     runner = trainer(max_steps=1, limit_val_batches=0)
     runner.fit(model, datamodule=data)
     runner.save_checkpoint(tmp_path / "one.ckpt")
@@ -278,10 +334,10 @@ def test_statistics_are_measured_before_a_fit_and_kept(
     split, images = data.annotations("train"), []
     for i in range(len(split)):
         fields = {name: torch.from_numpy(value) for name, value in split.fields(i).items()}
-        store = load_or_compute(split, default_store_path(split, "train", options={"mode": "fast"}), progress=False)
+        store = computed(data, "train")
         keep = torch.ones_like(fields["difficult"]) if difficult else ~fields["difficult"]
-        proposals = torch.from_numpy(store[split.image_id(i)])[:20]
-        images.append((proposals, fields["boxes"][keep], fields["labels"][keep]))
+        boxes = torch.from_numpy(store[split.image_id(i)])[:20]
+        images.append((boxes, fields["boxes"][keep], fields["labels"][keep]))
     assert split.difficult.any()
     expected = box_statistics(images, 5, mirrored=flip)
     loaded = detkit.load(tmp_path / "one.ckpt")
@@ -289,7 +345,7 @@ def test_statistics_are_measured_before_a_fit_and_kept(
         assert torch.equal(getattr(model.roi_heads.normalizer, name), value)
         assert torch.equal(getattr(loaded.roi_heads.normalizer, name), value)
     arguments = read_checkpoint(tmp_path / "one.ckpt")["hyper_parameters"]
-    assert arguments["box_normalization"] == "per_class" and arguments["max_proposals"] == (20, 30)
+    assert arguments["box_normalization"] == "per_class" and arguments["proposals"]["max_boxes"] == [20, 30]
     image = sample(64, 80)["image"]
     assert_same(loaded.predict(image), model.predict(image), 0)
 
@@ -336,9 +392,11 @@ CONFIG = """
 model:
   class_path: FastRCNN
   init_args:
-    {backbone: tiny, fpn: false, min_size: 64, max_size: 64, pooling: max, pool_size: 3, head_channels: 16, lr: 0.01,
-     roi_batch_size: 16, roi_background_iou: [0.1, 0.5], box_normalization: per_class, dedup_stride: 8,
-     test_sizes: [48, 64], test_max_size: 96, max_candidates: 20, proposal_options: {seed: 3}, score_threshold: 0.0}
+    {backbone: tiny, features: {fpn: false}, image: {min_size: 64, max_size: 64}, optim: {lr: 0.01},
+     roi: {pooling: max, pool_size: 3, head_channels: 16, batch_size: 16, background_iou: [0.1, 0.5]},
+     box_normalization: per_class, dedup_stride: 8, test_sizes: [48, 64], test_max_size: 96,
+     detection: {max_candidates: 20, score_threshold: 0.0},
+     proposals: {method: {class_path: SelectiveSearch, init_args: {seed: 3}}}}
 data:
   class_path: Shapes
   init_args: {path: shapes, num_train: 6, num_val: 3, num_test: 3, image_size: 64, num_workers: 0}
@@ -366,5 +424,5 @@ def test_from_fit_to_compress_by_the_command_line(
     assert search.calls == 6 + 3 + 3 + 12
     model = detkit.load(best)
     assert model.hparams["roi"]["svd_ranks"] == {"fc6": 4, "fc7": 4} and model.roi_heads.normalizer.known
-    assert model.source.options == {"mode": "fast", "seed": 3}
+    assert model.given.settings == ProposalSettings(SelectiveSearch(seed=3))
     assert capsys.readouterr().err == ""
