@@ -134,7 +134,7 @@ def report(content: dict[str, Any]) -> str:
     lines = ["# Selective search: detkit beside OpenCV", ""]
     lines += [
         f"{data['images']} photographs of {data['name']} {data['split']}, one thread for each side, in turns "
-        "(`python -m benchmarks.selective_search`).",
+        f"(`python -m benchmarks.selective_search --data PATH/{data['name']} --images {data['images']}`).",
         "",
     ]
     if content["partitions"]:
