@@ -15,6 +15,7 @@ import lightning as L
 import torch
 
 import detkit
+from detkit.settings import construct
 from detkit.data import Shapes
 from detkit.evaluation import coco
 
@@ -31,20 +32,23 @@ def main(shapes: str, results: str) -> None:
     coco.evaluate = note
     L.seed_everything(1, verbose=False)
     data = Shapes(shapes, 7, 5, 3, 64, batch_size=2, num_workers=0)
-    model = detkit.FasterRCNN(
-        data.class_names,
-        backbone="tiny",
-        features__fpn=False,
-        image__min_size=64,
-        image__max_size=64,
-        anchors__sizes=[[16.0, 32.0]],
-        rpn__pre_nms=(60, 40),
-        rpn__post_nms=(30, 20),
-        roi__pool_size=3,
-        roi__head_channels=16,
-        detection__score_threshold=0.01,
-        optim__lr=0.02,
-        optim__warmup_steps=2,
+    model = construct(
+        detkit.FasterRCNN,
+        {
+            "class_names": data.class_names,
+            "backbone": "tiny",
+            "features__fpn": False,
+            "image__min_size": 64,
+            "image__max_size": 64,
+            "anchors__sizes": [[16.0, 32.0]],
+            "rpn__pre_nms": (60, 40),
+            "rpn__post_nms": (30, 20),
+            "roi__pool_size": 3,
+            "roi__head_channels": 16,
+            "detection__score_threshold": 0.01,
+            "optim__lr": 0.02,
+            "optim__warmup_steps": 2,
+        },
     )
     seen: list[str] = []
     honest = model.losses
