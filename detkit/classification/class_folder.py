@@ -32,7 +32,7 @@ class FolderExamples(Examples):
 
         try:
             # A class without images is ours to judge: of a training set it cannot be learnt.
-            found = ImageFolder(root, is_valid_file=_is_image, allow_empty=True)
+            folder = ImageFolder(root, is_valid_file=_is_image, allow_empty=True)
         except FileNotFoundError:
             reason = "no class folders in it" if os.path.isdir(root) else "no such folder"
             raise DataError(
@@ -40,16 +40,17 @@ class FolderExamples(Examples):
             ) from None
         except OSError as error:
             raise DataError(f"{root}: cannot be read ({error})") from None
-        self.class_names = found.classes if class_names is None else class_names
-        unknown = [name for name in found.classes if name not in self.class_names]
+        self.class_names = folder.classes if class_names is None else class_names
+        unknown = [name for name in folder.classes if name not in self.class_names]
         if unknown:
             raise DataError(f"{root}: {', '.join(unknown)} is no class; the classes are {', '.join(self.class_names)}")
-        if not found.samples:
+        if not folder.samples:
             raise DataError(f"{root}: no image in its folders ({', '.join(IMAGE_SUFFIXES)})")
-        label = np.array([self.class_names.index(name) + 1 for name in found.classes], np.int64)
-        files, classes = zip(*found.samples, strict=True)
+        label = np.array([self.class_names.index(name) + 1 for name in folder.classes], np.int64)
+        files, classes = zip(*folder.samples, strict=True)
         # An array: a list is copied into every worker piece by piece, as its elements are counted.
-        self.root, self.files = root, np.array([os.path.relpath(file, root) for file in files])
+        self.root = root
+        self.files = np.array([os.path.relpath(file, root) for file in files])
         self.labels = label[np.array(classes)]
 
     def image(self, index: int) -> np.ndarray:

@@ -51,7 +51,9 @@ class Part(Examples):
     """
 
     def __init__(self, whole: Examples, rows: np.ndarray) -> None:
-        self.whole, self.rows, self.labels = whole, rows, whole.labels[rows]
+        self.whole = whole
+        self.rows = rows
+        self.labels = whole.labels[rows]
 
     def image(self, index: int) -> np.ndarray:
         """See `Examples`."""
@@ -63,9 +65,14 @@ class Part(Examples):
 
 
 def hold_out(examples: Examples, fraction: float, seed: int) -> tuple[Part, Part]:
-    """Those to train on and those held out to validate on: that share of each class, drawn by the seed.
+    """Split examples into those to train on and those to validate on, the same share of each class.
 
-    A class of two images or more keeps one at least on each side.
+    Of a class of two images or more, at least one is in each part.
+
+    Args:
+        examples: what is split.
+        fraction: the share to validate on, 0..1.
+        seed: of the choice.
     """
     generator = np.random.default_rng(seed)
     held = np.zeros(len(examples), bool)

@@ -58,7 +58,7 @@ class COCO(DetectionDataModule):
         }
         if test_annotations is not None and test_images is None:
             raise DataError("COCO: test_annotations is given without test_images, the folder of its images")
-        # With the classes given, any file that is there tells their ids.
+        # Where the classes are given, their ids are read from any file that exists.
         files = [file for file, _ in self.sources.values() if file is not None]
         present = [file for file in files if os.path.isfile(os.path.join(self.path, file))]
         file = files[0] if not self.class_names or not present else present[0]
@@ -147,7 +147,8 @@ def _add_images(builder: AnnotationsBuilder, images: Sequence[Image], source: st
     present = set(os.listdir(folder))
     numbers: dict[Any, int] = {}
     for image in images:
-        where, file = f"{source}: image {image.id!r}", image.file_name
+        where = f"{source}: image {image.id!r}"
+        file = image.file_name
         try:
             width, height = int(image.width), int(image.height)
         except (TypeError, ValueError):
@@ -175,7 +176,7 @@ def find_classes(instances: Instances, given: Sequence[str], source: str) -> tup
     Raises:
         DataError: a category without a name, a name given twice, or a name that no category has.
     """
-    names = {category.id: category.name for category in sorted(instances.categories, key=lambda each: each.id)}
+    names = {category.id: category.name for category in sorted(instances.categories, key=lambda category: category.id)}
     for number, name in names.items():
         if not isinstance(name, str):
             raise DataError(f"{source}: category {number} has no name")

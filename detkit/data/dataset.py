@@ -40,7 +40,10 @@ class DetectionDataset(Dataset):
         proposals: Mapping[str | int, Any] | None = None,
         seed: int = 0,
     ) -> None:
-        self.annotations, self.transform, self.proposals, self.seed = annotations, transform, proposals, seed
+        self.annotations = annotations
+        self.transform = transform
+        self.proposals = proposals
+        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -90,7 +93,7 @@ class DetectionDataset(Dataset):
 
 
 def _proposals(proposals: Mapping[str | int, Any], image_id: str | int) -> np.ndarray:
-    """(P, 4) float32, in memory of their own."""
+    """A copy of an image's proposals, (P, 4) float32."""
     try:
         return np.array(proposals[image_id], np.float32).reshape(-1, 4)
     except KeyError:

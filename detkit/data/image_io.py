@@ -29,7 +29,7 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None
         size: (width, height) that the annotation gives, if it gives one.
 
     Returns:
-        uint8 (H, W, 3) RGB, in memory of its own.
+        uint8 (H, W, 3) RGB; a copy that may be changed.
 
     Raises:
         DataError: missing, unreadable or cut short.

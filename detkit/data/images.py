@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
@@ -14,6 +13,7 @@ from detkit.data.image_io import read_image
 from detkit.data.loaders import make_eval_loader
 from detkit.data.voc_files import IMAGE_SUFFIXES
 from detkit.errors import DataError
+from detkit.types import Sample
 
 
 class ImageFolder(DetectionDataModule):
@@ -71,7 +71,7 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Sample:
         """image uint8 (3, H, W), image_id (path below the folder, with "/") and path.
 
         Raises:
@@ -90,12 +90,12 @@ def _find(path: str) -> tuple[str, list[str]]:
         return os.path.dirname(path), [os.path.basename(path)]
     if not os.path.isdir(path):
         raise DataError(f"{path}: no such file or folder")
-    found = []
+    files = []
     for folder, _, names in os.walk(path):
         inner = os.path.relpath(folder, path)
         for name in names:
             if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
-                found.append(name if inner == "." else os.path.join(inner, name))
-    if not found:
+                files.append(name if inner == "." else os.path.join(inner, name))
+    if not files:
         raise DataError(f"{path}: no image below this folder ({', '.join(IMAGE_SUFFIXES)})")
-    return path, sorted(found)
+    return path, sorted(files)

@@ -97,7 +97,8 @@ class TrainSampler(DistributedSampler):
     def _grouped(self, order: np.ndarray, epoch: int) -> np.ndarray:
         batch = self.batch_size
         wide = self.wide[order]  # type: ignore[index]
-        whole, rest = [], []
+        whole = []
+        rest = []
         for group in (order[wide], order[~wide]):
             full = len(group) // batch * batch
             whole.append(group[:full].reshape(-1, batch))

@@ -93,7 +93,7 @@ def draw_shapes(path: str, counts: dict[str, int], image_size: int, seed: int) -
         DataError: the folder exists and holds something else.
     """
     parameters = {"version": _VERSION, "seed": seed, "image_size": image_size, "counts": counts}
-    if _is_there(path, parameters):
+    if _is_drawn(path, parameters):
         return
     parent = os.path.dirname(os.path.abspath(path))
     os.makedirs(parent, exist_ok=True)
@@ -109,23 +109,23 @@ def draw_shapes(path: str, counts: dict[str, int], image_size: int, seed: int) -
             os.rename(temporary, path)
         except OSError:
             # Another process was faster; what it drew must be the same.
-            if not _is_there(path, parameters):
+            if not _is_drawn(path, parameters):
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _is_there(path: str, parameters: dict[str, Any]) -> bool:
+def _is_drawn(path: str, parameters: dict[str, Any]) -> bool:
     if not os.path.exists(path) or (os.path.isdir(path) and not os.listdir(path)):
         return False
     try:
         with open(os.path.join(path, _PARAMETERS), encoding="utf-8") as file:
-            found = json.load(file)
+            drawn_with = json.load(file)
     except (OSError, ValueError):
         raise DataError(f"{path}: exists, but is no Shapes data set; choose another path or remove it") from None
-    if found != parameters:
+    if drawn_with != parameters:
         raise DataError(
-            f"{path}: holds Shapes drawn with other parameters ({found} instead of {parameters}); "
+            f"{path}: holds Shapes drawn with other parameters ({drawn_with} instead of {parameters}); "
             "choose another path or remove it"
         )
     return True
@@ -143,7 +143,7 @@ def _draw_all(folder: str, counts: dict[str, int], image_size: int, seed: int) -
             file = os.path.join(folder, "JPEGImages", f"{image_id}.jpg")
             if not cv2.imwrite(file, image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92]):
                 raise DataError(f"{file}: cannot be written")
-            written = [VOCObject(each.name, each.box, each.difficult) for each in objects]
+            written = [VOCObject(item.name, item.box, item.difficult) for item in objects]
             text = format_annotation(f"{image_id}.jpg", image_size, image_size, written)
             with open(os.path.join(folder, "Annotations", f"{image_id}.xml"), "w", encoding="utf-8") as output:
                 output.write(text)

@@ -95,7 +95,7 @@ def _acceptable(mask: Array, alpha: Array, placed: list[_Placed]) -> bool:
 
 
 def _make_shape(rng: np.random.Generator, size: int) -> tuple[str, Array, tuple[int, int]]:
-    """A class name, its coverage (h, w) in 0..1, and the place of the coverage's top left corner (x, y)."""
+    """A class name, its coverage (h, w) in 0..1, and its top left corner (x, y)."""
     import cv2
 
     name = str(rng.choice(SHAPE_CLASSES))
@@ -140,6 +140,7 @@ def _polar(radii: Array) -> Array:
 
 
 def _overlap(alpha: Array, corner: tuple[int, int], size: int) -> tuple[tuple[slice, slice], Array]:
+    """The window of the image that the shape covers, and the part of the shape in it."""
     x, y = corner
     top, left = max(y, 0), max(x, 0)
     bottom, right = min(y + alpha.shape[0], size), min(x + alpha.shape[1], size)
@@ -149,8 +150,8 @@ def _overlap(alpha: Array, corner: tuple[int, int], size: int) -> tuple[tuple[sl
 
 def _paste_mask(alpha: Array, corner: tuple[int, int], size: int) -> Array:
     mask = np.zeros((size, size), bool)
-    place, part = _overlap(alpha, corner, size)
-    mask[place] = part >= 0.5
+    window, part = _overlap(alpha, corner, size)
+    mask[window] = part >= 0.5
     return mask
 
 
@@ -167,16 +168,16 @@ def _paint(image: Array, alpha: Array, corner: tuple[int, int], colour: Array, r
         width = max(side // 16, 1)
         core = cv2.erode(alpha, np.ones((2 * width + 1, 2 * width + 1), np.uint8), borderValue=0)[..., None]
         paint = core * paint + (1 - core) * paint * rng.choice([0.6, 1.3])
-    place, part = _overlap(alpha, corner, size)
+    window, part = _overlap(alpha, corner, size)
     inside = _overlap(paint, corner, size)[1]
-    image[place] += part[..., None] * (np.clip(inside, 0, 255) - image[place])
+    image[window] += part[..., None] * (np.clip(inside, 0, 255) - image[window])
 
 
 # -- colours and grounds ------------------------------------------------------
 
 
 def _hsv(hue: float, saturation: float, value: float) -> Array:
-    """RGB float64 (3,) in 0..255; each of the three given in 0..1."""
+    """RGB float64 (3,) in 0..255; the arguments are in 0..1."""
     import colorsys
 
     return np.array(colorsys.hsv_to_rgb(hue % 1.0, saturation, value)) * 255

@@ -16,7 +16,7 @@ _SHOWN = 5  # findings of a kind that are named one by one
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """Counts of one split. `found` maps a finding's kind to its number."""
+    """Counts of one split; `findings` are counted by their kind."""
 
     images: int
     empty: int
@@ -25,7 +25,7 @@ class SplitSummary:
     crowd: int
     dropped: int
     per_class: dict[str, int]
-    found: dict[str, int]
+    findings: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,11 @@ class DataSummary:
         """Findings (the first few of each kind, by file and object) and warnings, in words."""
         lines = []
         for split, findings in self.findings.items():
-            for kind, count in self.splits[split].found.items():
+            for kind, count in self.splits[split].findings.items():
                 lines.append(f"{split}: {kind.replace('_', ' ')}: {count}")
-                same = [each for each in findings if each.kind == kind]
+                same = [finding for finding in findings if finding.kind == kind]
                 for finding in same[:_SHOWN]:
-                    number = "" if finding.object is None else f", object {finding.object}"
-                    lines.append(f"  {finding.file}{number}: {finding.message}")
+                    lines.append(f"  {finding}")
                 if len(same) > _SHOWN:
                     lines.append(f"  and {len(same) - _SHOWN} more")
         return lines + [f"warning: {text}" for text in self.warnings]
@@ -121,18 +120,18 @@ class DataSummary:
 
 def _count(annotations: Annotations, class_names: Sequence[str]) -> SplitSummary:
     per_class = np.bincount(annotations.labels, minlength=len(class_names) + 1)[1:]
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for finding in annotations.findings:
-        found[finding.kind] += finding.count
+        counts[finding.kind] += finding.count
     return SplitSummary(
         images=len(annotations),
         empty=int((annotations.counts == 0).sum()),
         boxes=len(annotations.boxes),
         difficult=int(annotations.difficult.sum()),
         crowd=int(annotations.crowd.sum()),
-        dropped=sum(found[kind] for kind in DROPPED),
+        dropped=sum(counts[kind] for kind in DROPPED),
         per_class=dict(zip(class_names, per_class.tolist(), strict=True)),
-        found=dict(found),
+        findings=dict(counts),
     )
 
 

@@ -192,9 +192,9 @@ def find_folders(path: str) -> dict[str, str]:
             return {_short(os.path.basename(os.path.abspath(top))): top}
         if os.path.isdir(top):
             inside = {_short(name): os.path.join(top, name) for name in sorted(os.listdir(top))}
-            found = {name: folder for name, folder in inside.items() if _is_voc(folder)}
-            if found:
-                return found
+            inside = {name: folder for name, folder in inside.items() if _is_voc(folder)}
+            if inside:
+                return inside
     raise DataError(f"{path}: no VOC folder here (it holds Annotations, JPEGImages and ImageSets/Main)")
 
 
@@ -261,12 +261,12 @@ def list_files(folder: str, suffixes: Sequence[str]) -> dict[str, str]:
     """Name without suffix -> name, of the files in a folder that end in one of the suffixes (any case)."""
     if not os.path.isdir(folder):
         raise DataError(f"{folder}: folder does not exist")
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     for name in sorted(os.listdir(folder)):
         stem, suffix = os.path.splitext(name)
         if suffix.lower() in suffixes:
-            found.setdefault(stem, name)
-    return found
+            files.setdefault(stem, name)
+    return files
 
 
 def format_annotation(filename: str, width: int, height: int, objects: Sequence[VOCObject]) -> str:

@@ -1,4 +1,4 @@
-"""All that is said about a set of detections beside its mean average precision."""
+"""The analysis of a set of detections: errors, curves, confusions and sensitivities beside the mean AP."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def analyse(
     background: float = BACKGROUND,
     max_detections: int = 100,
 ) -> Analysis:
-    """Looks at the detections from every side.
+    """Compute errors, curves, confusions and sensitivities.
 
     Args:
         evaluation_set: objects and detections.
@@ -147,7 +147,7 @@ def _sampled(curve: ClassCurve) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """`value` with None for every float that JSON has no word for."""
+    """`value` with None for NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _finite(entry) for key, entry in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Which classes are taken for which."""
+"""The confusion matrix: which classes are detected as which."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def confusion_matrix(
     iou_threshold: float = 0.5,
     assignment: Assignment | None = None,
 ) -> np.ndarray:
-    """Counts objects by their class and by the class of the detection that covers them.
+    """Count objects by their class and by the class of the detection that covers them.
 
     Each object and each detection counts once. First come the hits, by COCO's rule: the diagonal is what precision
     and recall at this threshold count. Then each detection left, best first, takes the object of another class that it

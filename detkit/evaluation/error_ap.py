@@ -12,7 +12,7 @@ TIDE's dAP (arXiv 2008.08115, section 2.3), with AP at IoU t_f over COCO's 101 r
 As in tidecv, a class whose last object was removed leaves the mean if it has no detection, and counts 0 if it has
 misses. Where no class is left, nothing wrong is left either: the mean is 1. Classes without objects have no AP, as in
 COCOeval; tidecv counts them 0 if something was detected. The recalls are COCOeval's too, of which
-0.35, 0.7 and eight more are a hair above the fraction; tidecv's are not, and a recall of exactly 7/20 reaches them.
+0.35, 0.7 and eight more are slightly above the fraction; tidecv's are not, and a recall of exactly 7/20 reaches them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def error_ap(
     assignment: Assignment,
     ranked: np.ndarray | None = None,
 ) -> ErrorAP:
-    """Mends the errors of each kind in turn.
+    """Compute what mending the errors of each kind adds to the mean AP.
 
     Args:
         evaluation_set: objects and detections.

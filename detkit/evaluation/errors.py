@@ -73,7 +73,7 @@ def find_errors(
     max_detections: int = 100,
     assignment: Assignment | None = None,
 ) -> Errors:
-    """Sorts what went wrong into TIDE's kinds.
+    """Sort errors into TIDE's kinds.
 
     Args:
         evaluation_set: objects and detections.

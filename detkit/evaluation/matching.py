@@ -14,7 +14,7 @@ from detkit.evaluation.evaluation_set import EvaluationSet
 from detkit.evaluation.grouping import for_classes, group_by_class
 from detkit.system import jit
 
-# COCOeval takes thresholds of 1 as a hair less.
+# COCOeval lowers a threshold of 1 to this.
 ALMOST_ONE = 1 - 1e-10
 
 

@@ -130,8 +130,13 @@ class Protocol:
             return self._evaluate_coco(evaluation_set, num_classes)
         from detkit.evaluation import voc
 
-        eleven, strict = self.name == "voc07", self.hit_rule == ">"
-        average = voc.evaluate(evaluation_set, num_classes, self.iou_thresholds, eleven, strict)
+        average = voc.evaluate(
+            evaluation_set,
+            num_classes,
+            self.iou_thresholds,
+            eleven_points=self.name == "voc07",
+            strict=self.hit_rule == ">",
+        )
         at = self._at_thresholds(average, axis=0)
         return {"map": _mean(average), **at, "map_per_class": _means(average), "num_over_limit": 0}
 
@@ -159,12 +164,12 @@ class Protocol:
         return {**result, "num_over_limit": over_limit}
 
     def _at_thresholds(self, values: np.ndarray, axis: int) -> dict[str, float]:
-        found = {}
+        values_at = {}
         for percent in (50, 75):
             near = np.flatnonzero(np.isclose(self.iou_thresholds, percent / 100, rtol=0, atol=1e-9))
             if len(near):
-                found[f"map_{percent}"] = _mean(values.take(near[0], axis=axis))
-        return found
+                values_at[f"map_{percent}"] = _mean(values.take(near[0], axis=axis))
+        return values_at
 
 
 def _mean(values: np.ndarray) -> float:

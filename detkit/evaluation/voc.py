@@ -17,7 +17,7 @@ from detkit.evaluation.grouping import for_classes, group_by_class
 from detkit.evaluation.matching import clear, mark_objects, overlap
 from detkit.system import jit
 
-#: VOC2007's recalls as the devkit's port has them: the fourth is a hair above .3, which 3 of 10 do not reach.
+#: VOC2007's recalls as the devkit's port has them: the fourth is slightly above 0.3, so that 3 of 10 objects do not reach it.
 ELEVEN_POINTS = np.arange(0.0, 1.1, 0.1)
 
 

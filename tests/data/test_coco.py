@@ -83,7 +83,7 @@ def test_other_categories_are_left_out_on_request(folder: Path) -> None:
     data = load(folder, content(), class_names=["dog"], other_classes="drop")
     train = data.annotations("train")
     assert train is not None and train.counts.tolist() == [1, 0] and data.category_ids == [18]
-    assert data.summary().splits["train"].found == {"other_class": 1}
+    assert data.summary().splits["train"].findings == {"other_class": 1}
     unknown = content(annotations=[annotation(category_id=99)])
     with pytest.raises(
         DataError, match="annotation 1: 1 of 1 annotations are of 1 classes that the file does not have: 99"

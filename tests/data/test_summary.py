@@ -14,7 +14,7 @@ def test_counts_and_findings(two_cats: Path) -> None:
     train = summary.splits["train"]
     assert (train.images, train.boxes, train.empty, train.difficult, train.crowd, train.dropped) == (2, 2, 0, 1, 0, 1)
     assert train.per_class == {"cat": 1, "dog": 1}
-    assert train.found == {"degenerate": 1, "zero_based": 1, "clipped": 1}
+    assert train.findings == {"degenerate": 1, "zero_based": 1, "clipped": 1}
     assert summary.splits["val"].dropped == 0
     assert "coordinate of 0" in summary.warnings[0]
     text = str(summary)

@@ -217,7 +217,7 @@ def test_other_classes_are_left_out_on_request(make_voc: Callable[..., Path]) ->
     train = data.annotations("train")
     assert train is not None and train.counts.tolist() == [1, 0] and train.labels.tolist() == [1]
     split = data.summary().splits["train"]
-    assert (split.dropped, split.found, split.empty) == (3, {"other_class": 3}, 1)
+    assert (split.dropped, split.findings, split.empty) == (3, {"other_class": 3}, 1)
     (line,) = [line for line in data.summary().lines() if "left out" in line]
     assert line.endswith("3 of 4 objects are of 2 classes that class_names does not have ('dog' 2, 'cow' 1): left out")
     with pytest.raises(ConfigError, match="'error' or 'drop'"):
