@@ -8,6 +8,7 @@ from detkit.lazy import lazy_names
 
 if TYPE_CHECKING:
     from detkit.data.annotations import Annotations as Annotations
+    from detkit.data.annotations import AnnotationsBuilder as AnnotationsBuilder
     from detkit.data.annotations import Finding as Finding
     from detkit.data.coco import COCO as COCO
     from detkit.data.datamodule import DetectionDataModule as DetectionDataModule
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "detkit.data.annotations": ["Annotations", "Finding"],
+        "detkit.data.annotations": ["Annotations", "AnnotationsBuilder", "Finding"],
         "detkit.data.coco": ["COCO"],
         "detkit.data.datamodule": ["DetectionDataModule"],
         "detkit.data.images": ["ImageFolder"],

@@ -193,14 +193,14 @@ class Annotations:
 
 
 class AnnotationsBuilder:
-    """Collects images and raw boxes from a reader; `build` checks them all at once.
+    """Collects images and their boxes while a data set is read; `build` checks them all at once.
 
     Args:
         root: folder that image files are relative to.
         min_side: boxes with a side of this many pixels or less are degenerate and left out.
     """
 
-    def __init__(self, root: str, min_side: float) -> None:
+    def __init__(self, root: str, min_side: float = 1.0) -> None:
         self.root = root
         self.min_side = min_side
         self.findings: list[Finding] = []
@@ -208,9 +208,19 @@ class AnnotationsBuilder:
         self._rows: list[tuple[int, int | None, int, bool, bool, float]] = []
         self._boxes: list[tuple[float, float, float, float]] = []
 
-    def image(self, image_id: str | int, file: str, width: int, height: int, source: str) -> int:
-        """Begin an image; `source` is the file that findings name. Returns the image's number."""
-        self._images.append((image_id, file, width, height, source))
+    def image(self, image_id: str | int, file: str, width: int, height: int, source: str | None = None) -> int:
+        """Add an image.
+
+        Args:
+            image_id: unique in the split; all are str or all are int.
+            file: relative to the root.
+            width, height: in pixels, as the annotation means the image.
+            source: the annotation file that findings name; None names the image file.
+
+        Returns:
+            The image's number, for `box`.
+        """
+        self._images.append((image_id, file, width, height, file if source is None else source))
         return len(self._images) - 1
 
     def box(
@@ -218,12 +228,21 @@ class AnnotationsBuilder:
         image: int,
         box: tuple[float, float, float, float],
         label: int,
-        number: int | None,
+        number: int | None = None,
         difficult: bool = False,
         crowd: bool = False,
         area: float = float("nan"),
     ) -> None:
-        """Add a half-open box (any order, any image); an `area` of NaN stands for the box's own."""
+        """Add a box; the images may come in any order.
+
+        Args:
+            image: the image's number.
+            box: x1, y1, x2, y2 in pixels, half-open: a full image is (0, 0, width, height).
+            label: 1..K.
+            number: what findings call the object; None for nothing.
+            difficult, crowd: see Annotations.
+            area: square pixels; NaN takes the box's.
+        """
         self._boxes.append(box)
         self._rows.append((image, number, label, difficult, crowd, area))
 
