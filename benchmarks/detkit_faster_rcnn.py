@@ -1,4 +1,4 @@
-"""Our side of the comparison: `detkit fit` itself, with a clock on its steps, then the common evaluator.
+"""detkit's side of the comparison: `detkit fit` with a clock on its steps, then the common evaluator.
 
 python -m benchmarks.detkit_faster_rcnn --config benchmarks/bccd_mobilenet_v2.yaml --output ours.json
 """
@@ -14,7 +14,7 @@ from benchmarks.side import StepClock, arguments, evaluate, finish, pin, read_co
 
 
 class StepTimer(Callback):
-    """Times the steps of a fit: before anything of ours or Lightning's sees the batch, to after the optimizer."""
+    """Measures the steps of a fit, from the loaded batch to after the optimizer."""
 
     def __init__(self) -> None:
         self.clock = StepClock()
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     quiet()
     extra = ["--trainer.enable_progress_bar", "false", "--trainer.callbacks+", f"{__spec__.name}.StepTimer"]
-    extra += ["--trainer.limit_val_batches", "0"]  # the evaluator that serves both sides does it
+    extra += ["--trainer.limit_val_batches", "0"]  # the common evaluator validates
     if options.max_steps:
         extra += ["--trainer.max_steps", str(options.max_steps), "--trainer.max_epochs", "-1"]
     cli = run("fit", ["--config", options.config, *extra])

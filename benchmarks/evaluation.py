@@ -1,4 +1,4 @@
-"""The evaluator beside its peers, in one run: COCO's twelve numbers from memory, batch by batch, and from files.
+"""The evaluator beside other evaluators, in one run: COCO's twelve numbers from memory, batch by batch, and from files.
 
     python -m benchmarks.evaluation --output benchmarks/results/evaluation.json
 
@@ -25,7 +25,7 @@ from benchmarks.evaluation_contenders import CONTENDERS
 from benchmarks.real_data import machine
 
 TOLERANCE = 1e-12
-"""How far our numbers may be from pycocotools'."""
+"""The largest difference from pycocotools' numbers that is accepted."""
 
 PEER_SCRIPTS = {
     "pycocotools": """
@@ -60,7 +60,7 @@ LABELS = {
 
 
 def run_contender(name: str, folder: Path, calls: int) -> dict[str, Any]:
-    """One contender in a process of its own.
+    """One contender in its own process.
 
     Raises:
         SystemExit: it failed.
@@ -74,7 +74,7 @@ def run_contender(name: str, folder: Path, calls: int) -> dict[str, Any]:
 
 
 def run_files(name: str, folder: Path) -> dict[str, Any]:
-    """A whole process from COCO's files to the twelve numbers: its seconds, and its peak of memory in MB.
+    """A whole process from COCO's files to the twelve numbers: its seconds, and its peak memory in MB.
 
     Raises:
         SystemExit: it failed.
@@ -110,7 +110,7 @@ def run_files(name: str, folder: Path) -> dict[str, Any]:
 def run_all(
     folder: Path, repeats: int, calls: int, skip: set[str], small: bool
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Every contender `repeats` times, in turns; first ours with an empty cache of compiled code, unless `small`."""
+    """Every contender `repeats` times, in turns; detkit once more with an empty cache, unless `small`."""
     found: dict[str, dict[str, list[dict[str, Any]]]] = {"memory": {}, "stream": {}, "files": {}}
     if not small:
         os.environ["NUMBA_CACHE_DIR"] = str(folder / "numba")
@@ -173,7 +173,7 @@ def _difference(numbers: list[float | None], reference: list[float | None]) -> f
 
 
 def report(content: dict[str, Any]) -> str:
-    """What the JSON holds, to read."""
+    """The results as markdown."""
     size, where = content["set"], content["machine"]
     ours = content["memory"]["detkit"]
     versions = ", ".join(f"{name} {where[name]}" for name in ("numba", "torch", "pycocotools", "torchmetrics"))
@@ -240,7 +240,7 @@ def _table(results: dict[str, dict[str, Any]], ours: str, load: bool = False) ->
 
 
 def main() -> None:
-    """Run, print, write, and fail if our numbers are not pycocotools'."""
+    """Run, print, write, and fail where detkit's numbers are not pycocotools'."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="JSON file; the table goes beside it as .md")
     parser.add_argument(

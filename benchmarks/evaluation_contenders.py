@@ -1,4 +1,4 @@
-"""One contender of `benchmarks.evaluation` in a process of its own: what it takes in time and memory.
+"""One contender of `benchmarks.evaluation` in its own process: its time and memory.
 
 python -m benchmarks.evaluation_contenders detkit --set FOLDER --calls 3 --output detkit.json
 """
@@ -26,7 +26,7 @@ BATCH = 8
 
 Evaluate = Callable[[], list[float]]
 Contender = tuple[Callable[[], Any], Callable[[Any], list[float]]]
-"""What is timed as loading, and what is timed as evaluating with what loading gave."""
+"""A function that is measured as loading, and one that is measured as evaluating its result."""
 
 
 def detkit(arrays: Arrays) -> Contender:
@@ -163,12 +163,12 @@ def _twelve(numbers: dict[str, Any]) -> list[float]:
 
 
 def _no_minus(numbers: np.ndarray) -> list[float]:
-    """None for what there is nothing to count for: the peers' -1, our NaN."""
+    """None for undefined numbers: -1 of the other evaluators, NaN of detkit."""
     return [None if value == -1 or np.isnan(value) else float(value) for value in numbers]
 
 
 def memory() -> tuple[float, float]:
-    """This process's memory now, and the most it had since `forget_peak` or its start, in MB."""
+    """This process's memory now, and its peak since `forget_peak` or its start, in MB."""
     try:
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         return int(status["VmRSS"].split()[0]) / 1024, int(status["VmHWM"].split()[0]) / 1024
@@ -178,13 +178,13 @@ def memory() -> tuple[float, float]:
 
 
 def forget_peak() -> None:
-    """Starts a new peak, where the system lets one."""
+    """Resets the peak, where the system allows it."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def measure(contender: Contender, calls: int) -> dict[str, Any]:
-    """Loads once and evaluates `calls` times: seconds, the memory before and the most used, and the twelve numbers."""
+    """Loads once and evaluates `calls` times: seconds, the memory before and its peak, and the twelve numbers."""
     load_set, evaluate = contender
     before, peak = memory()[0], 0.0
     forget_peak()
@@ -203,7 +203,7 @@ def measure(contender: Contender, calls: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure one contender and write what came of it."""
+    """Measure one contender and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("contender", choices=list(CONTENDERS))
     parser.add_argument("--set", required=True, type=Path, help="folder with set.npz")

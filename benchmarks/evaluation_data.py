@@ -1,4 +1,4 @@
-"""A made-up detection set of COCO val2017's size and structure, the same for every seed and machine.
+"""A synthetic detection set of COCO val2017's size and structure, the same for every seed and machine.
 
 Objects: areas spread as COCO's (some 41 % small, 34 % medium, 24 % large), classes as unequally frequent, one in a
 hundred a crowd. Detections: most images have the full hundred; they lie around objects, several to an object, and
@@ -142,7 +142,7 @@ def save(arrays: Arrays, folder: Path) -> None:
 
 
 def load(folder: Path) -> Arrays:
-    """What `save` has kept."""
+    """The arrays that `save` has written."""
     with np.load(folder / "set.npz") as content:
         return dict(content)
 

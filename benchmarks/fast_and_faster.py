@@ -1,10 +1,10 @@
-"""Fast R-CNN beside Faster R-CNN on photographs: the same backbone, budget and schedule, and each one's proposals.
+"""Fast R-CNN beside Faster R-CNN on photographs: the same backbone, number of steps and schedule, and their proposals.
 
     python -m benchmarks.fast_and_faster --data PATH/voc-animals --weights PATH/mobilenet_v2_imagenet.pth
 
 Both are trained by `detkit fit` with voc_animals_{fast_rcnn,mobilenet_v2}.yaml, tested by COCO's and VOC2007's
-protocol, and their proposals for the validation set held against the objects. What lies in --work already is not done
-again. Writes benchmarks/results/fast_and_faster.json and the table as .md beside it.
+protocol, and their proposals for the validation set compared with the objects. What --work already contains is not
+computed again. Writes benchmarks/results/fast_and_faster.json and the table as .md beside it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CLASSES = "[person,cat,dog,horse,sheep,cow]"
 
 
 def detkit(*args: str) -> None:
-    """Run the program with one thread.
+    """Run detkit with one thread.
 
     Raises:
         subprocess.CalledProcessError: it failed.
@@ -45,11 +45,11 @@ def run(side: str, data: str, weights: str, steps: int, work: Path) -> dict[str,
         detkit("fit", *config, *given, *length, "--trainer.default_root_dir", str(folder))
     found: dict[str, Any] = {}
     for protocol in ("coco", "voc07"):
-        place = folder / protocol
-        if not (place / "metrics.json").is_file():
-            options = ["--model.protocol", protocol, "--output", str(place)]
+        output = folder / protocol
+        if not (output / "metrics.json").is_file():
+            options = ["--model.protocol", protocol, "--output", str(output)]
             detkit("test", "--ckpt_path", str(folder), *given, *options)
-        found[protocol] = json.loads((place / "metrics.json").read_text(encoding="utf-8"))
+        found[protocol] = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
     store = work / f"{side}_val.proposals"
     if side == "faster_rcnn":
         method = ["--method", "StoredRPN", "--ckpt_path", str(folder)]
@@ -61,7 +61,7 @@ def run(side: str, data: str, weights: str, steps: int, work: Path) -> dict[str,
 
 
 def recall(path: Path, data: str) -> dict[str, Any]:
-    """Recall and mean best overlap of a store's boxes, and how many there are."""
+    """Recall and mean average best overlap of a store's boxes, and their number."""
     from detkit.data import VOC
     from detkit.proposals import ProposalStore
     from detkit.tools.propose import recall_of

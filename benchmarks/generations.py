@@ -1,4 +1,4 @@
-"""The three generations on real photographs: each trained on the same few, with one backbone, then timed and judged.
+"""The three generations on real photographs: each trained on the same images with one backbone, then measured.
 
     python -m benchmarks.generations --data PATH/voc-animals --weights PATH/mobilenet_v2_imagenet.pth
 
@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 
 
 def make_subset(data: Path, folder: Path, counts: dict[str, int]) -> Path:
-    """A VOC folder of some images of `data`: links to its folders, and image sets of their own."""
+    """A VOC folder of some images of `data`: links to its folders, and new image sets."""
     source = next(path.parent for path in sorted(data.resolve().rglob("ImageSets")))
     sets = folder / "ImageSets" / "Main"
     sets.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def make_subset(data: Path, folder: Path, counts: dict[str, int]) -> Path:
 
 
 def train(work: Path, weights: str, epochs: int, threads: int) -> dict[str, Path]:
-    """Fit the three, one after the other; a run that is there already is used as it is."""
+    """Fit the three, one after the other; an existing run is used as it is."""
     runs = {}
     for key, config in CONFIGS.items():
         runs[key] = work / key
@@ -64,7 +64,7 @@ def train(work: Path, weights: str, epochs: int, threads: int) -> dict[str, Path
 
 
 def ablation(run: Path, threads: int) -> str:
-    """R-CNN's ways to detect, compared by `detkit test`."""
+    """R-CNN with and without SVMs and box regressors, compared by `detkit test`."""
     environment = {**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
     report = run.parent / "report"
     command = [sys.executable, "-m", "detkit", "test", "--ckpt_path", str(run), "--output", str(report)]

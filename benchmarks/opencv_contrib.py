@@ -1,4 +1,4 @@
-"""OpenCV with its contributed modules, as a process of an environment of its own that answers requests.
+"""OpenCV with its contributed modules, as a process of a separate environment that answers requests.
 
 opencv-contrib-python-headless overwrites files of opencv-python-headless, which detkit needs, so the two must never be
 installed in one environment. Imported, this file starts that process (`OpenCV`); run by the other environment's Python,
@@ -56,7 +56,7 @@ class OpenCV:
         )
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        """The answer to a request of `answer`; raises SystemExit if the process has died."""
+        """The answer to a request, see `answer`; raises SystemExit where the process has ended."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
@@ -116,7 +116,7 @@ def boxes(image: np.ndarray, mode: str) -> tuple[np.ndarray, float, float]:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """Does what is asked, and writes arrays to the file that `output` names.
+    """Answers a request, and writes arrays to the file `output`.
 
     Requests: ``{"work": "version"}``; ``{"work": "boxes", "image": FILE, "mode": "fast", "output": FILE}``;
     ``{"work": "partitions", "image": FILE, "ks": [...], "output": FILE}``. Images are .npy files, uint8 (H, W, 3) RGB.

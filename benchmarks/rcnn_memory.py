@@ -29,7 +29,7 @@ LIMIT = 4.0  # GB that the process may take
 
 
 def folder_bytes(folder: Path) -> int:
-    """What the files below it take now; some may go while they are counted."""
+    """The bytes of the files in a folder; some may be deleted meanwhile."""
     total = 0
     for path in folder.rglob("*"):
         try:
@@ -40,7 +40,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 def watch(command: list[str], features: Path, log: Path) -> dict[str, Any]:
-    """Run it to its end; its peak memory, and the most that `features` held.
+    """Run a command; its peak memory, and the peak size of the folder `features`.
 
     Raises:
         SystemExit: it failed.
@@ -66,7 +66,7 @@ def watch(command: list[str], features: Path, log: Path) -> dict[str, Any]:
 
 
 def announced(log: str) -> dict[str, Any]:
-    """What the fit said of its features, SVMs and regressors."""
+    """What the fit printed about its features, SVMs and regressors."""
     regions = re.search(r"features of all regions: ([\d,]+) images, ([\d.]+) GB \(budget ([\d.]+) GB\)", log)
     if regions is None:
         raise SystemExit("the fit did not keep the features of all regions: raise --budget")

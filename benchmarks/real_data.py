@@ -1,4 +1,4 @@
-"""Faster R-CNN on real data: ours and torchvision's trained side by side, each on one core, in one run.
+"""Faster R-CNN on real data: detkit's and torchvision's trained at the same time, each on one core.
 
     python -m benchmarks.real_data --config benchmarks/bccd_mobilenet_v2.yaml \
         --output benchmarks/results/bccd_mobilenet_v2.json
@@ -24,7 +24,7 @@ ENVIRONMENT |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**33), "
 
 
 def run_sides(config: str, max_steps: int | None, folder: Path) -> dict[str, dict[str, Any]]:
-    """Run both processes at once, each on a core of its own; their results by side.
+    """Run both processes at once, each on its own core; their results by side.
 
     Raises:
         SystemExit: one of them failed.
@@ -50,7 +50,7 @@ def run_sides(config: str, max_steps: int | None, folder: Path) -> dict[str, dic
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on, as detkit has it, with torchvision."""
+    """The machine and the versions, as `detkit benchmark` writes them, with torchvision's."""
     import torch
     import torchvision
 
@@ -60,7 +60,7 @@ def machine() -> dict[str, Any]:
 
 
 def report(title: str, content: dict[str, Any], cut: bool) -> str:
-    """The table in markdown of what the JSON holds; `cut` says that --max_steps ended the training early."""
+    """The results as markdown; `cut` says that --max_steps ended the training early."""
     config, where, sides = (content[key] for key in ("config", "machine", "sides"))
     ours, theirs = sides["detkit"], sides["torchvision"]
     settings, data = config["model"]["init_args"], config["data"]["init_args"]

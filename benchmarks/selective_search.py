@@ -3,7 +3,7 @@
     python -m benchmarks.selective_search --data PATH/VOCdevkit/VOC2012 --images 50
 
 Writes benchmarks/results/selective_search.json and the table as .md beside it. OpenCV's contributed modules are
-installed into an environment of their own in the user's cache folder the first time.
+installed into a separate environment in the user's cache folder the first time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What both sides of a comparison share: the config, one core, the clock and the evaluator."""
+"""The code that both sides of a comparison share: config, core, clock and evaluator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import yaml
 
 PROTOCOLS = ("coco", "voc07")
 WARM = 5
-"""Steps that are not timed: memory is allocated and kernels are chosen in them."""
+"""First steps that are not measured: they allocate memory and choose kernels."""
 
 
 def arguments(description: str | None, argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -64,7 +64,7 @@ def model_settings(config: dict[str, Any]) -> dict[str, Any]:
 
 
 class StepClock:
-    """Seconds of each training step, from the batch at hand to the updated weights; loading is not in them.
+    """Seconds of each training step, from the loaded batch to the updated weights, without loading.
 
     The processor's time is kept beside the wall's: other programs on the machine lengthen only the second.
     """
@@ -76,17 +76,17 @@ class StepClock:
         self._began = self._cpu_began = 0.0
 
     def start(self) -> None:
-        """The batch is at hand."""
+        """Call when the batch is loaded."""
         self._began, self._cpu_began = time.perf_counter(), time.process_time()
 
     def stop(self, loss: torch.Tensor) -> None:
-        """The optimizer has stepped."""
+        """Call after the optimizer's step."""
         self.seconds.append(time.perf_counter() - self._began)
         self.cpu_seconds.append(time.process_time() - self._cpu_began)
         self.losses.append(float(loss))
 
     def progress(self, side: str, every: int = 25) -> None:
-        """Print the last step's loss and time now and then."""
+        """Print the last step's loss and time every so many steps."""
         if len(self.seconds) % every == 0:
             last = f"loss {self.losses[-1]:.3f}, {self.seconds[-1]:.2f} s ({self.cpu_seconds[-1]:.2f} s of CPU)"
             print(f"{side}: step {len(self.seconds)}: {last}", flush=True)

@@ -26,7 +26,7 @@ from detkit.engine.optimization import OptimSettings, schedule
 from detkit.settings import to_plain
 
 STAGES = ((0, 2), (2, 4), (4, 7), (7, 14))
-"""MobileNetV2's stages up to stride 16, as `transfer: partial` counts them; layers 14 to 17 are the head."""
+"""MobileNetV2's stages up to stride 16, as `features.transfer: partial` counts them; layers 14 to 17 are the head."""
 FIXED = {
     "backbone": "mobilenet_v2",
     "features.fpn": False,
@@ -41,7 +41,7 @@ FIXED = {
     "optim.decay_biases": True,
     "optim.bias_lr_factor": 1.0,
 }
-"""What torchvision has no option for, or what this script builds: a config with anything else is refused."""
+"""Settings that torchvision has no option for, or that this script assumes: a config with other values is refused."""
 
 
 def build(s: dict[str, Any], num_classes: int) -> FasterRCNN:
@@ -94,12 +94,12 @@ def build(s: dict[str, Any], num_classes: int) -> FasterRCNN:
 
 
 def images(batch: list[dict[str, Any]]) -> list[Tensor]:
-    """What torchvision takes: float images from 0 to 1."""
+    """The images as torchvision takes them: float, 0 to 1."""
     return [sample["image"].float() / 255 for sample in batch]
 
 
 def targets(batch: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
-    """Boxes and labels; torchvision knows neither difficult objects nor crowds, so they are left out."""
+    """Boxes and labels; torchvision has neither difficult objects nor crowds, so they are removed."""
     result = []
     for sample in batch:
         kept = ~(sample["difficult"] | sample["crowd"])
@@ -121,7 +121,7 @@ def batches(loader: Any, steps: int) -> Iterator[list[dict[str, Any]]]:
 
 
 def train(model: FasterRCNN, optim: OptimSettings, loader: Any, steps: int, clip: float | None) -> StepClock:
-    """SGD with the config's schedule, gradients scaled down to a norm of `clip`."""
+    """SGD with the config's schedule, gradients clipped to a norm of `clip`."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(learning, optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(optim, steps))
