@@ -1,4 +1,4 @@
-"""How detkit uses the CPU: compiled loops, and the number of threads.
+"""How detkit uses the CPU: compiled loops, the number of threads, and freed memory.
 
 `jit` is the one way in which detkit compiles its inner loops. The machine code is cached beside the source (or in the
 user's cache folder where that is read-only), so that only the first call ever waits for it. Compiled loops release the
@@ -11,9 +11,16 @@ the `__pycache__` folders (`make clean` does).
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 from collections.abc import Callable
 from typing import Any
+
+#: Constants of glibc's malloc.h.
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+#: Environment variables by which a user sets glibc's memory; where one is set, `keep_freed_memory` changes nothing.
+MALLOC_VARIABLES = ("GLIBC_TUNABLES", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
 
 _COMPILED: list[Any] = []
 
@@ -45,3 +52,19 @@ def available_cores() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
     return max(1, cores // max(1, int(processes) if processes.isdecimal() else 1))
+
+
+def keep_freed_memory() -> bool:
+    """Let this process, and those it forks, reuse freed memory instead of returning it to the system.
+
+    By default glibc returns large blocks at once; the next layer requests them again, and the system fills each of the
+    pages with zeros: a tenth to a quarter of the time of a training step on a CPU. The peak memory stays the same.
+
+    Returns:
+        Whether it was set; without glibc, or with settings for it in the environment, nothing is changed.
+    """
+    if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in MALLOC_VARIABLES):
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    # No blocks outside the heap, and up to 2 GB kept at its end, which grows by 64 MB.
+    return all([mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, 2**31 - 1), mallopt(M_TOP_PAD, 2**26)])

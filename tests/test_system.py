@@ -1,8 +1,9 @@
-"""Compiled functions where there is no folder to keep machine code in, and where there is one."""
+"""Compiled functions with and without a folder for the cache, and freed memory that is used again."""
 
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 import numba.core.caching
 import pytest
 
+from detkit import system
 from detkit.system import jit
 
 
@@ -60,3 +62,48 @@ def test_what_is_compiled_and_what_is_kept_are_told_apart(tmp_path: Path) -> Non
     command = [sys.executable, str(tmp_path / "kernel.py")]
     printed = [subprocess.check_output(command, env=environment, text=True).strip() for _ in range(2)]
     assert printed == ["True", "False"]
+
+
+#: Prints the result of `keep_freed_memory`, and the pages that the system maps for large arrays in turn.
+SCRIPT = """
+import resource, sys
+import numpy as np
+from detkit.system import keep_freed_memory
+print(keep_freed_memory() if sys.argv[1] == "keep" else None)
+def pages():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+np.ones(2**24)
+before = pages()
+for _ in range(5):
+    np.ones(2**24)  # 128 MB
+print(pages() - before)
+"""
+with_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is not glibc's")
+
+
+def run(how: str, **environment: str) -> tuple[str, int]:
+    clean = {name: value for name, value in os.environ.items() if name not in system.MALLOC_VARIABLES}
+    command = [sys.executable, "-c", SCRIPT, how]
+    result = subprocess.run(command, env=clean | environment, capture_output=True, text=True, check=True)
+    said, pages = result.stdout.split()
+    return said, int(pages)
+
+
+@with_glibc
+def test_large_arrays_get_the_pages_that_others_left() -> None:
+    (_, before), (said, after) = run("plain"), run("keep")
+    assert said == "True" and after < before / 10
+
+
+@with_glibc
+@pytest.mark.parametrize("name", system.MALLOC_VARIABLES)
+def test_what_the_environment_says_stays(name: str) -> None:
+    value = "glibc.malloc.mmap_max=100" if name == "GLIBC_TUNABLES" else "100"
+    assert run("keep", **{name: value})[0] == "False"
+
+
+@pytest.mark.parametrize("libc", [("", ""), ("musl", "1.2")])
+def test_elsewhere_nothing_happens(libc: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: libc)
+    monkeypatch.delattr(system.ctypes, "CDLL")
+    assert system.keep_freed_memory() is False

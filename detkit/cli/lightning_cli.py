@@ -28,7 +28,7 @@ from detkit.engine.checkpoints import check_fits, hyper_parameters
 from detkit.engine.predictions import PredictionWriter
 from detkit.errors import CheckpointError, ConfigError
 from detkit.evaluation.tables import read_baseline
-from detkit.memory import keep_freed_memory
+from detkit.system import keep_freed_memory
 
 CLASS_NAMES = "model.init_args.class_names"
 TRAINER_DEFAULTS = {"num_sanity_val_steps": 0, "log_every_n_steps": 10, "enable_model_summary": False}
