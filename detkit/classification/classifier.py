@@ -13,7 +13,7 @@ from detkit.classification.datamodule import ClassificationDataModule, collate_l
 from detkit.engine.module import TrainableModule
 from detkit.errors import ConfigError
 from detkit.features.architectures import classification_network
-from detkit.features.initialization import initialize
+from detkit.features.layers import initialize
 from detkit.features.preprocessing import IMAGENET_MEAN, IMAGENET_STD, check_image
 from detkit.features.weights import load_classification_weights
 from detkit.types import Batch

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import FrozenBatchNorm2d
 
+from detkit.errors import ConfigError
 from detkit.features import Backbone
 from detkit.features.receptive_field import extend, receptive_field
 from detkit.proposals import RegionProposalNetwork
@@ -48,16 +49,22 @@ def trainable_table(module: nn.Module) -> str:
 
 
 def field_lines(backbone: Backbone, rpn: RegionProposalNetwork | None = None) -> list[str]:
-    """One line for each feature map: its stride, its receptive field and, with an RPN, the anchors on it.
+    """One line for each feature map: its stride, its receptive field if it is known and, with an RPN, its anchors.
 
     With an RPN the field is that of its anchors' scores, that is with its own convolutions: 228 pixels for VGG16, as
     in the paper (section 3.1). Anchors may be larger: the middle of an object often tells where it ends (section 3.3).
     """
-    fields = receptive_field(backbone)
-    ends = [""] * len(fields)
+    ends = [""] * len(backbone.strides)
+    if rpn is not None:
+        ends = [f", anchors {', '.join(f'{s:g}' for s in level)} px" for level in rpn.anchor_generator.sizes]
+    try:
+        fields = receptive_field(backbone)
+    except ConfigError:  # of Swin, timm's networks and a user's own there is none
+        names = [*backbone.levels, "pool"][: len(ends)]
+        rows = zip(names, backbone.strides, ends, strict=True)
+        return [f"map {name}: stride {stride} px{end}" for name, stride, end in rows]
     if rpn is not None:
         fields = [extend(field, rpn.head.conv) for field in fields]
-        ends = [f", anchors {', '.join(f'{s:g}' for s in level)} px" for level in rpn.anchor_generator.sizes]
     note = " without the top-down path" if backbone.fpn is not None else ""
     return [
         f"map {field.name}: stride {field.stride} px, receptive field {field.size} px{note}{end}"

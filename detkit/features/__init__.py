@@ -1,6 +1,6 @@
 """Features: backbones by name, how they are initialised and trained, and the pooling of regions."""
 
-from detkit.features.architectures import ARCHITECTURES
+from detkit.features.architectures import ARCHITECTURES, backbone_names
 from detkit.features.backbones import Backbone, FeatureSettings, MapSettings, build_backbone
 from detkit.features.crop_network import CropFeatures, CropNetwork, build_crop_network
 from detkit.features.image_pyramid import PyramidFeatures, PyramidPooler, nearest_scale
@@ -21,6 +21,7 @@ __all__ = [
     "PyramidFeatures",
     "PyramidPooler",
     "RoIPooler",
+    "backbone_names",
     "build_backbone",
     "build_crop_network",
     "crop_geometry",

@@ -1,22 +1,34 @@
-"""Backbones by name: a classification network, cut for detection, with or without a feature pyramid."""
+"""Backbones: networks that turn an image into feature maps, by name or a user's own, with or without a pyramid.
+
+A backbone is one of torchvision's networks (`detkit.features.architectures.ARCHITECTURES` lists their names), one of
+timm's (``timm/NAME``), or any module of a user's own (``{class_path: my_package.Trunk, init_args: {...}}``).
+"""
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from detkit.classes import build
 from detkit.errors import ConfigError
-from detkit.features.architectures import architecture, classification_network, convolution_layers
-from detkit.features.frozen_batch_norm import FrozenBatchNorm
-from detkit.features.initialization import RULES, initialize
-from detkit.features.weights import Loaded, load_classification_weights
+from detkit.features.architectures import (
+    Architecture,
+    architecture,
+    classification_network,
+    convolution_layers,
+    fully_connected_layers,
+)
+from detkit.features.layers import RULES, MapNorm, freeze_batch_norms, initialize
+from detkit.features.timm_networks import PREFIX, timm_network
+from detkit.features.weights import Loaded, load_classification_weights, load_state_dict_file
 
 #: What learns of a backbone, from nothing to everything.
 TRANSFER = ("frozen", "partial", "full")
@@ -32,7 +44,8 @@ class FeatureSettings:
             all of it. Batch norms of a stage that does not learn keep their statistics.
         trainable_stages: with ``partial``, how many of the last stages learn, 1 to the number of stages.
         freeze_batch_norm: all batch norms of the backbone are a fixed scale and shift.
-        initialization: ``he`` or ``xavier``, for convolutions and linear layers without weights.
+        initialization: ``he`` or ``xavier``, for convolutions and linear layers without weights. ConvNeXt, Swin, timm's
+            networks and a user's own begin as their authors wrote them.
         channels_last: memory format of images and features; faster for most networks.
 
     Raises:
@@ -74,7 +87,8 @@ class MapSettings(FeatureSettings):
         fpn: put a feature pyramid on the backbone (Lin et al. 2017).
         fpn_channels: channels of its maps.
         fpn_norm: batch norm in the pyramid, as in torchvision's v2 model.
-        levels: layers that are read instead of the architecture's usual ones, by torchvision's names of children.
+        levels: layers that are read instead of the architecture's usual ones, by torchvision's names of children; of
+            timm's networks and a user's own, numbers of their maps (or the keys, where they give a dict).
         batch_norm_eps: replaces the network's own epsilon of batch norm; null: its own.
 
     Raises:
@@ -98,72 +112,219 @@ class MapSettings(FeatureSettings):
             raise ConfigError(f"features.batch_norm_eps {self.batch_norm_eps} must not be below 0")
 
 
+class LayerMaps(nn.ModuleDict):
+    """The layers of a network in the order they are applied; it gives the maps that some of them make.
+
+    Args:
+        layers: by name.
+        levels: the names of the layers whose maps are read; what comes after the last of them is left out.
+        stages: the layers of each stage, for ``transfer: partial``.
+        channels_last: the layers pass (N, H, W, C) on.
+
+    Raises:
+        ConfigError: for a level that is no layer.
+    """
+
+    def __init__(
+        self, layers: Mapping[str, nn.Module], levels: list[str], stages: list[list[str]], channels_last: bool = False
+    ) -> None:
+        unknown = [level for level in levels if level not in layers]
+        if unknown:
+            raise ConfigError(f"features.levels: the backbone has no layers {unknown}; it has {', '.join(layers)}")
+        names = list(layers)
+        names = names[: max(names.index(level) for level in levels) + 1]
+        super().__init__({name: layers[name] for name in names})
+        self.levels = levels
+        self.channels_last = channels_last
+        self.stages = [[name for name in stage if name in self] for stage in stages]
+        self.channels, self.strides = self._measure()
+
+    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
+        """Maps (N, C, H/s, W/s) by level of a normalised batch (N, 3, H, W)."""
+        maps = OrderedDict()
+        for name, layer in self.items():
+            x = layer(x)
+            if name in self.levels:
+                maps[name] = x.permute(0, 3, 1, 2) if self.channels_last else x
+        return maps
+
+    def _measure(self) -> tuple[list[int], list[int]]:
+        maps = maps_of_empty_image(self).values()
+        return [m.shape[1] for m in maps], [2 ** round(math.log2(EMPTY_SIDE / m.shape[-1])) for m in maps]
+
+
+#: Side in pixels of the image without content with which a network's maps are measured.
+EMPTY_SIDE = 256
+
+
+@torch.no_grad()
+def maps_of_empty_image(body: nn.Module) -> Any:
+    """What the network makes of an image of zeros (1, 3, 256, 256); its mode and its statistics stay as they are."""
+    modes = {module: module.training for module in body.modules()}
+    body.eval()
+    maps = body(torch.zeros(1, 3, EMPTY_SIDE, EMPTY_SIDE))
+    for module, training in modes.items():
+        module.training = training
+    return maps
+
+
 class Backbone(nn.Module):
     """Image batch to feature maps, finest first.
 
+    Args:
+        body: a network whose forward gives a list or dict of maps (N, C, H/s, W/s), finest first, and that says their
+            ``strides`` and ``channels`` in two lists. For ``transfer: partial`` it says its ``stages``: lists of the
+            names of its children, in the order they are applied.
+        name: of the network, for messages.
+        settings: see `MapSettings`.
+        normalize: give each map that is read a layer norm.
+        loaded: what the body began with; None if it was built without weights.
+
     Attributes:
-        body: the network's layers by torchvision's names, up to the last one that is read.
+        body, loaded: as given.
+        norms: the layer norms, or None.
         fpn: the pyramid (Lin et al. 2017), or None.
         strides: pixels of the input per cell of each map.
         channels: channels of each map.
-        levels: the names of the layers that are read.
-        loaded: what it began with; None if it was built without weights.
+        levels: names of the body's maps that are read; a pyramid has one map more.
+
+    Raises:
+        ConfigError: the body does not do as it says, or settings that do not fit it.
     """
 
-    loaded: Loaded | None = None
-
     def __init__(
-        self, layers: OrderedDict[str, nn.Module], levels: list[str], fpn_channels: int | None, fpn_norm: bool = False
+        self,
+        body: nn.Module,
+        name: str,
+        settings: MapSettings = MapSettings(),
+        normalize: bool = False,
+        loaded: Loaded | None = None,
     ) -> None:
         super().__init__()
-        unknown = [level for level in levels if level not in layers]
+        self.body = body
+        self.loaded = loaded
+        names = _check_maps(body, name)
+        self.levels = list(names) if settings.levels is None else list(settings.levels)
+        unknown = [level for level in self.levels if level not in names]
         if unknown:
-            raise ConfigError(f"backbone has no layers {unknown}; it has {', '.join(layers)}")
-        names = list(layers)
-        self.levels = levels
-        self.body = nn.ModuleDict({name: layers[name] for name in names[: names.index(levels[-1]) + 1]})
-        self.channels, self.strides = self._measure()
+            raise ConfigError(f"features.levels: {name} has no maps {unknown}; it has {', '.join(names)}")
+        self.channels = [body.channels[names.index(level)] for level in self.levels]
+        self.strides = [body.strides[names.index(level)] for level in self.levels]
+        self.norms: nn.ModuleDict | None = None
+        if normalize:
+            self.norms = nn.ModuleDict({level: MapNorm(c) for level, c in zip(self.levels, self.channels, strict=True)})
         self.fpn: FeaturePyramidNetwork | None = None
-        if fpn_channels is not None:
+        if settings.fpn:
+            norm_layer = nn.BatchNorm2d if settings.fpn_norm else None
             self.fpn = FeaturePyramidNetwork(
-                self.channels,
-                fpn_channels,
-                extra_blocks=LastLevelMaxPool(),
-                norm_layer=nn.BatchNorm2d if fpn_norm else None,
+                self.channels, settings.fpn_channels, extra_blocks=LastLevelMaxPool(), norm_layer=norm_layer
             )
-            self.channels = [fpn_channels] * (len(levels) + 1)
+            self.channels = [settings.fpn_channels] * (len(self.levels) + 1)
             self.strides = [*self.strides, self.strides[-1] * 2]
+        if settings.freeze_batch_norm:
+            freeze_batch_norms(self, "body")
+        self._apply_transfer(name, settings)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Feature maps [(N, C, H/s, W/s), ...] of a normalised batch (N, 3, H, W), one for each of ``strides``."""
-        maps = self._levels(images)
+        maps = _by_name(self.body(images))
+        maps = OrderedDict((level, maps[level]) for level in self.levels)
+        if self.norms is not None:
+            maps = OrderedDict((level, self.norms[level](x)) for level, x in maps.items())
         return list(self.fpn(maps).values()) if self.fpn is not None else list(maps.values())
 
-    def _levels(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        maps = OrderedDict()
-        for name, layer in self.body.items():
-            x = layer(x)
-            if name in self.levels:
-                maps[name] = x
-        return maps
+    def _apply_transfer(self, name: str, settings: FeatureSettings) -> None:
+        """Let only a part of the body learn; norms of its maps and a pyramid always learn.
 
-    @torch.no_grad()
-    def _measure(self) -> tuple[list[int], list[int]]:
-        """Channels and strides of the levels, from one pass over an empty image."""
-        side, training = 256, self.training
-        maps = self.eval()._levels(torch.zeros(1, 3, side, side)).values()
-        self.train(training)
-        return [m.shape[1] for m in maps], [2 ** round(math.log2(side / m.shape[-1])) for m in maps]
+        Batch norms of what does not learn are frozen with it: their running statistics would drift otherwise.
+        """
+        if settings.transfer == "full":
+            return
+        fixed = [""]
+        if settings.transfer == "partial":
+            stages = _stages(self.body, name)
+            if settings.trainable_stages > len(stages):
+                raise ConfigError(
+                    f"features.trainable_stages must be 1 to {len(stages)} for {name}, not {settings.trainable_stages}"
+                )
+            fixed = [part for stage in stages[: len(stages) - settings.trainable_stages] for part in stage]
+        for part in fixed:
+            self.body.get_submodule(part).requires_grad_(False)
+            freeze_batch_norms(self, f"body.{part}".rstrip("."))
+
+
+def _stages(body: nn.Module, name: str) -> list[list[str]]:
+    """The stages that a body says it has, without those that have nothing to learn.
+
+    Raises:
+        ConfigError: it says none, or names children that it does not have.
+    """
+    stages = getattr(body, "stages", None)
+    if not stages or isinstance(stages, nn.Module):
+        raise ConfigError(
+            f"features.transfer partial: {name} does not say its stages; give it an attribute stages, lists of the "
+            "names of its children, or set features.transfer to frozen or full"
+        )
+    modules = dict(body.named_modules())
+    unknown = [part for stage in stages for part in stage if part not in modules]
+    if unknown:
+        raise ConfigError(f"backbone {name}: its stages name {unknown}, and it has no children of these names")
+    return [stage for stage in stages if any(True for part in stage for _ in modules[part].parameters())]
+
+
+def _by_name(maps: Any) -> Mapping[str, Tensor]:
+    """A network's maps by name; those of a list are called 0, 1, ..."""
+    return maps if isinstance(maps, Mapping) else {str(i): x for i, x in enumerate(maps)}
+
+
+def _check_maps(body: nn.Module, name: str) -> list[str]:
+    """The names of a body's maps, if they are what it says they are.
+
+    Raises:
+        ConfigError: saying what is wrong with the module or its maps.
+    """
+    wanted = f"backbone {name}: "
+    for attribute in ("strides", "channels"):
+        if not isinstance(getattr(body, attribute, None), Sequence):
+            raise ConfigError(f"{wanted}it needs an attribute {attribute}, a list with one number for each of its maps")
+    if isinstance(body, LayerMaps):  # measured
+        return body.levels
+    try:
+        maps = maps_of_empty_image(body)
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{wanted}it fails on an image of {EMPTY_SIDE} x {EMPTY_SIDE} pixels ({error}); a detector's backbone "
+            "takes images of any size"
+        ) from error
+    if not isinstance(maps, Mapping | list | tuple) or not maps:
+        raise ConfigError(f"{wanted}its forward gives a {type(maps).__name__}; a list or a dict of maps is needed")
+    maps = _by_name(maps)
+    if not len(maps) == len(body.strides) == len(body.channels):
+        raise ConfigError(
+            f"{wanted}it gives {len(maps)} maps and says {len(body.strides)} strides and {len(body.channels)} channels"
+        )
+    for (key, x), stride, channels in zip(maps.items(), body.strides, body.channels, strict=True):
+        shape = tuple(x.shape)
+        # A network without padding loses a cell at the border.
+        if len(shape) != 4 or shape[1] != channels or abs(shape[2] * stride - EMPTY_SIDE) > stride:
+            raise ConfigError(
+                f"{wanted}of an image of {EMPTY_SIDE} x {EMPTY_SIDE} pixels, map {key} has the shape {shape}; by its "
+                f"stride {stride} and channels {channels} it would be (1, {channels}, {EMPTY_SIDE // stride}, "
+                f"{EMPTY_SIDE // stride})"
+            )
+    return list(maps)
 
 
 def build_backbone(
-    backbone: str | Mapping, weights: str | None = None, settings: MapSettings = MapSettings()
+    backbone: str | Mapping[str, Any], weights: str | None = None, settings: MapSettings = MapSettings()
 ) -> tuple[Backbone, nn.Module | None]:
     """A backbone and the rest of its network, which may serve as the head of each region.
 
     Args:
-        backbone: one of `detkit.features.architectures.ARCHITECTURES`.
-        weights: None (from scratch), DEFAULT, a torchvision weight name, or a local state dict.
+        backbone: a name of `detkit.features.architectures.ARCHITECTURES`, ``timm/NAME``, or ``{class_path, init_args}``
+            of a module as `Backbone` takes it.
+        weights: None (from scratch) or a local file; of torchvision's and timm's networks also DEFAULT, and of
+            torchvision's a name of its weights.
         settings: see `MapSettings`.
 
     Returns:
@@ -171,77 +332,76 @@ def build_backbone(
         None where there is none, or where a pyramid already uses them). A top always learns.
 
     Raises:
-        ConfigError, WeightsError: as `architecture` and `load_classification_weights` do.
+        ConfigError: for a backbone that does not exist or settings that do not fit it.
+        WeightsError: for weights that do not fit.
     """
-    name = backbone
-    spec = architecture(name)
-    network = classification_network(name)
-    loaded = None if weights is None else load_classification_weights(network, name, weights)
-    if loaded is None:
-        initialize([network], settings.initialization)
-    if settings.batch_norm_eps is not None:
-        for layer in network.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                layer.eps = settings.batch_norm_eps
-    layers = convolution_layers(name, network)
-    levels = settings.levels or (list(spec.levels) if settings.fpn else [spec.trunk])
-    result = Backbone(layers, levels, settings.fpn_channels if settings.fpn else None, settings.fpn_norm)
-    result.loaded = loaded
-    top = None
-    if not settings.fpn and spec.top_is_fully_connected:
-        # torchvision's classifier: VGG fc6, relu, drop, fc7, relu, drop, fc8; AlexNet drop, fc6, relu, drop, fc7, ...
-        top = nn.Sequential(nn.Flatten(), *without_last_linear(network.classifier))
+    if not is_named(backbone):
+        result = open_backbone(backbone, weights, settings)
+        if len(set(result.channels)) > 1:
+            raise ConfigError(
+                f"backbone {describe(backbone)}: its maps have {result.channels} channels, and without a pyramid they "
+                "must be equal; set features.fpn to true, or choose one map by features.levels"
+            )
+        return result, None
+    spec = architecture(backbone)
+    network, loaded = load_network(backbone, weights, settings.initialization)
+    _set_batch_norm_eps(network, settings)
+    layers = convolution_layers(backbone, network)
+    ends = [spec.layers(stage)[-1] for stage in (spec.levels if settings.fpn else [spec.trunk])]
+    body = LayerMaps(layers, settings.levels or ends, stages_of(spec), spec.channels_last)
+    top: nn.Module | None = None
+    if not settings.fpn and spec.fully_connected:
+        top = nn.Sequential(nn.Flatten(), *fully_connected_layers(network))
     elif not settings.fpn and spec.top:
-        top = nn.Sequential(
-            OrderedDict((layer, layers[layer]) for layer in spec.top),
-        )
+        top = nn.Sequential(OrderedDict((layer, layers[layer]) for layer in spec.top))
         top.append(nn.AdaptiveAvgPool2d(1))
         top.append(nn.Flatten())
-    if settings.freeze_batch_norm:
-        freeze_batch_norms(result.body)
-        if top is not None:
-            freeze_batch_norms(top)
-    apply_transfer(result, name, settings)
-    return result, top
+    if top is not None and settings.freeze_batch_norm:
+        freeze_batch_norms(top)
+    return Backbone(body, backbone, settings, spec.normalize, loaded), top
 
 
-def apply_transfer(backbone: Backbone, name: str, settings: FeatureSettings) -> None:
-    """Set ``requires_grad`` of the backbone's body by ``settings.transfer``, in place; a pyramid always learns.
-
-    Batch norms of a frozen stage are frozen with it: their running statistics would drift otherwise.
-
-    Raises:
-        ConfigError: ``settings.trainable_stages`` is more than there are.
-    """
-    stages = [[s for s in stage if s in backbone.body] for stage in architecture(name).stages]
-    stages = [stage for stage in stages if stage]
-    learning = {"frozen": 0, "partial": settings.trainable_stages or 0, "full": len(stages)}[settings.transfer]
-    if learning > len(stages):
-        raise ConfigError(f"features.trainable_stages must be 1 to {len(stages)} for {name}, not {learning}")
-    for stage in stages[: len(stages) - learning]:
-        for layer in stage:
-            backbone.body[layer].requires_grad_(False)
-            if isinstance(backbone.body[layer], nn.BatchNorm2d):  # ResNet's bn1 is a layer of its own
-                holder = nn.ModuleDict({layer: backbone.body[layer]})
-                freeze_batch_norms(holder)
-                backbone.body[layer] = holder[layer]
-            else:
-                freeze_batch_norms(backbone.body[layer])
+def _set_batch_norm_eps(network: nn.Module, settings: MapSettings) -> None:
+    for layer in network.modules():
+        if settings.batch_norm_eps is not None and isinstance(layer, nn.BatchNorm2d):
+            layer.eps = settings.batch_norm_eps
 
 
-def without_last_linear(classifier: nn.Sequential) -> list[nn.Module]:
-    """The layers before the last linear one, which knows the classes of its own training set."""
-    layers = list(classifier)
-    last = max(i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear))
-    return layers[:last]
+def is_named(backbone: str | Mapping[str, Any]) -> bool:
+    """Whether it is one of `detkit.features.architectures.ARCHITECTURES`, or meant to be."""
+    return isinstance(backbone, str) and not backbone.startswith(PREFIX)
 
 
-def freeze_batch_norms(module: nn.Module) -> None:
-    """Replace each BatchNorm2d below ``module`` by a `FrozenBatchNorm` of the same scale, shift and statistics."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            frozen = FrozenBatchNorm(child.num_features, eps=child.eps)
-            frozen.load_state_dict(child.state_dict())
-            setattr(module, name, frozen)
-        else:
-            freeze_batch_norms(child)
+def describe(backbone: str | Mapping[str, Any]) -> str:
+    """A backbone's name, for messages."""
+    return backbone if isinstance(backbone, str) else str(backbone.get("class_path"))
+
+
+def stages_of(spec: Architecture) -> list[list[str]]:
+    """The names of each stage's layers."""
+    return [spec.layers(stage) for stage in range(len(spec.stages))]
+
+
+def load_network(name: str, weights: str | None, initialization: str) -> tuple[nn.Module, Loaded | None]:
+    """A classification network of `ARCHITECTURES`, with weights or initialised by one of `RULES`."""
+    network = classification_network(name)
+    if weights is not None:
+        return network, load_classification_weights(network, name, weights)
+    if not architecture(name).normalize:
+        initialize([network], initialization)
+    return network, None
+
+
+def open_backbone(
+    backbone: str | Mapping[str, Any], weights: str | None = None, settings: MapSettings = MapSettings()
+) -> Backbone:
+    """A backbone of timm's or of a user's own; see `build_backbone`."""
+    if isinstance(backbone, str):
+        body, loaded = timm_network(backbone, weights, pyramid=settings.fpn, levels=settings.levels)
+        settings = replace(settings, levels=None)  # of the maps that timm gives now, all are read
+    else:
+        body, loaded = build(backbone, nn.Module), None
+        if weights is not None:
+            loaded = load_state_dict_file(body, weights, describe(backbone))
+    _set_batch_norm_eps(body, settings)
+    return Backbone(body, describe(backbone), settings, loaded=loaded)

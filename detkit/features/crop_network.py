@@ -7,22 +7,26 @@ neither by name: theirs are the last map, averaged to a small grid, and its glob
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from detkit.errors import ConfigError
-from detkit.features.architectures import architecture, classification_network, convolution_layers
+from detkit.features.architectures import architecture, classifier_layers, convolution_layers
 from detkit.features.backbones import (
     Backbone,
     FeatureSettings,
-    apply_transfer,
-    freeze_batch_norms,
-    without_last_linear,
+    LayerMaps,
+    MapSettings,
+    describe,
+    is_named,
+    load_network,
+    open_backbone,
+    stages_of,
 )
-from detkit.features.initialization import initialize
-from detkit.features.weights import load_classification_weights
+from detkit.features.layers import freeze_batch_norms
 
 #: Cells a side of the pool5 of networks that end in a global average.
 GRID = 3
@@ -53,12 +57,16 @@ class CropNetwork(nn.Module):
         self, backbone: Backbone, pool: nn.Module, top: nn.Module, top_reads_pool5: bool, crop_size: int
     ) -> None:
         super().__init__()
-        self.backbone, self.pool, self.top = backbone, pool, top
-        self.top_reads_pool5, self.crop_size = top_reads_pool5, crop_size
+        self.backbone = backbone
+        self.pool = pool
+        self.top = top
+        self.top_reads_pool5 = top_reads_pool5
+        self.crop_size = crop_size
         with torch.no_grad():
-            found = self.eval()(torch.zeros(1, 3, crop_size, crop_size))
+            features = self.eval()(torch.zeros(1, 3, crop_size, crop_size))
         self.train()
-        self.pool5_features, self.fc7_features = found.pool5.shape[1], found.fc7.shape[1]
+        self.pool5_features = features.pool5.shape[1]
+        self.fc7_features = features.fc7.shape[1]
 
     def forward(self, crops: Tensor) -> CropFeatures:
         """`CropFeatures` of a normalised batch (N, 3, S, S).
@@ -102,46 +110,48 @@ class CropNetwork(nn.Module):
 
 
 def build_crop_network(
-    backbone: str | Mapping,
+    backbone: str | Mapping[str, Any],
     crop_size: int,
     weights: str | None = None,
     settings: FeatureSettings = FeatureSettings(),
 ) -> CropNetwork:
-    """The network of that name, for crops of that size.
+    """The network of R-CNN for crops of that size.
 
     Args:
-        backbone: one of `detkit.features.architectures.ARCHITECTURES`.
+        backbone: as of `detkit.features.backbones.build_backbone`.
         crop_size: pixels a side; 227 for the paper's AlexNet (torchvision's takes 224 too), 224 for VGG16.
         weights: None (from scratch), DEFAULT, a torchvision weight name, or a local file.
         settings: see `FeatureSettings`.
 
     Raises:
-        ConfigError: for an unknown name, or crops that the network cannot take.
+        ConfigError: for a backbone that does not exist, or crops that it cannot take.
         WeightsError: for weights that do not fit.
     """
-    name = backbone
-    spec, network = architecture(name), classification_network(name)
-    loaded = None if weights is None else load_classification_weights(network, name, weights)
-    if loaded is None:
-        initialize([network], settings.initialization)
-    layers = convolution_layers(name, network)
-    convolutions = Backbone(layers, [list(layers)[-1]], None)
-    convolutions.loaded = loaded
-    children = network.features.named_children() if hasattr(network, "features") else ()
-    rest = [layer for key, layer in children if key not in layers]
-    if spec.top_is_fully_connected:
-        pool = nn.Sequential(*rest, network.avgpool)
-        top = nn.Sequential(nn.Flatten(), *without_last_linear(network.classifier))
+    maps = MapSettings(**asdict(settings), fpn=False)
+    name = describe(backbone)
+    hint = ""
+    top_reads_pool5 = False
+    if is_named(backbone):
+        spec = architecture(backbone)
+        network, loaded = load_network(backbone, weights, settings.initialization)
+        layers = convolution_layers(backbone, network)
+        body = LayerMaps(layers, [list(layers)[-1]], stages_of(spec), spec.channels_last)
+        convolutions = Backbone(body, name, maps, loaded=loaded)
+        rest = classifier_layers(backbone, network)
+        hint = f"; its own is {spec.crop_size}"
+        top_reads_pool5 = spec.fully_connected
+    else:
+        convolutions = open_backbone(backbone, weights, maps)
+        rest = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    if top_reads_pool5:
+        cut = next(i for i, layer in enumerate(rest) if isinstance(layer, nn.Flatten))
+        pool, top = nn.Sequential(*rest[:cut]), nn.Sequential(*rest[cut:])
     else:
         pool = nn.AdaptiveAvgPool2d(min(GRID, max(crop_size // convolutions.strides[-1], 1)))
-        top = nn.Sequential(*rest, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        top = nn.Sequential(*rest)
     if settings.freeze_batch_norm:
-        freeze_batch_norms(convolutions)
         freeze_batch_norms(top)
-    apply_transfer(convolutions, name, settings)
     try:
-        return CropNetwork(convolutions, pool, top, spec.top_is_fully_connected, crop_size)
+        return CropNetwork(convolutions, pool, top, top_reads_pool5, crop_size)
     except RuntimeError as error:
-        raise ConfigError(
-            f"crop_size {crop_size} is too small for {name}, whose maps end up empty; its own is {spec.crop_size}"
-        ) from error
+        raise ConfigError(f"crop_size {crop_size} is too small for {name}, whose maps end up empty{hint}") from error

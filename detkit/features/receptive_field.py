@@ -1,8 +1,8 @@
 """Which pixels a cell of a feature map sees: strides and receptive fields, computed from the layers.
 
 A cell of a convolution's output sees kernel x kernel cells of its input, and through them the pixels that those see
-(the arithmetic is told by Araujo et al. 2019, "Computing receptive fields of convolutional neural networks"). What is
-told is the theoretical field; what a cell makes use of lies around its middle and is much smaller (Luo et al. 2016).
+(Araujo et al. 2019, "Computing receptive fields of convolutional neural networks"). This is the theoretical field; the
+effective one lies around its centre and is much smaller (Luo et al. 2016).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import torch
 from torch import fx, nn
-from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops import FrozenBatchNorm2d, Permute, StochasticDepth
 
 from detkit.errors import ConfigError
-from detkit.features.backbones import Backbone
+from detkit.features.backbones import Backbone, LayerMaps
 
-#: Layers that look at each cell for itself.
+#: Layers whose output in a cell depends on that cell alone.
 POINTWISE = (
     nn.ReLU,
     nn.ReLU6,
@@ -26,13 +26,18 @@ POINTWISE = (
     nn.Hardsigmoid,
     nn.Sigmoid,
     nn.SiLU,
+    nn.GELU,
     nn.Dropout,
     nn.Identity,
     nn.Sequential,  # an empty one
-    nn.modules.batchnorm._BatchNorm,
+    nn.BatchNorm2d,
     FrozenBatchNorm2d,
+    nn.LayerNorm,  # over the channels, as is a linear layer
+    nn.Linear,
+    Permute,
+    StochasticDepth,
 )
-#: What joins branches, cell by cell.
+#: Operations that join branches cell by cell.
 JOINS = (operator.add, operator.iadd, operator.mul, torch.add, torch.mul, torch.cat)
 
 
@@ -43,8 +48,8 @@ class ReceptiveField(NamedTuple):
         name: of the layer or level.
         stride: pixels of the input from one cell to the next.
         size: side in pixels of what a cell sees, where the image's border does not cut it.
-        offset: where the middle of the first cell's field lies, in pixels from the image's border. Cells lie over
-            the pixels of their stride, as RoI pooling takes for granted, where it is half the stride.
+        offset: centre of the first cell's field, in pixels from the image's border. It is half the stride where cells
+            lie over the pixels of their stride, as RoI pooling assumes.
     """
 
     name: str
@@ -78,10 +83,13 @@ def receptive_field(layers: Backbone | Mapping[str, nn.Module]) -> list[Receptiv
         the body through their own convolutions; what they see besides through the coarser maps is left out.
 
     Raises:
-        ConfigError: for a layer of an unknown kind.
+        ConfigError: where it is not known: for layers other than convolutions, poolings and what depends on single
+            cells (Swin's attention), and for backbones that are not listed in `detkit.features.architectures`.
     """
     if not isinstance(layers, Backbone):
         return [seen.row(name) for name, seen in _follow(layers, _Seen(1, 0, 0)).items()]
+    if not isinstance(layers.body, LayerMaps):
+        raise ConfigError(f"the receptive field of a {type(layers.body).__name__} is not known")
     body = _follow(layers.body, _Seen(1, 0, 0))
     found = {name: body[name] for name in layers.levels}
     if layers.fpn is not None:
@@ -114,7 +122,10 @@ class _Tracer(fx.Tracer):
 def _through(layer: nn.Module, seen: _Seen) -> _Seen:
     """What the layer's output sees, where its input sees that."""
     root = nn.Sequential(layer)
-    graph = _Tracer().trace(root)
+    try:
+        graph = _Tracer().trace(root)
+    except (fx.proxy.TraceError, TypeError) as error:
+        raise ConfigError(f"the receptive field through a {type(layer).__name__} is not known: {error}") from error
     states: dict[fx.Node, _Seen | None] = {}  # None: the whole image
     for node in graph.nodes:
         inputs = [states[each] for each in node.all_input_nodes]
@@ -122,6 +133,8 @@ def _through(layer: nn.Module, seen: _Seen) -> _Seen:
             states[node] = seen
         elif node.op == "call_module":
             states[node] = _step(root.get_submodule(str(node.target)), inputs[0])
+        elif node.op == "get_attr":  # a parameter, such as ConvNeXt's scale of a layer
+            states[node] = None
         elif node.op == "output" or (node.op == "call_function" and node.target in JOINS):
             states[node] = _join(inputs, layer)
         else:

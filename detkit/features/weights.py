@@ -21,13 +21,13 @@ class Loaded(NamedTuple):
         source: where from, in words.
         tensors: so many were taken over.
         left_out: name of a last layer that was not; "" where there is none.
-        crop_size: pixels a side of the images that the weights were trained with, as far as is known.
+        crop_size: pixels a side of the images that the weights were trained with; None where it is not known.
     """
 
     source: str
     tensors: int
     left_out: str
-    crop_size: int
+    crop_size: int | None = None
 
     def __str__(self) -> str:
         """In words."""
@@ -97,13 +97,24 @@ def _newest_checkpoint(folder: Path) -> Path | None:
     return max(files, key=newest_and_best, default=None)
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a file of tensors with ``weights_only=True``; ``{"state_dict": ...}`` and ``{"model": ...}`` are opened.
+def load_state_dict_file(module: nn.Module, weights: str, name: str, optional: tuple[str, ...] = ()) -> Loaded:
+    """Load a local file of tensors into a module, in place and strictly.
+
+    Args:
+        module: of timm's networks or of a user's own.
+        weights: the file's path; ``{"state_dict": ...}`` and ``{"model": ...}`` are opened.
+        name: the module's, for messages.
+        optional: prefixes of what may be missing or left over, such as a last layer.
 
     Raises:
-        WeightsError: if the file cannot be read or is no state dict.
+        WeightsError: if there is no such file, it holds more than tensors, or keys or shapes do not fit.
     """
-    return _state_dict(_read(path), path)
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise WeightsError(f"weights {weights} of {name}: there is no such file; give the path of a local state dict")
+    state = _state_dict(_read(path), path)
+    taken = fit_state_dict(module, state, source=weights, optional=optional)
+    return Loaded(f"{weights} ({name})", len([key for key in taken if not key.startswith(optional or ("\0",))]), "")
 
 
 def _read(path: Path) -> Any:

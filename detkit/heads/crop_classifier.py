@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from detkit.features import CropFeatures, ImageBatch
-from detkit.features.initialization import normal_
+from detkit.features.layers import normal_
 from detkit.heads.box_regressor import BoxRegressors
 from detkit.heads.detection import DetectionSettings, candidates, suppress
 from detkit.heads.linear_svm import LinearSVMs

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from detkit.boxes import BoxCodec, box_iou
 from detkit.errors import ConfigError
-from detkit.features.initialization import initialize, normal_
+from detkit.features.layers import initialize, normal_
 from detkit.features.preprocessing import ImageBatch
 from detkit.features.roi_pooling import RoIPooler
 from detkit.heads.detection import DetectionSettings, candidates, suppress

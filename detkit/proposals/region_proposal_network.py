@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from detkit.boxes import AnchorGenerator, BoxCodec, box_iou, clip, nms
 from detkit.boxes.ordering import best_first
 from detkit.errors import ConfigError
-from detkit.features.initialization import normal_
+from detkit.features.layers import normal_
 from detkit.features.preprocessing import ImageBatch
 from detkit.settings import check_choice, check_range
 from detkit.training.losses import BOX_LOSSES, binary_cross_entropy, box_regression_loss

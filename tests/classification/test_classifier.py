@@ -83,7 +83,7 @@ def test_every_kind_of_backbone_has_a_classifier(name: str) -> None:
     [
         ({"class_names": ["cat"]}, r"two classes or more to tell apart, not only \['cat'\]"),
         ({"class_names": ["cat", "cat"]}, "one or more different names"),
-        ({"backbone": "lenet"}, "unknown backbone 'lenet'; the known ones are alexnet, lenet5"),
+        ({"backbone": "lenet"}, "unknown backbone 'lenet'; did you mean 'lenet5'"),
         ({"backbone": "alexnet", "crop_size": 32}, "crop_size 32 is too small for alexnet"),
         ({"crop_size": 0}, "crop_size 0 must be at least 1"),
         ({"label_smoothing": 1.0}, "label_smoothing 1.0 within 0 and below 1"),

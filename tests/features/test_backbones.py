@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torchvision.models import resnet18
 from torchvision.ops import FrozenBatchNorm2d
 
 from detkit.errors import ConfigError
 from detkit.features import ARCHITECTURES, MapSettings, build_backbone
-from detkit.features.lenet import LeNet5
+from detkit.features.networks import LeNet5
 
 TRUNK = MapSettings(fpn=False)
 
@@ -29,17 +32,31 @@ EXPECTED = {
     "lenet5": (2, 16, 84, 8, [2, 4, 8]),
     "squeezenet1_0": (16, 512, None, None, [4, 8, 16, 32]),
     "tiny": (8, 112, 192, 7, [4, 8, 16, 32]),
+    "efficientnet_b0": (16, 112, 320, 7, [4, 8, 16, 32, 64]),
+    "regnet_y_400mf": (16, 208, 440, 7, [4, 8, 16, 32, 64]),
+    "convnext_tiny": (16, 384, None, None, [4, 8, 16, 32, 64]),
+    "swin_t": (16, 384, None, None, [4, 8, 16, 32, 64]),
+    "swin_v2_t": (16, 384, None, None, [4, 8, 16, 32, 64]),
 }
+#: Families of which one member is tested.
+FAMILIES = ("efficientnet_b", "regnet_", "convnext_", "swin_")
 
 
-def test_every_backbone_is_tested() -> None:
-    assert set(EXPECTED) == set(ARCHITECTURES)
+def test_every_backbone_or_one_of_its_family_is_tested() -> None:
+    rest = set(ARCHITECTURES) - set(EXPECTED)
+    assert all(name.startswith(FAMILIES) for name in rest)
+    assert set(ARCHITECTURES) - set(torchvision.models.list_models()) == {"lenet5", "tiny"}
+
+
+def without_weights(name: str) -> AbstractContextManager[object]:
+    """A device without numbers, where large networks cost nothing; torchvision builds RegNet on none but a real one."""
+    return nullcontext() if name.startswith("regnet") else torch.device("meta")
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_trunk_and_what_is_left_of_the_network(name: str) -> None:
     stride, channels, outputs, side, _ = EXPECTED[name]
-    with torch.device("meta"):  # shapes without numbers: large networks cost nothing
+    with without_weights(name):
         backbone, top = build_backbone(name, settings=TRUNK)
         assert (backbone.strides, backbone.channels, backbone.fpn) == ([stride], [channels], None)
         (features,) = backbone(torch.zeros(2, 3, 192, 256))
@@ -55,7 +72,7 @@ def test_a_trunk_and_what_is_left_of_the_network(name: str) -> None:
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_pyramid(name: str) -> None:
     strides = EXPECTED[name][-1]
-    with torch.device("meta"):
+    with without_weights(name):
         backbone, top = build_backbone(name, settings=MapSettings(fpn_channels=48))
         assert top is None
         assert backbone.strides == strides
@@ -65,6 +82,36 @@ def test_a_pyramid(name: str) -> None:
     for feature, stride in zip(features, strides, strict=True):
         assert feature.shape[:2] == (2, 48)
         assert abs(feature.shape[2] - 256 / stride) <= 2 and abs(feature.shape[3] - 320 / stride) <= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "submodules"),
+    [
+        ("efficientnet_b0", ["features.2", "features.3", "features.5", "features.7"]),
+        ("regnet_y_400mf", [f"trunk_output.block{i}" for i in (1, 2, 3, 4)]),
+        ("convnext_tiny", ["features.1", "features.3", "features.5", "features.7"]),
+        ("swin_t", ["features.1", "features.3", "features.5", "features.7"]),
+    ],
+)
+@torch.no_grad()
+def test_maps_are_those_of_torchvisions_own_forward(name: str, submodules: list[str], tmp_path: Path) -> None:
+    network = torchvision.models.get_model(name, weights=None).eval()
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    seen: list[torch.Tensor] = []
+    for path in submodules:
+        network.get_submodule(path).register_forward_hook(lambda module, inputs, output: seen.append(output))
+    levels = [path.split(".")[-1] for path in submodules]
+    backbone, _ = build_backbone(name, str(tmp_path / "weights.pth"), MapSettings(fpn=False, levels=levels))
+    image = torch.randn(1, 3, 100, 132)
+    network(image)
+    maps = backbone.eval()(image)
+    assert (len(maps), backbone.channels) == (4, [x.shape[1] for x in maps])
+    for x, reference in zip(maps, seen, strict=True):
+        if name == "swin_t":
+            reference = reference.permute(0, 3, 1, 2)
+        if name in ("convnext_tiny", "swin_t"):  # as in the authors' detectors: a layer norm of its own for each map
+            reference = torch.nn.functional.layer_norm(reference.permute(0, 2, 3, 1), x.shape[1:2]).permute(0, 3, 1, 2)
+        torch.testing.assert_close(x, reference)
 
 
 def test_a_trunk_and_its_top_are_the_whole_network() -> None:
@@ -106,7 +153,7 @@ def test_batch_norm_options() -> None:
 
 
 def test_frozen_batch_norms_compute_what_those_did_in_eval_mode() -> None:
-    from detkit.features.backbones import freeze_batch_norms
+    from detkit.features.layers import freeze_batch_norms
 
     layer = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, eps=0.01)).eval()
     layer[1].running_mean.normal_()
@@ -121,7 +168,7 @@ def test_frozen_batch_norms_compute_what_those_did_in_eval_mode() -> None:
 
 
 def test_frozen_batch_norms_keep_the_type() -> None:
-    from detkit.features.frozen_batch_norm import FrozenBatchNorm
+    from detkit.features.layers import FrozenBatchNorm
 
     layer = FrozenBatchNorm(4)
     layer.running_mean.normal_()
@@ -133,7 +180,7 @@ def test_frozen_batch_norms_keep_the_type() -> None:
 
 
 def test_what_does_not_exist_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"'resnet52'.*alexnet, lenet5, mobilenet_v2.*vgg16"):
+    with pytest.raises(ConfigError, match=r"'resnet52'; did you mean 'resnet50'.*alexnet, .*lenet5.*vgg16"):
         build_backbone("resnet52", settings=TRUNK)
     with pytest.raises(ConfigError, match=r"no layers \['9'\]; it has 0, 1, 2, 3"):
         build_backbone("tiny", settings=MapSettings(levels=["1", "9"]))

@@ -11,10 +11,10 @@ import torchvision
 from torch import Tensor, nn
 
 from detkit.errors import ConfigError
-from detkit.features import CropNetwork, FeatureSettings, build_crop_network, crop_network, crop_reader, warping
+from detkit.features import CropNetwork, FeatureSettings, backbones, build_crop_network, crop_reader, warping
 from detkit.features.architectures import classification_network
 from detkit.features.crop_reader import CropReader, CropSettings
-from detkit.features.frozen_batch_norm import FrozenBatchNorm
+from detkit.features.layers import FrozenBatchNorm
 from detkit.features.weights import Loaded
 
 
@@ -30,8 +30,8 @@ def _build(monkeypatch: pytest.MonkeyPatch, name: str, crop_size: int, **options
     # VGG's own initialisation of 138 million weights takes seconds.
     quick = {"init_weights": False} if name == "vgg16" else {}
     theirs = getattr(torchvision.models, name)(weights=None, **quick).eval()
-    monkeypatch.setattr(crop_network, "classification_network", lambda _: theirs)
-    monkeypatch.setattr(crop_network, "initialize", lambda *_: None)
+    monkeypatch.setattr(backbones, "classification_network", lambda _: theirs)
+    monkeypatch.setattr(backbones, "initialize", lambda *_: None)
     return theirs, build_crop_network(name, crop_size=crop_size, **options).eval()
 
 
@@ -58,6 +58,10 @@ def test_pool5_and_fc7_are_what_torchvision_computes_on_its_way(
         ("resnet18", "fc", 512, "layer4", 512),
         ("mobilenet_v2", "classifier", 1280, "features.17", 320),
         ("mobilenet_v3_large", "classifier", 960, "features.16", 960),
+        ("efficientnet_b0", "classifier", 1280, "features.7", 320),
+        ("regnet_y_400mf", "fc", 440, "trunk_output.block4", 440),
+        ("convnext_tiny", "classifier.2", 768, "features.7", 768),
+        ("swin_t", "head", 768, "features.7", 768),
     ],
 )
 @torch.no_grad()
@@ -66,11 +70,13 @@ def test_without_fully_connected_layers_fc7_is_the_global_average(
 ) -> None:
     theirs, ours = _build(monkeypatch, name, 160)
     crops = torch.randn(2, 3, 160, 160)
-    average = _inputs_of(getattr(theirs, last))
+    average = _inputs_of(theirs.get_submodule(last))
     maps: list[Tensor] = []
     theirs.get_submodule(map_layer).register_forward_hook(lambda module, given, output: maps.append(output.clone()))
     theirs(crops)
     found = ours(crops)
+    if name == "swin_t":
+        maps = [maps[0].permute(0, 3, 1, 2)]
     assert found.fc7.shape == (2, channels) and found.fc7.std() > 0
     torch.testing.assert_close(found.fc7, average[0].flatten(1))
     # 5 x 5 cells to 3 x 3: rows 0-1, 1-3 and 3-4 each.
@@ -277,7 +283,7 @@ def test_readers_that_cannot_be(network: CropNetwork, options: dict[str, Any], m
 def test_a_size_that_pre_trained_layers_are_not_used_to_is_told(
     monkeypatch: pytest.MonkeyPatch, name: str, crop_size: int, own_size: int, cells: tuple[int, int] | None
 ) -> None:
-    monkeypatch.setattr(crop_network, "initialize", lambda *_: None)
+    monkeypatch.setattr(backbones, "initialize", lambda *_: None)
     network = build_crop_network(name, crop_size=crop_size)
     assert network.size_line() is None  # from scratch
     network.backbone.loaded = Loaded("a file", 1, "", own_size)

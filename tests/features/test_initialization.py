@@ -10,7 +10,7 @@ from torch import nn
 
 from detkit.errors import ConfigError
 from detkit.features import MapSettings, build_backbone
-from detkit.features.initialization import initialize, normal_
+from detkit.features.layers import initialize, normal_
 
 
 def layers() -> list[nn.Module]:

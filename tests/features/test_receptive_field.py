@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 import torch
@@ -26,6 +27,11 @@ class Mean(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         kernel = torch.full((1, 1, self.kernel, self.kernel), self.kernel**-2, dtype=x.dtype)
         return F.conv2d(x.mean(1, keepdim=True), kernel, **self.options)
+
+
+def without_weights(name: str) -> AbstractContextManager[object]:
+    """A device without numbers; torchvision computes RegNet's widths on the device it is built on."""
+    return nullcontext() if name.startswith("regnet") else torch.device("meta")
 
 
 def averaged(module: nn.Module) -> nn.Module:
@@ -56,13 +62,32 @@ def field_by_gradients(network: nn.Module, field: ReceptiveField) -> tuple[float
     return spans[0]
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+#: One of each family that has receptive fields.
+NAMES = [
+    *(
+        "alexnet",
+        "vgg16",
+        "resnet18",
+        "resnet50",
+        "mobilenet_v2",
+        "mobilenet_v3_large",
+        "squeezenet1_0",
+        "lenet5",
+        "tiny",
+    ),
+    *("efficientnet_b0", "regnet_y_400mf"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_field_is_where_gradients_are(name: str) -> None:
-    with torch.device("meta"):
+    with without_weights(name):
         layers = convolution_layers(name, classification_network(name))
     fields = receptive_field(layers)
     assert [field.name for field in fields] == list(layers)
-    looked = [field for field in fields if field.name in {*ARCHITECTURES[name].levels, ARCHITECTURES[name].trunk}]
+    spec = ARCHITECTURES[name]
+    ends = {spec.layers(stage)[-1] for stage in (*spec.levels, spec.trunk)}
+    looked = [field for field in fields if field.name in ends]
     network = nn.Sequential()
     for layer, module in layers.items():
         network.append(averaged(nn.Sequential(module)))
@@ -89,10 +114,25 @@ def test_the_fields_of_lenet() -> None:
     assert all(f.offset == f.stride / 2 for f in receptive_field(layers))  # cells lie over their pixels
 
 
-@pytest.mark.parametrize("fpn", [False, True], ids=["single", "fpn"])
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_backbones_maps(name: str, fpn: bool) -> None:
+def test_the_fields_of_convnext() -> None:
+    """By hand: patches of 4 pixels, then three convolutions of 7 cells, which are 4 pixels each."""
     with torch.device("meta"):
+        layers = convolution_layers("convnext_tiny", classification_network("convnext_tiny"))
+    fields = {field.name: field for field in receptive_field(layers)}
+    assert (fields["1"].stride, fields["1"].size, fields["1"].offset) == (4, 4 + 3 * 6 * 4, 2)
+    assert (fields["3"].stride, fields["3"].size, fields["3"].offset) == (8, 76 + 4 + 3 * 6 * 8, 4)
+
+
+@pytest.mark.parametrize(("backbone", "message"), [("swin_t", "is not known"), ("timm/test_resnet", "TimmMaps is not")])
+def test_where_no_field_is_known(backbone: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        receptive_field(build_backbone(backbone)[0])
+
+
+@pytest.mark.parametrize("fpn", [False, True], ids=["single", "fpn"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_backbones_maps(name: str, fpn: bool) -> None:
+    with without_weights(name):
         backbone, _ = build_backbone(name, settings=MapSettings(fpn=fpn, fpn_channels=8))
     fields = receptive_field(backbone)
     assert [field.stride for field in fields] == backbone.strides

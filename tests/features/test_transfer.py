@@ -60,6 +60,23 @@ def test_stages_of_vgg16_as_the_paper_trains_it() -> None:
     assert learning(backbone) == {"10", "12", "14", "17", "19", "21", "24", "26", "28"}
 
 
+@pytest.mark.parametrize(
+    ("name", "learn"),
+    [
+        ("efficientnet_b0", {"4", "5", "6", "7"}),
+        ("regnet_y_400mf", {"block3", "block4"}),
+        ("convnext_tiny", {"4", "5", "6", "7"}),
+        ("swin_t", {"4", "5", "6", "7"}),
+    ],
+)
+def test_two_stages_of_newer_networks(name: str, learn: set[str]) -> None:
+    with torch.device("cpu" if name == "regnet_y_400mf" else "meta"):
+        backbone, _ = build_backbone(name, settings=MapSettings("partial", 2))
+    assert learning(backbone) == learn
+    new = [p for name, p in backbone.named_parameters() if not name.startswith("body")]
+    assert new and all(p.requires_grad for p in new)
+
+
 def test_only_stages_of_the_trunk_count() -> None:
     """Without a pyramid conv5 is not in the body but is the head of each region."""
     with torch.device("meta"):
@@ -81,7 +98,7 @@ def test_only_stages_of_the_trunk_count() -> None:
         ({"initialization": "kaiming"}, "features.initialization 'kaiming' is unknown; the known ones are he, xavier"),
         ({"fpn_channels": 0}, "features.fpn_channels 0"),
         ({"levels": []}, "features.levels is empty"),
-        ({"batch_norm_eps": 0.0}, "features.batch_norm_eps 0.0"),
+        ({"batch_norm_eps": -0.1}, "features.batch_norm_eps -0.1"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:

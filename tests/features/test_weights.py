@@ -14,7 +14,7 @@ from torch import nn
 from detkit.errors import WeightsError
 from detkit.features import MapSettings, build_backbone
 from detkit.features.architectures import classification_network
-from detkit.features.weights import load_classification_weights, read_state_dict
+from detkit.features.weights import load_classification_weights, load_state_dict_file
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_files_that_hold_something_else(tmp_path: Path, content: Any) -> None:
 
 def test_a_whole_model_instead_of_its_weights(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"model\.pth cannot be read.*state_dict"):
-        read_state_dict(Path(saved(nn.Linear(2, 2), tmp_path / "model.pth")))
+        load_state_dict_file(nn.Linear(2, 2), saved(nn.Linear(2, 2), tmp_path / "model.pth"), "mine")
 
 
 @pytest.mark.parametrize("name", ["nowhere.pth", "some/folder/weights", "./weights"])

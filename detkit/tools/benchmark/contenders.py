@@ -125,14 +125,13 @@ def build_contender(
         "backbone": backbone,
     }
     if key != "rcnn":
-        has_top = spec.top_is_fully_connected or spec.top
         options |= {
             "features__channels_last": True,
             "features__fpn": False,
             "image__min_size": min_size,
             "image__max_size": max_size,
             "roi__pooling": "max",
-            "roi__head": "top" if has_top else "mlp",
+            "roi__head": "top" if spec.has_top else "mlp",
             "roi__pool_size": POOL_SIZES.get(backbone, 7),
             "detection__max_candidates": 100,
             "detection__nms_threshold": 0.3,

@@ -1,4 +1,4 @@
-"""LeNet-5 (LeCun et al. 1998, "Gradient-based learning applied to document recognition", section II.B)."""
+"""Small classification networks that torchvision does not have: LeNet-5, and one of seven convolutions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 
 class LeNet5(nn.Module):
-    """The first convolutional network in wide use, for crops of 32 x 32 pixels; larger images are fine.
+    """LeNet-5 (LeCun et al. 1998, "Gradient-based learning applied to document recognition", section II.B).
+
+    The first convolutional network in wide use, for crops of 32 x 32 pixels; larger images are fine.
 
     Its layers have the paper's names: C1, S2, C3 and S4 make the features (16 channels at stride 4), C5, F6 and the
     output classify them. It has the shape of a torchvision classification model (``features``, ``avgpool`` and
@@ -50,3 +52,35 @@ class LeNet5(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Class logits (N, num_classes) of a float batch (N, 3, H, W)."""
         return self.classifier(self.avgpool(self.features(x)).flatten(1))
+
+
+class TinyCNN(nn.Module):
+    """Seven convolutions for small images, quick enough to train from scratch on a CPU.
+
+    Four stages at strides 2, 4, 8 and 16 with 24, 48, 112 and 192 channels.
+
+    It has the shape of a torchvision classification model (``features`` and ``classifier``), so that it is
+    handled as they are. There are no published weights for it.
+    """
+
+    def __init__(self, num_classes: int = 1000) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            _convolution(3, 24, stride=2),
+            nn.Sequential(_convolution(24, 48, stride=2), _convolution(48, 48)),
+            nn.Sequential(_convolution(48, 112, stride=2), _convolution(112, 112)),
+            nn.Sequential(_convolution(112, 192, stride=2), _convolution(192, 192)),
+        )
+        self.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(192, num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class logits (N, num_classes) of a float batch (N, 3, H, W)."""
+        return self.classifier(self.features(x))
+
+
+def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )

@@ -1,0 +1,84 @@
+"""Layers: how those without weights begin, batch norm with fixed statistics, and the normalisation of a map.
+
+The layers that a detector adds (RPN, predictors) begin as the papers did, by `normal_`: normal with deviation 0.01, and
+0.001 for box regression (papers.md 2.2 and 2.3). The convolutions and linear layers of a backbone or of a box head
+begin by a rule that the user names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from detkit.errors import ConfigError
+
+#: ``he``: He et al. 2015, for ReLU (fan-out for convolutions, fan-in for linear layers); ``xavier``: Glorot and Bengio
+#: 2010.
+RULES = ("he", "xavier")
+
+
+def initialize(modules: Iterable[nn.Module], rule: str) -> None:
+    """Initialise every convolution and linear layer below ``modules`` by that rule; biases to 0.
+
+    Raises:
+        ConfigError: if the rule is not one of `RULES`.
+    """
+    if rule not in RULES:
+        raise ConfigError(f"unknown initialization {rule!r}; the known ones are {', '.join(RULES)}")
+    for root in modules:
+        for layer in root.modules():
+            if not isinstance(layer, (nn.Conv2d, nn.Linear)):
+                continue
+            if rule == "he":
+                mode = "fan_out" if isinstance(layer, nn.Conv2d) else "fan_in"
+                nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity="relu")
+            else:
+                nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def normal_(layer: nn.Conv2d | nn.Linear, deviation: float) -> None:
+    """Normal weights with that deviation and zero biases, in place."""
+    nn.init.normal_(layer.weight, std=deviation)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+class FrozenBatchNorm(FrozenBatchNorm2d):
+    """Batch norm as a fixed scale and shift.
+
+    torchvision's module as one operation, in the input's type (under autocast that is bfloat16 or float16).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same, normalised by the stored statistics."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return torch.addcmul(shift.to(x.dtype).view(1, -1, 1, 1), x, scale.to(x.dtype).view(1, -1, 1, 1))
+
+
+def freeze_batch_norms(root: nn.Module, path: str = "") -> None:
+    """Replace batch norms by a `FrozenBatchNorm` of the same scale, shift and statistics, in place.
+
+    Args:
+        root: the module that holds them.
+        path: of the part of ``root`` in which they are replaced, which may be a batch norm itself; "": everywhere.
+    """
+    for name, layer in list(root.get_submodule(path).named_modules(prefix=path)):
+        if isinstance(layer, nn.BatchNorm2d):
+            frozen = FrozenBatchNorm(layer.num_features, eps=layer.eps)
+            frozen.load_state_dict(layer.state_dict())
+            parent, _, child = name.rpartition(".")
+            setattr(root.get_submodule(parent), child, frozen)
+
+
+class MapNorm(nn.LayerNorm):
+    """Layer norm over the channels of each cell of a map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same, normalised."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
