@@ -112,7 +112,7 @@ def main() -> None:
         [
             f"# R-CNN on {args.images} photographs, {result['proposals']:,.0f} proposals each: memory and disk",
             "",
-            "| | seen | limit |",
+            "| | measured | limit |",
             "|---|---:|---:|",
             *(f"| {' | '.join(row)} |" for row in rows),
             "",

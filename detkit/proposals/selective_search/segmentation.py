@@ -53,7 +53,7 @@ def segment(
     Returns:
         (H, W) int32, regions 0..R-1 in reading order of their first pixels. With 4 neighbours it equals the result of
         OpenCV's GraphSegmentation on the same image, except where a small region has two equally near neighbours: of
-        those the first in reading order absorbs it here, and any of them in OpenCV, whose sort is not stable.
+        those the one whose edge comes first absorbs it here, and any of them in OpenCV, whose sort is not stable.
     """
     return segment_many(image, [k], sigma, min_size, connectivity).labels(0)
 
