@@ -4,15 +4,15 @@ The rule (IJCV 2004, section 3): an edge of weight w joins two components when w
 where Int(C) is the heaviest edge that joined C so far. An edge that is not joined is refused; a component that refuses
 an edge never grows again, since later edges are heavier. Two facts follow, and reduce the work for further k:
 
-- Until a component refuses an edge, or is refused by one, it is the connected component of all edges so far, without any
-  threshold. A larger k refuses less, so up to there it merges exactly the same. These groups of pixels ("atoms") are
-  computed once, with the smallest k; each k then needs only the edges between atoms.
+- Until one of its edges is refused, a component is the connected component of all edges so far, without any threshold.
+  A larger k refuses less, so up to there it merges exactly the same. These groups of pixels ("atoms") are computed once,
+  with the smallest k; each k then needs only the edges between atoms.
 - Among edges of equal weight the order does not matter: which components may join at w is decided before the first of
   them, and components that join at w may join again at w.
 
 After the merging, small components are absorbed by a neighbour. There the order of equal weights does matter, where a
-small component has two equally near neighbours: the edge that `segmentation.build_edges` lists first decides. OpenCV sorts
-by `std::sort`, which is not stable, so there any of them may be first: about one partition of a hundred differs.
+small component has two equally near neighbours: the edge that `segmentation.build_edges` lists first decides. OpenCV
+sorts by `std::sort`, which is not stable, so there any of them may be first: about one partition of a hundred differs.
 
 A parent always has the smaller number, so one pass in ascending order flattens a forest, and a root is its component's
 first pixel in reading order. Components are numbered by that pixel, as in OpenCV.
