@@ -83,17 +83,18 @@ def main() -> None:
     parser.add_argument("--proposals", type=int, default=2000)
     parser.add_argument("--crop_size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=30, help="of fine-tuning")
-    parser.add_argument("--budget", type=float, default=4.0, help="feature_budget, GB")
+    parser.add_argument("--budget", type=float, default=4.0, help="feature_files.budget, GB")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark_rcnn_memory"), help="for subset and run")
     parser.add_argument("--output", type=Path, default=HERE / "results")
     args = parser.parse_args()
     subset = make_subset(args.data, args.work / "subset", {"train": args.images, "val": 4})
     options = ["--config", str(HERE / "voc_animals_rcnn.yaml"), "--data.path", str(subset)]
     options += ["--model.weights", args.weights, "--trainer.default_root_dir", str(args.work)]
-    options += ["--trainer.max_steps", str(args.steps), "--model.crop_size", str(args.crop_size)]
-    options += ["--model.context", "2", "--model.proposals.method.mode", "quality", "--model.warmup_steps", "0"]
+    options += ["--trainer.max_steps", str(args.steps), "--model.crop.size", str(args.crop_size)]
+    options += ["--model.crop.context", "2", "--model.optim.warmup_steps", "0"]
+    options += ["--model.proposals.method.mode", "quality"]
     options += ["--model.proposals.max_boxes", f"[{args.proposals},{args.proposals}]"]
-    options += ["--model.feature_budget", str(args.budget)]
+    options += ["--model.feature_files.budget", str(args.budget)]
     log = args.work / "fit.log"
     result = watch([sys.executable, "-m", "detkit", "fit", *options], args.work / "features", log)
     result |= announced(log.read_text(encoding="utf-8"))

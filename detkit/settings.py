@@ -79,16 +79,30 @@ def parameters_of(cls: type) -> dict[str, Any]:
     return parameters
 
 
+def defaults_of(cls: type) -> dict[str, Any]:
+    """The defaults of the same arguments: name -> value."""
+    defaults: dict[str, Any] = {}
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            for each in inspect.signature(base.__init__).parameters.values():
+                defaults.setdefault(each.name, each.default)
+    return defaults
+
+
 def arguments_from_plain(cls: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint's arguments as the class's constructor takes them; see `from_plain`.
 
     Raises:
         ConfigError: an argument that the class does not have.
     """
-    known = parameters_of(cls)
-    return {
-        name: from_plain(known[_checked(name, known, cls.__name__)], value, name) for name, value in arguments.items()
-    }
+    known, defaults = parameters_of(cls), defaults_of(cls)
+    values = {}
+    for name, value in arguments.items():
+        kind, default = known[_checked(name, known, cls.__name__)], defaults[name]
+        if isinstance(value, Mapping) and is_dataclass(default) and not isinstance(default, Configurable):
+            value = {**vars(default), **value}  # what is left out is the constructor's default, not the group's
+        values[name] = from_plain(kind, value, name)
+    return values
 
 
 def nested(settings: Mapping[str, Any], separator: str = "__") -> dict[str, Any]:

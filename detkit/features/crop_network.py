@@ -103,8 +103,8 @@ class CropNetwork(nn.Module):
         if own < 2 * here <= 4 * own:
             return None
         return (
-            f"warning: crop_size {self.crop_size} gives a map of {here} x {here} cells, and the fully connected layers "
-            f"of these weights have learnt from {own} x {own}: they will be of less use than with crop_size: "
+            f"warning: crop.size {self.crop_size} gives a map of {here} x {here} cells, and the fully connected layers "
+            f"of these weights have learnt from {own} x {own}: they will be of less use than with crop.size: "
             f"{loaded.crop_size}"
         )
 
@@ -154,4 +154,4 @@ def build_crop_network(
     try:
         return CropNetwork(convolutions, pool, top, top_reads_pool5, crop_size)
     except RuntimeError as error:
-        raise ConfigError(f"crop_size {crop_size} is too small for {name}, whose maps end up empty{hint}") from error
+        raise ConfigError(f"crop.size {crop_size} is too small for {name}, whose maps end up empty{hint}") from error

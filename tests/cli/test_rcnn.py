@@ -29,8 +29,8 @@ CONFIG = """
 model:
   class_path: RCNN
   init_args:
-    {backbone: lenet5, crop_size: 32, context: 4, batch_regions: 32, proposals: {max_boxes: [40, 25]},
-     warmup_steps: 0, lr: 0.01}
+    {backbone: lenet5, crop: {size: 32, context: 4}, sampling: {batch_size: 32}, proposals: {max_boxes: [40, 25]},
+     optim: {warmup_steps: 0, lr: 0.01}}
 data:
   class_path: Shapes
   init_args: {path: shapes, num_train: 6, num_val: 3, num_test: 3, image_size: 64, num_workers: 0}
@@ -162,7 +162,7 @@ def test_killed_in_earnest_gone_on_with_and_tested_both_ways(folder: Path, capsy
 
 def test_other_numbers_let_the_svms_learn_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     detkit(capsys, "fit", "--config", "small.yaml")
-    out = detkit(capsys, "fit", "--ckpt_path", "runs/small", "--model.svm_c", "0.1")
+    out = detkit(capsys, "fit", "--ckpt_path", "runs/small", "--model.svm.c", "0.1")
     assert "SVMs: " in out and "box regressors: " in out and "fine-tuning, epoch" not in out
     assert "goes on after epoch 1, step 3\n" in out  # and no stage
     before, after = (weights(f"runs/small/version_{n}")["state_dict"] for n in (0, 1))
@@ -199,7 +199,7 @@ def test_stopping_in_a_stage_says_how_to_go_on(
 
     # Again in the first stage of the run that goes on: its own folder has no last.ckpt, only a best that was copied.
     again, path = ["fit", "--config", "small.yaml", "--ckpt_path", "last"], "runs/small/version_0/checkpoints/last.ckpt"
-    for option, more in (([], ""), (["--model.svm_c", "0.1"], ", and this run's --model options again")):
+    for option, more in (([], ""), (["--model.svm.c", "0.1"], ", and this run's --model options again")):
         assert main([*again, *option]) == 130
         told = f"No stage or epoch of this run had ended; go on where it began: detkit fit --ckpt_path {path}{more}\n"
         assert told in capsys.readouterr().err

@@ -113,7 +113,7 @@ def test_frozen_batch_norms_in_every_part() -> None:
 
 @pytest.mark.parametrize(
     ("name", "crop_size", "message"),
-    [("resnet999", 64, "'resnet999'"), ("alexnet", 32, "crop_size 32 is too small for alexnet.* its own is 227")],
+    [("resnet999", 64, "'resnet999'"), ("alexnet", 32, "crop.size 32 is too small for alexnet.* its own is 227")],
 )
 def test_networks_that_cannot_be(name: str, crop_size: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -292,8 +292,8 @@ def test_a_size_that_pre_trained_layers_are_not_used_to_is_told(
         assert line is None
     else:
         here, own = cells
-        assert line is not None and line.startswith(f"warning: crop_size {crop_size} gives a map of {here} x {here} ")
-        assert f"{own} x {own}: " in line and line.endswith(f"crop_size: {own_size}")
+        assert line is not None and line.startswith(f"warning: crop.size {crop_size} gives a map of {here} x {here} ")
+        assert f"{own} x {own}: " in line and line.endswith(f"crop.size: {own_size}")
 
 
 def test_the_size_that_a_classifier_learnt_with_counts(tmp_path: Path) -> None:
@@ -305,4 +305,4 @@ def test_the_size_that_a_classifier_learnt_with_counts(tmp_path: Path) -> None:
         size: build_crop_network("lenet5", crop_size=size, weights=str(tmp_path / "best.ckpt")).size_line()
         for size in (24, 48)
     }
-    assert lines[48] is None and lines[24].endswith("from 12 x 12: they will be of less use than with crop_size: 48")
+    assert lines[48] is None and lines[24].endswith("from 12 x 12: they will be of less use than with crop.size: 48")

@@ -18,17 +18,16 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import numpy as np
 import torch
 from filelock import FileLock
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
-from detkit.data import Annotations
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.dataset import DetectionDataset
 from detkit.data.loaders import make_own_loader
 from detkit.detectors.base import Detector
+from detkit.detectors.proposals import GivenProposals
 from detkit.detectors.rcnn.ablation import Ablation
 from detkit.detectors.rcnn.features import (
     FeatureFileSettings,
@@ -53,14 +52,10 @@ from detkit.types import Batch, Detections, Sample
 
 #: In this order; a checkpoint holds the last one that is finished.
 FINE_TUNING, SVMS, BOXES, COMPARISON = STAGES = ("fine-tuning", "SVMs", "box regressors", "comparison")
-FEATURES_DEPEND_ON = (
-    *("min_size", "max_size", "image_mean", "image_std", "crop_size", "crop_mode", "context", "bf16"),
-    *("proposals", "train_on_difficult", "classifier", "box_regression"),
-)
-STAGES_DEPEND_ON = (
-    *FEATURES_DEPEND_ON,
-    *("svm_c", "svm_positive_weight", "svm_negative_iou", "svm_passes", "box_lambda", "box_min_iou"),
-)
+#: The model's arguments that the features depend on, besides `box.min_iou` and the budget.
+FEATURES_DEPEND_ON = ("image", "proposals", "crop", "train_on_difficult", "classifier", "box_regression")
+#: If one of these changes, a fit that continues runs the stages again.
+STAGES_DEPEND_ON = (*FEATURES_DEPEND_ON, "svm", "box")
 
 
 class RCNNStages(Callback):
@@ -69,9 +64,8 @@ class RCNNStages(Callback):
     Args:
         reader: of the network that is fine-tuned.
         heads: whose SVMs and box regressors learn.
+        given: the proposals.
         detect_variants: the detections of a batch by each variant.
-        propose_first: proposals of the first images of a split, for a fit without a store (``fast_dev_run``).
-        max_proposals: number of proposals of a training image, the best ones; None: all.
         svm, box, feature_files: settings of the stages.
 
     Attributes:
@@ -84,18 +78,16 @@ class RCNNStages(Callback):
         self,
         reader: CropReader,
         heads: CropClassifier,
+        given: GivenProposals,
         detect_variants: Callable[[Batch, list[Variant]], list[list[Detections]]],
-        propose_first: Callable[[Annotations, int], Mapping[str | int, np.ndarray]],
-        max_proposals: int | None,
         svm: SVMSettings,
         box: BoxRegressorSettings,
         feature_files: FeatureFileSettings,
     ) -> None:
         self.reader = reader
         self.heads = heads
+        self.given = given
         self.detect_variants = detect_variants
-        self.propose_first = propose_first
-        self.max_proposals = max_proposals
         self.svm = svm
         self.box = box
         self.feature_files = feature_files
@@ -215,12 +207,12 @@ class RCNNStages(Callback):
         annotations, proposals = data.annotations("train"), data.proposals.get("train")
         count = int(trainer.fast_dev_run) * data.batch_size or len(annotations)
         if proposals is None:  # fast_dev_run
-            proposals = self.propose_first(annotations, min(count, len(annotations)))
+            proposals = self.given.of_first(annotations, min(count, len(annotations)))
         return TrainingRegions(
             annotations,
             proposals,
             pl_module.num_classes,
-            self.max_proposals,
+            self.given.settings.max_boxes[0],
             pl_module.train_on_difficult,
             self.box.min_iou if self.heads.requested.box_regression else math.inf,
             count,
@@ -236,7 +228,8 @@ class RCNNStages(Callback):
         """The folder of the features, named after the run and all that they depend on; the same on all ranks."""
         annotations = trainer.datamodule.annotations("train")
         about = {name: pl_module.hparams[name] for name in FEATURES_DEPEND_ON}
-        about |= {"min_iou": self.box.min_iou, "budget": self.feature_files.budget, "few": trainer.fast_dev_run}
+        about["crop"] = {name: value for name, value in about["crop"].items() if name != "memory"}
+        about |= {"min_iou": self.box.min_iou, "budget": self.feature_files.budget, "root": annotations.root}
         about["root"] = annotations.root
         for array in ("image_ids", "offsets", "boxes", "labels", "difficult", "crowd"):
             about[array] = zlib.crc32(getattr(annotations, array).tobytes())

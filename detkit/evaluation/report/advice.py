@@ -58,9 +58,9 @@ REMEDIES = {
         "cover": f"larger images, a feature pyramid or, if the proposals' recall {_MORE}",
     },
     "RCNN": {
-        "fit": "larger crops (crop_size), box regressors (box_regression: true) or, if the proposals' recall at IoU "
+        "fit": "larger crops (crop.size), box regressors (box_regression: true) or, if the proposals' recall at IoU "
         f"0.7 {_MORE}",
-        "cover": f"larger crops (crop_size) or, if the proposals' recall {_MORE}",
+        "cover": f"larger crops (crop.size) or, if the proposals' recall {_MORE}",
     },
 }
 

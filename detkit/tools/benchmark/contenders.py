@@ -123,22 +123,21 @@ def build_contender(
     options: dict[str, Any] = {
         "class_names": class_names,
         "backbone": backbone,
+        "features__channels_last": True,
+        "detection__max_candidates": 100,
+        "detection__nms_threshold": 0.3,
     }
     if key != "rcnn":
         options |= {
-            "features__channels_last": True,
             "features__fpn": False,
             "image__min_size": min_size,
             "image__max_size": max_size,
             "roi__pooling": "max",
             "roi__head": "top" if spec.has_top else "mlp",
             "roi__pool_size": POOL_SIZES.get(backbone, 7),
-            "detection__max_candidates": 100,
-            "detection__nms_threshold": 0.3,
         }
     else:
-        options |= {"channels_last": True, "max_candidates": 100, "nms_threshold": 0.3}
-        options |= {"crop_size": spec.crop_size, "context": CONTEXTS.get(backbone, 16)}
+        options |= {"crop__size": spec.crop_size, "crop__context": CONTEXTS.get(backbone, 16)}
     if key == "faster_rcnn":
         options |= {"rpn__pre_nms": (12000, 6000), "rpn__post_nms": (2000, 300), "rpn__min_size": 16.0}
     else:

@@ -64,7 +64,7 @@ def why_so_close(rows: Sequence[Row], backbone: str, crop_size: int) -> str | No
     )
     of_crop = f"{1000 * rcnn.seconds[FEATURES] / max(rcnn.boxes, 1):.2g} ms each, {backbone}"
     usual = architecture(backbone).crop_size
-    larger = f"crops of {usual} pixels (crop_size) and " if crop_size < usual else ""
+    larger = f"crops of {usual} pixels (crop.size) and " if crop_size < usual else ""
     return (
         f"{start}R-CNN's {rcnn.boxes:,.0f} {rcnn.inputs} pixels take {crops} s ({of_crop}), the shared map {shared} s "
         f"and the heads on it {heads} s; to see what sharing saves, take {larger}a larger backbone"

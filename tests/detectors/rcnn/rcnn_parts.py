@@ -19,13 +19,13 @@ from detkit.settings import construct
 OPTIONS: dict[str, Any] = {
     "class_names": list(SHAPE_CLASSES),
     "backbone": "lenet5",
-    "crop_size": 32,
-    "context": 4,
-    "batch_regions": 32,
+    "crop__size": 32,
+    "crop__context": 4,
+    "sampling__batch_size": 32,
     "proposals": ProposalSettings(max_boxes=(40, 25)),
-    "warmup_steps": 0,
+    "optim__warmup_steps": 0,
     "optim__lr": 0.005,
-    "feature_budget": 1.0,
+    "feature_files__budget": 1.0,
 }
 
 

@@ -16,6 +16,7 @@ from detkit.data import VOC
 from detkit.detectors import ProposalSettings
 from detkit.errors import ConfigError
 from detkit.features import warping
+from detkit.settings import construct
 from tests.detectors.conftest import Sample, assert_same, sample
 
 from .rcnn_parts import boxes_in, detecting, rcnn, with_proposals
@@ -46,7 +47,7 @@ def test_learns_at_the_paper_s_rate_by_default() -> None:
 
 
 def test_thirty_two_foreground_and_ninety_six_background_of_all_images_together() -> None:
-    model = rcnn(batch_regions=128, proposals=ProposalSettings(max_boxes=(None, None))).train()
+    model = rcnn(sampling__batch_size=128, proposals=ProposalSettings(max_boxes=(None, None))).train()
     truth = [[5.0, 5, 40, 50], [30, 30, 60, 62]]
     rich = given(64, 64, truth, labels=[2, 5], count=200)
     rich["proposals"] = torch.cat((rich["proposals"], rich["boxes"].repeat(20, 1)))
@@ -71,7 +72,7 @@ def test_thirty_two_foreground_and_ninety_six_background_of_all_images_together(
 
 
 def test_ground_truth_is_joined_to_the_proposals() -> None:
-    model = rcnn(batch_regions=1000).train()
+    model = rcnn(sampling__batch_size=1000).train()
     made = sample(64, 64, [[5.0, 5, 40, 50], [50, 50, 60, 60]], labels=[3, 1])
     (boxes,), (labels,) = drawn_for(model, [made | {"proposals": torch.zeros(0, 4)}])
     assert boxes.tolist() == made["boxes"].tolist() and labels.tolist() == [3, 1]
@@ -80,7 +81,7 @@ def test_ground_truth_is_joined_to_the_proposals() -> None:
 @pytest.mark.parametrize("kind", ["difficult", "crowd"])
 @pytest.mark.parametrize("learn", [False, True])
 def test_difficult_objects_and_crowds_are_neither(kind: str, learn: bool) -> None:
-    model = rcnn(batch_regions=1000, train_on_difficult=learn).train()
+    model = rcnn(sampling__batch_size=1000, train_on_difficult=learn).train()
     marked = torch.tensor([False, True])
     made = sample(64, 64, [[0.0, 0, 20, 20], [30, 30, 64, 64]], labels=[3, 1], **{kind: marked})
     inside = torch.tensor([[30.0, 30, 64, 64], [31, 31, 62, 64], [40, 40, 50, 50]])
@@ -95,7 +96,7 @@ def test_difficult_objects_and_crowds_are_neither(kind: str, learn: bool) -> Non
 
 
 def test_the_loss_is_that_of_a_softmax_over_the_warped_regions(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = rcnn(min_size=48, max_size=96).eval()  # no dropout, were there any
+    model = rcnn(image__min_size=48, image__max_size=96).eval()  # no dropout, were there any
     torch.nn.init.normal_(model.roi_heads.cls_score.weight, std=0.5)
     batch = [given(64, 80, [[5.0, 5, 40, 50]], labels=[2]), given(60, 70, [[20.0, 20, 60, 50]], labels=[4])]
     images = model.encode(batch)
@@ -158,7 +159,7 @@ def test_the_new_layer_learns_ten_times_and_biases_twice_as_fast() -> None:
         assert lr == pytest.approx(0.001 * factor), name
         assert decay == (0 if name.endswith("bias") else 0.0005), name
     assert rates["roi_heads.cls_score.bias"][0] == pytest.approx(0.02)
-    only = rcnn(backbone="tiny", transfer="frozen", optim__lr=0.1, head_lr_factor=3.0)
+    only = rcnn(backbone="tiny", features__transfer="frozen", optim__lr=0.1, head_lr_factor=3.0)
     (group,) = only.parameter_groups()[:1]
     assert group["lr"] == pytest.approx(0.3)
     assert {id(p) for g in only.parameter_groups() for p in g["params"]} == set(map(id, only.roi_heads.parameters()))
@@ -185,7 +186,7 @@ def test_a_few_steps_on_one_batch_lower_the_loss() -> None:
 @pytest.mark.parametrize("classifier", ["svm", "softmax"])
 @torch.no_grad()
 def test_a_batch_equals_its_images_one_by_one(classifier: str) -> None:
-    model = detecting(classifier=classifier, score_threshold=0.1)
+    model = detecting(classifier=classifier, detection__score_threshold=0.1)
     batch = [given(64, 96), given(64, 96), given(128, 100)]
     together = model.detect(batch)
     assert all(len(found["boxes"]) > 2 for found in together)
@@ -197,7 +198,7 @@ def test_a_batch_equals_its_images_one_by_one(classifier: str) -> None:
 
 @torch.no_grad()
 def test_all_variants_from_one_reading() -> None:
-    model = detecting(score_threshold=0.1)
+    model = detecting(detection__score_threshold=0.1)
     batch = [given(64, 80), given(70, 64)]
     passes: list[int] = []
     model.network.register_forward_hook(lambda *_: passes.append(1))
@@ -206,7 +207,7 @@ def test_all_variants_from_one_reading() -> None:
     assert len(passes) == len(batch) and [str(v) for v in variants][-1] == "SVM + boxes"
     for variant, detections in zip(variants, found, strict=True):
         # The same weights in a detector that was made for this variant alone.
-        alone = detecting("none", **variant._asdict(), score_threshold=0.1)
+        alone = detecting("none", **variant._asdict(), detection__score_threshold=0.1)
         alone.load_state_dict(model.state_dict())
         assert alone.roi_heads.variant == variant
         for a, b in zip(detections, alone.detect(batch), strict=True):
@@ -230,7 +231,8 @@ def test_images_with_and_without_objects_and_proposals(objects: bool, count: int
 
 @torch.no_grad()
 def test_the_best_proposals_are_used_in_test_and_in_training() -> None:
-    model = detecting(proposals=ProposalSettings(max_boxes=(3, 2)), nms_threshold=1.0, batch_regions=100)
+    limits = ProposalSettings(max_boxes=(3, 2))
+    model = detecting(proposals=limits, detection__nms_threshold=1.0, sampling__batch_size=100)
     made = given(64, 64)
     (found,) = model.detect([made])
     cut = {**made, "proposals": made["proposals"][:2]}
@@ -270,25 +272,25 @@ def test_a_fit_and_a_test_in_every_precision(
     ("options", "message"),
     [
         ({"classifier": "tree"}, "classifier: there is no 'tree'"),
-        ({"crop_mode": "tight"}, "crop.mode: there is no 'tight'"),
-        ({"context": 20}, "crop.context: twice 20 must be at least 0 and below crop.size 32"),
-        ({"batch_regions": 0}, "batch_regions 0"),
-        ({"positive_fraction": 0.0}, "positive_fraction"),
-        ({"crop_memory": 0.0}, "crop.memory: 0.0"),
+        ({"crop__mode": "tight"}, "crop.mode: there is no 'tight'"),
+        ({"crop__context": 20}, "crop.context: twice 20 must be at least 0 and below crop.size 32"),
+        ({"sampling__batch_size": 0}, r"sampling\.batch_size: 0"),
+        ({"sampling__positive_fraction": 0.0}, "positive_fraction"),
+        ({"crop__memory": 0.0}, "crop.memory: 0.0"),
         ({"backbone": "resnet999"}, "'resnet999'"),
-        ({"foreground_iou": 7.0}, "foreground_iou 7.0"),
-        ({"svm_c": 0.0}, "^svm.c: 0.0 must be above 0$"),
-        ({"svm_positive_weight": -1.0}, "^svm.positive_weight: -1.0 must be above 0"),
-        ({"svm_passes": 0}, "^svm.passes: 0 must be at least 1$"),
-        ({"svm_negative_iou": -1.0}, "^svm.negative_iou: -1.0 must be above 0 and at most 1$"),
-        ({"box_min_iou": 1.5}, "^box.min_iou: 1.5 must be at least 0 and below 1$"),
-        ({"box_lambda": 0.0}, "^box.ridge: 0.0 must be above 0$"),
-        ({"feature_budget": -1.0}, "^feature_files.budget: -1.0 must be above 0$"),
-        ({"score_threshold": -1.0}, "detection.score_threshold: -1.0"),
-        ({"nms_threshold": 3.0}, "detection.nms_threshold: 3.0"),
-        ({"max_detections": 0}, "detection.max_detections: 0"),
-        ({"max_candidates": -1}, "detection.max_candidates: -1"),
-        ({"max_per_set": 0}, "max_per_set 0"),
+        ({"sampling__foreground_iou": 7.0}, r"sampling\.foreground_iou: 7.0 must"),
+        ({"svm__c": 0.0}, "^svm.c: 0.0 must be above 0$"),
+        ({"svm__positive_weight": -1.0}, "^svm.positive_weight: -1.0 must be above 0"),
+        ({"svm__passes": 0}, "^svm.passes: 0 must be at least 1$"),
+        ({"svm__negative_iou": -1.0}, "^svm.negative_iou: -1.0 must be above 0 and at most 1$"),
+        ({"box__min_iou": 1.5}, "^box.min_iou: 1.5 must be at least 0 and below 1$"),
+        ({"box__ridge": 0.0}, "^box.ridge: 0.0 must be above 0$"),
+        ({"feature_files__budget": -1.0}, "^feature_files.budget: -1.0 must be above 0$"),
+        ({"detection__score_threshold": -1.0}, "detection.score_threshold: -1.0"),
+        ({"detection__nms_threshold": 3.0}, "detection.nms_threshold: 3.0"),
+        ({"detection__max_detections": 0}, "detection.max_detections: 0"),
+        ({"detection__max_candidates": -1}, "detection.max_candidates: -1"),
+        ({"max_per_set": 0}, "max_per_set: 0"),
     ],
 )
 def test_options_that_cannot_work(options: dict[str, Any], message: str) -> None:
@@ -297,12 +299,12 @@ def test_options_that_cannot_work(options: dict[str, Any], message: str) -> None
 
 
 def test_hyper_parameters_are_all_of_every_class() -> None:
-    model = rcnn(svm_c=0.5, optim__lr=0.25)
-    assert (
-        model.hparams["svm_c"] == 0.5 and model.hparams["optim"]["lr"] == 0.25 and model.hparams["box_lambda"] == 1000.0
-    )
+    model = rcnn(svm__c=0.5, optim__lr=0.25)
+    groups = model.hparams
+    assert groups["svm"]["c"] == 0.5 and groups["optim"]["lr"] == 0.25 and groups["box"]["ridge"] == 1000.0
+    assert groups["detection"]["nms_threshold"] == 0.3 and groups["image"]["min_size"] is None
     assert not [name for name in model.hparams if name.startswith("_") or name in ("shared", "optimizer")]
-    assert detkit.RCNN(**model.hparams).hparams == model.hparams
+    assert construct(detkit.RCNN, model.hparams).hparams == model.hparams
 
 
 def test_every_option_has_its_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -312,7 +314,9 @@ def test_every_option_has_its_help(capsys: pytest.CaptureFixture[str]) -> None:
         run("fit", ["--model.help", "RCNN"])
     rows = capsys.readouterr().out.partition("Help for")[2].split("\n  --model.")[1:]
     options = [row.split()[0].rstrip(",") for row in rows]
-    assert {"svm_c", "crop_size", "feature_budget", "box_lambda", "max_per_set", "optim.lr", "protocol"} <= set(options)
+    assert {"svm.c", "crop.size", "feature_files.budget", "box.ridge", "max_per_set", "optim.lr", "protocol"} <= set(
+        options
+    )
     for row in rows:
         words = row.partition("(type:")[0].split()[1:]
         assert [word for word in words if word.islower() and not word.startswith(("--", "{", "["))], row

@@ -57,7 +57,7 @@ def test_plain_loaders_are_refused_before_the_first_step(
 
 def test_a_budget_that_is_too_small_is_told_before_the_first_step(fit_rcnn: Fit, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"feature_files\.budget: 1e-06 GB"):
-        fit_rcnn(tmp_path, model=rcnn(feature_budget=1e-6))
+        fit_rcnn(tmp_path, model=rcnn(feature_files__budget=1e-6))
     assert not list(tmp_path.rglob("*.ckpt")) and not list(tmp_path.rglob("features"))
 
 
@@ -136,16 +136,16 @@ def test_more_epochs_make_what_was_learnt_on_the_features_stale(
 @pytest.mark.parametrize("keep", [False, True])
 def test_features_of_the_network_as_it_was_do_not_stay(fit_rcnn: Fit, tmp_path: Path, keep: bool) -> None:
     """Killed while the SVMs learn, gone on with by more fine-tuning, and killed again."""
-    fit_rcnn(tmp_path, kill=("SVMs", 1), keep_features=keep)
+    fit_rcnn(tmp_path, kill=("SVMs", 1), feature_files__keep=keep)
     (before,) = (path for path in (tmp_path / "features").iterdir() if path.is_dir())
     # Another fit's in the same place, and what is no features at all.
     others = {tmp_path / "features" / name for name in ("other-0", before.name[1:], "mine")}
     for path in others:
         path.mkdir()
-    fit_rcnn(tmp_path, resume=True, epochs=3, kill=("features", 2), keep_features=keep)
+    fit_rcnn(tmp_path, resume=True, epochs=3, kill=("features", 2), feature_files__keep=keep)
     left = {path for path in (tmp_path / "features").iterdir() if path.is_dir()} - others
     assert len(left) == 1 + keep and (before in left) == keep
-    again = fit_rcnn(tmp_path, resume=True, epochs=3, keep_features=keep)
+    again = fit_rcnn(tmp_path, resume=True, epochs=3, feature_files__keep=keep)
     assert again.calls["features"] == 7  # what was computed of the new network is used
     assert {path for path in (tmp_path / "features").iterdir() if path.is_dir()} == others | (left if keep else set())
 
@@ -158,7 +158,7 @@ def test_two_fits_in_one_place_have_features_of_their_own(fit_rcnn: Fit, tmp_pat
     assert [path.parent.name[:8] for path in first.feature_files] == [first.model.stages.run_id] * 3
 
 
-@pytest.mark.parametrize("options", [{"svm_c": 0.01}, {}], ids=["other numbers", "the same"])
+@pytest.mark.parametrize("options", [{"svm__c": 0.01}, {}], ids=["other numbers", "the same"])
 def test_a_second_fit_from_one_checkpoint_does_not_touch_the_features_of_the_first(
     whole_fit: Fitted, fit_rcnn: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:

@@ -33,7 +33,7 @@ def test_stages_run_in_their_order_and_each_leaves_a_checkpoint(
         save(self, trainer)
         content = read_checkpoint(self.path)
         trained = [bool(content["state_dict"][f"roi_heads.{p}.trained"].any()) for p in ("svms", "box_regressors")]
-        told.append((stage_of(content), content["detkit"]["class"], *trained))
+        told.append((stage_of(content), content["detkit"]["class"].rpartition(".")[2], *trained))
 
     monkeypatch.setattr(LastCheckpoint, "_save", watched)
     found = fit_rcnn(tmp_path)
@@ -79,13 +79,13 @@ def test_features_are_gone_afterwards(whole_fit: Fitted) -> None:
 
 
 def test_features_stay_where_they_are_wanted(whole_fit: Fitted, fit_rcnn: Fit, tmp_path: Path) -> None:
-    found = fit_rcnn(tmp_path, keep_features=True)
+    found = fit_rcnn(tmp_path, feature_files__keep=True)
     assert sorted(path.name for path in found.feature_files) == ["done", "fc7.npy", "pool5.npy"]
     assert not differing(found.model.state_dict(), whole_fit.model.state_dict())
 
 
 def test_without_fc7_on_disk_the_same_comes_out(whole_fit: Fitted, fit_rcnn: Fit, tmp_path: Path) -> None:
-    found = fit_rcnn(tmp_path, feature_budget=0.0003)  # 300 kB
+    found = fit_rcnn(tmp_path, feature_files__budget=0.0003)  # 300 kB
     assert found.calls == whole_fit.calls
     ours, theirs = found.model.state_dict(), whole_fit.model.state_dict()
     for name in ours:
@@ -135,7 +135,7 @@ def test_a_class_without_positives_is_not_available_and_never_fires(
 def test_svms_that_are_hardly_better_than_a_constant_are_named(
     fit_rcnn: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str], svm_c: float, weak: bool
 ) -> None:
-    found = fit_rcnn(tmp_path, epochs=1, svm_c=svm_c)  # with so few examples the usual 0.001 is little too
+    found = fit_rcnn(tmp_path, epochs=1, svm__c=svm_c)  # with so few examples the usual 0.001 is little too
     told = [line for line in capsys.readouterr().out.splitlines() if "SVMs with near-zero weights" in line]
     assert len(told) == weak
     trained = found.model.roi_heads.svms.trained
@@ -173,6 +173,6 @@ def test_regressors_alone_want_no_features_of_all_regions(
 
 
 def test_svms_alone_want_no_examples_for_regressors(fit_rcnn: Fit, tmp_path: Path) -> None:
-    found = fit_rcnn(tmp_path, epochs=1, box_regression=False, keep_features=True)
+    found = fit_rcnn(tmp_path, epochs=1, box_regression=False, feature_files__keep=True)
     # fc7 of at most 40 regions and some objects of 8 images in half precision, and no pool5.
     assert 0 < sum(path.stat().st_size for path in found.feature_files) < 8 * (50 * 84 * 2 + 512)

@@ -208,12 +208,12 @@ def test_the_facts_are_on_the_page(tmp_path: Path) -> None:
     [
         (
             "RCNN",
-            ["proposals.max_boxes", "mode: quality", "detkit propose", "crop_size"],
+            ["proposals.max_boxes", "mode: quality", "detkit propose", "crop.size"],
             ["anchor", "box loss", "pyramid"],
         ),
-        ("FastRCNN", ["proposals.max_boxes", "mode: quality", "detkit propose", "pyramid"], ["anchor", "crop_size"]),
-        ("FasterRCNN", ["anchors", "pyramid"], ["proposal", "crop_size"]),
-        (None, ["anchors", "proposals"], ["max_boxes", "crop_size"]),
+        ("FastRCNN", ["proposals.max_boxes", "mode: quality", "detkit propose", "pyramid"], ["anchor", "crop.size"]),
+        ("FasterRCNN", ["anchors", "pyramid"], ["proposal", "crop.size"]),
+        (None, ["anchors", "proposals"], ["max_boxes", "crop.size"]),
     ],
 )
 def test_the_advice_is_for_the_detector(

@@ -157,7 +157,7 @@ def test_a_fast_rcnn_that_is_hardly_quicker_is_explained_by_what_was_measured() 
     assert why_so_close([cheap, fast], "mobilenet_v2", 64) == (
         "note: Fast R-CNN is 0.68x as fast as R-CNN: R-CNN's 500 crops of 64 pixels take 0.250 s (0.5 ms each, "
         "mobilenet_v2), the shared map 0.200 s and the heads on it 0.400 s; to see what sharing saves, take crops of "
-        "224 pixels (crop_size) and a larger backbone"
+        "224 pixels (crop.size) and a larger backbone"
     )
     assert why_so_close([cheap, fast], "lenet5", 32).endswith("s; to see what sharing saves, take a larger backbone")
     proposing = [row("rcnn", (5, 5, 0, 0)), row("fast_rcnn", (5, 0.5, 0.5, 0))]
