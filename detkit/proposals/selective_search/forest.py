@@ -5,7 +5,7 @@ where Int(C) is the heaviest edge that joined C so far. An edge that is not join
 an edge never grows again, since later edges are heavier. Two facts follow, and reduce the work for further k:
 
 - Until one of its edges is refused, a component is the connected component of all edges so far, without any threshold.
-  A larger k refuses less, so up to there it merges exactly the same. These groups of pixels ("atoms") are computed once,
+  A larger k refuses less, so up to there it merges exactly the same. These groups of pixels ("atoms") are found once,
   with the smallest k; each k then needs only the edges between atoms.
 - Among edges of equal weight the order does not matter: which components may join at w is decided before the first of
   them, and components that join at w may join again at w.
