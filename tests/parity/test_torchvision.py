@@ -15,6 +15,8 @@ import detkit
 from detkit.boxes import batched_nms
 from detkit.boxes.ordering import best_first
 from detkit.errors import ConfigError, WeightsError
+from detkit.heads import roi_heads
+from detkit.proposals import region_proposal_network
 from detkit.training import Samples
 
 from .torchvision_pair import FEW, NAMES, SIZES, Pair, batch, build, images, randomise, targets
@@ -99,13 +101,13 @@ def fine_tuned(model: nn.Module) -> nn.Module:
     return model
 
 
-def test_same_losses_from_the_same_samples(pair: Pair) -> None:
+def test_same_losses_from_the_same_samples(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs, ours = (fine_tuned(model) for model in (pair.theirs, pair.ours()))
     rpn_sampler, roi_sampler = TheirSampler(256, 0.5), TheirSampler(64, 0.25)
     before = theirs.rpn.fg_bg_sampler, theirs.roi_heads.fg_bg_sampler
     theirs.rpn.fg_bg_sampler, theirs.roi_heads.fg_bg_sampler = rpn_sampler, roi_sampler
-    ours.rpn.sample = our_sample
-    ours.roi_heads.sample = lambda labels, size, fraction: our_sample(labels, 64, fraction)
+    monkeypatch.setattr(region_proposal_network, "sample", our_sample)
+    monkeypatch.setattr(roi_heads, "sample", lambda labels, size, fraction: our_sample(labels, 64, fraction))
 
     proposed: list[Tensor] = []
     hook = theirs.rpn.register_forward_hook(lambda module, given, result: proposed.extend(result[0]))

@@ -12,9 +12,9 @@ import detkit
 
 NAMES = ["a", "b", "c", "d", "e"]
 SIZES: dict[str, dict[str, int]] = {
-    "fasterrcnn_resnet50_fpn": {"image__min_size": 96, "image__max_size": 160},
-    "fasterrcnn_resnet50_fpn_v2": {"image__min_size": 96, "image__max_size": 160},
-    "fasterrcnn_mobilenet_v3_large_fpn": {"image__min_size": 256, "image__max_size": 320},
+    "fasterrcnn_resnet50_fpn": {"min_size": 96, "max_size": 160},
+    "fasterrcnn_resnet50_fpn_v2": {"min_size": 96, "max_size": 160},
+    "fasterrcnn_mobilenet_v3_large_fpn": {"min_size": 256, "max_size": 320},
     "fasterrcnn_mobilenet_v3_large_320_fpn": {},
 }
 # So few candidates of each level in training and proposals of an image otherwise, for the head takes most of the time.
@@ -31,7 +31,8 @@ class Pair(NamedTuple):
     def ours(self, **overrides: Any) -> detkit.FasterRCNN:
         few = EXACT.get(self.arch)
         numbers = {"rpn__pre_nms": (FEW, few or 1000), "rpn__post_nms": (2000, few or FEW)}
-        arguments = SIZES[self.arch] | numbers | overrides
+        sizes = {f"image__{name}": value for name, value in SIZES[self.arch].items()}
+        arguments = sizes | numbers | overrides
         return detkit.FasterRCNN.from_torchvision(self.arch, self.theirs.state_dict(), NAMES, **arguments)
 
 
