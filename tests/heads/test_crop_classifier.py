@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from detkit.boxes import box_iou
-from detkit.errors import ConfigError
 from detkit.features import CropFeatures, ImageBatch
 from detkit.heads import CropClassifier, SetLimit, Variant
 from detkit.heads.detection import DetectionSettings
@@ -172,11 +171,6 @@ def test_the_new_layer_begins_as_in_the_paper() -> None:
     assert heads.cls_score.weight.std().item() == pytest.approx(0.01, rel=0.02)
     assert not heads.cls_score.bias.any()
     assert {name for name, _ in heads.named_parameters()} == {"cls_score.weight", "cls_score.bias"}
-
-
-def test_an_unknown_classifier() -> None:
-    with pytest.raises(ConfigError, match=r"classifier: there is no 'tree'; the choices are svm, softmax"):
-        _heads(classifier="tree")
 
 
 # -- the limit over a whole test set -----------------------------------------------------------

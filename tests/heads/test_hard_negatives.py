@@ -321,19 +321,6 @@ def test_features_that_are_not_finite(bad: float) -> None:
     assert len(miner.rows) == 0
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"c": 0.0}, "svm.c: 0.0 must be above 0"),
-        ({"passes": 0}, "svm.passes: 0 must be at least 1"),
-        ({"negative_iou": 1.5}, "svm.negative_iou: 1.5 must be above 0 and at most 1"),
-    ],
-)
-def test_settings_that_cannot_work(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        SVMSettings(**settings)
-
-
 def test_positives_that_cannot_be() -> None:
     with pytest.raises(ConfigError, match=r"as many features; not \[3, 4\]"):
         HardNegativeMiner([torch.zeros(2, 3), torch.zeros(2, 4)])

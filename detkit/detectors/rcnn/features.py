@@ -20,7 +20,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,7 @@ class FeatureLayout:
         self.shapes = {"fc7": (int(self.starts["fc7"][-1]), fc7), "pool5": (int(self.starts["pool5"][-1]), pool5)}
 
 
+@dataclass
 class RegionFeatures:
     """Computes, stores and reads the features of the training regions.
 
@@ -111,15 +112,12 @@ class RegionFeatures:
         folder: for the files; it belongs to this network and these regions.
     """
 
-    def __init__(
-        self, regions: TrainingRegions, layout: FeatureLayout, dataset: Dataset, read: ReadFeatures, folder: Path
-    ) -> None:
-        self.regions = regions
-        self.layout = layout
-        self.dataset = dataset
-        self.read = read
-        self.folder = folder
-        self._arrays: dict[str, np.memmap] = {}
+    regions: TrainingRegions
+    layout: FeatureLayout
+    dataset: Dataset
+    read: ReadFeatures
+    folder: Path
+    _arrays: dict[str, np.memmap] = field(default_factory=dict, init=False)
 
     def __len__(self) -> int:
         return len(self.regions)
@@ -194,8 +192,8 @@ class RegionFeatures:
             rows = torch.cat([torch.arange(objects), regions.examples])
             features = self.read(sample, regions.boxes[rows])
             fc7, pool5 = features.fc7[:objects], features.pool5[objects:]
-        # Written and not assigned through a map: that would end the process where the disk is full, and map whole pages
-        # that another machine writes to as well.
+        # Written to the file and not through a memory map: on a full disk that would kill the process, and it writes
+        # whole pages, also those in which another machine's rows begin.
         for name, values in (("fc7", fc7), ("pool5", pool5)):
             array = self._array(name)
             with open(self._path(name), "r+b") as file:
@@ -275,7 +273,9 @@ def acquire_lock(folder: Path, user: str) -> FileLock:
     try:
         lock.acquire(timeout=LOCK_TIMEOUT)
     except Timeout:
-        holder = path.read_text(encoding="utf-8", errors="replace") or "another fit"
+        holder = "another fit"
+        with suppress(OSError):  # Windows does not let a locked file be read
+            holder = path.read_text(encoding="utf-8", errors="replace") or holder
         raise ConfigError(
             f"{folder}: {holder} continues from the same checkpoint and uses these features; wait until it has ended, "
             "or set trainer.default_root_dir to another folder"

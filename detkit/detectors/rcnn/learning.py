@@ -14,7 +14,8 @@ from torch import Tensor
 
 from detkit.detectors.rcnn.features import RegionFeatures
 from detkit.errors import CheckpointError
-from detkit.heads import BoxRegressors, HardNegativeMiner, LinearSVMs, RidgeSolver, SVMSettings, feature_scale
+from detkit.files import write_text
+from detkit.heads import BoxRegressors, HardNegativeMiner, LinearSVMs, RidgeSolver, SVMSettings, Training, feature_scale
 from detkit.progress import Progress
 
 #: Number of images, and of boxes of each, on which the features' mean norm is measured (rcnn_feature_stats.m:27-28).
@@ -104,6 +105,15 @@ class MiningState:
             part.unlink(missing_ok=True)
             print(f"{self.path} cannot be written ({error}); a fit stopped now would mine again", flush=True)
         self._saved = time.monotonic()
+
+
+def write_mining_log(path: Path, miner: HardNegativeMiner, class_names: list[str]) -> None:
+    """Write the miner's log as CSV, a row for each training of an SVM."""
+    lines = [",".join(["class", *Training._fields[1:], "objective"])]
+    for row in miner.log:
+        values = [class_names[row.label - 1], *row[1:], row.objective]
+        lines.append(",".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in values))
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def learn_boxes(features: RegionFeatures, regressors: BoxRegressors, ridge: float) -> Tensor:

@@ -58,8 +58,8 @@ class RCNN(Detector):
 
     Args:
         class_names: the classes, without background. Given by the data set on the command line.
-        backbone: alexnet, vgg16, lenet5, resnet18, resnet34, resnet50, resnet101, mobilenet_v2, mobilenet_v3_large,
-            squeezenet1_0 or tiny.
+        backbone: a name (alexnet, vgg16, resnet50, lenet5, ...: see `detkit.features.backbone_names`), timm/NAME, or a
+            class of your own: {class_path: my_package.MyBackbone, init_args: {...}}.
         weights: the backbone's: null (from scratch), DEFAULT, a torchvision weight name, or a local file.
         features: how the backbone begins and which part of it learns.
         image: size of the image from which the boxes are cropped, as it is by default, and normalisation; the mean is
@@ -91,7 +91,7 @@ class RCNN(Detector):
     def __init__(
         self,
         class_names: list[str],
-        backbone: str = "resnet50",
+        backbone: str | dict[str, Any] = "resnet50",
         weights: str | None = None,
         features: FeatureSettings = FeatureSettings(),
         image: ImageSettings = ImageSettings(min_size=None, max_size=1000, divisor=1),

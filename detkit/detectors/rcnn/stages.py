@@ -38,15 +38,14 @@ from detkit.detectors.rcnn.features import (
     delete_folder,
     digest,
 )
-from detkit.detectors.rcnn.learning import learn_boxes, learn_svms
+from detkit.detectors.rcnn.learning import learn_boxes, learn_svms, write_mining_log
 from detkit.detectors.rcnn.training_regions import TrainingRegions
 from detkit.engine.callbacks import StageCheckpoint
 from detkit.errors import ConfigError
 from detkit.evaluation.tables import ablation_table
 from detkit.features import CropFeatures
 from detkit.features.crop_reader import CropReader
-from detkit.files import write_text
-from detkit.heads import BoxRegressorSettings, CropClassifier, HardNegativeMiner, SVMSettings, Training, Variant
+from detkit.heads import BoxRegressorSettings, CropClassifier, SVMSettings, Variant
 from detkit.progress import Progress, duration
 from detkit.types import Batch, Detections, Sample
 
@@ -375,15 +374,6 @@ class RCNNStages(Callback):
             for logger in trainer.loggers:  # `LightningModule.log` works within epochs only
                 logger.log_metrics(values, step=trainer.global_step)
                 logger.save()
-
-
-def write_mining_log(path: Path, miner: HardNegativeMiner, class_names: list[str]) -> None:
-    """Write the miner's log as CSV, a row for each training of an SVM."""
-    lines = [",".join(["class", *Training._fields[1:], "objective"])]
-    for row in miner.log:
-        values = [class_names[row.label - 1], *row[1:], row.objective]
-        lines.append(",".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in values))
-    write_text(path, "\n".join(lines) + "\n")
 
 
 def _share(module: nn.Module, name: str, folder: Path, trainer: Trainer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +34,7 @@ class ImageRegions(NamedTuple):
     classes: Tensor
 
 
+@dataclass(frozen=True)
 class TrainingRegions:
     """`ImageRegions` by the image's index in its split.
 
@@ -47,26 +49,16 @@ class TrainingRegions:
         count: number of images, from the first one; None: all.
     """
 
-    def __init__(
-        self,
-        annotations: Annotations,
-        proposals: Mapping[str | int, object],
-        num_classes: int,
-        max_proposals: int | None,
-        train_on_difficult: bool,
-        min_iou: float,
-        count: int | None = None,
-    ) -> None:
-        self.annotations = annotations
-        self.proposals = proposals
-        self.num_classes = num_classes
-        self.max_proposals = max_proposals
-        self.train_on_difficult = train_on_difficult
-        self.min_iou = min_iou
-        self.count = len(annotations) if count is None else min(count, len(annotations))
+    annotations: Annotations
+    proposals: Mapping[str | int, object]
+    num_classes: int
+    max_proposals: int | None
+    train_on_difficult: bool
+    min_iou: float
+    count: int | None = None
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.annotations) if self.count is None else min(self.count, len(self.annotations))
 
     def __iter__(self) -> Iterator[ImageRegions]:
         return (self[i] for i in range(len(self)))
