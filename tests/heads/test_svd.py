@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from detkit.errors import ConfigError
-from detkit.heads import build_box_head
+from detkit.heads import RoISettings, build_box_head
 from detkit.heads.svd import (
     FactoredLinear,
     check_saving,
@@ -20,7 +20,7 @@ from detkit.heads.svd import (
 
 
 def mlp() -> nn.Module:
-    return build_box_head("mlp", inputs=4, pool_size=3, channels=12)[0]
+    return build_box_head(RoISettings(pool_size=3, head_channels=12), 4)[0]
 
 
 def top() -> nn.Module:
@@ -28,7 +28,7 @@ def top() -> nn.Module:
     own = nn.Sequential(
         nn.Flatten(), nn.Dropout(), nn.Linear(36, 12), nn.ReLU(), nn.Dropout(), nn.Linear(12, 12), nn.ReLU()
     )
-    return build_box_head("top", inputs=4, pool_size=3, channels=1, top=own)[0]
+    return build_box_head(RoISettings(head="top", pool_size=3), 4, own)[0]
 
 
 @pytest.mark.parametrize("rank", [1, 3, 8])
@@ -72,13 +72,13 @@ def test_layers_are_known_by_the_papers_names(build: type) -> None:
 
 
 def test_a_head_is_built_with_layers_of_given_ranks() -> None:
-    head, features = build_box_head("mlp", inputs=4, pool_size=3, channels=12, svd_ranks={"fc6": 5})
+    head, features = build_box_head(RoISettings(pool_size=3, head_channels=12, svd_ranks={"fc6": 5}), 4)
     source = mlp()
     replace_layers(source, {"fc6": 5})
     head.load_state_dict(source.state_dict())
     x = torch.randn(6, 4, 3, 3)
     assert features == 12 and torch.equal(head(x), source(x))
-    head, _ = build_box_head("conv", inputs=4, pool_size=3, channels=12, svd_ranks={"fc6": 5})
+    head, _ = build_box_head(RoISettings(head="conv", pool_size=3, head_channels=12, svd_ranks={"fc6": 5}), 4)
     assert head(x).shape == (6, 12)
 
 
@@ -119,7 +119,7 @@ def test_ranks_that_a_layer_cannot_have(ranks: dict[str, int], message: str) -> 
     with pytest.raises(ConfigError, match=message):
         replace_layers(mlp(), ranks)
     with pytest.raises(ConfigError, match=message):
-        build_box_head("mlp", inputs=4, pool_size=3, channels=12, svd_ranks=ranks)
+        build_box_head(RoISettings(pool_size=3, head_channels=12, svd_ranks=ranks), 4)
 
 
 def test_a_layer_is_factored_once() -> None:
@@ -132,7 +132,7 @@ def test_a_layer_is_factored_once() -> None:
 def test_heads_without_such_layers() -> None:
     convolutions = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Flatten())
     with pytest.raises(ConfigError, match="has no fully connected layers"):
-        build_box_head("top", inputs=4, pool_size=3, channels=1, top=convolutions, svd_ranks={"fc6": 1})
+        build_box_head(RoISettings(head="top", pool_size=3, svd_ranks={"fc6": 1}), 4, convolutions)
 
 
 @pytest.mark.parametrize(("rank", "saves"), [(9, False), (8, True)])
