@@ -1,21 +1,30 @@
-"""Boxes: their geometry, their regression targets, suppression and anchors.
+"""Boxes: their geometry, regression targets, suppression and anchors.
 
-Everywhere a box is `float32` x1 y1 x2 y2 in absolute pixels, continuous and
-half-open: the width is x2 - x1 and a full image is (0, 0, W, H).
+Everywhere a box is `float32` x1 y1 x2 y2 in absolute pixels, continuous and half-open: the width is x2 - x1 and a full
+image is (0, 0, W, H).
 """
 
-from __future__ import annotations
-
-from .anchors import AnchorGenerator
-from .codec import BoxCodec
-from .geometry import area, box_ioa, box_iou, clip, convert, iou
-from .nms import batched_nms, nms
+from detkit.boxes.anchors import AnchorGenerator, AnchorSettings
+from detkit.boxes.geometry import (
+    BoxCodec,
+    area,
+    batched_nms,
+    best_first,
+    box_ioa,
+    box_iou,
+    clip,
+    convert,
+    iou,
+    nms,
+)
 
 __all__ = [
     "AnchorGenerator",
+    "AnchorSettings",
     "BoxCodec",
     "area",
     "batched_nms",
+    "best_first",
     "box_ioa",
     "box_iou",
     "clip",

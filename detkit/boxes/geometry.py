@@ -1,14 +1,18 @@
-"""What one can ask of boxes: area, overlap, clipping, other notations.
+"""Boxes (N, 4): areas and overlaps, regression targets, and suppression.
 
-Shapes: N and M count boxes. Boxes are half-open, so nothing here adds 1
-(papers.md 2.4 tells where the papers' code does). A box whose sides are not
+Boxes are half-open, so nothing here adds 1 (papers.md 2.4 tells where the papers' code does). A box whose sides are not
 positive is empty: its area and all its overlaps are 0, never NaN.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torchvision.ops import box_convert
+from torchvision.ops import nms as nms_kernel
 
 from detkit.errors import ConfigError
 
@@ -76,28 +80,140 @@ def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def convert(boxes: Tensor, source: str, target: str) -> Tensor:
-    """Boxes (..., 4) written in another notation.
+    """Boxes (..., 4) in another notation.
 
-    Notations: "xyxy" (corners), "xywh" (top left corner and size, as in COCO's files) and
-    "cxcywh" (centre and size). Raises ConfigError for any other.
+    Args:
+        boxes: in the notation ``source``.
+        source: "xyxy" (corners), "xywh" (top left corner and size, as in COCO's files) or "cxcywh" (centre and size).
+        target: likewise.
+
+    Raises:
+        ConfigError: for any other notation.
     """
     for name in (source, target):
         if name not in FORMATS:
             raise ConfigError(f"unknown box notation {name!r}: use one of {', '.join(FORMATS)}")
-    if source == target:
-        return boxes
-    first, second = boxes[..., :2], boxes[..., 2:]
-    if source == "xywh":
-        corners = (first, first + second)
-    elif source == "cxcywh":
-        corners = (first - second / 2, first + second / 2)
-    else:
-        corners = (first, second)
-    top_left, bottom_right = corners
-    if target == "xyxy":
-        parts = corners
-    elif target == "xywh":
-        parts = (top_left, bottom_right - top_left)
-    else:
-        parts = ((top_left + bottom_right) / 2, bottom_right - top_left)
-    return torch.cat(parts, dim=-1)
+    return box_convert(boxes, source, target)
+
+
+# -- regression targets ------------------------------------------------------------------------
+
+MAX_LOG_SCALE = math.log(1000.0 / 16)
+"""Largest decoded dw, dh: a box grows at most 62.5 times, so that exp cannot overflow (papers.md 2.5)."""
+
+
+class BoxCodec:
+    """Turns boxes into regression targets relative to proposals, (dx, dy, dw, dh), and back.
+
+    R-CNN appendix C; the same in Fast and Faster R-CNN. The weights (10, 10, 5, 5) are the papers' normalisation of
+    the targets by the standard deviations (.1, .1, .2, .2) (papers.md 2.3, 2.5). Targets are scaled here and nowhere
+    else: a network's weights never carry the normalisation.
+
+    weights: factors of (dx, dy, dw, dh); (1, 1, 1, 1) for the RPN, (10, 10, 5, 5) for the box head.
+    clamp: the largest dw and dh that `decode` believes.
+    """
+
+    def __init__(self, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0), clamp: float = MAX_LOG_SCALE) -> None:
+        self.weights = tuple(float(weight) for weight in weights)
+        self.clamp = float(clamp)
+
+    def __repr__(self) -> str:
+        return f"BoxCodec(weights={self.weights}, clamp={self.clamp:.4f})"
+
+    def encode(self, boxes: Tensor, proposals: Tensor) -> Tensor:
+        """The deltas (..., 4) that lead from `proposals` to `boxes` (both (..., 4), leading dims broadcast).
+
+        Always finite: sides under 1e-7 px count as that, so that rows which are only
+        there to be masked out later cannot bring NaN into a loss.
+        """
+        boxes, proposals = as_float(boxes), as_float(proposals)
+        width, height, centre_x, centre_y = _centre_form(proposals)
+        to_width, to_height, to_x, to_y = _centre_form(boxes)
+        smallest = torch.finfo(proposals.dtype).eps
+        width, height = width.clamp(min=smallest), height.clamp(min=smallest)
+        to_width, to_height = to_width.clamp(min=smallest), to_height.clamp(min=smallest)
+        wx, wy, ww, wh = self.weights
+        return torch.stack(
+            (
+                wx * (to_x - centre_x) / width,
+                wy * (to_y - centre_y) / height,
+                ww * torch.log(to_width / width),
+                wh * torch.log(to_height / height),
+            ),
+            dim=-1,
+        )
+
+    def decode(self, deltas: Tensor, proposals: Tensor) -> Tensor:
+        """The boxes (..., 4) that `deltas` make of `proposals`; leading dims broadcast.
+
+        For deltas (N, K, 4), one for each class, give proposals as (N, 1, 4). Half precision is
+        decoded in float32. The boxes are not clipped to the image.
+        """
+        deltas, proposals = as_float(deltas), as_float(proposals)
+        width, height, centre_x, centre_y = _centre_form(proposals)
+        wx, wy, ww, wh = self.weights
+        dx, dy, dw, dh = deltas.unbind(-1)
+        x = dx / wx * width + centre_x
+        y = dy / wy * height + centre_y
+        half_width = 0.5 * (torch.exp((dw / ww).clamp(max=self.clamp)) * width)
+        half_height = 0.5 * (torch.exp((dh / wh).clamp(max=self.clamp)) * height)
+        return torch.stack((x - half_width, y - half_height, x + half_width, y + half_height), dim=-1)
+
+
+def _centre_form(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Width, height, centre x, centre y, each (...)."""
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    width, height = x2 - x1, y2 - y1
+    return width, height, x1 + 0.5 * width, y1 + 0.5 * height
+
+
+# -- suppression -------------------------------------------------------------------------------
+
+#: torchvision tells torch.export that its kernel keeps at least two boxes, and an exported program stops where fewer
+#: are left. So two empty boxes are appended: they overlap nothing, have the lowest score, and are removed again.
+_PADDING = 2
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """Indices (int64) of the boxes kept, best score first.
+
+    A box is suppressed when its IoU with a kept box of a better score is above `iou_threshold` (strictly, as in the
+    papers). Equal scores keep their order. boxes (N, 4) finite, scores (N,), of any float type; N may be 0.
+
+    Computed in float64, which autocast leaves alone: `batched_nms` shifts boxes, and in float32 the shift would cost
+    the fraction bits of the coordinates. So one group or many, the same boxes are kept.
+    """
+    boxes = torch.cat((boxes.double(), boxes.new_zeros((_PADDING, 4), dtype=torch.float64)))
+    scores = torch.cat((scores.double(), scores.new_full((_PADDING,), -torch.inf, dtype=torch.float64)))
+    return nms_kernel(boxes, scores, iou_threshold)[:-_PADDING]
+
+
+def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
+    """As `nms`, but boxes suppress only those of their own group (class, level or image).
+
+    groups (N,) are integers of any value. Equal to `nms` run on each group, the kept
+    indices then sorted by score; where scores are equal, earlier boxes come first.
+    """
+    boxes = boxes.double()
+    # The extra zero gives the extremes of an empty set a value, without a branch.
+    ends = torch.cat((boxes.flatten(), boxes.new_zeros(1)))
+    # A whole number, so that the product below and (for all but tiny coordinates) the sum are exact.
+    apart = (ends.max() - ends.min()).ceil() + 1
+    return nms(boxes + (groups.double() * apart)[:, None], scores, iou_threshold)
+
+
+def best_first(scores: Tensor, candidates: int) -> Tensor:
+    """The order (int64) of scores (N,) from best to worst, equal scores in the order in which torchvision has them.
+
+    Networks with random or saturated weights give many boxes the same score, and then the order decides which of them
+    stay among the best N. With torchvision's weights these have to be the same.
+
+    scores: of the boxes that suppression kept, in the order the boxes had before it.
+    candidates: how many boxes there were before it. torchvision suppresses up to 1000 of them (25,000 on other
+        devices than the CPU) in one go, after which equal scores are in their first order; of more it sorts what is
+        left of the groups with torch's unstable sort, whose result depends on the machine.
+    """
+    at_once = 1_000 if scores.device.type == "cpu" else 25_000
+    # A traced program has one order for every size.
+    stable = torch.compiler.is_compiling() or candidates <= at_once
+    return scores.sort(descending=True, stable=stable).indices

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from detkit.boxes import batched_nms, clip
-from detkit.boxes.ordering import best_first
+from detkit.boxes.geometry import best_first
 from detkit.features.preprocessing import ImageBatch
 from detkit.settings import check_range
 from detkit.types import Detections

@@ -24,13 +24,10 @@ from detkit.proposals.region_proposal_network import Proposals
 from detkit.settings import check_choice, check_range
 from detkit.training.box_statistics import BoxStatistics
 from detkit.training.losses import BOX_LOSSES, box_regression_loss, cross_entropy
-from detkit.training.matching import ignore_in_regions, match
-from detkit.training.sampling import sample
+from detkit.training.sampling import ignore_background, match, sample
 from detkit.types import Detections, Targets
 
 HEADS = ("mlp", "conv", "top")
-#: Background regions of which this share lies in an ignore box are not trained on.
-IGNORE_THRESHOLD = 0.5
 #: Detections with a shorter side are dropped, in the batch's pixels, as in torchvision.
 MIN_DETECTION_SIZE = 0.01
 
@@ -170,7 +167,7 @@ class RoIHeads(nn.Module):
         usable = torch.cat([proposals.valid, proposals.valid.new_ones(len(boxes))])
         iou = box_iou(boxes, rois)
         matches = match(iou, s.foreground_iou, high, low_quality=False)
-        matches = ignore_in_regions(matches, rois, ignore_boxes, IGNORE_THRESHOLD)
+        matches = ignore_background(matches, rois, ignore_boxes)
         excluded = ~usable | ((matches.label == 0) & (matches.iou < low))
         chosen = sample(matches.label.masked_fill(excluded, -1), s.batch_size, s.positive_fraction)
         roi, index = rois[chosen.index], matches.index[chosen.index]

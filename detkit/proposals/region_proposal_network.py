@@ -13,18 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from detkit.boxes import AnchorGenerator, BoxCodec, box_iou, clip, nms
-from detkit.boxes.ordering import best_first
+from detkit.boxes.geometry import best_first
 from detkit.errors import ConfigError
 from detkit.features.layers import normal_
 from detkit.features.preprocessing import ImageBatch
 from detkit.settings import check_choice, check_range
 from detkit.training.losses import BOX_LOSSES, binary_cross_entropy, box_regression_loss
-from detkit.training.matching import Matches, ignore_in_regions, match
-from detkit.training.sampling import sample
+from detkit.training.sampling import Matches, ignore_background, match, sample
 from detkit.types import Targets
-
-#: Background anchors of which this share lies in an ignore box are not trained on.
-IGNORE_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -242,7 +238,7 @@ class RegionProposalNetwork(nn.Module):
             inside = (low >= 0).all(1) & (high[:, 0] <= width) & (high[:, 1] <= height)
             iou = iou.masked_fill(~inside, 0)
         matches = match(iou, s.foreground_iou, s.background_iou, low_quality=True)
-        matches = ignore_in_regions(matches, anchors, ignore_boxes, IGNORE_THRESHOLD)
+        matches = ignore_background(matches, anchors, ignore_boxes)
         if s.straddle is not None:
             matches = matches._replace(label=matches.label.masked_fill(~inside, -1))
         return matches

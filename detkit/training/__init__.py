@@ -3,13 +3,9 @@
 Nothing in a training step asks the device for a value, so it never waits for it.
 """
 
-from __future__ import annotations
-
-from .batch_sampling import sample_batch
-from .box_statistics import BoxStatistics, box_statistics
-from .losses import binary_cross_entropy, box_regression_loss, cross_entropy
-from .matching import Matches, ignore_in_regions, match
-from .sampling import Samples, sample
+from detkit.training.box_statistics import BoxStatistics, box_statistics
+from detkit.training.losses import binary_cross_entropy, box_regression_loss, cross_entropy
+from detkit.training.sampling import Matches, Samples, ignore_background, match, sample, sample_batch
 
 __all__ = [
     "BoxStatistics",
@@ -19,7 +15,7 @@ __all__ = [
     "box_regression_loss",
     "box_statistics",
     "cross_entropy",
-    "ignore_in_regions",
+    "ignore_background",
     "match",
     "sample",
     "sample_batch",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from detkit.boxes import BoxCodec, box_iou
-from detkit.training.matching import match
+from detkit.training.sampling import match
 
 #: Deviations below this say that there are hardly any examples but exact ones: another is taken instead.
 SMALLEST = 0.01

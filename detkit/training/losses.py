@@ -60,8 +60,8 @@ def box_regression_loss(
     if kind == "giou":
         unit = torch.zeros(4, dtype=predicted.dtype, device=predicted.device)
         unit[2:] = 1
-        loss = _giou_loss(*(torch.where(mask[:, None], boxes, unit) for boxes in (predicted, target)))
-        loss = torch.where(mask, loss, 0.0)
+        predicted, target = (torch.where(mask[:, None], boxes, unit) for boxes in (predicted, target))
+        loss = torch.where(mask, _giou_loss(predicted, target), 0.0)
     else:
         predicted, target = (torch.where(mask[:, None], deltas, 0.0) for deltas in (predicted, target))
         if kind == "smooth_l1":
@@ -78,7 +78,10 @@ def box_regression_loss(
 
 
 def _giou_loss(a: Tensor, b: Tensor) -> Tensor:
-    """1 - GIoU of a and b, row by row: (N, 4), (N, 4) -> (N,) in [0, 2]."""
+    """1 - GIoU of a and b, row by row: (N, 4), (N, 4) -> (N,) in [0, 2].
+
+    torchvision.ops.generalized_box_iou_loss indexes by a mask, for which the host waits for the device.
+    """
     smallest = torch.finfo(a.dtype).eps
     shared = area(torch.cat((torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])), dim=1))
     around = area(torch.cat((torch.minimum(a[:, :2], b[:, :2]), torch.maximum(a[:, 2:], b[:, 2:])), dim=1))

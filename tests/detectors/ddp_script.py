@@ -15,9 +15,9 @@ import lightning as L
 import torch
 
 import detkit
-from detkit.settings import construct
 from detkit.data import Shapes
 from detkit.evaluation import coco
+from detkit.settings import construct
 
 
 def main(shapes: str, results: str) -> None:

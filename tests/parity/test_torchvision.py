@@ -13,7 +13,7 @@ from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 
 import detkit
 from detkit.boxes import batched_nms
-from detkit.boxes.ordering import best_first
+from detkit.boxes.geometry import best_first
 from detkit.errors import ConfigError, WeightsError
 from detkit.heads import roi_heads
 from detkit.proposals import region_proposal_network

@@ -11,7 +11,7 @@ from torchvision.models.detection._utils import Matcher
 
 from detkit.boxes import box_iou
 from detkit.errors import ConfigError
-from detkit.training import Matches, ignore_in_regions, match
+from detkit.training import Matches, ignore_background, match
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -96,13 +96,13 @@ def test_background_in_a_crowd_is_left_out_and_foreground_stays() -> None:
     boxes = torch.tensor([[0.0, 0, 4, 4], [8, 0, 12, 4], [9, 0, 13, 4], [0, 0, 4, 4], [0, 0, 4, 4]])
     regions = torch.tensor([[0.0, 0, 10, 10], [90, 90, 91, 91]])
     matches = Matches(torch.arange(5), torch.tensor([0, 0, 0, 1, -1]), torch.rand(5))
-    left = ignore_in_regions(matches, boxes, regions)
+    left = ignore_background(matches, boxes, regions)
     assert left.label.tolist() == [-1, -1, 0, 1, -1]  # of the second box half is inside, of the third a quarter
     assert torch.equal(left.index, matches.index)
     assert torch.equal(left.iou, matches.iou)
-    assert ignore_in_regions(matches, boxes, regions[:0]).label.tolist() == matches.label.tolist()
+    assert ignore_background(matches, boxes, regions[:0]).label.tolist() == matches.label.tolist()
     empty = Matches(*(field[:0] for field in matches))
-    assert ignore_in_regions(empty, boxes[:0], regions).label.shape == (0,)
+    assert ignore_background(empty, boxes[:0], regions).label.shape == (0,)
 
 
 def test_the_device_is_never_waited_for() -> None:
@@ -112,5 +112,5 @@ def test_the_device_is_never_waited_for() -> None:
             torch.rand(3).nonzero()
         truths, boxes = torch.rand(5, 4), torch.rand(100, 4)
         matches = match(box_iou(truths, boxes), 0.7, 0.3, low_quality=True)
-        matches = ignore_in_regions(matches, boxes, torch.rand(2, 4))
+        matches = ignore_background(matches, boxes, torch.rand(2, 4))
         assert [field.shape for field in matches] == [(100,)] * 3
