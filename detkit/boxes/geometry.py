@@ -1,7 +1,7 @@
-"""Boxes (N, 4): areas and overlaps, regression targets, and suppression.
+"""Boxes (N, 4): areas and overlaps, formats, regression targets, and suppression.
 
-Boxes are half-open, so nothing here adds 1 (papers.md 2.4 tells where the papers' code does). A box whose sides are not
-positive is empty: its area and all its overlaps are 0, never NaN.
+Shape letters: N and M boxes. Boxes are half-open, so nothing here adds 1 (papers.md 2.4 says where the papers' code
+does). A box whose sides are not positive is empty: its area and all its overlaps are 0, never NaN.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_convert
-from torchvision.ops import nms as nms_kernel
+from torchvision import ops
 
 from detkit.errors import ConfigError
 
@@ -20,7 +19,7 @@ FORMATS = ("xyxy", "xywh", "cxcywh")
 
 
 def as_float(boxes: Tensor) -> Tensor:
-    """`boxes` in float32, or unchanged where they are float32 or float64 already.
+    """The boxes in float32, or unchanged if they are float32 or float64 already.
 
     Half precision has 8 to 11 bits: too few for a coordinate of 1000 pixels, let alone an area.
     """
@@ -36,7 +35,7 @@ def area(boxes: Tensor) -> Tensor:
 
 
 def _intersection(a: Tensor, b: Tensor) -> Tensor:
-    """The area each of `a` (N, 4) shares with each of `b` (M, 4): (N, M)."""
+    """The area that each of ``a`` (N, 4) shares with each of ``b`` (M, 4): (N, M)."""
     top_left = torch.maximum(a[:, None, :2], b[None, :, :2])
     bottom_right = torch.minimum(a[:, None, 2:], b[None, :, 2:])
     width, height = (bottom_right - top_left).clamp(min=0).unbind(-1)
@@ -49,7 +48,7 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
 
 
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of each of `a` (N, 4) with each of `b` (M, 4): (N, M) in [0, 1].
+    """Intersection over union of each of ``a`` (N, 4) with each of ``b`` (M, 4): (N, M) in [0, 1].
 
     Half precision is computed and returned in float32.
     """
@@ -62,17 +61,16 @@ iou = box_iou
 
 
 def box_ioa(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection of `a` (N, 4) and `b` (M, 4) over the area of `a`: (N, M) in [0, 1].
+    """Intersection of ``a`` (N, 4) and ``b`` (M, 4) over the area of ``a``: (N, M) in [0, 1].
 
-    The share of each box of `a` that lies inside each of `b`; COCO compares detections with
-    crowd regions in this way.
+    The share of each box of ``a`` that lies in each of ``b``; COCO compares detections with crowds in this way.
     """
     a, b = as_float(a), as_float(b)
     return _ratio(_intersection(a, b), area(a)[:, None])
 
 
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes (..., 4) moved to the inside of an image of `size` = (height, width): x to [0, W], y to [0, H]."""
+    """Boxes (..., 4) clipped to an image of ``size`` = (height, width): x to [0, W], y to [0, H]."""
     height, width = size
     x = boxes[..., 0::2].clamp(min=0, max=width)
     y = boxes[..., 1::2].clamp(min=0, max=height)
@@ -80,37 +78,38 @@ def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def convert(boxes: Tensor, source: str, target: str) -> Tensor:
-    """Boxes (..., 4) in another notation.
+    """Boxes (..., 4) in another format.
 
     Args:
-        boxes: in the notation ``source``.
-        source: "xyxy" (corners), "xywh" (top left corner and size, as in COCO's files) or "cxcywh" (centre and size).
-        target: likewise.
+        boxes: in the format ``source``.
+        source, target: "xyxy" (corners), "xywh" (top left corner and size, as in COCO's files) or "cxcywh" (centre and
+            size).
 
     Raises:
-        ConfigError: for any other notation.
+        ConfigError: for another format.
     """
     for name in (source, target):
         if name not in FORMATS:
-            raise ConfigError(f"unknown box notation {name!r}: use one of {', '.join(FORMATS)}")
-    return box_convert(boxes, source, target)
+            raise ConfigError(f"unknown box format {name!r}; the known ones are {', '.join(FORMATS)}")
+    return ops.box_convert(boxes, source, target)
 
 
 # -- regression targets ------------------------------------------------------------------------
 
+#: Largest decoded dw and dh: a box grows at most 62.5 times, so that exp cannot overflow (papers.md 2.5).
 MAX_LOG_SCALE = math.log(1000.0 / 16)
-"""Largest decoded dw, dh: a box grows at most 62.5 times, so that exp cannot overflow (papers.md 2.5)."""
 
 
 class BoxCodec:
-    """Turns boxes into regression targets relative to proposals, (dx, dy, dw, dh), and back.
+    """Encodes boxes as regression targets (dx, dy, dw, dh) relative to proposals, and decodes them.
 
-    R-CNN appendix C; the same in Fast and Faster R-CNN. The weights (10, 10, 5, 5) are the papers' normalisation of
-    the targets by the standard deviations (.1, .1, .2, .2) (papers.md 2.3, 2.5). Targets are scaled here and nowhere
-    else: a network's weights never carry the normalisation.
+    R-CNN appendix C; the same in Fast and Faster R-CNN. The weights (10, 10, 5, 5) are the papers' normalisation of the
+    targets by the standard deviations (.1, .1, .2, .2) (papers.md 2.3, 2.5). Targets are scaled here and nowhere else:
+    a network's weights never hold the normalisation.
 
-    weights: factors of (dx, dy, dw, dh); (1, 1, 1, 1) for the RPN, (10, 10, 5, 5) for the box head.
-    clamp: the largest dw and dh that `decode` believes.
+    Args:
+        weights: factors of (dx, dy, dw, dh); (1, 1, 1, 1) for the RPN, (10, 10, 5, 5) for the box head.
+        clamp: limit of dw and dh in `decode`.
     """
 
     def __init__(self, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0), clamp: float = MAX_LOG_SCALE) -> None:
@@ -121,10 +120,10 @@ class BoxCodec:
         return f"BoxCodec(weights={self.weights}, clamp={self.clamp:.4f})"
 
     def encode(self, boxes: Tensor, proposals: Tensor) -> Tensor:
-        """The deltas (..., 4) that lead from `proposals` to `boxes` (both (..., 4), leading dims broadcast).
+        """The deltas (..., 4) from ``proposals`` to ``boxes`` (both (..., 4), leading dimensions broadcast).
 
-        Always finite: sides under 1e-7 px count as that, so that rows which are only
-        there to be masked out later cannot bring NaN into a loss.
+        Always finite: sides below 1e-7 px count as that, so that rows that are masked later cannot bring NaN into a
+        loss.
         """
         boxes, proposals = as_float(boxes), as_float(proposals)
         width, height, centre_x, centre_y = _centre_form(proposals)
@@ -144,10 +143,10 @@ class BoxCodec:
         )
 
     def decode(self, deltas: Tensor, proposals: Tensor) -> Tensor:
-        """The boxes (..., 4) that `deltas` make of `proposals`; leading dims broadcast.
+        """The boxes (..., 4) that ``deltas`` make of ``proposals``; leading dimensions broadcast.
 
-        For deltas (N, K, 4), one for each class, give proposals as (N, 1, 4). Half precision is
-        decoded in float32. The boxes are not clipped to the image.
+        For deltas (N, K, 4), one for each class, give proposals as (N, 1, 4). Half precision is decoded in float32. The
+        boxes are not clipped to the image.
         """
         deltas, proposals = as_float(deltas), as_float(proposals)
         width, height, centre_x, centre_y = _centre_form(proposals)
@@ -161,59 +160,72 @@ class BoxCodec:
 
 
 def _centre_form(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Width, height, centre x, centre y, each (...)."""
+    """Width, height, centre x and centre y, each (...)."""
     x1, y1, x2, y2 = boxes.unbind(-1)
-    width, height = x2 - x1, y2 - y1
+    width = x2 - x1
+    height = y2 - y1
     return width, height, x1 + 0.5 * width, y1 + 0.5 * height
 
 
 # -- suppression -------------------------------------------------------------------------------
 
-#: torchvision tells torch.export that its kernel keeps at least two boxes, and an exported program stops where fewer
-#: are left. So two empty boxes are appended: they overlap nothing, have the lowest score, and are removed again.
-_PADDING = 2
+#: Up to so many boxes torchvision suppresses all groups in one call, on a CPU and on other devices; above that it calls
+#: its kernel for each group (`torchvision.ops.batched_nms`).
+TOGETHER_ON_CPU = 1_000
+TOGETHER_ELSEWHERE = 25_000
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """Indices (int64) of the boxes kept, best score first.
+    """Suppress each box whose IoU with a kept box of a better score is above the threshold (strictly, as the papers).
 
-    A box is suppressed when its IoU with a kept box of a better score is above `iou_threshold` (strictly, as in the
-    papers). Equal scores keep their order. boxes (N, 4) finite, scores (N,), of any float type; N may be 0.
+    torchvision's kernel, for any float type. It computes in float64, which autocast leaves alone: `batched_nms`
+    separates the groups by an offset, and in float32 the offset would cost fraction bits of the coordinates. So the
+    boxes that are kept of one group or of many are the same.
 
-    Computed in float64, which autocast leaves alone: `batched_nms` shifts boxes, and in float32 the shift would cost
-    the fraction bits of the coordinates. So one group or many, the same boxes are kept.
+    Args:
+        boxes: (N, 4), finite.
+        scores: (N,); equal scores keep their order.
+        iou_threshold: 0 to 1.
+
+    Returns:
+        indices of the boxes that are kept, int64, best score first.
     """
-    boxes = torch.cat((boxes.double(), boxes.new_zeros((_PADDING, 4), dtype=torch.float64)))
-    scores = torch.cat((scores.double(), scores.new_full((_PADDING,), -torch.inf, dtype=torch.float64)))
-    return nms_kernel(boxes, scores, iou_threshold)[:-_PADDING]
+    return ops.nms(boxes.double(), scores.double(), iou_threshold)
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
-    """As `nms`, but boxes suppress only those of their own group (class, level or image).
+    """As `nms`, but boxes suppress only boxes of their own group (class, level or image).
 
-    groups (N,) are integers of any value. Equal to `nms` run on each group, the kept
-    indices then sorted by score; where scores are equal, earlier boxes come first.
+    Args:
+        boxes: (N, 4), finite.
+        scores: (N,).
+        groups: (N,), integers of any value.
+        iou_threshold: 0 to 1.
+
+    Returns:
+        what `nms` of each group keeps, sorted by score; where scores are equal, earlier boxes come first.
     """
     boxes = boxes.double()
-    # The extra zero gives the extremes of an empty set a value, without a branch.
+    # The extra zero gives the extremes of an empty set a value.
     ends = torch.cat((boxes.flatten(), boxes.new_zeros(1)))
     # A whole number, so that the product below and (for all but tiny coordinates) the sum are exact.
-    apart = (ends.max() - ends.min()).ceil() + 1
-    return nms(boxes + (groups.double() * apart)[:, None], scores, iou_threshold)
+    offset = (ends.max() - ends.min()).ceil() + 1
+    return nms(boxes + (groups.double() * offset)[:, None], scores, iou_threshold)
 
 
 def best_first(scores: Tensor, candidates: int) -> Tensor:
-    """The order (int64) of scores (N,) from best to worst, equal scores in the order in which torchvision has them.
+    """Order boxes that suppression kept from best to worst, with equal scores in torchvision's order.
 
-    Networks with random or saturated weights give many boxes the same score, and then the order decides which of them
-    stay among the best N. With torchvision's weights these have to be the same.
+    Networks with random or saturated weights give many boxes the same score; then the order decides which of them are
+    among the best N. With torchvision's weights they must be the same as there.
 
-    scores: of the boxes that suppression kept, in the order the boxes had before it.
-    candidates: how many boxes there were before it. torchvision suppresses up to 1000 of them (25,000 on other
-        devices than the CPU) in one go, after which equal scores are in their first order; of more it sorts what is
-        left of the groups with torch's unstable sort, whose result depends on the machine.
+    Args:
+        scores: (N,), of the boxes that were kept, in the order that the boxes had before suppression.
+        candidates: number of boxes before suppression. Where torchvision suppresses all groups in one call, equal
+            scores keep their order; otherwise it sorts with torch's unstable sort.
+
+    Returns:
+        positions in ``scores``, int64 (N,).
     """
-    at_once = 1_000 if scores.device.type == "cpu" else 25_000
-    # A traced program has one order for every size.
-    stable = torch.compiler.is_compiling() or candidates <= at_once
-    return scores.sort(descending=True, stable=stable).indices
+    together = TOGETHER_ON_CPU if scores.device.type == "cpu" else TOGETHER_ELSEWHERE
+    return scores.sort(descending=True, stable=candidates <= together).indices

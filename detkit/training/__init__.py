@@ -1,6 +1,6 @@
-"""Training's parts that every generation shares: matching, sampling, losses, and what is measured before it.
+"""Matching, sampling and losses, which all generations share, and the statistics of regression targets.
 
-Nothing in a training step asks the device for a value, so it never waits for it.
+Nothing in a training step reads a value from the device, so that it never waits for it.
 """
 
 from detkit.training.box_statistics import BoxStatistics, box_statistics

@@ -15,16 +15,19 @@ from torch import Tensor
 from detkit.boxes import BoxCodec, box_iou
 from detkit.training.sampling import match
 
-#: Deviations below this say that there are hardly any examples but exact ones: another is taken instead.
+#: A deviation below this is replaced: almost all examples of the class are exact.
 SMALLEST = 0.01
-#: What the deviations usually are, where no class has examples that differ.
+#: Deviations that are used if no class has examples that differ.
 USUAL = (0.1, 0.1, 0.2, 0.2)
 
 
 class BoxStatistics(NamedTuple):
-    """Of the deltas (dx, dy, dw, dh) of each class; row 0, background, is never used and has mean 0 and deviation 1.
+    """Statistics of the deltas (dx, dy, dw, dh) of each class; row 0, background, has mean 0 and deviation 1.
 
-    mean, std: float32 (K + 1, 4), std above 0; count: int64 (K + 1,), examples of each class.
+    Attributes:
+        mean: float32 (K + 1, 4).
+        std: float32 (K + 1, 4), above 0.
+        count: int64 (K + 1,), examples of each class.
     """
 
     mean: Tensor
@@ -40,14 +43,14 @@ def box_statistics(
 ) -> BoxStatistics:
     """Measure the targets of a training set.
 
-    A class without examples has the mean and deviation of all classes together, and so has a deviation that is too
-    small to divide by.
+    A class without examples has the mean and deviation of all classes together; a deviation below `SMALLEST` is
+    replaced by that of all classes, too.
 
     Args:
-        images: of each image proposals (P, 4), ground-truth boxes (G, 4) and their labels (G,) from 1 to K.
+        images: for each image proposals (P, 4), ground-truth boxes (G, 4) and their labels (G,) from 1 to K.
         num_classes: K.
         foreground_iou: regions from this IoU are examples.
-        mirrored: each image counts with its mirror image besides, as in the authors' doubled training set.
+        mirrored: the mirror image of each image counts too, as in the authors' doubled training set.
     """
     codec, sums = BoxCodec(), torch.zeros(num_classes + 1, 9, dtype=torch.float64)
     for proposals, boxes, labels in images:

@@ -1,9 +1,8 @@
 """Losses over samples of fixed size, in which some rows do not count.
 
-Rows that do not count are replaced before anything is computed with them, not after: a NaN or
-an infinity there reaches neither the loss nor a gradient. With no row left a loss is 0 and still
-has a graph, so that `backward` and DDP work on a batch without objects.
-All of it is computed in float32 at least.
+Rows that do not count are replaced before anything is computed with them: a NaN or an infinity in them reaches neither
+the loss nor a gradient. Without a row that counts a loss is 0 and has a graph, so that `backward` and DDP work on a
+batch without objects. Everything is computed in float32 at least. Shape letters: N rows, C classes.
 """
 
 from __future__ import annotations
@@ -19,9 +18,12 @@ BOX_LOSSES = ("smooth_l1", "l1", "l2", "giou")
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-    """Softmax cross entropy, the mean over rows with `valid`.
+    """Softmax cross entropy, the mean over valid rows.
 
-    logits (N, C), labels int64 (N,) in [0, C) where valid, valid bool (N,).
+    Args:
+        logits: (N, C).
+        labels: int64 (N,), in [0, C) where valid.
+        valid: bool (N,).
     """
     logits = torch.where(valid[:, None], as_float(logits), 0.0)
     labels = torch.where(valid, labels, 0)
@@ -30,7 +32,13 @@ def cross_entropy(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
-    """Sigmoid cross entropy, the mean over rows with `valid`. logits (N,), targets (N,) bool or in [0, 1]."""
+    """Sigmoid cross entropy, the mean over valid rows.
+
+    Args:
+        logits: (N,).
+        targets: (N,), bool or in [0, 1].
+        valid: bool (N,).
+    """
     logits = torch.where(valid, as_float(logits), 0.0)
     targets = torch.where(valid, targets.to(logits.dtype), 0.0)
     loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
@@ -45,14 +53,19 @@ def box_regression_loss(
     kind: str = "smooth_l1",
     beta: float = 1 / 9,
 ) -> Tensor:
-    """The sum over rows of `mask` of a distance between boxes or deltas, divided by `normalizer`.
+    """The sum over the rows of ``mask`` of a distance between boxes or deltas, divided by ``normalizer``.
 
-    predicted, target: (N, 4); mask: bool (N,). kind is one of
-    "smooth_l1": quadratic below `beta`, linear above; the RPN has beta 1/9 (sigma 3), the paper's
-        box head 1 (papers.md 2.3);
-    "l1": the absolute difference; "l2": its square;
-    "giou": 1 - generalised IoU (Rezatofighi et al. 2019), for decoded boxes x1 y1 x2 y2.
-    normalizer: how many samples to divide by; 0 counts as 1. Raises ConfigError for any other kind.
+    Args:
+        predicted, target: (N, 4).
+        mask: bool (N,).
+        normalizer: number of samples; 0 counts as 1.
+        kind: "smooth_l1": quadratic below ``beta``, linear above; the RPN has beta 1/9 (sigma 3), the paper's box head
+            1 (papers.md 2.3). "l1": the absolute difference. "l2": its square. "giou": 1 - generalised IoU (Rezatofighi
+            et al. 2019), for decoded boxes x1 y1 x2 y2.
+        beta: of "smooth_l1".
+
+    Raises:
+        ConfigError: for another kind.
     """
     if kind not in BOX_LOSSES:
         raise ConfigError(f"unknown box regression loss {kind!r}: use one of {', '.join(BOX_LOSSES)}")
@@ -60,8 +73,8 @@ def box_regression_loss(
     if kind == "giou":
         unit = torch.zeros(4, dtype=predicted.dtype, device=predicted.device)
         unit[2:] = 1
-        predicted, target = (torch.where(mask[:, None], boxes, unit) for boxes in (predicted, target))
-        loss = torch.where(mask, _giou_loss(predicted, target), 0.0)
+        loss = _giou_loss(*(torch.where(mask[:, None], boxes, unit) for boxes in (predicted, target)))
+        loss = torch.where(mask, loss, 0.0)
     else:
         predicted, target = (torch.where(mask[:, None], deltas, 0.0) for deltas in (predicted, target))
         if kind == "smooth_l1":
@@ -80,7 +93,7 @@ def box_regression_loss(
 def _giou_loss(a: Tensor, b: Tensor) -> Tensor:
     """1 - GIoU of a and b, row by row: (N, 4), (N, 4) -> (N,) in [0, 2].
 
-    torchvision.ops.generalized_box_iou_loss indexes by a mask, for which the host waits for the device.
+    `torchvision.ops.generalized_box_iou_loss` indexes by a mask, for which the host waits for the device.
     """
     smallest = torch.finfo(a.dtype).eps
     shared = area(torch.cat((torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])), dim=1))
@@ -91,5 +104,5 @@ def _giou_loss(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _mean(loss: Tensor, valid: Tensor) -> Tensor:
-    """The mean of `loss` where `valid`; 0 if nowhere."""
+    """The mean of the loss where it is valid; 0 if it is nowhere."""
     return torch.where(valid, loss, 0.0).sum() / valid.sum().clamp(min=1)

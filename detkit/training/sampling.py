@@ -1,7 +1,7 @@
-"""Which boxes learn, and what: matching them to ground truth, and sampling a few of them.
+"""Which boxes learn, and what: they are matched to the ground truth, and a few of them are sampled.
 
-Shapes: G ground truths, N boxes (anchors or proposals), I ignore boxes. Every step has a fixed shape: no boolean
-indexing, so the device is never waited for.
+Shape letters: G ground truths, N boxes (anchors or proposals), I ignore boxes. All shapes are fixed: there is no
+boolean indexing, so that the device is never waited for.
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ from torch import Tensor
 from detkit.boxes import box_ioa, box_iou
 from detkit.errors import ConfigError
 
+#: Background of which this share lies in an ignore box is not trained on.
+IGNORE_THRESHOLD = 0.5
+
 
 class Matches(NamedTuple):
-    """What `match` found for each of N boxes.
+    """Result of `match` for each of N boxes.
 
-    index: int64 (N,), the ground truth of the best IoU (0 where there is none).
-    label: int64 (N,), 1 foreground, 0 background, -1 neither: not to be trained on.
-    iou: float (N,), that best IoU (0 where there is no ground truth).
+    Attributes:
+        index: int64 (N,), the ground truth of the best IoU (0 where there is none).
+        label: int64 (N,), 1 foreground, 0 background, -1 neither: not trained on.
+        iou: float (N,), that best IoU (0 where there is no ground truth).
     """
 
     index: Tensor
@@ -29,14 +33,17 @@ class Matches(NamedTuple):
 
 
 def match(iou: Tensor, positive: float, negative: float, low_quality: bool) -> Matches:
-    """Matches boxes to ground truths by their IoU (G, N).
+    """Match boxes to ground truths by their IoU.
 
-    Foreground has a best IoU >= `positive`, background one < `negative`; between them a box is
-    neither. With `low_quality`, every box that ties the best IoU of some ground truth becomes
-    foreground too, if that best is above 0; it keeps the ground truth of its own best IoU
-    (anchor_target_layer.py, papers.md 2.3). Both G and N may be 0.
+    Args:
+        iou: (G, N); both may be 0.
+        positive: boxes with a best IoU from this on are foreground.
+        negative: boxes with a best IoU below this are background; between the two they are neither.
+        low_quality: each box that has the best IoU of some ground truth, or ties with it, is foreground too, if that
+            IoU is above 0; it keeps the ground truth of its own best IoU (anchor_target_layer.py, papers.md 2.3).
 
-    Raises ConfigError if `positive` is below `negative`.
+    Raises:
+        ConfigError: ``positive`` is below ``negative``.
     """
     if positive < negative:
         raise ConfigError(f"matching thresholds: positive ({positive}) must not be below negative ({negative})")
@@ -54,14 +61,16 @@ def match(iou: Tensor, positive: float, negative: float, low_quality: bool) -> M
     return Matches(index, label, best)
 
 
-def ignore_background(matches: Matches, boxes: Tensor, ignore_boxes: Tensor, threshold: float = 0.5) -> Matches:
-    """Take background inside ignore boxes out of training: its label becomes -1.
+def ignore_background(
+    matches: Matches, boxes: Tensor, ignore_boxes: Tensor, threshold: float = IGNORE_THRESHOLD
+) -> Matches:
+    """Set the label of background in ignore boxes to -1: crowds and difficult objects are no background either.
 
     Args:
         matches: of ``boxes``.
-        boxes: (N, 4), anchors or proposals.
-        ignore_boxes: (I, 4), crowds and difficult objects, whose pixels are not background either.
-        threshold: a box is inside when at least this share of its area lies in one ignore box.
+        boxes: (N, 4).
+        ignore_boxes: (I, 4).
+        threshold: a box is in an ignore box if at least this share of its area is.
     """
     if ignore_boxes.shape[0] == 0:
         return matches
@@ -71,11 +80,12 @@ def ignore_background(matches: Matches, boxes: Tensor, ignore_boxes: Tensor, thr
 
 
 class Samples(NamedTuple):
-    """A sample of fixed size n, foreground first, then background, then padding.
+    """A sample of fixed size n: foreground first, then background, then padding.
 
-    index: int64 (n,), rows of what was sampled; in the padding any row, possibly twice.
-    positive: bool (n,), foreground.
-    valid: bool (n,), False for the padding at the end.
+    Attributes:
+        index: int64 (n,), rows of what was sampled; in the padding any rows, possibly repeated.
+        positive: bool (n,), foreground.
+        valid: bool (n,), False in the padding.
     """
 
     index: Tensor
@@ -86,21 +96,22 @@ class Samples(NamedTuple):
 def sample(
     labels: Tensor, batch_size: int, positive_fraction: float, generator: torch.Generator | None = None
 ) -> Samples:
-    """Draws n = min(batch_size, N) of N boxes at random, without replacement.
+    """Draw n = min(batch_size, N) of N boxes at random, without replacement.
 
-    labels: int64 (N,), above 0 foreground, 0 background, -1 never drawn. At most
-    int(batch_size * positive_fraction) are foreground; background fills what is left
-    (anchor_target_layer.py and proposal_target_layer.py, papers.md 2.3). Where there is too little
-    of it the rest is marked not valid, so that the size never depends on the data and the
-    device is never waited for.
+    Where there is too little background, the sample is padded: its size does not depend on the data, and the device is
+    never waited for (anchor_target_layer.py and proposal_target_layer.py, papers.md 2.3).
 
-    generator: a source of randomness on the device of `labels`; None takes torch's own.
+    Args:
+        labels: int64 (N,), above 0 foreground, 0 background, -1 never drawn.
+        batch_size: at least 1.
+        positive_fraction: at most int(batch_size * positive_fraction) are foreground; background fills the rest.
+        generator: source of randomness on the device of ``labels``; None: torch's own.
     """
     total = labels.shape[0]
     size = min(batch_size, total)
     most_positive = min(int(batch_size * positive_fraction), size)
     key = torch.rand(total, generator=generator, device=labels.device)
-    # Those that must not be drawn get a key below every other: they come last, and can be told.
+    # Boxes that must not be drawn get a key below every other: they come last and can be recognised.
     foreground_key, foreground = torch.where(labels > 0, key, -1.0).topk(most_positive)
     background_key, background = torch.where(labels == 0, key, -1.0).topk(size)
 
@@ -109,7 +120,7 @@ def sample(
     positive = position < positives
     from_background = (position - positives).clamp(min=0)
     valid = positive | (background_key[from_background] >= 0)
-    # Positives are at most `most_positive`, so the padding is never chosen.
+    # There are at most `most_positive` positives, so that the padding of `foreground` is never selected.
     foreground = torch.cat((foreground, foreground.new_zeros(size - most_positive)))
     index = torch.where(positive, foreground, background[from_background])
     return Samples(index, positive, valid)
@@ -126,33 +137,34 @@ def sample_batch(
     batch_size: int,
     positive_fraction: float,
 ) -> tuple[list[Tensor], Tensor]:
-    """Draws regions of N images, ground truth joined to the proposals, without replacement.
+    """Draw boxes of N images together, as R-CNN's fine-tuning does (Girshick et al. 2014, section 2.3).
 
-    The paper draws its 128 from all windows of the training set; here they are of the batch's images, so that one step
-    reads a few images only. Too little background gives a shorter sample.
+    The paper draws its 128 from all windows of the training set; here they are of the batch's images, so that a step
+    reads few images. The ground truth is joined to the proposals. Too little background gives a shorter sample.
 
     Args:
         proposals: N tensors (P_i, 4).
-        boxes, labels: N tensors (G_i, 4) and (G_i,) from 1 to K.
-        ignore_boxes: N tensors (I_i, 4) in which background is not trained on.
-        foreground_iou: regions from this IoU with a box are foreground, of the class of the one they overlap most.
-        batch_size: regions of all images together.
-        positive_fraction: at most this share of them foreground.
+        boxes: N tensors (G_i, 4), the ground truth.
+        labels: N tensors (G_i,), from 1 to K.
+        ignore_boxes: N tensors (I_i, 4); background in them is not drawn, see `ignore_background`.
+        foreground_iou: boxes from this IoU with a ground truth are foreground, of the class of the one with most.
+        batch_size: boxes of all images together.
+        positive_fraction: at most this share of them is foreground.
 
     Returns:
-        N tensors of regions (n_i, 4), and the classes (R,) of all of them in this order, 0 for background.
+        N tensors (n_i, 4), and the classes (sum of n_i,) of all of them in this order, 0 for background.
     """
-    candidates, classes, kinds = [], [], []
-    for given, truth, names, ignored in zip(proposals, boxes, labels, ignore_boxes, strict=True):
+    candidates, classes, matched = [], [], []
+    for given, truth, truth_labels, ignored in zip(proposals, boxes, labels, ignore_boxes, strict=True):
         rows = torch.cat([truth, given])
         matches = match(box_iou(truth, rows), foreground_iou, foreground_iou, low_quality=False)
         matches = ignore_background(matches, rows, ignored)
-        known = names[matches.index] if len(names) else matches.index
+        nearest = truth_labels[matches.index] if len(truth_labels) else matches.index
         candidates.append(rows)
-        classes.append(torch.where(matches.label > 0, known, 0))
-        kinds.append(matches.label)
-    chosen = sample(torch.cat(kinds), batch_size, positive_fraction)
-    rows = chosen.index[chosen.valid].sort().values
+        classes.append(torch.where(matches.label > 0, nearest, 0))
+        matched.append(matches.label)
+    drawn = sample(torch.cat(matched), batch_size, positive_fraction)
+    rows = drawn.index[drawn.valid].sort().values
     counts = torch.tensor([len(c) for c in candidates], device=rows.device)
     per_image = torch.bincount(torch.repeat_interleave(counts)[rows], minlength=len(candidates)).tolist()
     return list(torch.cat(candidates)[rows].split(per_image)), torch.cat(classes)[rows]

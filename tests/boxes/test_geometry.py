@@ -75,7 +75,7 @@ def test_convert_is_torchvisions_and_goes_back(seed: int, source: str, target: s
     assert torch.equal(B.convert(there, target, source), boxes)
 
 
-def test_convert_refuses_an_unknown_notation() -> None:
+def test_convert_refuses_an_unknown_format() -> None:
     with pytest.raises(ConfigError, match=r"xyhw.*xyxy, xywh, cxcywh"):
         B.convert(torch.zeros(0, 4), "xyxy", "xyhw")
 

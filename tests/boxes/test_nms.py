@@ -81,18 +81,3 @@ def test_every_float_type_and_nothing_at_all(dtype: torch.dtype) -> None:
 def test_boxes_without_an_area_and_scores_of_minus_infinity_are_kept() -> None:
     boxes = torch.tensor([[5.0, 5, 5, 5], [0, 0, 0, 0], [0, 0, 9, 9]])
     assert nms(boxes, torch.tensor([0.1, -torch.inf, 0.3]), 0.5).tolist() == [2, 0, 1]
-
-
-@pytest.mark.filterwarnings("ignore:.*create_unbacked_symint.*:FutureWarning")
-def test_batched_nms_exports_for_any_number_of_boxes() -> None:
-    class Suppress(torch.nn.Module):
-        def forward(self, boxes: torch.Tensor, scores: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-            return boxes[batched_nms(boxes, scores, groups, 0.5)]
-
-    rows = ({0: torch.export.Dim("boxes", min=0)},) * 3
-    program = torch.export.export(Suppress(), some_boxes(9, 0), dynamic_shapes=rows).module()
-    for count in (0, 1, 2, 40):
-        boxes, scores, groups = some_boxes(count, count)
-        assert torch.equal(program(boxes, scores, groups), boxes[greedy(boxes, scores, 0.5, groups)])
-    same = torch.tensor([[0.0, 0, 5, 5]]).repeat(3, 1)  # one box is left
-    assert len(program(same, torch.rand(3), torch.zeros(3, dtype=torch.int64))) == 1
