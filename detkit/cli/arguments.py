@@ -1,20 +1,28 @@
-"""The arguments as given: config files apart from options, and what each of them says.
+"""The arguments as they were typed: config files and modules to import apart from options, before anything is parsed.
 
 Options win over files wherever they stand on the command line, so files are put first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from detkit.errors import ConfigError
+from detkit.files import find_config
 
-CONFIG_FLAGS = ("--config", "-c")
+
+class ConfigFile(NamedTuple):
+    """A config file and what it holds."""
+
+    path: Path
+    content: dict[str, Any]
 
 
 @dataclass
@@ -22,110 +30,116 @@ class Arguments:
     """A command's arguments.
 
     Attributes:
-        configs: the config files, in the order given.
-        options: every other argument, in the order given.
-        sections: the content of each config file.
+        files: the config files, in the order given.
+        options: every other argument, in the order given; names of options have underscores.
+        modules: the modules to import, in the order given.
     """
 
-    configs: list[str] = field(default_factory=list)
+    files: list[ConfigFile] = field(default_factory=list)
     options: list[str] = field(default_factory=list)
-    sections: list[dict[str, Any]] = field(default_factory=list)
+    modules: list[str] = field(default_factory=list)
+
+    def pairs(self) -> Iterator[tuple[str, str | None]]:
+        """The options on the command line as (name, value); the value is None for an option without one."""
+        for argument, following in pairwise([*self.options, None]):
+            name, equals, value = argument.partition("=")
+            if name.startswith("--"):
+                yield name[2:], value if equals else following
 
     def option(self, *names: str) -> str | None:
-        """The last value given on the command line for one of these options; None if none was given."""
-        value = None
-        for i, argument in enumerate(self.options):
-            flag, equals, rest = argument.partition("=")
-            if flag.startswith("--") and flag[2:] in names:
-                following = self.options[i + 1] if i + 1 < len(self.options) else None
-                value = rest if equals else following
-        return value
+        """The last value on the command line for one of these options; None if there is none."""
+        return next((value for name, value in reversed(list(self.pairs())) if name in names), None)
 
-    def setting(self, name: str, section: str | None = None) -> Any:
-        """What the command line, else the last config file that has it, says for `name` (or `section.name`)."""
-        given = self.option(f"{section}.{name}" if section else name)
+    def setting(self, name: str) -> Any:
+        """The value of `trainer.max_epochs` and the like on the command line, else in the last file that has it."""
+        given = self.option(name)
         if given is not None:
             return given
-        for content in reversed(self.sections):
-            part = content.get(section) if section else content
-            if isinstance(part, dict) and part.get(name) is not None:
-                return part[name]
-        return None
+        values = (lookup(file.content, name) for file in reversed(self.files))
+        return next((value for value in values if value is not None), None)
 
-    def given_for(self, section: str) -> set[str]:
-        """The names of the options of a class (`--model.lr`) given on the command line, by their first part."""
-        names = set()
-        for argument in self.options:
-            flag = argument.partition("=")[0]
-            if flag.startswith(f"--{section}."):
-                names.add(_first(flag[len(section) + 3 :]))
-        return names - {"class_path", "help"}
+    def names_under(self, section: str) -> list[str]:
+        """The options of a class on the command line: `optim.lr` for `--model.optim.lr`."""
+        prefix = f"{section}."
+        given = [name.removeprefix(prefix) for name, _ in self.pairs() if name.startswith(prefix)]
+        return [name.removeprefix("init_args.") for name in given if name not in ("class_path", "help")]
 
     def class_of(self, section: str) -> tuple[str | None, str]:
-        """The class chosen for `model` or `data`, by its last name, and where: "command line" or the file."""
+        """The class chosen for `model` or `data`, and where: the command line or a file."""
         given = self.option(section, f"{section}.class_path")
         if given is not None and not given.lstrip().startswith("{"):
-            return given.rsplit(".", 1)[-1], "the command line"
-        for content, path in zip(reversed(self.sections), reversed(self.configs), strict=True):
+            return given, "the command line"
+        for path, content in reversed(self.files):
             part = content.get(section)
-            name = part if isinstance(part, str) else part.get("class_path") if isinstance(part, dict) else None
-            if name:
-                return str(name).rsplit(".", 1)[-1], path
+            name = part.get("class_path") if isinstance(part, dict) else part
+            if isinstance(name, str):
+                return name, str(path)
         return None, ""
-
-    def in_files(self, section: str) -> dict[str, str]:
-        """The names of a class's options that config files set -> the file that sets it last."""
-        found: dict[str, str] = {}
-        for content, path in zip(self.sections, self.configs, strict=True):
-            part = content.get(section)
-            if isinstance(part, dict):
-                found |= dict.fromkeys(part.get("init_args") or {}, path)
-        return found
 
 
 def read_arguments(args: Sequence[str]) -> Arguments:
-    """Takes config files out of the arguments and reads them.
+    """Take config files and imports out of the arguments, and read the files.
+
+    Hyphens in the name of an option become underscores; values are left alone.
 
     Raises:
         ConfigError: a file is missing, is not YAML or is not a mapping; the message names the file and the line.
     """
-    found = Arguments()
-    rest = iter(args)
-    for argument in rest:
-        flag, equals, value = argument.partition("=")
-        if flag in CONFIG_FLAGS:
-            path = value if equals else next(rest, None)
-            if path is None:
-                raise ConfigError(f"{flag} needs the path of a YAML file.")
-            found.configs.append(path)
-            found.sections.append(read_config(path))
-        else:
-            found.options.append(argument)
-    return found
-
-
-def read_config(path: str | Path) -> dict[str, Any]:
-    """The content of a config file, see `read_arguments` for the errors."""
-    file = Path(path)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", "-c", action="append", default=[])
+    parser.add_argument("--import", dest="modules", action="append", default=[])
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{file}: no such config file.") from error
+        known, options = parser.parse_known_args([_with_underscores(argument) for argument in args])
+    except argparse.ArgumentError as error:
+        raise ConfigError(str(error)) from error
+    files = [find_config(name) for name in known.config]
+    return Arguments([ConfigFile(path, read_config(path)) for path in files], options, known.modules)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The content of a config file.
+
+    Raises:
+        ConfigError: as `read_arguments`.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read ({error}).") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"{file}{where}: not valid YAML ({getattr(error, 'problem', None) or error}).") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
+        raise ConfigError(f"{path}{where}: not valid YAML ({error.problem})") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML ({error})") from error
+    if content is not None and not isinstance(content, dict):
         raise ConfigError(
-            f"{file}: must hold `model:`, `data:` and `trainer:` sections, not a {type(content).__name__}."
+            f"{path}: must hold `model:`, `data:` and `trainer:` sections, not a {type(content).__name__}"
         )
+    return content or {}
+
+
+def lookup(content: Any, name: str, missing: Any = None) -> Any:
+    """The value of a dotted name in nested mappings, or `missing`; `init_args` need not be named."""
+    for part in name.split("."):
+        inner = content.get("init_args") if isinstance(content, dict) else None
+        inner = content if isinstance(content, dict) and part in content else inner
+        if not isinstance(inner, dict) or part not in inner:
+            return missing
+        content = inner[part]
     return content
 
 
-def _first(name: str) -> str:
-    parts = name.split(".")
-    return parts[1] if parts[0] in ("init_args", "dict_kwargs") and len(parts) > 1 else parts[0].removesuffix("+")
+def flatten(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one: dotted name -> value; an empty mapping is a value."""
+    if not isinstance(content, dict) or not content:
+        return {prefix: content}
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        flat |= flatten(value, f"{prefix}.{name}" if prefix else str(name))
+    return flat
+
+
+def _with_underscores(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else argument

@@ -1,35 +1,57 @@
-"""What `--help` of fit, validate, test and predict shows: first what a user needs, Lightning's trainer last."""
+"""What there is, in words: the commands, and the options that a user of fit, validate, test and predict needs first."""
 
 from __future__ import annotations
 
-from argparse import SUPPRESS, Action, ArgumentParser
+from detkit.__about__ import __version__
 
-from detkit.cli.main import COMMANDS
+COMMANDS = {
+    "fit": "train a detector, with a checkpoint and an mAP after every epoch",
+    "validate": "the mAP of a checkpoint on the validation split",
+    "test": "the mAP of a checkpoint on the test split, and a report on it",
+    "predict": "the detections of a checkpoint on images, as COCO JSON and drawn",
+    "evaluate": "the mAP and a report of detections in files, COCO's or VOC's, without a model",
+    "propose": "boxes that may hold objects, computed once and kept in a file, and how many objects they cover",
+    "compress": "a checkpoint's fully connected layers by truncated SVD: quicker, no training",
+    "benchmark": "the three generations on this machine: seconds an image, stage by stage, and mAP",
+    "demo": "draw a small data set, train on it, test, and show the detections",
+}
 
+HELP = """detkit {version}: R-CNN, Fast R-CNN and Faster R-CNN
+
+usage: detkit COMMAND [options]
+
+{commands}
+
+options:
+  --version   the version
+  --help      this text; `detkit COMMAND --help` shows all options of a command,
+              `detkit fit --model.help FasterRCNN` those of a class
+
+examples:
+  detkit fit --config shapes/faster_rcnn
+  detkit fit --config my.yaml --model.optim.lr 0.005 --trainer.max_epochs 24
+  detkit fit --config my.yaml --ckpt_path last            go on where it stopped
+  detkit test --ckpt_path runs/my
+  detkit predict --ckpt_path runs/my --data ImageFolder --data.path photos/ --predictions.draw true
+  detkit propose --config my.yaml --split train --method selective_search
+  detkit compress --ckpt_path runs/my --rank fc6=1024,fc7=256
+  detkit evaluate --detections predictions.json --annotations instances_val2017.json
+  detkit benchmark generations --data VOC --data.path data/my_voc
+"""
+
+#: An example of each command of Lightning's.
 EXAMPLES = {
-    "fit": "--config configs/faster_rcnn/custom_voc.yaml --data.path data/my_voc",
+    "fit": "--config faster_rcnn/custom_voc --data.path data/my_voc",
     "validate": "--ckpt_path runs/my",
     "test": "--ckpt_path runs/my",
     "predict": "--ckpt_path runs/my --data ImageFolder --data.path photos/ --predictions.draw true",
 }
 
-#: Groups of options in their order, by the first word of the options, and their headings.
-GROUPS = {
-    "help": "options",
-    "ckpt_path": "the checkpoint",
-    "model": "the model",
-    "data": "the data set",
-    "predictions": "what is written",
-    "checkpoint": "the best checkpoint",
-    "": "set by the data set",
-    "trainer": "the trainer, with all options of Lightning's",
-}
-
-#: The help of an option in a fit, and in the other commands.
-HELP = {
+#: The help of an option: in a fit, and in the other commands.
+OPTIONS = {
     "ckpt_path": (
         "Go on from it: `last` of this run, a run's folder (runs/NAME) or a checkpoint file.",
-        "Needed: a run's folder (runs/NAME), whose best checkpoint it means, or a checkpoint file. Model, classes and "
+        "Needed: a run's folder (runs/NAME), whose best checkpoint is used, or a checkpoint file. Model, classes and "
         "preprocessing come from it.",
     ),
     "model": (
@@ -45,31 +67,18 @@ HELP = {
 }
 
 
-def arrange(parser: ArgumentParser, command: str) -> None:
-    """Puts a command's options in order and in words; changes nothing of what it takes.
+def help_text() -> str:
+    """What `detkit --help` prints."""
+    commands = "\n".join(f"  {name:<10}  {line}" for name, line in COMMANDS.items())
+    return HELP.format(version=__version__, commands=commands)
 
-    Args:
-        parser: of the command, with all its options.
-        command: fit, validate, test or predict.
-    """
-    fit = command == "fit"
-    required = "--config FILE" if fit else "--ckpt_path RUN"
-    parser.usage = f"detkit {command} {required} [options]"
+
+def describe(command: str) -> dict[str, str]:
+    """Usage and description of fit, validate, test or predict, for its parser."""
     what = COMMANDS[command]
-    parser.description = f"{what[0].upper()}{what[1:]}. For example: detkit {command} {EXAMPLES[command]}"
-    for group in parser._action_groups:
-        word = _word(group._group_actions)
-        group.title, group.description = GROUPS.get(word, group.title), None
-        for action in group._group_actions:
-            if action.dest in HELP:
-                action.help = HELP[action.dest][0 if fit else 1]
-            if word == "checkpoint" and not fit:  # taken because a fit's config has them; of no use here
-                action.help = SUPPRESS
-    order = {word: place for place, word in enumerate(GROUPS)}
-    parser._action_groups.sort(key=lambda group: order.get(_word(group._group_actions), len(order)))
-
-
-def _word(actions: list[Action]) -> str:
-    """The first word of a group's options; "" for a group without any, and for what is linked to the data set."""
-    word = actions[0].dest.partition(".")[0] if actions else ""
-    return "" if not actions or ".init_args." in actions[0].dest else word
+    required = "--config FILE" if command == "fit" else "--ckpt_path RUN"
+    return {
+        "usage": f"detkit {command} {required} [options]",
+        "description": f"{what[0].upper()}{what[1:]}. For example: detkit {command} {EXAMPLES[command]}. --config is "
+        "given the path of a file, or the name of one of the project's; --import MODULE imports classes of your own.",
+    }

@@ -1,28 +1,37 @@
-"""fit, validate, test and predict: LightningCLI with detkit's classes, defaults, messages and run folders."""
+"""fit, validate, test and predict: LightningCLI with detkit's classes, defaults, messages and run folders.
+
+LightningCLI is used without its subcommands (``run=False``): it makes the parser, sets the seed and builds data set,
+model and trainer; `DetkitCLI.run_command` then calls the trainer.
+"""
 
 from __future__ import annotations
 
-import importlib
-import inspect
-from argparse import ArgumentError
+from argparse import SUPPRESS, ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from detkit.cli.arguments import Arguments, read_arguments
-from detkit.cli.help import arrange
-from detkit.cli.messages import own_cause, shorten
-from detkit.cli.reports import Reports
-from detkit.cli.results import print_differences
-from detkit.cli.resume import Plan, how_far, plan
-from detkit.cli.run_folder import new_version
-from detkit.cli.trainer import SaveConfig, complete
+from detkit.classes import find_class, import_modules
+from detkit.cli.arguments import Arguments
+from detkit.cli.help import OPTIONS, describe
+from detkit.cli.messages import explain, own_cause
+from detkit.cli.reports import (
+    describe_data,
+    differences_text,
+    report_fit,
+    report_predictions,
+    report_test,
+    report_validation,
+)
+from detkit.cli.resume import Difference, Start, find_differences, how_far, known_classes, prepare, read_start
+from detkit.cli.signatures import names_of
+from detkit.cli.trainer import SaveConfig, complete, make_run_folder, with_absolute_paths
 from detkit.engine.callbacks import BestCheckpoint
 from detkit.engine.checkpoints import check_fits, hyper_parameters
 from detkit.engine.predictions import PredictionWriter
@@ -30,7 +39,6 @@ from detkit.errors import CheckpointError, ConfigError
 from detkit.evaluation.tables import read_baseline
 from detkit.system import keep_freed_memory
 
-CLASS_NAMES = "model.init_args.class_names"
 TRAINER_DEFAULTS = {"num_sanity_val_steps": 0, "log_every_n_steps": 10, "enable_model_summary": False}
 
 
@@ -40,105 +48,112 @@ def base_classes() -> tuple[type[LightningModule], type[LightningDataModule]]:
     from detkit.data.datamodule import DataModule
     from detkit.engine.module import TrainableModule
 
-    for room in (data, detectors, classification):
-        for name in room.__all__:
-            getattr(room, name)
+    for package in (data, detectors, classification):
+        for name in package.__all__:
+            getattr(package, name)
     return TrainableModule, DataModule
 
 
 def run(command: str, args: Sequence[str]) -> DetkitCLI:
-    """Runs fit, validate, test or predict.
+    """Run fit, validate, test or predict; see `execute` for the errors.
+
+    Args:
+        command: which of them.
+        args: the arguments after it.
+    """
+    return execute(command, *prepare(command, args))
+
+
+def execute(command: str, arguments: Arguments, start: Start) -> DetkitCLI:
+    """Run a command whose arguments are read.
+
+    Args:
+        command: fit, validate, test or predict.
+        arguments: what the user gave.
+        start: the checkpoint, if there is one.
 
     Raises:
         DetkitError: whatever the user can mend, in a few lines.
         KeyboardInterrupt: the run was stopped; its message says how to go on.
     """
-    arguments = read_arguments(args)
+    import_modules(arguments.modules)
     model, data = base_classes()
     try:
-        return DetkitCLI(command, arguments, model, data)
+        cli = DetkitCLI(command, arguments, start, model, data)
+        cli.run_command()
     except ArgumentError as error:
-        known = [n for base in (model, data) for n in _known(base)]
-        raise ConfigError(shorten(str(error), command, arguments, known)) from error
+        classes = known_classes(model) | known_classes(data)
+        raise explain(str(error), command, arguments, names_of(classes.values())) from error
     except MisconfigurationException as error:
         raise ConfigError(str(error)) from error
+    except (ValueError, TypeError) as error:
+        own = own_cause(error)
+        if own is None:
+            raise
+        raise own from None
+    return cli
 
 
-class DetkitCLI(Reports, LightningCLI):
+class DetkitCLI(LightningCLI):
     """LightningCLI for detectors and classifiers; see `run`.
 
     Args:
         command: fit, validate, test or predict.
         arguments: what the user gave.
+        start: the checkpoint.
         model: base class of the models.
         data: base class of the data sets.
     """
 
     def __init__(
-        self, command: str, arguments: Arguments, model: type[LightningModule], data: type[LightningDataModule]
+        self,
+        command: str,
+        arguments: Arguments,
+        start: Start,
+        model: type[LightningModule],
+        data: type[LightningDataModule],
     ) -> None:
-        self.command, self.arguments = command, arguments
-        self.plan: Plan
+        self.command = command
+        self.arguments = arguments
+        self.start = start
+        self.overrides: dict[str, Any] = {}
+        self.differences: list[Difference] = []
         self.folder: Path | None = None
         self.baseline: dict[str, Any] | None = None
-        raising = {name: {"exit_on_error": False} for name in self.subcommands()}
         super().__init__(
             model,
             data,
-            save_config_callback=SaveConfig if command == "fit" else None,
+            save_config_callback=None,
             seed_everything_default=0,
-            parser_kwargs={"prog": "detkit", "exit_on_error": False, **raising},
+            parser_kwargs={"prog": f"detkit {command}", "exit_on_error": False, **describe(command)},
             subclass_mode_model=True,
             subclass_mode_data=True,
-            args=[command, *arguments.options],
+            args=arguments.options,
+            run=False,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
 
-    # -- the parser ----------------------------------------------------------------------------
+    # -- the parser -----------------------------------------------------------------------------
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """The commands, and which arguments of the trainer's methods are not the user's to give."""
-        ours = {"model", "datamodule", "weights_only"}
-        return {
-            "fit": ours | {"train_dataloaders", "val_dataloaders"},
-            "validate": ours | {"dataloaders", "verbose"},
-            "test": ours | {"dataloaders", "verbose"},
-            "predict": ours | {"dataloaders", "return_predictions"},
-        }
-
-    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
-        # Only the command that runs: building four parsers takes four times as long.
-        commands = self.subcommands()
-        self.subcommands = lambda: {self.command: commands[self.command]}  # type: ignore[method-assign]
-        super()._add_subcommands(parser, **kwargs)
-
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        arrange(parser, subcommand)
-        return parser
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the checkpoint and the seed."""
+        super().add_default_arguments_to_parser(parser)
+        group = parser.add_argument_group("the checkpoint")
+        group.add_argument("--ckpt_path", type=str | None, default=None, help=self._help("ckpt_path"))
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The trainer's, the model's and the data set's options; what a checkpoint supplies need not be given."""
-        required = self.command == "fit"
-        parser.add_lightning_class_args(Trainer, "trainer")
-        parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
-        parser.add_lightning_class_args(self.model_class, "model", subclass_mode=True, required=required)
-        parser.add_lightning_class_args(self.datamodule_class, "data", subclass_mode=True, required=required)
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Links the classes to the data set in a fit, and adds the options of what detkit writes."""
-        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
-        if self.command == "fit":
-            parser.link_arguments("data.class_names", CLASS_NAMES, apply_on="instantiate")
-            parser.link_arguments("data.category_ids", "model.init_args.category_ids", apply_on="instantiate")
-        else:
-            parser.callback_keys.remove("checkpoint")
+        """Add model, data set and trainer in the order in which the help shows them."""
+        classes = {"model": self.model_class, "data": self.datamodule_class}
+        for name, title in (("model", "the model"), ("data", "the data set")):
+            parser.add_subclass_arguments(classes[name], name, fail_untyped=False, help=self._help(name))
+            parser.groups[name].title = title
         if self.command == "predict":
-            parser.add_lightning_class_args(PredictionWriter, "predictions")
+            parser.add_class_arguments(PredictionWriter, "predictions")
+            parser.groups["predictions"].title = "what is written"
         if self.command == "test":
-            add = parser.add_argument
+            group = parser.add_argument_group("the report")
+            add = group.add_argument
             add("--output", type=str | None, default=None, help="Folder of the report; `report` in the run by default.")
             add("--baseline", type=str | None, default=None, help="metrics.json of another report, to compare with.")
             add(
@@ -147,129 +162,143 @@ class DetkitCLI(Reports, LightningCLI):
                 default=None,
                 help="Least score of what the report shows and counts, in 0..1; that of the best F1 by default.",
             )
+        if self.command == "fit":
+            parser.add_class_arguments(BestCheckpoint, "checkpoint")
+            parser.groups["checkpoint"].title = "the best checkpoint"
+        else:  # so that a fit's config may be used for a test
+            parser.add_argument("--checkpoint", type=dict[str, Any] | None, help=SUPPRESS)
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.groups["trainer"].title = "the trainer, with all options of Lightning's"
+        parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
+        if self.command == "fit":
+            for name in ("class_names", "category_ids"):
+                parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+
+    def _help(self, option: str) -> str:
+        return OPTIONS[option][self.command != "fit"]
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses what the user gave together with what the checkpoint supplies."""
+        """Parse what the user gave together with what the checkpoint supplies."""
 
-        def parse_model(given: list[str]) -> dict[str, Any]:
-            model = parser.parse_args([self.command, *given])[self.command].get("model")
-            return dict(model.get("init_args", {})) if model else {}
+        def parse(given: Sequence[str]) -> Any:
+            config = parser.parse_args(given)
+            if self.command == "fit" and config.get("model"):
+                with_absolute_paths(config.model)  # the checkpoint keeps them
+            return config
 
-        if any(a in ("--help", "-h") or a.startswith(("--model.help", "--data.help")) for a in self.arguments.options):
-            parser.parse_args([self.command, *self.arguments.options])
-        self.plan = plan(self.command, self.arguments, parse_model)
-        self.config = parser.parse_args([self.command, *self.plan.args])
-        self._monitor_by_default()
-        self.config[self.command].trainer.default_root_dir = str(self.plan.root)
-        threshold = self.config[self.command].get("score_threshold")
+        if any(name in ("help", "model.help", "data.help") for name, _ in self.arguments.pairs()):
+            parser.parse_args(self.arguments.options)  # prints, and ends the program
+        given = read_start(self.command, self.start, self.arguments, self.model_class)
+        self.config = parse(given)
+        if self.start.checkpoint is not None:
+            self.differences, self.overrides = find_differences(
+                self.start, self.arguments, self.config.model.init_args, lambda g: parse(g).model.init_args, given
+            )
+        if self.command == "fit" and self.arguments.setting("checkpoint.monitor") is None:
+            best_by = find_class(self.config.model.class_path, self.model_class).best_by
+            self.config.checkpoint.monitor, self.config.checkpoint.mode = best_by
+        self.config.trainer.default_root_dir = str(self.start.root)
+        threshold = self.config.get("score_threshold")
         if threshold is not None and not 0 <= threshold <= 1:
             raise ConfigError(f"--score_threshold {threshold:g}: scores go from 0 to 1")
-        if baseline := self.config[self.command].get("baseline"):
-            self.baseline = read_baseline(baseline)  # what is wrong with it is told before the test, not after
+        if baseline := self.config.get("baseline"):
+            self.baseline = read_baseline(baseline)  # a wrong one is told before the test, not after it
 
-    def _monitor_by_default(self) -> None:
-        """Lets the model say what its best checkpoint is the best by, where the user does not."""
-        config = self.config[self.command]
-        if self.command == "fit" and self.arguments.setting("monitor", "checkpoint") is None:
-            module, _, name = config.model.class_path.rpartition(".")
-            best_by = getattr(getattr(importlib.import_module(module), name), "best_by", None)
-            if best_by is not None:
-                config.checkpoint.monitor, config.checkpoint.mode = best_by
-
-    def _parse_ckpt_path(self) -> None:
-        # Lightning would let the checkpoint win without a word; `parse_arguments` has done it with one.
-        pass
-
-    # -- the run -------------------------------------------------------------------------------
+    # -- the run --------------------------------------------------------------------------------
 
     def before_instantiate_classes(self) -> None:
-        """Says which checkpoint is used, and what is contradicted."""
-        if rank_zero_only.rank == 0 and self.plan.checkpoint is not None:
-            print(f"checkpoint: {self.plan.checkpoint}", flush=True)
-            if self.plan.differences:
-                print_differences(self.plan.differences)
-
-    def instantiate_classes(self) -> None:
-        """Builds data set, model and trainer; an error of ours comes through as it is."""
-        try:
-            super().instantiate_classes()
-        except (ValueError, TypeError) as error:
-            own = own_cause(error)
-            if own is None:
-                raise
-            raise own from None
+        """Say which checkpoint is used, and where it and the user's words differ."""
+        if rank_zero_only.rank == 0 and self.start.checkpoint is not None:
+            print(f"checkpoint: {self.start.checkpoint}", flush=True)
+            if self.differences:
+                print(differences_text(self.differences))
 
     def after_instantiate_classes(self) -> None:
-        """Holds the checkpoint's weights against the model before anything runs."""
-        if self.plan.checkpoint is not None:
-            if self.command == "fit" and self.plan.classes != list(self.datamodule.class_names):
-                raise CheckpointError(
-                    f"{self.plan.checkpoint.path} was trained on the classes {self.plan.classes}, the data set has "
-                    f"{list(self.datamodule.class_names)}: a run goes on with the same classes in the same order."
-                )
-            self.model.restore_parts(self.plan.content)
-            check_fits(self.plan.content["state_dict"], self.model.state_dict(), self.plan.checkpoint.path)
-            if self.command == "fit" and "weights" in self.model.hparams:
-                self.model.hparams["weights"] = hyper_parameters(self.plan.content).get("weights")
-            if self.plan.overrides:
-                self.model.apply_overrides(self.plan.overrides, fit=self.command == "fit")
-            if self.command == "fit" and rank_zero_only.rank == 0:
-                stage = self.model.finished_stage(self.plan.content)
-                print(f"goes on {how_far(self.plan.content, stage)}", flush=True)
-            self.plan.content = {}
-        if self.command != "fit" and list(self.datamodule.class_names) != list(self.model.class_names):
+        """Compare the checkpoint's weights and classes with the model and the data set, before anything runs."""
+        checkpoint, content = self.start.checkpoint, self.start.content
+        classes = list(self.datamodule.class_names)
+        if checkpoint is None:
+            return
+        if self.command == "fit" and self.start.class_names != classes:
             raise CheckpointError(
-                f"{self.plan.checkpoint.path} knows the classes {list(self.model.class_names)}, "
-                f"the data set has {list(self.datamodule.class_names)}."
+                f"{checkpoint.path} was trained on the classes {self.start.class_names}, the data set has {classes}: "
+                "a run goes on with the same classes in the same order."
             )
+        self.model.restore_parts(content)
+        check_fits(content["state_dict"], self.model.state_dict(), checkpoint.path)
+        if self.overrides:
+            self.model.apply_overrides(self.overrides, fit=self.command == "fit")
+        if self.command != "fit" and classes != list(self.model.class_names):
+            raise CheckpointError(
+                f"{checkpoint.path} knows the classes {list(self.model.class_names)}, the data set has {classes}."
+            )
+        if self.command == "fit":
+            if "weights" in self.model.hparams:
+                self.model.hparams["weights"] = hyper_parameters(content).get("weights")
+            if rank_zero_only.rank == 0:
+                print(f"goes on {how_far(content, self.model.finished_stage(content))}", flush=True)
+        self.start.content = {}  # its memory is needed
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with detkit's default loggers and callbacks; see `detkit.cli.trainer`."""
-        config = self._get(self.config_init, "trainer")
+        config = {**self.config_init.trainer, **kwargs}
+        callbacks: list[Callback] = []
         if self.command == "fit" and not config.get("fast_dev_run"):
-            self.folder = new_version(self.plan.root, rank_zero_only.rank)
-            self.save_config_kwargs = {"folder": self.folder}
-        callbacks = [self._get(self.config_init, key) for key in self._parser(self.command).callback_keys]
-        for callback in callbacks:
-            if isinstance(callback, PredictionWriter):
-                callback.use_run(self.plan.checkpoint.path)
-                self.writer = callback
-        config, callbacks = complete({**config, **kwargs}, callbacks, self.command, self.folder)
-        return self._instantiate_trainer(config, callbacks)
+            self.folder = make_run_folder(self.start.root, rank_zero_only.rank)
+            callbacks = [self.config_init.checkpoint, SaveConfig(self.parser, self.config, self.folder)]
+        if self.command == "predict":
+            self.config_init.predictions.use_run(self.start.checkpoint.path)
+            callbacks.append(self.config_init.predictions)
+        return Trainer(**complete(config, callbacks, self.command, self.folder))
 
-    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        kwargs = super()._prepare_subcommand_kwargs(subcommand)
-        fixed = {"validate": {"verbose": False}, "test": {"verbose": False}, "predict": {"return_predictions": False}}
-        return kwargs | fixed.get(subcommand, {}) | {"weights_only": True}
+    def run_command(self) -> None:
+        """Run the command, and say what came of it.
 
-    def _run_subcommand(self, subcommand: str) -> None:
+        Raises:
+            KeyboardInterrupt: the run was stopped; its message says how to go on.
+        """
         if self.folder is not None and self.trainer.is_global_zero:
             print(f"run: {self.folder}", flush=True)
         if isinstance(self.trainer.accelerator, CPUAccelerator):
             keep_freed_memory()
+        options = {
+            "fit": {},
+            "validate": {"verbose": False},
+            "test": {"verbose": False},
+            "predict": {"return_predictions": False},
+        }
+        method = getattr(self.trainer, self.command)
+        path = None if self.start.checkpoint is None else self.start.checkpoint.path
         try:
-            super()._run_subcommand(subcommand)
+            method(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, **options[self.command])
         except SystemExit:
             # What Lightning makes of Ctrl-C; `detkit.cli.main` ends with 130.
             if not self.trainer.interrupted:
                 raise
             raise KeyboardInterrupt(self._how_to_go_on()) from None
+        if self.trainer.is_global_zero:
+            self._report()
+
+    def _report(self) -> None:
+        data = describe_data(self.config.data)
+        if self.command == "fit":
+            report_fit(self.trainer, self.model, self.folder, resumed=self.start.checkpoint is not None)
+        elif self.command == "validate":
+            report_validation(self.model, data)
+        elif self.command == "test":
+            options = {name: self.config[name] for name in ("output", "score_threshold")}
+            report_test(self.model, self.datamodule, data, self.start.checkpoint.path, self.baseline, **options)
+        else:
+            report_predictions(self.config_init.predictions, self.trainer.world_size)
 
     def _how_to_go_on(self) -> str:
         if self.folder is None:
             return ""
-        ended = self.model.progress_unit
+        unit = self.model.progress_unit
         if (self.folder / "checkpoints" / "last.ckpt").is_file():
-            return f"Go on from the last {ended} that ended with: detkit fit --ckpt_path {self.folder}"
-        if self.plan.checkpoint is not None:  # the file, since this run's own folder has no more than a copied best
-            same = ", and this run's --model options again" if self.plan.overrides else ""
-            path = self.plan.checkpoint.path
-            return f"No {ended} of this run had ended; go on where it began: detkit fit --ckpt_path {path}{same}"
+            return f"Go on from the last {unit} that ended with: detkit fit --ckpt_path {self.folder}"
+        if self.start.checkpoint is not None:  # the file: this run's own folder has no more than a copied best
+            same = ", and this run's --model options again" if self.overrides else ""
+            path = self.start.checkpoint.path
+            return f"No {unit} of this run had ended; go on where it began: detkit fit --ckpt_path {path}{same}"
         return "No epoch had ended, so there is no checkpoint to go on from."
-
-
-def _known(base: type) -> list[str]:
-    classes = [base]
-    for cls in classes:
-        classes.extend(cls.__subclasses__())
-    return [n for cls in classes for n in (cls.__name__, *inspect.signature(cls).parameters)]

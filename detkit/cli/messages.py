@@ -1,63 +1,43 @@
-"""jsonargparse's errors in a few lines: what was wrong and where, without the usage text of hundreds of lines."""
+"""jsonargparse's errors in a line or two: without its list of alternatives, with the file and the near name."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from difflib import get_close_matches
 
-from detkit.cli.arguments import Arguments
-from detkit.errors import DetkitError
+from detkit.cli.arguments import Arguments, flatten
+from detkit.errors import ConfigError, DetkitError
 
+#: Lines that say nothing of what the user gave.
 NOISE = re.compile(
-    r"Expected a <class 'NoneType'>.*|Does not validate against any of the Union subtypes|Subtypes: .*|Errors:"
-    r"|Given value type: .*|Given value: .*|Expected a path but .* either not accessible or invalid"
+    r"Expected a <class 'NoneType'>|Expected a path but|Does not validate against|Subtypes: |Errors:|Given value type: "
+    r"|Given value: (\w+\(|\{)"
+)
+#: What a message complains about: the name of an option or a class, or a value.
+CULPRIT = re.compile(
+    r"(?:unrecognized arguments: -*|[Oo]ption '|import path string: |Got value: |Given value: )([\w.-]+)"
 )
 
-WORDS = (
-    (r"Expected a <class 'tuple'>", "expected a list in brackets"),
-    (r"Expected a tuple with (\d+) elements", r"expected a list of \1, in brackets"),
-    (r"Expected a <class '(?:[\w.]+\.)?(\w+)'>\.? ?", r"expected \1. "),
-    (r"Expected a typing\.Literal\[(.*?)\]\.? ?", r"expected one of \1. "),
-    (r"Parser key \"([^\"]+)\":", r"\1:"),
-    (r"Problem with given class_path '(?:[\w.]+\.)?(\w+)':", r"\1:"),
-    (r"Expected a dot import path string: (.*)", r"there is no class '\1'"),
-    (r"(?:Option|Subcommand '\w+' does not accept option) '([^']+)'(?: is not accepted)?", r"there is no option '\1'"),
-    (r"unrecognized arguments: (\S+).*", r"there is no option '\1'"),
-    (r"\b(?:fit|validate|test|predict)\.(\w+)", r"--\1"),
-    (r"the following arguments are required: ", "needed and not given: "),
-    (r"\s+$", ""),
-)
 
-#: What the values of a list are, where that is easily taken for one number.
-OF_TWO = {name: "[training, test]" for name in ("proposals.max_boxes", "rpn_pre_nms", "rpn_post_nms")}
-SECTIONS = ("model", "data", "trainer", "checkpoint", "predictions")
-
-
-def shorten(message: str, command: str, arguments: Arguments, known: list[str] | None = None) -> str:
-    """A message of a few lines.
+def explain(message: str, command: str, arguments: Arguments, known: Iterable[str]) -> ConfigError:
+    """The error for the user.
 
     Args:
         message: what jsonargparse says.
         command: the command that was run.
-        arguments: what the user gave, to name the config file that holds the culprit.
-        known: the names of options and classes there are, to suggest a near one.
+        arguments: what the user gave, to name the config file that holds the wrong name or value.
+        known: the names of options and classes there are; the choices that the message itself lists are added.
     """
-    lines = [re.sub(r"^\s*(- )?", "", line).rstrip() for line in message.splitlines()]
-    lines = [_plain(line) for line in lines if line and not NOISE.match(line)]
-    text = ""
-    for line in lines:  # "model:", "FasterRCNN:", "lr:", "expected a float" make one line
-        text += line if not text else f" {line}" if text.endswith(":") else f"\n{line}"
-    text = text.rstrip(":") or message
-    for name, values in OF_TWO.items():
-        text = re.sub(rf"\b{name}: expected a list[\w ,]*", f"{name}: expected two numbers, {values}", text)
-    value = re.search(r"\n\s*Given value: (?!\{|\[|Namespace|NestedArg)(.{1,60})$", message)
-    if value and "Got value" not in text:
-        text = f"{text.rstrip('.')}. Got value: {value[1]}"
-    file = _culprit(message, arguments)
-    if file:
-        text = f"{file}: {text}"
-    near = _near(text, known or [])
-    return f"{text}{near}\n`detkit {command} --help` shows all options."
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    lines = [line for line in lines if line and not NOISE.match(line) and len(line) < 500]
+    text = " ".join(lines) or message
+    found = CULPRIT.search(message)
+    culprit = found[1].rstrip(".") if found else ""
+    file = _file_of(culprit, arguments)
+    choices = [name for name in re.findall(r"'([\w-]+)'", message) if name != culprit]
+    near = _near(culprit, [*known, *choices])
+    return ConfigError(f"{f'{file}: ' if file else ''}{text}{near}\n`detkit {command} --help` shows all options.")
 
 
 def own_cause(error: BaseException) -> DetkitError | None:
@@ -68,42 +48,19 @@ def own_cause(error: BaseException) -> DetkitError | None:
     return cause
 
 
-def _plain(line: str) -> str:
-    for pattern, replacement in WORDS:
-        line = re.sub(pattern, replacement, line)
-    return line
-
-
-def _culprit(message: str, arguments: Arguments) -> str | None:
-    """The config file that holds the name the message complains about, if the command line does not."""
-    quoted = re.findall(r"(?:option|Option) '([\w.]+)'|Got value: (\S+)|import path string: (\S+)", message)
-    for words in quoted:
-        name = next(w for w in words if w).split(".")[-1]
-        if any(name in option for option in arguments.options):
-            return None
-        for content, path in zip(arguments.sections, arguments.configs, strict=True):
-            if _holds(content, name):
-                return path
-    return None
-
-
-def _holds(content: object, name: str) -> bool:
-    if isinstance(content, dict):
-        return any(str(k) == name or _holds(v, name) for k, v in content.items())
-    if isinstance(content, list):
-        return any(_holds(v, name) for v in content)
-    return str(content) == name
-
-
-def _near(text: str, known: list[str]) -> str:
-    match = re.search(r"there is no (?:option|class) '-*([\w.]+)'", text)
-    if not match:
+def _file_of(culprit: str, arguments: Arguments) -> str:
+    """The config file that holds a name or a value, if the command line does not."""
+    name = culprit if culprit[:1].isdigit() else culprit.rpartition(".")[2]
+    if not name or any(name in option for option in arguments.options):
         return ""
-    name = match[1]
-    section, dot, rest = name.partition(".")
-    if dot and section not in SECTIONS and (close := get_close_matches(section, SECTIONS, n=1, cutoff=0.75)):
-        return f"; did you mean '--{close[0]}.{rest}'?"
-    close = get_close_matches(name, known, n=1, cutoff=0.75) or get_close_matches(
-        name.split(".")[-1], [k.split(".")[-1] for k in known], n=1, cutoff=0.75
-    )
-    return f"; did you mean {close[0]!r}?" if close and close[0] != name else ""
+    for path, content in arguments.files:
+        flat = flatten(content)
+        if name in (str(value) for value in flat.values()) or any(name in key.split(".") for key in flat):
+            return str(path)
+    return ""
+
+
+def _near(culprit: str, known: Iterable[str]) -> str:
+    names = {name.rpartition(".")[2]: name for name in known}
+    close = get_close_matches(culprit.rpartition(".")[2], names, n=1, cutoff=0.7)
+    return f"; did you mean {names[close[0]]!r}?" if close and names[close[0]] != culprit else ""

@@ -1,119 +1,171 @@
-"""What is said and written after each command: where the run is, the metric, the predictions."""
+"""What is said and written after each command: where the run is, the metrics, the report, the predictions."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from rich.markup import escape
+from rich.table import Table
 
 from detkit.__about__ import __version__
-from detkit.cli.resume import Plan
+from detkit.cli.resume import Difference
+from detkit.data.datamodule import DataModule
 from detkit.engine.checkpoints import run_folder
+from detkit.engine.module import TrainableModule
 from detkit.engine.predictions import PredictionWriter
 from detkit.errors import ConfigError, DataError
-from detkit.evaluation.tables import baseline_text, metrics_text
+from detkit.evaluation.tables import baseline_text, metrics_text, render
 from detkit.files import overwrite_note, write_json
 
 
-class Reports:
-    """The `after_*` hooks of LightningCLI; mixed into `DetkitCLI`, which sets the attributes."""
+def differences_text(rows: Sequence[Difference]) -> str:
+    """A table of where the checkpoint and the user's words differ."""
+    table = Table()
+    for column in ("option", "checkpoint", "asked for", "used"):
+        table.add_column(column)
+    for option, kept, asked, used in rows:
+        table.add_row(escape(f"model.{option}"), escape(str(kept)), escape(str(asked)), used)
+    parts: list[Any] = ["The checkpoint and what was asked for differ:", table]
+    if any(row[3] == "checkpoint" for row in rows):
+        parts.append("An option on the command line (--model.NAME VALUE) is used in place of the checkpoint's.")
+    return render(*parts)
 
-    folder: Path | None
-    plan: Plan
-    trainer: Trainer
-    model: LightningModule
-    datamodule: LightningDataModule
-    writer: PredictionWriter
-    command: str
-    #: What an earlier test found, to compare with.
-    baseline: dict[str, Any] | None
 
-    def after_fit(self) -> None:
-        """Says where the run is."""
-        if self.folder is not None and self.trainer.is_global_zero:
-            folder, callback = self.folder / "checkpoints", self.trainer.checkpoint_callback
-            score = getattr(callback, "best_model_score", None)
-            if (folder / "best.ckpt").is_file() and score is not None:
-                protocol = getattr(getattr(self.model, "metric", None), "protocol", None)
-                by = f"{callback.monitor} {float(score):.4f}" + (f" ({protocol})" if protocol else "")
-                print(f"checkpoint: {folder / 'best.ckpt'} (best, {by})", flush=True)
-            elif (folder / "last.ckpt").is_file():
-                print(f"checkpoint: {folder / 'last.ckpt'} (last; no validation chose a best one)", flush=True)
-            if not (folder / "last.ckpt").is_file() and self.plan.checkpoint is not None:
-                print(
-                    f"Nothing was left to train: the checkpoint has ended epoch {self.trainer.current_epoch}; "
-                    "--trainer.max_epochs says how many there are in all.",
-                    flush=True,
-                )
+def describe_data(section: Mapping[str, Any]) -> str:
+    """The data set in words: its class and path; a path within the working directory is relative to it.
 
-    def after_validate(self) -> None:
-        """Prints the metric."""
-        if self.trainer.is_global_zero:
-            print(metrics_text(self._metrics(), f"validation: {self._data_in_words()}{self._images()}"))
+    Args:
+        section: of the config, with `class_path` and `init_args`.
+    """
+    name, path = section["class_path"].rpartition(".")[2], section.get("init_args", {}).get("path")
+    if path and os.path.isabs(path) and Path(path).is_relative_to(Path.cwd()):
+        path = os.path.relpath(path)
+    return f"{name}({path})" if path else name
 
-    def after_test(self) -> None:
-        """Prints the metric and writes the report, into the run's folder unless `--output` says otherwise.
 
-        A report that is there is replaced, and that is said.
-        """
-        if not self.trainer.is_global_zero:
-            return
-        print(metrics_text(self._metrics(), f"test: {self._data_in_words()}{self._images()}"))
-        options = self.config[self.command]
-        checkpoint = self.plan.checkpoint.path
-        folder = Path(options.output) if options.output else run_folder(checkpoint) / "report"
-        split = getattr(self.datamodule, "test_split", "test")
-        about = {"checkpoint": str(checkpoint), "data": self._data_in_words(), "split": split, "detkit": __version__}
-        content = {**self._metrics(), "detector": type(self.model).__name__, **about}
-        earlier = overwrite_note(folder / "metrics.json", "--output")
-        try:
-            path = self._write_report(folder, content, options.score_threshold)
-        except OSError as error:
-            raise ConfigError(f"the report cannot be written ({error}); choose a folder with --output") from None
-        if self.baseline is not None:
-            print(baseline_text(content, self.baseline))
-        print(f"report: {path}{earlier}", flush=True)
+def report_fit(trainer: Trainer, model: TrainableModule, folder: Path | None, resumed: bool) -> None:
+    """Say which checkpoint a fit has left.
 
-    def _write_report(self, folder: Path, metrics: dict[str, Any], score_threshold: float | None) -> Path:
-        if self.model.last_evaluated is None:  # a classifier: nothing to draw
-            write_json(folder / "metrics.json", metrics)
-            return folder / "metrics.json"
-        # Imported here: numba and the templates take a second, which only tests need.
-        from detkit.evaluation.analysis import analyse
-        from detkit.evaluation.report import write_report
+    Args:
+        trainer: of the fit.
+        model: that was trained.
+        folder: of the run; None where nothing is kept.
+        resumed: the fit went on from a checkpoint.
+    """
+    if folder is None:
+        return
+    best, last = (folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    callback = trainer.checkpoint_callback
+    if isinstance(callback, ModelCheckpoint) and callback.best_model_score is not None and best.is_file():
+        protocol = f" ({model.protocol_description})" if model.protocol_description else ""
+        score = f"{callback.monitor} {float(callback.best_model_score):.4f}"
+        print(f"checkpoint: {best} (best, {score}{protocol})", flush=True)
+    elif last.is_file():
+        print(f"checkpoint: {last} (last; no validation chose a best one)", flush=True)
+    if resumed and not last.is_file():
+        print(
+            f"Nothing was left to train: the checkpoint has ended epoch {trainer.current_epoch}; "
+            "--trainer.max_epochs is the number of all epochs.",
+            flush=True,
+        )
 
-        protocol = self.model.metric.protocol
-        evaluated, limits = protocol.seen(self.model.last_evaluated), protocol.max_detections
-        most = {} if limits is None else {"max_detections": limits[-1]}
-        analysis = analyse(evaluated, list(self.model.class_names), score_threshold, **most)
-        annotations = self.datamodule.annotations("test")
-        images = [] if annotations is None else range(len(annotations))
-        paths = {annotations.image_id(i): annotations.path(i) for i in images}
-        title = f"{type(self.model).__name__} on {self._data_in_words()}"
-        return write_report(folder, metrics, evaluated, analysis, paths, title, self.baseline)
 
-    def after_predict(self) -> None:
-        """Says where the predictions are."""
-        if self.trainer.is_global_zero:
-            print(f"predictions: {self.writer.folder / 'predictions.json'}{self.writer.overwrite_note}", flush=True)
-            if self.writer.draw:
-                share = f"{self.writer.num_drawn:,} of {self.writer.num_detections:,} detections"
-                limit = f"those from a score of {self.writer.score_threshold:g} (--predictions.score_threshold)"
-                told = f" ({share}, {limit})" if self.trainer.world_size == 1 else ""
-                print(f"drawn: {self.writer.folder / 'predictions'}{told}", flush=True)
+def report_validation(model: TrainableModule, data: str) -> None:
+    """Print the metrics of a validation of `data`."""
+    metrics = _metrics(model)
+    print(metrics_text(metrics, f"validation: {data}{_images(metrics)}"), flush=True)
 
-    def _metrics(self) -> dict[str, Any]:
-        metrics = getattr(self.model, "last_metrics", None)
-        if not metrics:
-            raise DataError("No metric was computed: is the split empty?")
-        return metrics
 
-    def _images(self) -> str:
-        count = self._metrics().get("num_images")
-        return "" if count is None else f", {count} images"
+def report_test(
+    model: TrainableModule,
+    datamodule: DataModule,
+    data: str,
+    checkpoint: Path,
+    baseline: dict[str, Any] | None,
+    output: str | None,
+    score_threshold: float | None,
+) -> None:
+    """Print the metrics of a test and write the report; an earlier one is replaced, and that is said.
 
-    def _data_in_words(self) -> str:
-        data = self._get(self.config, "data")
-        name, path = data["class_path"].rsplit(".", 1)[-1], data.get("init_args", {}).get("path")
-        return f"{name}({path})" if path else name
+    Args:
+        model: that was tested.
+        datamodule: on what.
+        data: the same in words.
+        checkpoint: of the model; the report goes into the folder of its run.
+        baseline: metrics of an earlier test to compare with.
+        output: another folder for the report.
+        score_threshold: least score of what the report shows and counts, in 0..1; None takes that of the best F1.
+
+    Raises:
+        ConfigError: the report cannot be written.
+    """
+    metrics = _metrics(model)
+    print(metrics_text(metrics, f"test: {data}{_images(metrics)}"), flush=True)
+    folder = Path(output) if output else run_folder(checkpoint) / "report"
+    about = {"checkpoint": str(checkpoint), "data": data, "split": datamodule.test_split, "detkit": __version__}
+    content = {**metrics, "detector": type(model).__name__, **about}
+    earlier = overwrite_note(folder / "metrics.json", "--output")
+    try:
+        path = _write_report(folder, content, model, datamodule, data, baseline, score_threshold)
+    except OSError as error:
+        raise ConfigError(f"the report cannot be written ({error}); choose a folder with --output") from None
+    if baseline is not None:
+        print(baseline_text(content, baseline))
+    print(f"report: {path}{earlier}", flush=True)
+
+
+def report_predictions(writer: PredictionWriter, world_size: int) -> None:
+    """Say where the predictions are, and how many are drawn.
+
+    Args:
+        writer: that wrote them.
+        world_size: the number of processes; this one counts its own detections only.
+    """
+    print(f"predictions: {writer.folder / 'predictions.json'}{writer.overwrite_note}", flush=True)
+    if writer.draw:
+        share = f"{writer.num_drawn:,} of {writer.num_detections:,} detections"
+        limit = f"those from a score of {writer.score_threshold:g} (--predictions.score_threshold)"
+        counts = f" ({share}, {limit})" if world_size == 1 else ""
+        print(f"drawn: {writer.folder / 'predictions'}{counts}", flush=True)
+
+
+def _write_report(
+    folder: Path,
+    metrics: dict[str, Any],
+    model: TrainableModule,
+    datamodule: DataModule,
+    data: str,
+    baseline: dict[str, Any] | None,
+    score_threshold: float | None,
+) -> Path:
+    if model.last_evaluated is None:  # a classifier: nothing to draw
+        write_json(folder / "metrics.json", metrics)
+        return folder / "metrics.json"
+    # Imported here: numba and the templates take a second, which only tests need.
+    from detkit.evaluation.analysis import analyse
+    from detkit.evaluation.report import write_report
+
+    protocol = model.metric.protocol
+    evaluated, limits = protocol.seen(model.last_evaluated), protocol.max_detections
+    most = {} if limits is None else {"max_detections": limits[-1]}
+    analysis = analyse(evaluated, list(model.class_names), score_threshold, **most)
+    annotations = datamodule.annotations("test")
+    images = [] if annotations is None else range(len(annotations))
+    paths = {annotations.image_id(i): annotations.path(i) for i in images}
+    title = f"{type(model).__name__} on {data}"
+    return write_report(folder, metrics, evaluated, analysis, paths, title, baseline)
+
+
+def _metrics(model: TrainableModule) -> dict[str, Any]:
+    if not model.last_metrics:
+        raise DataError("No metric was computed: is the split empty?")
+    return model.last_metrics
+
+
+def _images(metrics: Mapping[str, Any]) -> str:
+    return f", {metrics['num_images']} images" if "num_images" in metrics else ""

@@ -1,251 +1,320 @@
-"""What comes from a checkpoint when a run goes on, is tested or predicts, and what the user's words change in it.
+"""What a command takes from a checkpoint, and what the user's options change in it.
 
 The command line beats the checkpoint, the checkpoint beats config files, and these beat defaults. Where one of the
-first three contradicts another, the user is told.
+first three contradicts another, the user is told. `find_start` needs no torch; `read_start` reads the checkpoint.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detkit.cli.arguments import Arguments, read_config
-from detkit.cli.run_folder import run_root
-from detkit.engine.checkpoints import (
-    FoundCheckpoint,
-    find_checkpoint,
-    hyper_parameters,
-    read_checkpoint,
-    run_folder,
-)
+from detkit.classes import find_class, full_name
+from detkit.cli.arguments import Arguments, ConfigFile, flatten, lookup, read_arguments, read_config
+from detkit.cli.signatures import check_options, options_of
+from detkit.engine.checkpoints import FoundCheckpoint, find_checkpoint, hyper_parameters, read_checkpoint, run_folder
 from detkit.errors import CheckpointError, ConfigError
+from detkit.settings import to_plain
 
-# What belongs to a checkpoint's labels and is never to be contradicted.
+#: They belong to a checkpoint's labels and are never contradicted.
 CLASSES = ("class_names", "category_ids")
+#: Where the options of a group are defined.
+OPTIONS = {
+    "trainer": ("lightning.pytorch.trainer.trainer", "Trainer"),
+    "checkpoint": ("detkit.engine.callbacks", "BestCheckpoint"),
+    "predictions": ("detkit.engine.predictions", "PredictionWriter"),
+}
+#: A row of the table of differences: option, checkpoint's value, the other value, which of the two is used.
+Difference = tuple[str, Any, Any, str]
 
 
 @dataclass
-class Plan:
-    """What a command is to run with.
+class Start:
+    """Where a command starts: from a checkpoint, or (a fit) from nothing.
 
     Attributes:
-        args: the arguments for the parser, with what the checkpoint adds.
         root: the folder of all versions of the run.
-        checkpoint: the checkpoint used, if any.
-        classes: the checkpoint's class names.
-        differences: rows (option, checkpoint's value, the other value, which wins).
-        overrides: options of the model given on the command line that differ from the checkpoint -> value.
+        checkpoint: the checkpoint, if any.
+        config: `config.yaml` of the checkpoint's run, if it is there.
+        content: what the checkpoint holds, once it is read.
     """
 
-    args: list[str]
     root: Path
     checkpoint: FoundCheckpoint | None = None
+    config: ConfigFile | None = None
     content: dict[str, Any] = field(default_factory=dict)
-    classes: list[str] = field(default_factory=list)
-    differences: list[tuple[str, Any, Any, str]] = field(default_factory=list)
-    overrides: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The checkpoint's classes."""
+        return list(hyper_parameters(self.content)["class_names"])
 
 
-def plan(command: str, arguments: Arguments, parse_model: Callable[[list[str]], Mapping[str, Any]]) -> Plan:
-    """Works out what a command runs with.
-
-    Args:
-        command: fit, validate, test or predict.
-        arguments: what the user gave.
-        parse_model: parses arguments and returns the model's options (`init_args`) with their proper types.
+def prepare(command: str, args: Sequence[str]) -> tuple[Arguments, Start]:
+    """Read the arguments of fit, validate, test or predict, and find what is wrong with them before torch is imported.
 
     Raises:
-        CheckpointError: no checkpoint is found, it cannot be read, or it is of another model.
-        ConfigError: a checkpoint is needed and none is named, or options contradict the checkpoint's classes.
+        ConfigError: an unknown option or class, a config file that is missing or not YAML, or no checkpoint.
+        CheckpointError: there is no such checkpoint.
     """
-    if command == "fit":
-        _refuse_linked(arguments)
-    root = run_root(arguments)
-    wanted = arguments.setting("ckpt_path")
+    arguments = read_arguments(args)
+    if any(name in ("help", "model.help", "data.help") for name, _ in arguments.pairs()):
+        return arguments, Start(Path())
+    start = find_start(command, arguments)
+    known = {name: options_of(*where) for name, where in OPTIONS.items()}
+    known |= dict.fromkeys(("model", "data", "ckpt_path", "seed_everything", "print_config"))
+    if command == "test":
+        known |= dict.fromkeys(("output", "baseline", "score_threshold"))
+    if command != "predict":
+        del known["predictions"]
+    if command != "fit":
+        known["checkpoint"] = None
+    check_options(known, arguments, start.config.content if start.config is not None else {})
+    return arguments, start
+
+
+# -- what lies on disk ------------------------------------------------------------------------------
+
+
+def find_start(command: str, arguments: Arguments) -> Start:
+    """Find the checkpoint that `--ckpt_path` names, and the config of its run.
+
+    A fit that names a checkpoint and no config takes the config of the checkpoint's run.
+
+    Raises:
+        CheckpointError: there is no such checkpoint.
+        ConfigError: a checkpoint is needed and none is named, or a fit has neither config nor model and data.
+    """
+    root, wanted = run_root(arguments), arguments.setting("ckpt_path")
     if wanted in (None, "null", ""):
         if command != "fit":
             raise ConfigError(
                 f"`detkit {command}` needs --ckpt_path: a run's folder (runs/NAME) or a checkpoint file. "
                 "Model, classes and preprocessing come from it."
             )
-        return Plan([*_files(arguments), *arguments.options], root)
-    found = locate(str(wanted), root, command)
-    content = read_checkpoint(found.path)
-    if command == "fit" and "optimizer_states" not in content:
+        missing = [f"--{section}" for section in ("model", "data") if arguments.class_of(section)[0] is None]
+        if missing and not any(arguments.option(name[2:]) for name in missing):
+            raise ConfigError(f"`detkit fit` needs --config FILE, or {' and '.join(missing)}")
+        return Start(root)
+    checkpoint = _locate(str(wanted), root, command)
+    path = run_folder(checkpoint.path) / "config.yaml"
+    config = ConfigFile(path, read_config(path)) if path.is_file() else None
+    if command == "fit" and not arguments.files and config is not None:
+        arguments.files.append(config)
+        if arguments.option("trainer.default_root_dir") is None and path.parent.name.startswith("version_"):
+            root = path.parent.parent
+    return Start(root, checkpoint, config)
+
+
+def run_root(arguments: Arguments) -> Path:
+    """The folder of all versions of a run: `trainer.default_root_dir`, else `runs/` and the name of the first config
+    file or, without one, of the model."""
+    given = arguments.setting("trainer.default_root_dir")
+    if given is not None:
+        return Path(str(given))
+    if arguments.files:
+        return Path("runs") / arguments.files[0].path.stem
+    name, _ = arguments.class_of("model")
+    return Path("runs") / (name or "detkit").rpartition(".")[2]
+
+
+def _locate(wanted: str, root: Path, command: str) -> FoundCheckpoint:
+    """`last` and `best` are those of this run. A fit takes the last checkpoint of a folder, other commands the best."""
+    if wanted not in ("last", "best"):
+        return find_checkpoint(wanted, ("last", "best") if command == "fit" else ("best", "last"))
+    if not root.exists():
         raise CheckpointError(
-            f"{found.path}: holds the weights only, as `detkit compress` writes them, and not the state of its run, "
+            f"--ckpt_path {wanted}: the run's folder {root} does not exist, so there is nothing to go on from."
+        )
+    return find_checkpoint(root, (wanted,))
+
+
+# -- what the checkpoint holds ----------------------------------------------------------------------
+
+
+def read_start(command: str, start: Start, arguments: Arguments, model: type) -> list[str]:
+    """Read the checkpoint, and put the arguments of a command together: files, checkpoint, command line.
+
+    Args:
+        command: fit, validate, test or predict.
+        start: as `find_start` found it; its `content` is filled in.
+        arguments: what the user gave.
+        model: base class of the models.
+
+    Returns:
+        The arguments for the parser.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or is of another model.
+        ConfigError: options contradict the checkpoint's classes, or no data set is known.
+    """
+    files = [f"--config={file.path}" for file in arguments.files]
+    if command == "fit":
+        _refuse_linked(arguments)
+    if start.checkpoint is None:
+        return [*files, *arguments.options]
+    path = start.checkpoint.path
+    start.content = read_checkpoint(path)
+    if command == "fit" and "optimizer_states" not in start.content:
+        raise CheckpointError(
+            f"{path}: holds the weights only, as `detkit compress` writes them, and not the state of its run, "
             "which cannot go on from here. Go on from the run's own checkpoint."
         )
-    own = _own_config(found.path)
-    if command == "fit" and not arguments.configs and own is not None:
-        arguments.configs.append(str(own))
-        arguments.sections.append(read_config(own))
-        if arguments.option("trainer.default_root_dir") is None and run_folder(found.path).name.startswith("version_"):
-            root = run_folder(found.path).parent
-    result = Plan([], root, found, content, content_classes(content))
-    data = [] if command == "fit" else _data_of(arguments, content, own)
-    _compare(result, command, arguments, parse_model, data)
-    options = _without(arguments.options, "ckpt_path")
-    result.args = [
-        *_files(arguments),
-        f"--model={json.dumps(_model_of(content, command))}",
-        *data,
-        *options,
-        *([] if command == "fit" else [f"--data.class_names={json.dumps(content_classes(content))}"]),
-        f"--ckpt_path={found.path}",
-    ]
-    return result
+    _check_model(start, arguments, model)
+    _check_imported(start.content.get("hyper_parameters"), path)
+    if start.config is not None:
+        _check_imported(start.config.content, start.config.path)
+    spec = {"class_path": _class_path(start, model), "init_args": _model_arguments(start, command)}
+    model_option = [f"--model={json.dumps(spec)}"]
+    options = [*_without(arguments.options, "ckpt_path"), f"--ckpt_path={path}"]
+    if command == "fit":
+        return [*files, *model_option, *options]
+    _check_classes(start, arguments)
+    classes = [f"--data.class_names={json.dumps(start.class_names)}"]
+    return [*files, *model_option, *_data_of_run(start, arguments), *options, *classes]
 
 
-def locate(wanted: str, root: Path, command: str) -> FoundCheckpoint:
-    """The checkpoint that `--ckpt_path` means: `last` and `best` of this run, else a path.
+def find_differences(
+    start: Start, arguments: Arguments, final: Any, parse: Callable[[list[str]], Any], args: Sequence[str]
+) -> tuple[list[Difference], dict[str, Any]]:
+    """Where the checkpoint and the user's words differ.
 
-    Going on takes the last of a folder, everything else the best.
+    Args:
+        start: with the checkpoint's content.
+        arguments: what the user gave.
+        final: the model's arguments as they are used.
+        parse: parses arguments and returns the model's arguments.
+        args: as `read_start` returns them.
+
+    Returns:
+        The rows of the table, and the options of the command line that win: dotted name -> value.
     """
-    if wanted in ("last", "best"):
-        if not root.exists():
-            raise CheckpointError(
-                f"--ckpt_path {wanted}: the run's folder {root} does not exist, so there is nothing to go on from."
-            )
-        return find_checkpoint(root, (wanted,))
-    return find_checkpoint(wanted, ("last", "best") if command == "fit" else ("best", "last"))
+    kept = flatten({k: v for k, v in to_plain(hyper_parameters(start.content)).items() if k not in CLASSES})
+    used = to_plain(final)
+    overrides = {name: lookup(used, name) for name, value in kept.items() if lookup(used, name, value) != value}
+    if overrides.get("weights", "") is None:  # left out on purpose, see `_model_arguments`
+        del overrides["weights"]
+    rows = [(name, kept[name], value, "command line") for name, value in overrides.items()]
+    in_files = [name for name in kept if any(_in_file(file, name) for file in arguments.files)]
+    in_files = [name for name in in_files if name not in overrides and name != "weights"]
+    if in_files:
+        spec = next(argument for argument in args if argument.startswith("--model={"))
+        bare = json.loads(spec.removeprefix("--model="))
+        bare["init_args"] = {name: bare["init_args"][name] for name in CLASSES if name in bare["init_args"]}
+        asked = to_plain(parse([f"--model={json.dumps(bare)}" if each == spec else each for each in args]))
+        values = {name: lookup(asked, name, kept[name]) for name in in_files}
+        rows += [(name, kept[name], value, "checkpoint") for name, value in values.items() if value != kept[name]]
+    return sorted(rows), overrides
 
 
-def content_classes(content: dict[str, Any]) -> list[str]:
-    """The class names of a checkpoint."""
-    return list(hyper_parameters(content)["class_names"])
-
-
-def how_far(content: dict[str, Any], stage: str = "") -> str:
+def how_far(content: Mapping[str, Any], stage: str = "") -> str:
     """How far a checkpoint's run came, in words.
 
     Args:
         content: of the checkpoint.
-        stage: of a fit of several, the last one that is behind it.
+        stage: of a fit of several stages, the last one that has ended.
     """
     epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]
-    whole, begun, steps = epochs["processed"], epochs["ready"], content["global_step"]
-    where = f"after epoch {whole}, step {steps}" if whole == begun else f"within epoch {begun}, after step {steps}"
+    ended, begun, steps = epochs["processed"], epochs["ready"], content["global_step"]
+    where = f"after epoch {ended}, step {steps}" if ended == begun else f"within epoch {begun}, after step {steps}"
     return f"{where} and stage {stage}" if stage else where
 
 
+def known_classes(base: type) -> dict[str, type]:
+    """The imported classes derived from `base`, by their short names."""
+    classes = [base]
+    for cls in classes:
+        classes.extend(cls.__subclasses__())
+    return {cls.__name__: cls for cls in classes}
+
+
+def _class_path(start: Start, model: type) -> str:
+    return full_name(find_class(start.content["detkit"]["class"], model, known_classes(model)))
+
+
+def _model_arguments(start: Start, command: str) -> dict[str, Any]:
+    kept = to_plain(hyper_parameters(start.content))
+    if command == "fit":  # they are linked to the data set
+        kept = {name: value for name, value in kept.items() if name not in CLASSES}
+    if "weights" in kept:  # the checkpoint holds every weight: nothing is downloaded only to be overwritten
+        kept["weights"] = None
+    return kept
+
+
 def _refuse_linked(arguments: Arguments) -> None:
-    given = [(name, f"--model.{name}") for name in CLASSES if name in arguments.given_for("model")]
-    files = arguments.in_files("model")
-    given += [(name, f"{files[name]}: model.init_args.{name}") for name in CLASSES if name in files]
+    given = [(name, f"--model.{name}") for name in CLASSES if name in arguments.names_under("model")]
+    for file in arguments.files:
+        given += [(name, f"{file.path}: model.{name}") for name in CLASSES if _in_file(file, name)]
     for name, where in given:
         other = "; give --data.class_names instead" if name == "class_names" else ""
         raise ConfigError(f"{where}: a model's {name} come from the data set{other}.")
 
 
-def _compare(
-    result: Plan,
-    command: str,
-    arguments: Arguments,
-    parse_model: Callable[[list[str]], Mapping[str, Any]],
-    data: list[str],
-) -> None:
-    assert result.checkpoint is not None
-    kept = hyper_parameters(result.content)
-    theirs = result.content["detkit"]["class"].rpartition(".")[2]
+def _check_model(start: Start, arguments: Arguments, model: type) -> None:
     ours, where = arguments.class_of("model")
-    if ours is not None and ours != theirs:
-        raise CheckpointError(f"{result.checkpoint.path} is of a {theirs}, but {where} asks for a {ours}.")
-    if command != "fit":
-        for name in CLASSES:
-            if name in arguments.given_for("model"):
-                raise ConfigError(f"--model.{name}: they come from the checkpoint {result.checkpoint.path}.")
-        names = arguments.setting("class_names", "data") or _init_arg(arguments, "data", "class_names")
-        if isinstance(names, str):
-            import yaml
-
-            names = yaml.safe_load(names)
-        if names and list(names) != content_classes(result.content):
-            raise ConfigError(
-                f"data.class_names {list(names)} contradict those of {result.checkpoint.path}: "
-                f"{content_classes(result.content)}. Leave them out."
-            )
-    words, files = arguments.given_for("model"), arguments.in_files("model")
-    asked = {name for name in words | set(files) if name in kept and name not in CLASSES}
-    if command != "fit":
-        asked -= {"weights"} - words
-    if not asked:
-        return
-    known = {} if command == "fit" else {name: plain(kept[name]) for name in CLASSES if name in kept}
-    base = f"--model={json.dumps({'class_path': theirs, 'init_args': known})}"
-    model = parse_model([*_files(arguments), base, *data, *_without(arguments.options, "ckpt_path")])
-    for name in sorted(asked):
-        value = plain(model.get(name))
-        if value != plain(kept[name]):
-            won = name in words
-            result.differences.append((name, kept[name], value, "command line" if won else "checkpoint"))
-            if won:
-                result.overrides[name] = value
+    theirs = _class_path(start, model)
+    if ours is not None and full_name(find_class(ours, model, known_classes(model))) != theirs:
+        raise CheckpointError(
+            f"{start.checkpoint.path} is of a {theirs.rpartition('.')[2]}, but {where} asks for a {ours}."
+        )
 
 
-def plain(value: Any) -> Any:
-    """A value as a checkpoint or JSON may hold it, for comparing: tuples are lists, namespaces are dicts."""
-    if hasattr(value, "as_dict"):
-        value = value.as_dict()
-    if isinstance(value, Mapping):
-        return {k: plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    return value
+def _check_classes(start: Start, arguments: Arguments) -> None:
+    import yaml
+
+    for name in CLASSES:
+        if name in arguments.names_under("model"):
+            raise ConfigError(f"--model.{name}: they come from the checkpoint {start.checkpoint.path}.")
+    names = arguments.setting("data.class_names")
+    names = yaml.safe_load(names) if isinstance(names, str) else names
+    if names and list(names) != start.class_names:
+        raise ConfigError(
+            f"data.class_names {list(names)} contradict those of {start.checkpoint.path}: {start.class_names}. "
+            "Leave them out."
+        )
 
 
-def _model_of(content: dict[str, Any], command: str) -> dict[str, Any]:
-    kept = {k: plain(v) for k, v in hyper_parameters(content).items()}
-    if command == "fit":
-        for name in CLASSES:
-            kept.pop(name, None)
-    if "weights" in kept:
-        # The checkpoint holds every weight: nothing is to be downloaded only to be overwritten.
-        kept["weights"] = None
-    return {"class_path": content["detkit"]["class"], "init_args": kept}
+def _check_imported(content: Any, where: Path) -> None:
+    """Refuse a class that a run's files name and that is not imported: a file imports and calls nothing.
+
+    Augmentations of albumentations are looked up by the data sets themselves.
+    """
+    items = content.items() if isinstance(content, dict) else enumerate(content if isinstance(content, list) else ())
+    for key, value in items:
+        named = isinstance(value, str) and key in ("class_path", "optimizer", "lr_scheduler")
+        if named and "." in value and not value.startswith("albumentations."):
+            try:
+                find_class(value, object)
+            except ConfigError as error:
+                raise ConfigError(f"{where}: {error}") from error
+        _check_imported(value, where)
 
 
-def _data_of(arguments: Arguments, content: dict[str, Any], own: Path | None) -> list[str]:
+def _data_of_run(start: Start, arguments: Arguments) -> list[str]:
+    """The data set of the checkpoint's run, as an option, where the user names none."""
     if arguments.class_of("data")[0] is not None or arguments.option("data") is not None:
         return []
-    data = read_config(own).get("data") if own is not None else None
-    if not data:
+    section = start.config.content.get("data") if start.config is not None else None
+    if not section:
         raise ConfigError(
             "No data set given: add --data (VOC, COCO, ImageFolder, Shapes) and --data.path, or --config."
         )
-    if isinstance(data, dict) and isinstance(data.get("init_args"), dict):
-        data = {**data, "init_args": {**data["init_args"], "class_names": content_classes(content)}}
-    return [f"--data={json.dumps(data)}"]
+    section = {"class_path": section} if isinstance(section, str) else section
+    init_args = {**(section.get("init_args") or {}), "class_names": start.class_names}
+    return [f"--data={json.dumps({**section, 'init_args': init_args})}"]
 
 
-def _own_config(checkpoint: Path) -> Path | None:
-    path = run_folder(checkpoint) / "config.yaml"
-    return path if path.is_file() else None
-
-
-def _init_arg(arguments: Arguments, section: str, name: str) -> Any:
-    for content in reversed(arguments.sections):
-        part = content.get(section)
-        if isinstance(part, dict) and (part.get("init_args") or {}).get(name) is not None:
-            return part["init_args"][name]
-    return None
-
-
-def _files(arguments: Arguments) -> list[str]:
-    return [f"--config={path}" for path in arguments.configs]
+def _in_file(file: ConfigFile, name: str) -> bool:
+    return lookup(file.content.get("model"), name) is not None
 
 
 def _without(options: list[str], name: str) -> list[str]:
     kept, skip = [], False
     for option in options:
-        if skip:
-            skip = False
-            continue
-        if option == f"--{name}":
-            skip = True
-        elif not option.startswith(f"--{name}="):
+        if not skip and option != f"--{name}" and not option.startswith(f"--{name}="):
             kept.append(option)
+        skip = option == f"--{name}"
     return kept

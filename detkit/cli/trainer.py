@@ -1,25 +1,32 @@
-"""The trainer's defaults: loggers, checkpoints, progress. What the user sets in `trainer:` is added to or wins."""
+"""The trainer's defaults: run folder, loggers, checkpoints, progress. What the user sets in `trainer:` wins."""
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from detkit.engine.callbacks import LastCheckpoint
+from detkit.engine.callbacks import AtomicCheckpointIO, LastCheckpoint
+from detkit.engine.checkpoints import versions
 from detkit.engine.progress import EpochBar, EpochLines
 from detkit.files import write_text
 
 EPOCHS = 12
+#: The environment variable in which the processes of a run find its folder.
+VARIABLE = "DETKIT_RUN_FOLDER"
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes `config.yaml` into the run's folder: with it, the run can be repeated."""
+    """Writes `config.yaml` into the run's folder: with it, the run can be repeated, from any folder."""
 
     def __init__(self, parser: Any, config: Any, folder: Path) -> None:
         super().__init__(parser, config, overwrite=True, save_to_log_dir=False)
@@ -27,55 +34,87 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Called by Lightning on rank 0, before the run starts."""
-        write_text(self.folder / "config.yaml", self.parser.dump(self.config, skip_none=False))
+        config = self.config.clone()
+        with_absolute_paths(config)
+        write_text(self.folder / "config.yaml", self.parser.dump(config, skip_none=False))
 
 
-def complete(
-    config: dict[str, Any], callbacks: list[Callback], command: str, folder: Path | None
-) -> tuple[dict[str, Any], list[Callback]]:
-    """Fills in what the user left open.
+def with_absolute_paths(config: Namespace) -> None:
+    """Make the paths in a config absolute, so that they mean the same from any folder.
+
+    Args:
+        config: changed in place. Its paths are the values of `path` and of names that end in `_path` or `_dir`.
+    """
+    for name, value in list(config.items()):
+        last = name.rpartition(".")[2]
+        if isinstance(value, str) and last != "class_path" and re.fullmatch(r"(\w+_)?(path|dir)", last):
+            config[name] = os.path.abspath(value)
+
+
+def make_run_folder(root: Path, rank: int) -> Path:
+    """Make the next free `version_N` of a run. Rank 0 makes it; the processes it starts find it in the environment.
+
+    Args:
+        root: the folder of all versions.
+        rank: this process's global rank.
+    """
+    if rank > 0:
+        # Under torchrun there is nothing to inherit; only rank 0 writes, so a name is all that is needed.
+        return Path(os.environ.get(VARIABLE) or next(iter(versions(root)), root / "version_0"))
+    taken = versions(root)
+    number = int(taken[0].name.removeprefix("version_")) + 1 if taken else 0
+    while True:
+        folder = root / f"version_{number}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            continue
+        os.environ[VARIABLE] = str(folder)
+        return folder
+
+
+def complete(config: dict[str, Any], callbacks: list[Callback], command: str, folder: Path | None) -> dict[str, Any]:
+    """The trainer's arguments, with detkit's defaults where the user left them open.
 
     Args:
         config: the arguments of the trainer.
-        callbacks: detkit's configurable callbacks. A callback of the same kind in `trainer.callbacks` replaces one.
+        callbacks: detkit's own. A callback of the same kind in `trainer.callbacks` replaces one of them.
         command: fit, validate, test or predict.
         folder: the run's folder; None where nothing is kept.
-
-    Returns:
-        The arguments, and the callbacks to be added to the user's.
     """
     config = dict(config)
-    own = config.get("callbacks") or []
-    own = list(own) if isinstance(own, list | tuple) else [own]
-    config["callbacks"] = own
+    users = config.get("callbacks") or []
+    users = list(users) if isinstance(users, list | tuple) else [users]
     if config.get("logger") in (None, True):
         config["logger"] = default_loggers(folder) if folder is not None else False
     if command == "fit" and config.get("max_epochs") is None and config.get("max_time") is None:
         # Lightning's own default is 1000 epochs; 12 is the field's "1x". -1: max_steps alone decides.
         config["max_epochs"] = EPOCHS if config.get("max_steps", -1) == -1 else -1
-    kept = [c for c in callbacks if not isinstance(c, ModelCheckpoint)]
+    plugins = config.get("plugins") or []
+    plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        config["plugins"] = [*plugins, AtomicCheckpointIO()]
+    has_checkpoint = any(isinstance(callback, ModelCheckpoint) for callback in users)
+    added = [callback for callback in callbacks if not isinstance(callback, ModelCheckpoint)]
     if folder is not None and config.get("enable_checkpointing") is not False:
-        if not any(isinstance(c, ModelCheckpoint) for c in own):
-            kept += [c for c in callbacks if isinstance(c, ModelCheckpoint)]
-        for callback in (*own, *kept):
+        if not has_checkpoint:
+            added += [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+        for callback in (*users, *added):
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(folder / "checkpoints")
-        kept.append(LastCheckpoint(folder / "checkpoints"))
-    if config["logger"] and command == "fit" and not any(isinstance(c, LearningRateMonitor) for c in own):
-        kept.append(LearningRateMonitor(logging_interval="step"))
-    if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in own):
-        kept.append(progress())
+        added.append(LastCheckpoint(folder / "checkpoints"))
+    if config["logger"] and command == "fit" and not any(isinstance(c, LearningRateMonitor) for c in users):
+        added.append(LearningRateMonitor(logging_interval="step"))
+    if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in users):
+        # A bar on a terminal, lines where the output goes to a file.
+        added.append(EpochBar() if sys.stdout.isatty() else EpochLines())
     if command != "fit" or folder is None:
-        config["enable_checkpointing"] = False if not any(isinstance(c, ModelCheckpoint) for c in own) else None
-    return config, kept
-
-
-def progress() -> ProgressBar:
-    """A bar on a terminal, lines where the output goes to a file."""
-    return EpochBar() if sys.stdout.isatty() else EpochLines()
+        config["enable_checkpointing"] = None if has_checkpoint else False
+    return {**config, "callbacks": [*users, *added]}
 
 
 def default_loggers(folder: Path) -> list[Logger]:
     """`metrics.csv` and TensorBoard's events, both in the run's folder."""
-    place: dict[str, Any] = {"save_dir": str(folder.parent), "name": "", "version": folder.name}
-    return [CSVLogger(**place), TensorBoardLogger(**place, default_hp_metric=False)]
+    options: dict[str, Any] = {"save_dir": str(folder.parent), "name": "", "version": folder.name}
+    return [CSVLogger(**options), TensorBoardLogger(**options, default_hp_metric=False)]

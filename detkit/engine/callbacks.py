@@ -1,15 +1,17 @@
 """The checkpoints of a run: the best validation and the last epoch.
 
-Files are written whole or not at all where the trainer has `detkit.engine.checkpoints.AtomicCheckpointIO`.
+Files are written whole or not at all where the trainer has the plugin `AtomicCheckpointIO`.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
@@ -113,3 +115,18 @@ class LastCheckpoint(StageCheckpoint):
     def _save(self, trainer: Trainer) -> None:
         if not trainer.fast_dev_run:
             trainer.save_checkpoint(self.path)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes each checkpoint beside its path and renames it: a run that is killed leaves a whole file or the old one.
+
+    Given to the Trainer as a plugin. Lightning's own writer writes into the file itself.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | PathLike[str], storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint; called by Lightning on rank 0."""
+        part = f"{os.fspath(path)}.part"
+        super().save_checkpoint(checkpoint, part, storage_options)
+        os.replace(part, path)

@@ -9,15 +9,12 @@ A run's folder is laid out as
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import zipfile
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-from lightning.fabric.plugins import TorchCheckpointIO
 
 from detkit.classes import find_class
 from detkit.errors import CheckpointError, ConfigError
@@ -170,18 +167,3 @@ def restore(checkpoint: dict[str, Any], source: str) -> TrainableModule:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(f"{source}: does not fit {name.rpartition('.')[2]} of this version ({reason})") from error
     return model
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes each checkpoint beside its path and renames it: a run that is killed leaves a whole file or the old one.
-
-    Given to the Trainer as a plugin. Lightning's own writer writes into the file itself.
-    """
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | PathLike[str], storage_options: Any = None
-    ) -> None:
-        """Write a checkpoint; called by Lightning on rank 0."""
-        part = f"{os.fspath(path)}.part"
-        super().save_checkpoint(checkpoint, part, storage_options)
-        os.replace(part, path)

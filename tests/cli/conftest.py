@@ -16,7 +16,7 @@ CONFIG = """
 model:
   class_path: Tiny
   init_args:
-    lr: 0.05
+    optim: {lr: 0.05}
 data:
   class_path: Numbers
 trainer:

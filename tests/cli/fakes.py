@@ -8,41 +8,40 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
-from detkit.evaluation import EvaluationSet, MeanAveragePrecision
+from detkit.engine.module import TrainableModule
+from detkit.engine.optimization import OptimSettings
+from detkit.evaluation import MeanAveragePrecision
 from detkit.evaluation.image_metric import collect
 
 SCORES = [0.1, 0.5, 0.3, 0.2]
 
 
-class Model(L.LightningModule):
+class Model(TrainableModule):
     """Base, as `Detector` is."""
 
 
 class Tiny(Model):
     """One weight matrix that is drawn towards noise; its mAP of epoch N is SCORES[N]."""
 
+    protocol_description = "COCO, toy"
+
     def __init__(
         self,
         class_names: list[str],
         category_ids: list[int] | None = None,
-        lr: float = 0.1,
+        optim: OptimSettings = OptimSettings(lr=0.1, schedule="constant", warmup_steps=0),
         width: int = 4,
         weights: str | None = None,
         window: tuple[int, int] = (3, 3),
         nan_map: bool = False,
     ) -> None:
-        super().__init__()
-        self.save_hyperparameters(logger=False)
-        self.class_names, self.category_ids = class_names, category_ids
+        super().__init__(class_names, category_ids, optim)
         self.linear = torch.nn.Linear(4, width)
-        self.last_metrics: dict[str, Any] = {}
-        self.last_evaluated: EvaluationSet | None = None
         self.metric = MeanAveragePrecision("coco", class_names)
         self.images = 0
-        self.overrides: dict[str, Any] = {}
 
-    def on_resume_override(self, changed: dict[str, Any]) -> None:
-        self.overrides = changed
+    def on_fit_start(self) -> None:
+        """Print nothing."""
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         torch.manual_seed(self.trainer.fit_loop.epoch_loop.total_batch_idx)
@@ -83,12 +82,6 @@ class Tiny(Model):
         boxes, scores = torch.tensor([[1.0, 2.0, 5.0, 9.0], [0.0, 0.0, 3.0, 3.0]]), torch.tensor([0.9, 0.2])
         return [{"boxes": boxes, "scores": scores, "labels": torch.tensor([2, 1])} for _ in batch]
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=self.hparams.lr, momentum=0.9)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["detkit"] = {"class": type(self).__name__, "version": "0"}
-
 
 class Other(Tiny):
     """Another model with the same options."""
@@ -96,6 +89,8 @@ class Other(Tiny):
 
 class Data(L.LightningDataModule):
     """Base, as `DetectionDataModule` is."""
+
+    test_split = "test"
 
 
 class Numbers(Data):

@@ -45,7 +45,7 @@ def test_a_config_may_name_the_data_and_what_a_fit_needs(trained: Detkit) -> Non
 
 
 def test_the_architecture_comes_from_the_checkpoint_not_from_the_config(trained: Detkit) -> None:
-    config = Path("toy.yaml").read_text().replace("lr: 0.05", "width: 9")
+    config = Path("toy.yaml").read_text().replace("optim: {lr: 0.05}", "width: 9")
     Path("toy.yaml").write_text(config)
     result = trained("test", "--config", "toy.yaml", "--ckpt_path", "runs/toy")
     assert result.code == 0
@@ -205,6 +205,6 @@ def test_a_score_threshold_that_is_none_is_told(trained: Detkit) -> None:
 
 
 def test_an_option_of_the_model_beside_one_of_the_runs_own_data_set(trained: Detkit) -> None:
-    result = trained("test", "--ckpt_path", "runs/toy", "--data.size", "3", "--model.lr", "0.5")
+    result = trained("test", "--ckpt_path", "runs/toy", "--data.size", "3", "--model.optim.lr", "0.5")
     assert result.code == 0, result.err
-    assert "model.lr" in result.out
+    assert "model.optim.lr" in result.out

@@ -35,8 +35,8 @@ def test_a_run_has_its_layout(detkit: Detkit) -> None:
     assert names >= {"config.yaml", "metrics.csv", "events.out", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
     assert not [n for n in names if "part" in n]
     config = yaml.safe_load((RUN / "config.yaml").read_text())
-    assert config["model"]["init_args"]["lr"] == 0.05
-    assert config["trainer"]["default_root_dir"] == "runs/toy"
+    assert config["model"]["init_args"]["optim"]["lr"] == 0.05
+    assert config["trainer"]["default_root_dir"] == os.path.abspath("runs/toy")
     rows = list(csv.DictReader((RUN / "metrics.csv").open()))
     assert [float(r["val/map"]) for r in rows if r["val/map"]] == pytest.approx([0.1, 0.5])
 
@@ -126,8 +126,8 @@ def test_what_is_switched_off_stays_off(detkit: Detkit) -> None:
 
 
 def test_options_win_over_files_wherever_they_stand(detkit: Detkit) -> None:
-    assert detkit("fit", "--model.lr", "0.25", "--config", "toy.yaml", "--trainer.max_epochs", "1").code == 0
-    assert yaml.safe_load((RUN / "config.yaml").read_text())["model"]["init_args"]["lr"] == 0.25
+    assert detkit("fit", "--model.optim.lr", "0.25", "--config", "toy.yaml", "--trainer.max_epochs", "1").code == 0
+    assert yaml.safe_load((RUN / "config.yaml").read_text())["model"]["init_args"]["optim"]["lr"] == 0.25
 
 
 @pytest.mark.parametrize("how", [["--config", "toy.yaml", "--ckpt_path", "last"], ["--ckpt_path", "runs/toy"]])
@@ -161,24 +161,24 @@ def test_going_on_without_a_checkpoint_is_an_error(detkit: Detkit) -> None:
 
 def test_the_command_line_beats_the_checkpoint_and_says_so(detkit: Detkit) -> None:
     detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "1")
-    out = detkit("fit", "--ckpt_path", "runs/toy", "--model.lr", "0.5", "--trainer.max_epochs", "2").out
-    row = next(line for line in out.splitlines() if "model.lr" in line)
-    assert [cell.strip() for cell in row.strip("│").split("│")] == ["model.lr", "0.05", "0.5", "command line"]
-    assert state(Path("runs/toy/version_1/checkpoints/last.ckpt"))["hyper_parameters"]["lr"] == 0.5
+    out = detkit("fit", "--ckpt_path", "runs/toy", "--model.optim.lr", "0.5", "--trainer.max_epochs", "2").out
+    row = next(line for line in out.splitlines() if "model.optim.lr" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == ["model.optim.lr", "0.05", "0.5", "command line"]
+    assert state(Path("runs/toy/version_1/checkpoints/last.ckpt"))["hyper_parameters"]["optim"]["lr"] == 0.5
 
 
 def test_the_checkpoint_beats_a_config_file_and_says_so(detkit: Detkit) -> None:
     detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "1")
     Path("toy.yaml").write_text(Path("toy.yaml").read_text().replace("0.05", "0.7"))
     out = detkit("fit", "--config", "toy.yaml", "--ckpt_path", "last", "--trainer.max_epochs", "2").out
-    row = next(line for line in out.splitlines() if "model.lr" in line)
-    assert [cell.strip() for cell in row.strip("│").split("│")] == ["model.lr", "0.05", "0.7", "checkpoint"]
-    assert state(Path("runs/toy/version_1/checkpoints/last.ckpt"))["hyper_parameters"]["lr"] == 0.05
+    row = next(line for line in out.splitlines() if "model.optim.lr" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == ["model.optim.lr", "0.05", "0.7", "checkpoint"]
+    assert state(Path("runs/toy/version_1/checkpoints/last.ckpt"))["hyper_parameters"]["optim"]["lr"] == 0.05
 
 
 def test_nothing_is_said_where_nothing_is_contradicted(detkit: Detkit) -> None:
     detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "1", "--model.window", "[5, 7]")
-    again = ["--model.window", "[5, 7]", "--model.lr", "5e-2"]
+    again = ["--model.window", "[5, 7]", "--model.optim.lr", "5e-2"]
     out = detkit("fit", "--config", "toy.yaml", "--ckpt_path", "last", "--trainer.max_epochs", "2", *again).out
     assert "differ" not in out
 
@@ -187,10 +187,10 @@ def test_the_model_is_told_what_overrides_the_checkpoint(detkit: Detkit, monkeyp
     from tests.cli import fakes
 
     told: list[dict[str, Any]] = []
-    monkeypatch.setattr(fakes.Tiny, "on_resume_override", lambda self, changed: told.append(changed))
+    monkeypatch.setattr(fakes.Tiny, "apply_overrides", lambda self, changed, fit: told.append(changed))
     detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "1")
-    detkit("fit", "--ckpt_path", "runs/toy", "--model.lr", "0.5", "--trainer.max_epochs", "2")
-    assert told == [{"lr": 0.5}]
+    detkit("fit", "--ckpt_path", "runs/toy", "--model.optim.lr", "0.5", "--trainer.max_epochs", "2")
+    assert told == [{"optim.lr": 0.5}]
 
 
 def test_a_checkpoint_of_another_model_is_refused(detkit: Detkit) -> None:

@@ -12,13 +12,14 @@ import pytest
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["--model.lrr", "3"], ["'lrr'", "'lr'"]),
-        (["--model.lr", "fast"], ["lr: expected float", "fast"]),
-        (["--modle.lr", "3"], ["'--modle.lr'; did you mean '--model.lr'?"]),
-        (["--trianer.max_epochs", "3"], ["did you mean '--trainer.max_epochs'?"]),
-        (["--trainer.max_epochz", "3"], ["'--trainer.max_epochz'"]),
-        (["--trainer.max_epochs", "few"], ["trainer.max_epochs: expected int", "few"]),
-        (["--model", "Tinny"], ["no class 'Tinny'", "'Tiny'"]),
+        (["--model.optim.lrr", "3"], ["lrr", "did you mean 'optim.lr'?"]),
+        (["--model.lr", "3"], ["'lr'", "did you mean 'optim.lr'?"]),
+        (["--model.optim.lr", "fast"], ['"optim.lr": Expected a', "float", "fast"]),
+        (["--modle.optim.lr", "3"], ["no option --modle.optim.lr; did you mean --model.optim.lr?"]),
+        (["--trianer.max_epochs", "3"], ["did you mean --trainer.max_epochs?"]),
+        (["--trainer.max-epochz", "3"], ["no option --trainer.max_epochz; did you mean --trainer.max_epochs?"]),
+        (["--trainer.max_epochs", "few"], ['"trainer.max_epochs": Expected a', "int", "few"]),
+        (["--model", "Tinny"], ["Tinny", "did you mean 'Tiny'?"]),
         (["--data", "Photos"], ["Photos", "path"]),
         (["--model.class_names", "[a,b]"], ["--model.class_names", "--data.class_names"]),
         (["--model.init_args.category_ids=[1]"], ["--model.category_ids", "data set"]),
@@ -38,10 +39,19 @@ def test_a_wrong_option_gets_a_few_lines(detkit: Callable[..., Any], given: list
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("model:\n  class_path: Tiny\n  init_args:\n    lrr: 3\ndata: Numbers\n", ["wrong.yaml", "'lrr'", "'lr'"]),
-        ("model:\n  class_path: Tiny\n  init_args:\n    lr: fast\ndata: Numbers\n", ["wrong.yaml", "expected float"]),
-        ("model: Tinny\ndata: Numbers\n", ["wrong.yaml", "'Tinny'"]),
-        ("model: Tiny\ndata: Numbers\ntrainor:\n  max_epochs: 1\n", ["wrong.yaml", "trainor"]),
+        (
+            "model:\n  class_path: Tiny\n  init_args:\n    optim: {lrr: 3}\ndata: Numbers\n",
+            ["wrong.yaml", "lrr", "'optim.lr'"],
+        ),
+        (
+            "model:\n  class_path: Tiny\n  init_args:\n    optim: {lr: fast}\ndata: Numbers\n",
+            ["wrong.yaml", '"optim.lr"', "fast"],
+        ),
+        ("model: Tinny\ndata: Numbers\n", ["wrong.yaml", "Tinny", "'Tiny'"]),
+        (
+            "model: Tiny\ndata: Numbers\ntrainor:\n  max_epochs: 1\n",
+            ["wrong.yaml: there is no option trainor.max_epochs; did you mean trainer"],
+        ),
         ("model: Tiny\n  lr: [\n", ["wrong.yaml, line 2"]),
         ("- model\n", ["wrong.yaml", "list"]),
         ("model:\n  class_path: Tiny\n  init_args: {class_names: [a]}\ndata: Numbers\n", ["wrong.yaml", "class_names"]),
@@ -58,7 +68,9 @@ def test_an_error_in_a_config_names_the_file(detkit: Callable[..., Any], text: s
 
 def test_a_missing_config_is_named(detkit: Callable[..., Any]) -> None:
     result = detkit("fit", "--config", "none.yaml")
-    assert (result.code, result.err) == (2, "detkit: none.yaml: no such config file.\n")
+    assert result.code == 2 and result.err.startswith(
+        "detkit: none.yaml: no such config file\nThe configs known by name: "
+    )
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])

@@ -1,0 +1,143 @@
+"""evaluate, propose, compress, benchmark and demo: the functions of `detkit.tools`, with their arguments as options."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from argparse import ArgumentError
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from detkit.classes import import_modules
+from detkit.cli.arguments import Arguments, lookup, read_arguments, read_config
+from detkit.cli.messages import explain, own_cause
+from detkit.cli.signatures import check_options, dotted, options_of
+from detkit.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A command and its function.
+
+    Attributes:
+        module: where the function is.
+        function: its name.
+        needs_torch: whether torch is imported; `detkit evaluate` does without, and is quick.
+        runs: options that name a run, whose data set is the default of `data`.
+        from_config: options -> the names in a fit's config that supply them.
+    """
+
+    module: str
+    function: str
+    needs_torch: bool = True
+    runs: tuple[str, ...] = ()
+    from_config: Mapping[str, str] = field(default_factory=dict)
+
+
+TOOLS = {
+    "evaluate": Tool("detkit.tools.evaluate", "evaluate", needs_torch=False),
+    "propose": Tool(
+        "detkit.tools.propose",
+        "propose",
+        runs=("ckpt_path",),
+        from_config={"method": "model.proposals.method", "output": "model.proposals.path"},
+    ),
+    "compress": Tool("detkit.tools.compress", "compress"),
+    "benchmark generations": Tool("detkit.tools.benchmark", "generations", runs=("rcnn", "fast_rcnn", "faster_rcnn")),
+    "demo": Tool("detkit.tools.demo", "demo"),
+}
+
+
+def run_tool(command: str, args: Sequence[str]) -> None:
+    """Run a tool, and print the `text` of its result.
+
+    Args:
+        command: one of `TOOLS`.
+        args: the arguments after it.
+
+    Raises:
+        DetkitError: an option or a file that cannot be used.
+    """
+    tool, arguments = TOOLS[command], read_arguments(args)
+    known = options_of(tool.module, tool.function) or {}
+    if known:
+        check_options(known | {"help": None}, Arguments(options=arguments.options, modules=arguments.modules))
+    if arguments.files and "data" not in known:
+        raise ConfigError(f"`detkit {command}` has no --config")
+    if tool.needs_torch:
+        from detkit.cli.noise import quiet
+
+        quiet()
+    import_modules(arguments.modules)
+    function = getattr(importlib.import_module(tool.module), tool.function)
+    result = function(**_parse(command, tool, function, arguments, known))
+    if result.text:
+        print(result.text, flush=True)
+
+
+def _parse(
+    command: str, tool: Tool, function: Callable[..., Any], arguments: Arguments, known: Mapping[str, Any]
+) -> dict[str, Any]:
+    from jsonargparse import ArgumentParser
+
+    suggestions = list(dotted(dict(known)))
+    if "data" in known:
+        import detkit.data
+
+        suggestions += detkit.data.__all__
+        for name in detkit.data.__all__:  # importing them makes their short names known
+            getattr(detkit.data, name)
+    parser = ArgumentParser(prog=f"detkit {command}", exit_on_error=False)
+    parser.add_function_arguments(function, sub_configs=True)
+    options = [*_supplied(tool, arguments), *_with_values(arguments.options, function)]
+    if _needs_data(function) and not any(option.startswith(("--data", "--help", "-h")) for option in options):
+        raise ConfigError("No data set given: add --data (VOC, COCO, Shapes) and --data.path, or --config.")
+    try:
+        config = parser.parse_args(options)
+        return dict(parser.instantiate_classes(config))
+    except ArgumentError as error:
+        raise explain(str(error), command, arguments, suggestions) from error
+    except (ValueError, TypeError) as error:  # from a constructor
+        own = own_cause(error)
+        if own is None:
+            raise
+        raise own from None
+
+
+def _supplied(tool: Tool, arguments: Arguments) -> list[str]:
+    """What the config files, else the run of a checkpoint, supply: options that the command line then wins over."""
+    options = []
+    for file in arguments.files:
+        for option, name in {**tool.from_config, "data": "data"}.items():
+            value = lookup(file.content, name)
+            if value is not None:
+                options.append((option, value))
+    run = next((value for name in tool.runs if (value := arguments.option(name))), None)
+    has_data = any(option == "data" for option, _ in options) or arguments.option("data", "data.class_path")
+    if run and not has_data:
+        from detkit.engine.checkpoints import find_checkpoint, run_folder
+
+        path = run_folder(find_checkpoint(run).path) / "config.yaml"
+        section = read_config(path).get("data") if path.is_file() else None
+        options += [("data", section)] if section else []
+    return [f"--{option}={value if isinstance(value, str) else json.dumps(value)}" for option, value in options]
+
+
+def _needs_data(function: Callable[..., Any]) -> bool:
+    parameter = inspect.signature(function).parameters.get("data")
+    return parameter is not None and parameter.default is parameter.empty
+
+
+def _with_values(options: Sequence[str], function: Callable[..., Any]) -> list[str]:
+    """The options, a switch such as `--fast` followed by its value."""
+    parameters = inspect.signature(function).parameters.items()
+    switches = [f"--{name}" for name, parameter in parameters if parameter.annotation in (bool, "bool")]
+    result = []
+    for option, following in pairwise([*options, "--"]):
+        result.append(option)
+        if option in switches and following.startswith("--"):
+            result.append("true")
+    return result
