@@ -105,7 +105,7 @@ def test_a_run_of_own_classes_is_tested(folder: Path) -> None:
     test = run(folder, "test", "--import", "own", "--ckpt_path", "runs/own")
     assert test.returncode == 0, test.stderr
     assert "AP50" in test.stdout and (folder / "runs/own/version_0/report/index.html").is_file()
-    assert "train/loss_twice" in (folder / "runs/own/version_0/metrics.csv").read_text()
+    assert "val/loss_twice" in (folder / "runs/own/version_0/metrics.csv").read_text()
     assert [path.name for path in (folder / "shapes" / "proposals").glob("train-*")]
 
 
