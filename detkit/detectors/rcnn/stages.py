@@ -47,6 +47,7 @@ from detkit.features import CropFeatures
 from detkit.features.crop_reader import CropReader
 from detkit.heads import BoxRegressorSettings, CropClassifier, SVMSettings, Variant
 from detkit.progress import Progress, duration
+from detkit.proposals.store import ProposalStore
 from detkit.types import Batch, Detections, Sample
 
 #: In this order; a checkpoint holds the last one that is finished.
@@ -229,12 +230,11 @@ class RCNNStages(Callback):
         about = {name: pl_module.hparams[name] for name in FEATURES_DEPEND_ON}
         about["crop"] = {name: value for name, value in about["crop"].items() if name != "memory"}
         about |= {"min_iou": self.box.min_iou, "budget": self.feature_files.budget, "root": annotations.root}
-        about["root"] = annotations.root
         for array in ("image_ids", "offsets", "boxes", "labels", "difficult", "crowd"):
             about[array] = zlib.crc32(getattr(annotations, array).tobytes())
-        store = getattr(trainer.datamodule.proposals.get("train"), "path", None)
-        if store is not None:
-            about["store"] = (str(store), Path(store).stat().st_mtime_ns)
+        store = trainer.datamodule.proposals.get("train")
+        if isinstance(store, ProposalStore):  # not a mapping that was given in Python, or none with fast_dev_run
+            about["store"] = (str(store.path), store.path.stat().st_mtime_ns)
         name = f"{self.run_id}-{digest(self.reader.network, about)}"
         if trainer.fast_dev_run:  # which writes nothing to the run's folder
             temporary = tempfile.mkdtemp(prefix="detkit-") if trainer.is_global_zero else ""

@@ -198,6 +198,17 @@ def test_features_that_another_fit_from_the_same_checkpoint_uses_are_not_stale(
     assert not (tmp_path / "features").exists()
 
 
+@pytest.mark.parametrize(
+    ("changed", "again"),
+    [("svm.c", True), ("box.min_iou", True), ("proposals.max_boxes", True), ("crop.mode", True)]
+    + [(name, False) for name in ("crop.memory", "feature_files.budget", "optim.lr", "detection.nms_threshold")],
+)
+def test_which_options_make_the_stages_run_again(whole_fit: Fitted, changed: str, again: bool) -> None:
+    model = rcnn()
+    model.apply_overrides({changed: None}, fit=True)
+    assert model.finished_stage(whole_fit.state()) == ("" if again else "comparison")
+
+
 def test_a_loaded_detector_that_learns_more_begins_anew(whole_fit: Fitted, fit_rcnn: Fit, tmp_path: Path) -> None:
     model = detkit.load(whole_fit.checkpoints / "best.ckpt")
     found = fit_rcnn(tmp_path, model=model, epochs=1)
