@@ -5,7 +5,7 @@ from detkit.heads.crop_classifier import CropClassifier, SetLimit, Variant
 from detkit.heads.detection import DetectionSettings
 from detkit.heads.hard_negatives import HardNegativeMiner, SVMSettings, Training
 from detkit.heads.linear_svm import LinearSVMs, Objective, feature_scale, fit_svm, objective
-from detkit.heads.ridge import Ridge, RidgeSolver
+from detkit.heads.ridge import Ridge, fit_ridge
 from detkit.heads.roi_heads import BoxPredictor, RoIHeads, RoISettings, build_box_head
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "LinearSVMs",
     "Objective",
     "Ridge",
-    "RidgeSolver",
     "RoIHeads",
     "RoISettings",
     "SVMSettings",
@@ -27,6 +26,7 @@ __all__ = [
     "Variant",
     "build_box_head",
     "feature_scale",
+    "fit_ridge",
     "fit_svm",
     "objective",
     "regression_examples",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 import torch
@@ -13,7 +11,7 @@ from sklearn.linear_model import Ridge as Reference
 from torch import Tensor
 
 from detkit.errors import TrainingError
-from detkit.heads import RidgeSolver, ridge
+from detkit.heads import fit_ridge, ridge
 from detkit.heads.ridge import whiten
 
 
@@ -32,12 +30,8 @@ def reference(x: Tensor, targets: Tensor, penalty: float) -> np.ndarray:
     return Reference(alpha=penalty, fit_intercept=False, solver="svd").fit(a, whitened).coef_
 
 
-def solve(x: Tensor, targets: Tensor, penalty: float = 1000.0, parts: Sequence[int] = ()) -> ridge.Ridge:
-    solver, parts = RidgeSolver(x.shape[1], penalty), parts or [len(x)]
-    for some, of in zip(x.split(parts), targets.split(parts), strict=True):
-        solver.add(some, of)
-    assert solver.count == len(x)
-    return solver.solve()
+def solve(x: Tensor, targets: Tensor, penalty: float = 1000.0) -> ridge.Ridge:
+    return fit_ridge(lambda start, end: x[start:end], targets, x.shape[1], penalty)
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1000.0])
@@ -51,17 +45,12 @@ def test_it_is_scikit_learns(n: int, penalty: float) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    parts=st.lists(st.integers(0, 30), min_size=1, max_size=8).filter(any),
-    features=st.integers(1, 30),
-    chunk=st.integers(1, 20),
-)
-def test_however_the_examples_come(parts: list[int], features: int, chunk: int) -> None:
-    """Chunks of any size, in both forms, and from one into the other."""
-    x, targets = examples(sum(parts), features)
+@given(n=st.integers(1, 60), features=st.integers(1, 30), chunk=st.integers(1, 20))
+def test_whatever_the_size_of_the_chunks(n: int, features: int, chunk: int) -> None:
+    x, targets = examples(n, features)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ridge, "CHUNK", chunk)
-        found = solve(x, targets, 10.0, parts)
+        found = solve(x, targets, 10.0)
     expected = reference(x, targets, 10.0)
     np.testing.assert_allclose(found.weight.T, expected[:, :-1], rtol=0, atol=1e-8)
     np.testing.assert_allclose(found.bias, expected[:, -1], rtol=0, atol=1e-8)
@@ -69,7 +58,7 @@ def test_however_the_examples_come(parts: list[int], features: int, chunk: int) 
 
 def test_half_precision_features_are_taken_at_their_word() -> None:
     x, targets = examples(500, 20)
-    found = solve(x.half(), targets, 100.0, [100] * 5)
+    found = solve(x.half(), targets, 100.0)
     np.testing.assert_allclose(found.weight.T, reference(x.half(), targets, 100.0)[:, :-1], rtol=0, atol=1e-9)
 
 
@@ -93,56 +82,22 @@ def test_targets_that_are_all_the_same_are_the_prediction() -> None:
     torch.testing.assert_close(predicted, targets[:1].repeat(30, 1).double(), rtol=0, atol=1e-6)
 
 
-def nbytes(solver: RidgeSolver) -> int:
-    return sum(t.nbytes for t in (*solver._rows, *solver._targets, *solver._normal))
+@pytest.mark.parametrize("n", [100, 3000])
+def test_at_most_a_chunk_is_read_at_a_time(n: int) -> None:
+    x, targets = examples(n, 200)
+    reads: list[tuple[int, int]] = []
+
+    def read(start: int, end: int) -> Tensor:
+        reads.append((start, end))
+        return x[start:end]
+
+    fit_ridge(read, targets, 200, 1000.0)
+    assert set(reads) == {(start, min(start + ridge.CHUNK, n)) for start in range(0, n, ridge.CHUNK)}
 
 
-def test_memory_is_that_of_the_smaller_form() -> None:
-    features, n = 50, 3000
-    x, targets = examples(n, features)
-    equations, of_targets = 8 * (features + 1) * (features + 5), n * 4 * 8
-    solver = RidgeSolver(features, 1000.0)
-    for some, of in zip(x.half().split(100), targets.split(100), strict=True):
-        solver.add(some, of)
-        if solver.count <= 200:
-            assert nbytes(solver) == solver.count * (features * 2 + 4 * 8)
-    assert nbytes(solver) < equations + ridge.CHUNK * features * 2 + of_targets < n * features * 2 + of_targets
-    solver.solve()
-    assert nbytes(solver) == solver.count == 0
-
-
-def test_of_many_examples_few_are_held_at_a_time_where_it_is_known() -> None:
-    features, n = 1500, 4 * ridge.CHUNK
-    x, targets = examples(n, features)
-    found = []
-    for known in (n, None):
-        solver, most = RidgeSolver(features, 1000.0, known), 0
-        for some, of in zip(x.split(512), targets.split(512), strict=True):
-            solver.add(some, of)
-            most = max(most, sum(len(row) for row in solver._rows))
-        found.append((most, solver.solve().weight))
-    (few, weight), (many, other) = found
-    assert few <= ridge.CHUNK + 512 < many
-    torch.testing.assert_close(weight, other, rtol=1e-7, atol=1e-9)
-
-
-def test_what_is_given_may_change_afterwards() -> None:
-    x, targets = examples(20, 5)
-    expected = solve(x, targets)
-    solver = RidgeSolver(5, 1000.0)
-    given_x, given_targets = x.clone(), targets.double()
-    solver.add(given_x, given_targets)
-    given_x.zero_(), given_targets.zero_()
-    assert torch.equal(solver.solve().weight, expected.weight)
-
-
-def test_what_cannot_be_solved() -> None:
-    solver = RidgeSolver(3, 1000.0)
-    solver.add(torch.zeros(0, 3), torch.zeros(0, 4))
-    with pytest.raises(TrainingError, match="there are no examples"):
-        solver.solve()
-    bad = torch.tensor([[0.0, torch.inf, 1.0]])
-    with pytest.raises(TrainingError, match="not finite"):
-        solver.add(bad, torch.zeros(1, 4))
-    with pytest.raises(TrainingError, match="not finite"):
-        solver.add(torch.zeros(1, 3), torch.full((1, 4), torch.nan))
+@pytest.mark.parametrize("bad", ["features", "targets"])
+def test_what_is_not_finite(bad: str) -> None:
+    x, targets = examples(5, 3)
+    (x if bad == "features" else targets)[2, 1] = torch.inf
+    with pytest.raises(TrainingError, match=f"{bad} that are not finite"):
+        solve(x, targets)

@@ -226,6 +226,10 @@ class RegionFeatures:
         """(E, D5) of the box regressors' examples of an image."""
         return self._rows("pool5", index)
 
+    def pool5_rows(self, rows: Tensor) -> Tensor:
+        """(n, D5) of some of all examples, which are numbered through the images."""
+        return torch.from_numpy(self._array("pool5")[rows.numpy()])
+
     def _rows(self, name: str, index: int, count: int | None = None) -> Tensor:
         start, end = (int(self.layout.starts[name][i]) for i in (index, index + 1))
         rows = self._array(name)[start : end if count is None else start + count]

@@ -15,14 +15,12 @@ from torch import Tensor
 from detkit.detectors.rcnn.features import RegionFeatures
 from detkit.errors import CheckpointError
 from detkit.files import write_text
-from detkit.heads import BoxRegressors, HardNegativeMiner, LinearSVMs, RidgeSolver, SVMSettings, Training, feature_scale
+from detkit.heads import BoxRegressors, HardNegativeMiner, LinearSVMs, SVMSettings, Training, feature_scale, fit_ridge
 from detkit.progress import Progress
 
 #: Number of images, and of boxes of each, on which the features' mean norm is measured (rcnn_feature_stats.m:27-28).
 NORM_IMAGES = 200
 NORM_BOXES = 200
-#: GB that the box regressors of several classes may take at once while they learn.
-SOLVER_MEMORY = 1.5
 #: GB that the negatives of a class may take while its SVM is trained, with liblinear's own copy (24 bytes a number);
 #: more only for a class with very many objects, see `detkit.heads.hard_negatives.MIN_NEGATIVES`.
 SVM_MEMORY = 1.0
@@ -117,7 +115,7 @@ def write_mining_log(path: Path, miner: HardNegativeMiner, class_names: list[str
 
 
 def learn_boxes(features: RegionFeatures, regressors: BoxRegressors, ridge: float) -> Tensor:
-    """Train four ridge regressors a class, for as many classes at once as `SOLVER_MEMORY` holds.
+    """Train four ridge regressors a class, one class after another.
 
     Args:
         features: of the training split.
@@ -127,31 +125,21 @@ def learn_boxes(features: RegionFeatures, regressors: BoxRegressors, ridge: floa
     Returns:
         The number of examples of each class, int64 (K,).
     """
-    regions = features.regions
-    classes, size = len(regressors.trained), regressors.weight.shape[1]
     regressors.trained.fill_(False)  # what an earlier fit learned is of other features
     scale = _scale(features, features.pool5)
-    counts = torch.zeros(classes, dtype=torch.int64)
-    for image in regions:
-        counts += torch.bincount(image.classes - 1, minlength=classes)
-    # A solver holds the examples and their products with each other, or the normal equations of more than D.
-    memory = [(4 * size * n + 8 * n**2 if n <= size else 8 * (size + 1) ** 2) / 1e9 for n in counts.tolist()]
-    remaining = [k for k in range(classes) if counts[k]]
-    while remaining:
-        solvers: dict[int, RidgeSolver] = {}
-        while remaining and (not solvers or sum(memory[k] for k in (*solvers, remaining[0])) <= SOLVER_MEMORY):
-            k = remaining.pop(0)
-            solvers[k] = RidgeSolver(size, ridge, int(counts[k]))
-        with Progress(f"box regressors of {len(solvers)} classes", len(regions)) as progress:
-            for i, image in enumerate(regions):
-                pool5 = features.pool5(i).float() * scale
-                for k, solver in solvers.items():
-                    rows = image.classes == k + 1
-                    solver.add(pool5[rows], image.targets[rows])
-                progress.step()
-        for k, solver in solvers.items():
-            regressors.set(k + 1, solver.solve())
     regressors.scale.fill_(scale)
+    examples = [(image.targets, image.classes) for image in features.regions]
+    targets, classes = (torch.cat(parts) for parts in zip(*examples, strict=True))
+    counts = torch.bincount(classes - 1, minlength=len(regressors.trained))
+    with Progress("box regressors", int((counts > 0).sum()), unit="classes") as progress:
+        for label in (counts.nonzero()[:, 0] + 1).tolist():
+            (rows,) = torch.where(classes == label)
+
+            def read(start: int, end: int, rows: Tensor = rows) -> Tensor:
+                return features.pool5_rows(rows[start:end]).float() * scale
+
+            regressors.set(label, fit_ridge(read, targets[rows], regressors.weight.shape[1], ridge))
+            progress.step()
     return counts
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from detkit.detectors.rcnn import learning
 from detkit.detectors.rcnn.learning import learn_boxes, learn_svms
 from detkit.detectors.rcnn.training_regions import ImageRegions
-from detkit.heads import BoxRegressors, LinearSVMs, SVMSettings
+from detkit.heads import BoxRegressors, LinearSVMs, SVMSettings, fit_ridge
 from detkit.heads.linear_svm import MEAN_NORM
 
 SETTINGS, RIDGE = SVMSettings(), 10.0
@@ -36,6 +35,9 @@ class Given:
 
     def pool5(self, index: int) -> Tensor:
         return self.features[index][:OBJECTS]
+
+    def pool5_rows(self, rows: Tensor) -> Tensor:
+        return torch.cat([self.pool5(i) for i in range(len(self.regions))])[rows]
 
 
 @pytest.fixture
@@ -75,25 +77,16 @@ def test_a_disk_on_which_the_mined_cannot_be_written_costs_nothing_else(
     assert not list(features.folder.glob("*.part"))
 
 
-def test_regressors_of_as_many_classes_at_once_as_the_memory_takes_are_the_same(
-    features: Given, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rounds, progress = [], learning.Progress
-
-    def named(name: str, *args: Any, **options: Any) -> Any:
-        rounds.append(name)
-        return progress(name, *args, **options)
-
-    monkeypatch.setattr(learning, "Progress", named)
-    together, one_by_one = BoxRegressors(SIZE, CLASSES), BoxRegressors(SIZE, CLASSES)
-    learn_boxes(features, together, RIDGE)
-    assert rounds == ["box regressors of 3 classes"]
-    monkeypatch.setattr(learning, "SOLVER_MEMORY", 0.0)
-    counts = learn_boxes(features, one_by_one, RIDGE)
-    assert len(rounds) == 1 + 3
-    assert counts.tolist() == [5, 5, 10] and one_by_one.trained.all()
-    for name, value in together.state_dict().items():
-        torch.testing.assert_close(one_by_one.state_dict()[name], value)
+def test_the_regressor_of_a_class_learns_from_its_examples(features: Given) -> None:
+    regressors = BoxRegressors(SIZE, CLASSES)
+    assert learn_boxes(features, regressors, RIDGE).tolist() == [5, 5, 10] and regressors.trained.all()
+    x = torch.cat([features.pool5(i) for i in range(10)]) * regressors.scale
+    targets, classes = (torch.cat([getattr(r, name) for r in features.regions]) for name in ("targets", "classes"))
+    for label in (1, 2, 3):
+        of_class = classes == label
+        expected = fit_ridge(lambda start, end: x[of_class][start:end], targets[of_class], SIZE, RIDGE)  # noqa: B023
+        torch.testing.assert_close(regressors.weight[label - 1], expected.weight.float())
+        torch.testing.assert_close(regressors.bias[label - 1], expected.bias.float())
 
 
 def test_a_class_that_has_no_examples_any_more_loses_its_regressor(features: Given) -> None:
