@@ -327,7 +327,7 @@ class RCNNStages(Callback):
             if run_folder is not None and not trainer.fast_dev_run:
                 write_mining_log(Path(run_folder) / "svm_mining.csv", miner, names)
             untrained = [name for name, trained in zip(names, svms.trained, strict=True) if not trained]
-            lacking = f"; n/a for want of examples: {', '.join(untrained)}" if untrained else ""
+            lacking = f"; no SVM, without examples: {', '.join(untrained)}" if untrained else ""
             found = f"{int(svms.trained.sum())} classes, {len(miner.rows):,} hard negatives{lacking}"
             print(f"SVMs: {found}, in {duration(time.monotonic() - began)}", flush=True)
             if capped := [names[k] for k in miner.capped.nonzero()[0]]:
