@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 import detkit
+from detkit.classes import full_name
 from detkit.cli.main import main
 from detkit.data import Shapes
 from detkit.data.shapes_drawing import SHAPE_CLASSES
@@ -36,7 +37,7 @@ def save(key: str, path: str, backbone: str = "lenet5", classes: list[str] = CLA
     """A run of that generation with random weights; the option that names it."""
     detector = build_contender(key, backbone, classes, 64, 96, 10).detector
     arguments = {name: value for name, value in detector.hparams.items() if not name.startswith("_")}
-    found = {"class": type(detector).__name__, "version": "0", "stage": "comparison"}
+    found = {"class": full_name(type(detector)), "version": "0", "stage": "comparison"}
     content = {"state_dict": detector.state_dict(), "hyper_parameters": arguments, "detkit": found}
     folder = Path(path, "version_0", "checkpoints")
     folder.mkdir(parents=True)

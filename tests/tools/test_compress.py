@@ -11,6 +11,7 @@ from torch import Tensor
 
 import detkit
 from detkit.__about__ import __version__
+from detkit.classes import full_name
 from detkit.cli.main import main
 from detkit.engine.checkpoints import read_checkpoint
 from detkit.errors import CheckpointError, ConfigError
@@ -46,7 +47,7 @@ def saved(model: detkit.FasterRCNN, tmp_path: Path) -> Path:
     content = {
         "state_dict": model.state_dict(),
         "hyper_parameters": dict(model.hparams),
-        "detkit": {"class": "FasterRCNN", "version": __version__, "optimizer": "SGD"},
+        "detkit": {"class": full_name(detkit.FasterRCNN), "version": __version__, "optimizer": "SGD"},
         "pytorch-lightning_version": "2.6.6",
         "epoch": 3,
         "global_step": 9,

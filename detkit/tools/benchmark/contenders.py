@@ -79,11 +79,11 @@ def load_contenders(paths: Mapping[str, str | Path | None]) -> list[Contender]:
         if path is None:
             continue
         file = find_checkpoint(path).path
-        content, expected = read_checkpoint(file), GENERATIONS[key].cls.__name__
-        actual = content["detkit"]["class"]
-        if actual != expected:
-            raise CheckpointError(f"{key} {file}: holds a {actual}; a checkpoint of {expected} is needed")
-        contenders.append(Contender(key, restore(content, str(file)).eval(), str(file)))
+        detector, expected = restore(read_checkpoint(file), str(file)), GENERATIONS[key].cls
+        if not isinstance(detector, expected):
+            actual = type(detector).__name__
+            raise CheckpointError(f"{key} {file}: holds a {actual}; a checkpoint of {expected.__name__} is needed")
+        contenders.append(Contender(key, detector.eval(), str(file)))
     for other in contenders[1:]:
         first = contenders[0]
         for what, mine, theirs in (

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from detkit.detectors import FastRCNN
+from detkit.settings import construct
 from detkit.tools.benchmark import measuring
 from detkit.tools.benchmark.contenders import build_contender
 from detkit.tools.benchmark.measuring import Row, measure, proposals, seconds_an_image
@@ -74,7 +75,8 @@ def test_what_the_networks_see_is_told() -> None:
     assert build_contender("faster_rcnn", "lenet5", ["a"], 64, 96).inputs == "64 to 96"
     fast = build_contender("fast_rcnn", "lenet5", ["a"])
     assert fast.inputs == "600 to 1000"
-    scales = FastRCNN(["a"], backbone="tiny", fpn=False, test_sizes=[64, 96], test_max_size=200)
+    options = {"class_names": ["a"], "backbone": "tiny", "features__fpn": False, "test_sizes": [64, 96]}
+    scales = construct(FastRCNN, {**options, "test_max_size": 200})
     assert fast._replace(detector=scales).inputs == "64 to 200, 96 to 200"
 
 
