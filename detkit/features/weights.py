@@ -147,7 +147,7 @@ def _of_classifier(checkpoint: dict[str, Any], name: str, path: Path) -> dict[st
     Raises:
         WeightsError: it is of a detector, or of another backbone.
     """
-    model = checkpoint["detkit"].get("class")
+    model = str(checkpoint["detkit"].get("class")).rpartition(".")[2]
     if model != "ImageClassifier":
         raise WeightsError(
             f"weights file {path} is a checkpoint of a {model}; a backbone begins with one of ImageClassifier, with "
