@@ -64,11 +64,10 @@ def demo(output: str | Path = "runs/demo", data: str | Path = "data/shapes", fas
         DetkitError: one of the commands failed.
     """
     from detkit.engine.checkpoints import find_checkpoint, run_folder
-    from detkit.files import config_names
 
     began = time.monotonic()
     images = ["--data.path", str(data)]
-    options = ["--config", str(config_names()[CONFIG]), "--trainer.default_root_dir", str(output), *images]
+    options = ["--config", CONFIG, "--trainer.default_root_dir", str(output), *images]
     if fast:
         options += [word for name, value in FAST.items() for word in (f"--trainer.{name}", str(value))]
     _run("[1/3] draw images and train Faster R-CNN on them", "fit", options)
