@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -49,3 +53,21 @@ def test_an_editable_install_is_found_beside_a_folder_called_detkit(site: Path, 
     above = tmp_path / "above"
     (above / "detkit" / "detkit").mkdir(parents=True)  # as a clone looks from the folder above it
     assert run("import detkit; print(detkit.__file__)", above, site) == str(REPOSITORY / "detkit" / "__init__.py")
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_needed() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[^\w.-]", line)[0].lower() for line in project["dependencies"]}
+    imported: set[str] = set()
+    for path in (REPOSITORY / "detkit").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.partition(".")[0])
+    providers = packages_distributions()
+    names = [{each.lower() for each in providers[name]} for name in imported - sys.stdlib_module_names - {"detkit"}]
+    extras = set(project["optional-dependencies"])
+    assert [each for each in names if not each & (declared | extras)] == []
+    # tensorboard is Lightning's logger; pycocotools reads outlines.
+    assert declared - set().union(*names) <= {"tensorboard", "pycocotools"}
