@@ -56,6 +56,14 @@ def _some(names: Mapping[str, type], most: int = 20) -> str:
     return ", ".join(list(names)[:most]) + (", ..." if len(names) > most else "")
 
 
+def known_classes(base: type) -> dict[str, type]:
+    """The imported classes derived from `base`, by their short names."""
+    classes = [base]
+    for cls in classes:
+        classes.extend(cls.__subclasses__())
+    return {cls.__name__: cls for cls in classes}
+
+
 def build(spec: Mapping[str, Any], base: type, among: Mapping[str, type] | None = None) -> Any:
     """An object from ``{class_path: NAME, init_args: {...}}``; see `find_class`.
 

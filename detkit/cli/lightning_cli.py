@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from detkit.classes import find_class, import_modules
+from detkit.classes import find_class, import_modules, known_classes
 from detkit.cli.arguments import Arguments
 from detkit.cli.help import OPTIONS, describe
 from detkit.cli.messages import explain, own_cause
@@ -29,7 +29,7 @@ from detkit.cli.reports import (
     report_test,
     report_validation,
 )
-from detkit.cli.resume import Difference, Start, find_differences, how_far, known_classes, prepare, read_start
+from detkit.cli.resume import Difference, Start, find_differences, how_far, prepare, read_start
 from detkit.cli.signatures import names_of
 from detkit.cli.trainer import SaveConfig, complete, make_run_folder, with_absolute_paths
 from detkit.engine.callbacks import BestCheckpoint

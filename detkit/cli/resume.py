@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detkit.classes import find_class, full_name
+from detkit.classes import find_class, full_name, known_classes
 from detkit.cli.arguments import Arguments, ConfigFile, flatten, lookup, read_arguments, read_config
 from detkit.cli.signatures import check_options, options_of
 from detkit.engine.checkpoints import FoundCheckpoint, find_checkpoint, hyper_parameters, read_checkpoint, run_folder
@@ -192,8 +192,9 @@ def find_differences(
     Returns:
         The rows of the table, and the options of the command line that win: dotted name -> value.
     """
-    kept = flatten({k: v for k, v in to_plain(hyper_parameters(start.content)).items() if k not in CLASSES})
-    used = to_plain(final)
+    kept = {k: v for k, v in hyper_parameters(start.content).items() if k not in CLASSES}
+    kept = flatten(_with_full_names(to_plain(kept)))
+    used = _with_full_names(to_plain(final))
     overrides = {name: lookup(used, name) for name, value in kept.items() if lookup(used, name, value) != value}
     if overrides.get("weights", "") is None:  # left out on purpose, see `_model_arguments`
         del overrides["weights"]
@@ -204,7 +205,9 @@ def find_differences(
         spec = next(argument for argument in args if argument.startswith("--model={"))
         bare = json.loads(spec.removeprefix("--model="))
         bare["init_args"] = {name: bare["init_args"][name] for name in CLASSES if name in bare["init_args"]}
-        asked = to_plain(parse([f"--model={json.dumps(bare)}" if each == spec else each for each in args]))
+        asked = _with_full_names(
+            to_plain(parse([f"--model={json.dumps(bare)}" if each == spec else each for each in args]))
+        )
         values = {name: lookup(asked, name, kept[name]) for name in in_files}
         rows += [(name, kept[name], value, "checkpoint") for name, value in values.items() if value != kept[name]]
     return sorted(rows), overrides
@@ -223,12 +226,16 @@ def how_far(content: Mapping[str, Any], stage: str = "") -> str:
     return f"{where} and stage {stage}" if stage else where
 
 
-def known_classes(base: type) -> dict[str, type]:
-    """The imported classes derived from `base`, by their short names."""
-    classes = [base]
-    for cls in classes:
-        classes.extend(cls.__subclasses__())
-    return {cls.__name__: cls for cls in classes}
+def _with_full_names(content: Any) -> Any:
+    """The content with every class by its full name: it may be known by a shorter one, of a package that imports it."""
+    if isinstance(content, list):
+        return [_with_full_names(value) for value in content]
+    if not isinstance(content, dict):
+        return content
+    content = {name: _with_full_names(value) for name, value in content.items()}
+    if isinstance(content.get("class_path"), str) and "." in content["class_path"]:
+        content["class_path"] = full_name(find_class(content["class_path"], object))
+    return content
 
 
 def _class_path(start: Start, model: type) -> str:

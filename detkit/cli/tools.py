@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from detkit.classes import import_modules
+from detkit.classes import import_modules, known_classes
 from detkit.cli.arguments import Arguments, lookup, read_arguments, read_config
 from detkit.cli.messages import explain, own_cause
 from detkit.cli.signatures import check_options, dotted, options_of
@@ -83,11 +83,9 @@ def _parse(
 ) -> dict[str, Any]:
     from jsonargparse import ArgumentParser
 
-    suggestions = list(dotted(dict(known)))
     if "data" in known:
         import detkit.data
 
-        suggestions += detkit.data.__all__
         for name in detkit.data.__all__:  # importing them makes their short names known
             getattr(detkit.data, name)
     parser = ArgumentParser(prog=f"detkit {command}", exit_on_error=False)
@@ -99,7 +97,8 @@ def _parse(
         config = parser.parse_args(options)
         return dict(parser.instantiate_classes(config))
     except ArgumentError as error:
-        raise explain(str(error), command, arguments, suggestions) from error
+        classes = [name for base in _classes(function) for name in known_classes(base)]
+        raise explain(str(error), command, arguments, [*dotted(dict(known)), *classes]) from error
     except (ValueError, TypeError) as error:  # from a constructor
         own = own_cause(error)
         if own is None:
@@ -124,6 +123,12 @@ def _supplied(tool: Tool, arguments: Arguments) -> list[str]:
         section = read_config(path).get("data") if path.is_file() else None
         options += [("data", section)] if section else []
     return [f"--{option}={value if isinstance(value, str) else json.dumps(value)}" for option, value in options]
+
+
+def _classes(function: Callable[..., Any]) -> list[type]:
+    """The classes among the types of a function's arguments."""
+    names = [str(each.annotation).partition(" |")[0] for each in inspect.signature(function).parameters.values()]
+    return [each for each in map(function.__globals__.get, names) if isinstance(each, type)]
 
 
 def _needs_data(function: Callable[..., Any]) -> bool:

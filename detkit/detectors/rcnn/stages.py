@@ -229,12 +229,13 @@ class RCNNStages(Callback):
         annotations = trainer.datamodule.annotations("train")
         about = {name: pl_module.hparams[name] for name in FEATURES_DEPEND_ON}
         about["crop"] = {name: value for name, value in about["crop"].items() if name != "memory"}
-        about |= {"min_iou": self.box.min_iou, "budget": self.feature_files.budget, "root": annotations.root}
+        root = os.path.abspath(annotations.root)  # from whatever folder the run goes on
+        about |= {"min_iou": self.box.min_iou, "budget": self.feature_files.budget, "root": root}
         for array in ("image_ids", "offsets", "boxes", "labels", "difficult", "crowd"):
             about[array] = zlib.crc32(getattr(annotations, array).tobytes())
         store = trainer.datamodule.proposals.get("train")
         if isinstance(store, ProposalStore):  # not a mapping that was given in Python, or none with fast_dev_run
-            about["store"] = (str(store.path), store.path.stat().st_mtime_ns)
+            about["store"] = (os.path.abspath(store.path), store.path.stat().st_mtime_ns)
         name = f"{self.run_id}-{digest(self.reader.network, about)}"
         if trainer.fast_dev_run:  # which writes nothing to the run's folder
             temporary = tempfile.mkdtemp(prefix="detkit-") if trainer.is_global_zero else ""
