@@ -64,8 +64,8 @@ class Analysis:
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold: NaN and infinity are None, and single detections and objects are left out.
 
-        Of a curve, the best precision at each of COCO's 101 recalls or beyond is kept (0 where the recall is not
-        reached), and the score at which it is reached (None likewise), to six digits.
+        Of a curve, the best precision at each of COCO's 101 recalls or beyond is kept, and the score at which it is
+        reached (0 and None where it is not), to six digits.
         """
         single = ("curves", "working_points", "confusion", "errors", "assignment")
         names = [name for name in self.__dataclass_fields__ if name not in single]
@@ -134,15 +134,12 @@ def analyse(
 
 
 def _sampled(curve: ClassCurve) -> dict[str, Any]:
-    precision: list[float] = []
-    scores: list[float | None] = []
+    """The curve at COCO's recalls; NaN is the score of a recall that is not reached."""
+    columns = np.zeros((2, 0))
     if curve.num_objects:
         at = np.searchsorted(curve.recall, RECALL_THRESHOLDS)
-        reached = at[at < len(curve.recall)]
-        best = np.maximum.accumulate(curve.precision[::-1])[::-1][reached]
-        beyond = len(at) - len(reached)
-        precision = [float(f"{value:.6g}") for value in best.tolist()] + [0.0] * beyond
-        scores = [float(f"{value:.6g}") for value in curve.scores[reached].tolist()] + [None] * beyond
+        columns = np.stack((curve.best_precision(RECALL_THRESHOLDS), np.append(curve.scores, np.nan)[at]))
+    precision, scores = ([float(f"{value:.6g}") for value in column] for column in columns.tolist())
     return {"label": curve.label, "num_objects": curve.num_objects, "precision": precision, "scores": scores}
 
 

@@ -1,9 +1,6 @@
-"""The COCO protocol: COCOeval's numbers, computed by classes over flat arrays.
+"""The COCO protocol: COCOeval's numbers, equal to the last bit (cocoapi, PythonAPI/pycocotools/cocoeval.py).
 
-Every step is COCOeval's own (cocoapi, PythonAPI/pycocotools/cocoeval.py), in the same order and precision: the results
-are equal to the last bit. What COCOeval cannot do is `difficult`: here such an object behaves as one outside the range
-of areas does: matched by IoU, once, and neither hit nor miss. Only crowds are compared by the intersection over the
-detection's area and may be matched again and again.
+Unlike in COCOeval, an object may be `difficult`: it is then treated as one outside the range of areas.
 """
 
 from __future__ import annotations
@@ -78,17 +75,16 @@ def evaluate(
     return Curves(precision.transpose(2, 3, 0, 1), recall.transpose(2, 0, 1, 3), int(over_limit.sum()))
 
 
-def average_precision(hits: np.ndarray, num_objects: int, recall_thresholds: Sequence[float] | None = None) -> float:
-    """The AP of one class at one IoU threshold.
+def average_precision(hits: np.ndarray, num_objects: int) -> float:
+    """The AP of one class at one IoU threshold, over COCO's 101 recalls.
 
     Args:
-        hits: (N,) bool, what counts of the detections, best first: hit or miss.
+        hits: (N,) bool, hit or miss of the detections that count, best first.
         num_objects: how many there are to find; NaN is returned for none.
-        recall_thresholds: COCO's 101 by default.
     """
     if not num_objects:
         return float("nan")
-    thresholds = np.array(RECALL_THRESHOLDS if recall_thresholds is None else recall_thresholds, np.float64)
+    thresholds = np.array(RECALL_THRESHOLDS)
     reached = np.flatnonzero(hits)
     precision = np.arange(1, len(reached) + 1) / (reached + 1 + np.spacing(1))
     interpolated = np.zeros(len(thresholds))
@@ -102,20 +98,9 @@ def _evaluate(
     boxes, ignored, crowd, area, detected_boxes,
     ious, recalls, limits, areas, precision, recall, over_limit,
 ):  # fmt: skip
-    """Write precision, recall and over_limit of some classes.
+    """Write (K, A, T, R) precision, (K, A, T, M) recall and (K,) over_limit of some classes, which count from 0.
 
-    Args:
-        classes: class numbers, from 0.
-        detections, detection_starts, detection_images, objects, object_starts, object_images: as in `Grouped`.
-        num_images: I.
-        boxes, ignored, crowd, area, detected_boxes: as in EvaluationSet.
-        ious: (T,) float64, least IoUs of a hit.
-        recalls: (R,) float64, at which the precision is taken.
-        limits: (M,) int64, ascending, numbers of detections of an image and class.
-        areas: (A, 2) float64, least and largest area of what counts.
-        precision: (K, A, T, R) float64, written.
-        recall: (K, A, T, M) float64, written.
-        over_limit: (K,) int64, written: detections beyond limits[M - 1].
+    The shapes of the settings are ious (T,), recalls (R,), limits (M,) and areas (A, 2), all ascending.
     """
     num_ious, num_areas, num_limits = len(ious), len(areas), len(limits)
     least = ious.min()
@@ -191,12 +176,7 @@ def _evaluate(
 def _interpolate(at_hit, num_hits, num_objects, recalls, result):
     """Write the best precision at each recall or beyond, 0 where it is not reached.
 
-    Args:
-        at_hit: (N,) float64, precision at each hit, of which the first `num_hits` count; changed.
-        num_hits: how many hits there are.
-        num_objects: how many objects there are to find.
-        recalls: (R,) float64, ascending.
-        result: (R,) float64, written.
+    Of at_hit (N,), the precision at each hit, the first `num_hits` count; it is changed.
     """
     for j in range(num_hits - 2, -1, -1):
         at_hit[j] = max(at_hit[j], at_hit[j + 1])

@@ -21,21 +21,19 @@ def confusion_matrix(
 ) -> np.ndarray:
     """Count objects by their class and by the class of the detection that covers them.
 
-    Each object and each detection counts once. First come the hits, by COCO's rule: the diagonal is what precision
-    and recall at this threshold count. Then each detection left, best first, takes the object of another class that it
-    overlaps most, of those that nothing took yet. What is left of the detections is in the row of the background, what
-    is left of the objects in its column. Ignored objects and detections on them do not count.
+    Each object and each detection counts once. First come the hits, by COCO's rule. Then each detection left, best
+    first, takes the object of another class that it overlaps most, of those that nothing took yet. Detections left
+    over are in the row of the background, objects in its column. Ignored objects and detections on them do not count.
 
     Args:
         evaluation_set: objects and detections.
         num_classes: K.
         score_threshold: least score of a detection that counts.
         iou_threshold: least IoU with the object.
-        assignment: that of `assign` at this IoU threshold, where it is at hand already.
+        assignment: that of `assign` at this IoU threshold, if it is known already.
 
     Returns:
-        (K + 1, K + 1) int64: rows are the objects' classes, columns the detections', in the order of the labels, and
-        the background last.
+        (K + 1, K + 1) int64: rows are the objects' classes, columns the detections', the background last.
 
     Raises:
         ConfigError: unless 0 < iou_threshold <= 1 and score_threshold is a number.
@@ -71,16 +69,9 @@ def confusion_matrix(
 def _confuse(
     object_offsets, boxes, labels, free, rows, starts, detected_boxes, detected_labels, threshold, matrix
 ):  # fmt: skip
-    """Add the misses and the objects that no hit took to `matrix`.
+    """Add the misses, and the `free` objects that no hit took, to `matrix`.
 
-    Args:
-        object_offsets, boxes, labels: the objects, as in EvaluationSet.
-        free: (G,) bool, objects that no hit took; changed.
-        rows: misses, rows of the detections; those of image i are rows[starts[i]:starts[i + 1]], best first.
-        starts: (I + 1,) int64.
-        detected_boxes, detected_labels: the detections, as in EvaluationSet.
-        threshold: least IoU.
-        matrix: (K + 1, K + 1) int64, as `confusion_matrix` returns it.
+    The misses of image i are rows[starts[i] : starts[i + 1]], best first.
     """
     background = len(matrix) - 1
     for image in range(len(object_offsets) - 1):

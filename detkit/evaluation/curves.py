@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,16 @@ class ClassCurve:
     precision: np.ndarray
     recall: np.ndarray
     num_objects: int
+
+    @property
+    def last_recall(self) -> float:
+        """Share of the objects that are found at all; NaN without objects."""
+        return float(self.recall[-1]) if len(self.recall) else 0.0 if self.num_objects else float("nan")
+
+    def best_precision(self, recalls: Sequence[float] | np.ndarray) -> np.ndarray:
+        """(R,) best precision at each recall or beyond, 0 where no recall is as high; COCO's AP is its mean."""
+        best = np.maximum.accumulate(self.precision[::-1])[::-1] if self.num_objects else np.zeros(0)
+        return np.append(best, 0.0)[np.minimum(np.searchsorted(self.recall, recalls), len(best))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-"""What each kind of error costs: the mean AP that mending all errors of one kind, and of that kind only, would add.
+"""The AP that each kind of error costs: what correcting all errors of one kind would add to the mean AP.
 
-TIDE's dAP (arXiv 2008.08115, section 2.3), with AP at IoU t_f over COCO's 101 recalls. Mending is
+TIDE's dAP (arXiv 2008.08115, section 2.3), with AP at IoU t_f over COCO's 101 recalls. Correcting is
 
     classification, localization  of the errors about an object that is not found, the best-scored of either kind
                                   becomes a hit of the object's class; the others are removed
@@ -10,9 +10,8 @@ TIDE's dAP (arXiv 2008.08115, section 2.3), with AP at IoU t_f over COCO's 101 r
     false negatives               all objects that are not found are removed from the number to find
 
 As in tidecv, a class whose last object was removed leaves the mean if it has no detection, and counts 0 if it has
-misses. Where no class is left, nothing wrong is left either: the mean is 1. Classes without objects have no AP, as in
-COCOeval; tidecv counts them 0 if something was detected. The recalls are COCOeval's too, of which
-0.35, 0.7 and eight more are slightly above the fraction; tidecv's are not, and a recall of exactly 7/20 reaches them.
+misses; where no class is left, the mean is 1. As in COCOeval and unlike tidecv, classes without objects have no AP, and
+some of the 101 recalls (0.35, 0.7, ...) are slightly above the fraction.
 """
 
 from __future__ import annotations
@@ -38,7 +37,6 @@ class ErrorAP:
         false_positives: what it adds to remove all misses.
         false_negatives: what it adds if only what was found need be found.
         base_per_class: (K,) AP of each class.
-        dap_per_class: (K,) for each of ERROR_KINDS, likewise; NaN too for a class that mending leaves nothing of.
     """
 
     base: float
@@ -46,7 +44,6 @@ class ErrorAP:
     false_positives: float
     false_negatives: float
     base_per_class: np.ndarray
-    dap_per_class: dict[str, np.ndarray]
 
 
 def error_ap(
@@ -91,7 +88,6 @@ def error_ap(
 
     base_per_class = average()
     base = _mean(base_per_class)
-    after = {kind: mended(kind) for kind in ERROR_KINDS}
     found = _count(s.labels[assignment.object[hits]], num_classes)
 
     def added(result: np.ndarray) -> float:
@@ -100,11 +96,10 @@ def error_ap(
 
     return ErrorAP(
         base=base,
-        dap={kind: added(result) for kind, result in after.items()},
+        dap={kind: added(mended(kind)) for kind in ERROR_KINDS},
         false_positives=added(average(keep=hits)),
         false_negatives=added(average(objects_left=found)),
         base_per_class=base_per_class,
-        dap_per_class={kind: np.maximum(result - base_per_class, 0.0) for kind, result in after.items()},
     )
 
 

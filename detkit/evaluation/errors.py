@@ -1,8 +1,6 @@
-"""Why detections are wrong and objects not found: the six kinds of TIDE, and what each of them costs.
+"""Why detections are wrong and objects not found: the six kinds of TIDE (arXiv 2008.08115, section 2).
 
-Bolya et al., TIDE: A General Toolbox for Identifying Object Detection Errors (arXiv 2008.08115), section 2. With IoU
-thresholds foreground t_f = 0.5 and background t_b = 0.1, a detection that is a miss is, by the first that fits (the
-order is that of the authors' implementation, tidecv):
+With the IoU thresholds t_f = 0.5 (foreground) and t_b = 0.1 (background), a miss is the first of these that fits:
 
     localization    t_b <= best IoU with an object of its own class < t_f
     classification  best IoU with an object of another class >= t_f
@@ -12,10 +10,9 @@ order is that of the authors' implementation, tidecv):
 
 and an object is `missed` if no detection found it and no localization or classification error is about it.
 
-Where the paper leaves room, this does what tidecv does: an error may be about an object that is found already; of
-several errors about one object only the best-scored could find it, whichever kind it is of. Unlike tidecv: hits are
-COCO's (up to 100 detections of an image and class, where tidecv takes 100 of an image; of equal IoUs the last object);
-a detection on an ignored object is no error; IoUs of exactly t_b and t_f go where the paper puts them.
+As in tidecv, an error may be about an object that is found already, and of several errors about one object only the
+best-scored could find it. Unlike in tidecv, hits are COCO's (up to 100 detections of an image and class; of equal IoUs
+the last object), and a detection on an ignored object is no error. IoUs of exactly t_b and t_f are as in the paper.
 """
 
 from __future__ import annotations
@@ -40,12 +37,10 @@ class Errors:
     """The errors of D detections and G objects.
 
     Attributes:
-        kind: (D,) int8, position in ERROR_KINDS; -1 for hits, for detections on ignored objects, and beyond the limit
-            of detections.
+        kind: (D,) int8, position in ERROR_KINDS; -1 for hits, for detections on ignored objects, and beyond the limit.
         missed: (G,) bool, objects that count as `missed`.
         object: (D,) int64, row of the object that a classification, localization or duplicate error is about, else -1.
-        repairs: (D,) bool, classification and localization errors that would find their object if they were mended: it
-            is not found, and no better-scored error is about it.
+        repairs: (D,) bool, the best-scored error about an object not found: corrected, it would find the object.
     """
 
     kind: np.ndarray
@@ -114,20 +109,7 @@ def _classify(
     object_offsets, detection_offsets, boxes, labels, to_find, taken, detected_boxes, detected_labels, scores, misses,
     foreground, background, kind, object_of, best_claim,
 ):  # fmt: skip
-    """Write kind and object_of of the misses, and best_claim, image by image.
-
-    Args:
-        object_offsets, detection_offsets: (I + 1,) int64, as in EvaluationSet.
-        boxes, labels: (G, 4) float64 and (G,) int32, the objects'.
-        to_find: (G,) bool, objects that count.
-        taken: (G,) bool, those that a hit found.
-        detected_boxes, detected_labels, scores: (D, 4) float64, (D,) int32 and (D,) float64.
-        misses: (D,) bool, detections to explain.
-        foreground, background: t_f and t_b.
-        kind: (D,) int8, from -1.
-        object_of: (D,) int64, from -1: the object that a classification, localization or duplicate error is about.
-        best_claim: (G,) int64, from -1: the best detection that would find an untaken object, were it mended.
-    """
+    """Write `kind` and `object_of` of the misses, and `best_claim` (G,): the miss that would find the object, or -1."""
     for image in range(len(object_offsets) - 1):
         first, end = object_offsets[image], object_offsets[image + 1]
         for row in range(detection_offsets[image], detection_offsets[image + 1]):

@@ -84,25 +84,24 @@ def empty_set() -> EvaluationSet:
 
 
 def merge(parts: Sequence[EvaluationSet]) -> EvaluationSet:
-    """All images of `parts`, each once, in the order of their ids: numbers, then strings.
+    """All images of `parts`, each once, in the order of `first_of_each`.
 
-    A distributed sampler repeats images to make all ranks equally long; counting those twice would change the
-    result, so only the first of each id stays. The fixed order makes results independent of who saw which image, for
-    detections with equal scores are ranked in it. Images without an id are all kept, at the end.
+    A distributed sampler repeats images to make all ranks equally long. The fixed order makes results independent of
+    who saw which image: detections with equal scores are ranked in it.
     """
     whole = _concatenate(parts)
-    ids = whole.image_ids
-    first: dict[int | str, int] = {}
-    nameless = []
-    for index, image_id in enumerate(ids):
-        if image_id is None:
-            nameless.append(index)
-        else:
-            first.setdefault(image_id, index)
-    numbers = sorted(key for key in first if not isinstance(key, str))
-    names = sorted(key for key in first if isinstance(key, str))
-    order = [first[key] for key in (*numbers, *names)] + nameless
-    return whole if order == list(range(len(ids))) else select(whole, np.array(order, np.int64))
+    order = first_of_each(whole.image_ids)
+    return whole if order == list(range(len(whole))) else select(whole, np.array(order, np.int64))
+
+
+def first_of_each(image_ids: Sequence[ImageId]) -> list[int]:
+    """The first position of each id, in the order of the ids: numbers, then strings, then all that are None."""
+    first: dict[ImageId, int] = {}
+    for position, image_id in enumerate(image_ids):
+        first.setdefault(image_id, position)
+    first.pop(None, None)
+    order = [first[image_id] for image_id in sorted(first, key=lambda image_id: (isinstance(image_id, str), image_id))]
+    return order + [position for position, image_id in enumerate(image_ids) if image_id is None]
 
 
 def select(whole: EvaluationSet, images: np.ndarray) -> EvaluationSet:

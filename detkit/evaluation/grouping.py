@@ -21,12 +21,7 @@ def best_first(scores: np.ndarray) -> np.ndarray:
 
 
 def split_by_class(rows: np.ndarray, labels: np.ndarray, num_classes: int) -> list[np.ndarray]:
-    """`rows` of each class 1..num_classes, in their order.
-
-    Args:
-        rows: (N,) int64, rows of `labels`; those with labels beyond 1..num_classes are left out.
-        labels: (D,) int32.
-    """
+    """`rows` (N,) of each class 1..num_classes, in their order; those with other `labels` (D,) are left out."""
     # NumPy sorts 16 bits by counting; more would be many times slower.
     kind = np.int16 if num_classes < 2**15 - 1 else np.int32
     small = np.clip(labels[rows], 0, num_classes + 1).astype(kind)
@@ -58,19 +53,10 @@ class Grouped(NamedTuple):
 
 def group_by_class(evaluation_set: EvaluationSet, num_classes: int) -> Grouped:
     """Sort detections and objects by class; labels beyond 1..num_classes are left out."""
-    as_they_are = np.arange(len(evaluation_set.labels))
-    detections, detection_starts = _by_label(
-        evaluation_set.detected_labels, best_first(evaluation_set.scores), num_classes
-    )
-    objects, object_starts = _by_label(evaluation_set.labels, as_they_are, num_classes)
-    return Grouped(
-        detections,
-        detection_starts,
-        evaluation_set.detection_images,
-        objects,
-        object_starts,
-        evaluation_set.object_images,
-    )
+    s = evaluation_set
+    detections, detection_starts = _by_label(s.detected_labels, best_first(s.scores), num_classes)
+    objects, object_starts = _by_label(s.labels, np.arange(len(s.labels)), num_classes)
+    return Grouped(detections, detection_starts, s.detection_images, objects, object_starts, s.object_images)
 
 
 @jit
@@ -95,8 +81,7 @@ def _by_label(labels: np.ndarray, order: np.ndarray, num_classes: int) -> tuple[
 def for_classes(work: Callable[[np.ndarray], None], grouped: Grouped) -> None:
     """Call `work` with class numbers (int64, from 0), on as many threads as there are cores.
 
-    `work` must release the interpreter's lock, and write the results of a class where no other class does. A little
-    work is done at once: starting threads takes longer.
+    `work` must release the interpreter's lock, and write the results of a class where no other class does.
     """
     load = np.diff(grouped.detection_starts) + np.diff(grouped.object_starts)
     threads = min(available_cores(), len(load), 1 + int(load.sum()) // ROWS_A_THREAD)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,8 @@ from detkit.evaluation.evaluation_set import EvaluationSet
 class ImageMetric:
     """A metric that keeps small arrays of each image, on the CPU, until it is asked for its numbers.
 
-    A metric implements `update`, which appends to `parts`, `compute`, and `join` and `count` of parts. `compute` begins
-    with `gathered`: a collective call, which each rank has to make.
+    A metric implements `update`, which appends to `parts`, `compute`, and `merge`; the length of a part is its number
+    of images. `compute` begins with `gathered`: a collective call, which each rank has to make.
 
     Args:
         process_group: the ranks that evaluate together; None for all.
@@ -33,42 +33,32 @@ class ImageMetric:
         self.parts: list[Any] = []
 
     @staticmethod
-    def join(parts: Iterable[Any]) -> list[Any]:
-        """The parts with each image once, by its id, in an order that does not depend on who saw which image."""
-        raise NotImplementedError("a metric over images must implement join")
-
-    @staticmethod
-    def count(parts: Sequence[Any]) -> int:
-        """How many images the parts hold."""
-        raise NotImplementedError("a metric over images must implement count")
+    def merge(parts: Sequence[Any]) -> Any:
+        """One part with each image once, by its id, in an order that does not depend on who saw which image."""
+        raise NotImplementedError("a metric over images must implement merge")
 
     def reset(self) -> None:
         """Forget all images."""
         self.parts = []
 
-    def joined(self) -> list[Any]:
-        """`parts` with each image once; warns if this process has met one more than once."""
-        joined = self.join(self.parts)
-        repeated = self.count(self.parts) - self.count(joined)
+    def gathered(self) -> Any:
+        """The images of all ranks, each once; warns if this process has met one more than once.
+
+        They are gathered as objects, since ranks may have seen unequally many. PyTorch carries the bytes on the device
+        that the backend wants (for NCCL the current CUDA device, which Lightning and torchrun scripts set).
+        """
+        merged = self.merge(self.parts)
+        repeated = sum(map(len, self.parts)) - len(merged)
         if repeated:
             rank_zero_warn(
                 f"{type(self).__name__}: {repeated} images came again and were not counted again; if they are other "
                 "images, give each an image_id of its own"
             )
-        return joined
-
-    def gathered(self) -> list[Any]:
-        """The parts of all ranks, each image once. Each rank keeps its own.
-
-        They are gathered as objects, once: ranks may have seen unequally many images. PyTorch carries the bytes on the
-        device that the backend wants (for NCCL the current CUDA device, which Lightning and torchrun scripts set).
-        """
-        joined = self.joined()
         if not (dist.is_available() and dist.is_initialized()):
-            return joined
+            return merged
         ranks: list[Any] = [None] * dist.get_world_size(self.process_group)
-        dist.all_gather_object(ranks, joined, group=self.process_group)
-        return self.join(part for parts in ranks for part in parts)
+        dist.all_gather_object(ranks, merged, group=self.process_group)
+        return self.merge(ranks)
 
 
 Images = Sequence[Mapping[str, Any]]
@@ -77,8 +67,6 @@ LARGEST_LABEL = int(np.iinfo(np.int32).max)  # labels are kept as int32
 
 def collect(detections: Images, targets: Images, num_classes: int | None) -> EvaluationSet:
     """The set of a batch of B images, from their Detections and their Samples.
-
-    Each field is checked and moved for all images at once: one transfer from the device a field and batch.
 
     Args:
         detections: B dicts of boxes (N, 4) x1 y1 x2 y2, scores and labels (N,).
@@ -136,10 +124,10 @@ class _Fields:
     def labels(self, num_classes: int | None) -> np.ndarray:
         """(N,) int32, checked."""
         labels = self.values("labels")
-        wrong = (labels < 1) | (labels > (LARGEST_LABEL if num_classes is None else num_classes)) | (labels % 1 != 0)
+        limit = LARGEST_LABEL if num_classes is None else num_classes
+        wrong = (labels < 1) | (labels > limit) | (labels % 1 != 0)
         if wrong.any():
             row = int(wrong.argmax())
-            limit = LARGEST_LABEL if num_classes is None else num_classes
             text = f"the label {labels[row]:g}: labels are 1..{limit}, 0 is background"
             raise self._error(self._image_of(row), text)
         return labels.astype(np.int32)
@@ -162,8 +150,7 @@ class _Fields:
     def _tensor(self, image: Mapping[str, Any], index: int, key: str, hint: str) -> Tensor:
         if key not in image:
             raise self._error(index, f"no {key!r}: give it, {hint}")
-        value = image[key]
-        return value if isinstance(value, Tensor) else torch.as_tensor(value)
+        return torch.as_tensor(image[key])
 
     def _joined(self, key: str, parts: Sequence[Tensor]) -> np.ndarray:
         """All images' values as float64, which holds every float and every integer that occurs; finite."""

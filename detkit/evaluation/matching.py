@@ -1,7 +1,6 @@
-"""Which object a detection takes by COCO's rule; the kernels are compiled.
+"""Which object a detection takes by COCO's rule.
 
-The detections of a class are walked from the best score to the worst, over all images at once: what an image's
-detections take depends on their own order only, and accumulating precision needs the order over all.
+The detections of a class are taken from the best score to the worst, over all images at once.
 """
 
 from __future__ import annotations
@@ -70,13 +69,7 @@ def assign(
 
 @jit
 def mark_objects(rows: np.ndarray, images: np.ndarray, first: np.ndarray, count: np.ndarray) -> None:
-    """Write where the objects of each image begin in `rows`, and how many there are.
-
-    Args:
-        rows: rows of objects, in the order of their images.
-        images: image of each object, by its row.
-        first, count: (I,) int32, written for images with objects; `clear` makes `count` zero again.
-    """
+    """Write where the objects of each image begin in `rows`, and how many there are; `clear` resets `count`."""
     for position in range(len(rows)):
         image = images[rows[position]]
         if count[image] == 0:
@@ -110,19 +103,10 @@ def overlap(detected: np.ndarray, box: np.ndarray, crowd: bool) -> float:
 
 @jit
 def find_candidates(detected, boxes, crowd, rows, start, count, least, candidates, overlaps):
-    """Find the objects of an image that a detection overlaps enough.
+    """Find the objects of an image that a detection overlaps by `least` or more.
 
-    Args:
-        detected: the detection's box.
-        boxes, crowd: of all objects, as in EvaluationSet.
-        rows: rows of objects; those of the image are rows[start:start + count].
-        start, count: see rows.
-        least: least overlap.
-        candidates: written: the positions of what was found in `rows`.
-        overlaps: written: their overlaps.
-
-    Returns:
-        How many were found.
+    The image's objects are rows[start : start + count]. Writes their positions in `rows` and their overlaps; returns
+    how many they are.
     """
     found = 0
     for position in range(start, start + count):
@@ -137,16 +121,15 @@ def find_candidates(detected, boxes, crowd, rows, start, count, least, candidate
 
 @jit
 def choose(candidates, overlaps, found, least, taken, ignored, crowd):
-    """The object that a detection takes, as a position, or -1 (COCOeval.evaluateImg).
+    """The position of the object that a detection takes, or -1 (COCOeval.evaluateImg); of equal overlaps the last one.
 
     Args:
         candidates, overlaps: the first `found` are objects of the detection's image and class.
+        found: see candidates.
         least: least overlap.
         taken: by position, whether a better detection took the object; only crowds are taken more than once.
         ignored: by position, objects that are chosen only where no other will do.
         crowd: by position.
-
-    Of equal overlaps the last object is chosen, as COCOeval does.
     """
     for wanted in (False, True):
         best, chosen = least, -1
@@ -165,17 +148,7 @@ def _assign(
     boxes, ignored, crowd, detected_boxes, threshold, limit,
     taken_object, on_ignored, counted,
 ):  # fmt: skip
-    """Write the Assignment of some classes' detections.
-
-    Args:
-        classes: class numbers, from 0.
-        detections, detection_starts, detection_images, objects, object_starts, object_images: as in `Grouped`.
-        num_images: I.
-        boxes, ignored, crowd, detected_boxes: as in EvaluationSet.
-        threshold: least overlap.
-        limit: how many detections of an image and class count.
-        taken_object, on_ignored, counted: (D,), written: the fields of Assignment.
-    """
+    """Write the fields of an Assignment for the detections of some classes, which count from 0."""
     first = np.zeros(num_images, np.int32)
     count = np.zeros(num_images, np.int32)
     seen = np.zeros(num_images, np.int32)

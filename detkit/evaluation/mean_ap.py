@@ -1,13 +1,8 @@
-"""Mean average precision by a named protocol, batch by batch and on any number of ranks.
-
-Unlike torchmetrics': the numbers are COCOeval's to the last digit, VOC's protocols are there, a NaN is refused,
-nothing to count is NaN and never -1, results for each class are vectors even for one class, and ranks may have seen
-unequally many images, none, or the same twice.
-"""
+"""Mean average precision by a named protocol, batch by batch and on any number of ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,8 +20,8 @@ class MeanAveragePrecision(ImageMetric):
 
     Args:
         protocol: "coco" (COCOeval), "voc07" (11 points) or "voc10" (area under the curve).
-        class_names: the classes without background, in the order of their labels. All of them are evaluated, and
-            labels beyond them refused. None: the labels that come.
+        class_names: the classes without background, in the order of their labels; labels beyond them are refused.
+            None: the labels that come.
         iou_thresholds, recall_thresholds, max_detections, area_ranges, hit_rule, difficult: of the protocol, where
             they differ from its own; see `Protocol`.
         process_group: the ranks that evaluate together; None for all.
@@ -72,16 +67,11 @@ class MeanAveragePrecision(ImageMetric):
     def compute(self) -> dict[str, Any]:
         """The numbers of all ranks' images, under torchmetrics' names; float64 on the CPU, NaN for nothing to count.
 
-        Each rank has to call it.
-
-        coco: map, map_50, map_75, map_small, map_medium, map_large, mar_1, mar_10, mar_100, mar_small, mar_medium,
-        mar_large, and for each class map_per_class and mar_100_per_class (K,).
-        voc07, voc10: map, map_per_class and, where 0.5 is among its thresholds, map_50.
-        All: classes, int64 (K,), the labels that the vectors are in the order of; map_by_class, the AP by class name;
-        protocol, in words; num_images that were counted; num_over_limit, detections beyond the largest of
-        max_detections, which were not.
+        Each rank has to call it. The numbers are those of `Protocol.evaluate`, and: classes, int64 (K,), the labels
+        that the vectors are in the order of; map_by_class, the AP by class name; protocol, in words; num_images that
+        were counted.
         """
-        (self.evaluated,) = self.gathered()
+        self.evaluated = self.gathered()
         labels, dense = self._classes(self.evaluated)
         result = self.protocol.evaluate(dense, len(labels))
         numbers = {
@@ -111,14 +101,9 @@ class MeanAveragePrecision(ImageMetric):
         return labels.tolist(), dense
 
     @staticmethod
-    def join(parts: Iterable[EvaluationSet]) -> list[EvaluationSet]:
+    def merge(parts: Sequence[EvaluationSet]) -> EvaluationSet:
         """One set of all images, each once."""
-        return [merge(list(parts))]
-
-    @staticmethod
-    def count(parts: Sequence[EvaluationSet]) -> int:
-        """How many images the sets hold."""
-        return sum(map(len, parts))
+        return merge(parts)
 
 
 def check_class_names(class_names: Sequence[str] | None) -> list[str] | None:

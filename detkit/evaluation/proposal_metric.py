@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from detkit.errors import DataError
 from detkit.evaluation.coco import IOU_THRESHOLDS
+from detkit.evaluation.evaluation_set import first_of_each
 from detkit.evaluation.image_metric import ImageMetric, collect
 from detkit.evaluation.mean_ap import check_class_names
 from detkit.evaluation.proposal_recall import COUNTS, best_overlaps, check_settings, summarise
@@ -75,10 +76,12 @@ class ProposalRecall(ImageMetric):
         best = best_overlaps(
             batch.boxes, batch.object_offsets, batch.detected_boxes, batch.detection_offsets, self.counts
         )
+        part = []
         for i, image_id in enumerate(batch.image_ids):
-            part = slice(batch.object_offsets[i], batch.object_offsets[i + 1])
-            kept = ~batch.ignored[part]
-            self.parts.append(ImageOverlaps(image_id, batch.labels[part][kept], best[part][kept], len(boxes[i])))
+            rows = slice(batch.object_offsets[i], batch.object_offsets[i + 1])
+            kept = ~batch.ignored[rows]
+            part.append(ImageOverlaps(image_id, batch.labels[rows][kept], best[rows][kept], len(boxes[i])))
+        self.parts.append(part)
 
     def compute(self) -> dict[str, Any]:
         """The numbers of all ranks' images; float64 on the CPU, NaN for nothing to count. Each rank has to call it.
@@ -129,19 +132,7 @@ class ProposalRecall(ImageMetric):
         return boxes[: self.counts[-1]]
 
     @staticmethod
-    def join(parts: Iterable[ImageOverlaps]) -> list[ImageOverlaps]:
-        """Each image once, by id: numbers, then strings, then those without an id, which are all kept."""
-        first: dict[int | str, ImageOverlaps] = {}
-        nameless = []
-        for image in parts:
-            if image.image_id is None:
-                nameless.append(image)
-            else:
-                first.setdefault(image.image_id, image)
-        ordered = sorted(first.values(), key=lambda image: (isinstance(image.image_id, str), image.image_id))
-        return ordered + nameless
-
-    @staticmethod
-    def count(parts: Sequence[ImageOverlaps]) -> int:
-        """How many images there are."""
-        return len(parts)
+    def merge(parts: Sequence[list[ImageOverlaps]]) -> list[ImageOverlaps]:
+        """Each image once."""
+        images = [image for part in parts for image in part]
+        return [images[number] for number in first_of_each([image.image_id for image in images])]

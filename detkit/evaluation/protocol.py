@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from detkit.errors import ConfigError
+from detkit.evaluation import coco, voc
 from detkit.evaluation.evaluation_set import EvaluationSet
 
 PROTOCOLS = ("coco", "voc07", "voc10")
@@ -45,8 +46,6 @@ class Protocol:
     difficult: str = "ignore"
 
     def __post_init__(self) -> None:
-        from detkit.evaluation import coco
-
         if self.name not in PROTOCOLS:
             raise ConfigError(f"unknown evaluation protocol {self.name!r}: use one of {', '.join(PROTOCOLS)}")
         is_coco = self.name == "coco"
@@ -89,8 +88,6 @@ class Protocol:
     @property
     def description(self) -> str:
         """The protocol in words: what a number must be printed with."""
-        from detkit.evaluation import coco
-
         iou = _in_words(self.iou_thresholds)
         ignored = "crowd and difficult ignored" if self.difficult == "ignore" else "crowd ignored, difficult counted"
         if self.name != "coco":
@@ -128,8 +125,6 @@ class Protocol:
         evaluation_set = self.seen(evaluation_set)
         if self.name == "coco":
             return self._evaluate_coco(evaluation_set, num_classes)
-        from detkit.evaluation import voc
-
         average = voc.evaluate(
             evaluation_set,
             num_classes,
@@ -137,12 +132,10 @@ class Protocol:
             eleven_points=self.name == "voc07",
             strict=self.hit_rule == ">",
         )
-        at = self._at_thresholds(average, axis=0)
+        at = self._at_thresholds(average)
         return {"map": _mean(average), **at, "map_per_class": _means(average), "num_over_limit": 0}
 
     def _evaluate_coco(self, evaluation_set: EvaluationSet, num_classes: int) -> dict[str, Any]:
-        from detkit.evaluation import coco
-
         precision, recall, over_limit = coco.evaluate(
             evaluation_set,
             num_classes,
@@ -151,7 +144,7 @@ class Protocol:
             self.max_detections,
             self.area_ranges,
         )
-        result: dict[str, Any] = {"map": _mean(precision[..., 0]), **self._at_thresholds(precision[..., 0], axis=0)}
+        result: dict[str, Any] = {"map": _mean(precision[..., 0]), **self._at_thresholds(precision[..., 0])}
         names, most = list(self.area_ranges), self.max_detections[-1]
         for index, name in enumerate(names[1:], start=1):
             result[f"map_{name}"] = _mean(precision[..., index])
@@ -163,12 +156,12 @@ class Protocol:
         result[f"mar_{most}_per_class"] = _means(recall[..., 0, -1])
         return {**result, "num_over_limit": over_limit}
 
-    def _at_thresholds(self, values: np.ndarray, axis: int) -> dict[str, float]:
+    def _at_thresholds(self, values: np.ndarray) -> dict[str, float]:
         values_at = {}
         for percent in (50, 75):
             near = np.flatnonzero(np.isclose(self.iou_thresholds, percent / 100, rtol=0, atol=1e-9))
             if len(near):
-                values_at[f"map_{percent}"] = _mean(values.take(near[0], axis=axis))
+                values_at[f"map_{percent}"] = _mean(values[near[0]])
         return values_at
 
 

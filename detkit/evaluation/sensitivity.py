@@ -1,8 +1,8 @@
 """Which objects are found worse than others: AP and recall by size, by aspect ratio and by class.
 
-AP by size is COCO's AP by area, at one IoU threshold: objects outside the range are ignored, and so are misses
-outside it. Aspect ratios are treated in the same way. The quantiles' shares are those of Hoiem et al., Diagnosing
-Error in Object Detectors (ECCV 2012), there within each class, here over the set.
+AP by size is COCO's AP by area, at one IoU threshold: objects and misses outside the range are ignored. Aspect ratios
+are treated in the same way. The quantiles' shares are those of Hoiem et al., Diagnosing Error in Object Detectors
+(ECCV 2012), there within each class, here over the set.
 """
 
 from __future__ import annotations
@@ -113,15 +113,9 @@ def by_class(curves: Sequence[ClassCurve], ap: np.ndarray, class_names: Sequence
     """One bin a class, from its curve and its AP (K,)."""
     nan = float("nan")
     return [
-        Bin(name, nan, nan, curve.num_objects, _last_recall(curve), float(value))
+        Bin(name, nan, nan, curve.num_objects, curve.last_recall, float(value))
         for name, curve, value in zip(class_names, curves, ap, strict=True)
     ]
-
-
-def _last_recall(curve: ClassCurve) -> float:
-    if len(curve.recall):
-        return float(curve.recall[-1])
-    return 0.0 if curve.num_objects else float("nan")
 
 
 def _ratio(boxes: np.ndarray) -> np.ndarray:

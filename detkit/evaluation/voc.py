@@ -1,9 +1,9 @@
 """The VOC protocols: the average precision of the development kits of 2007 and of 2010.
 
 After the devkit's Python port in py-faster-rcnn (lib/datasets/voc_eval.py, papers.md 2.3): a detection belongs to the
-object of its class it overlaps most, and to no other; it is a hit if that IoU is above the threshold and the object is
-not taken yet. Difficult objects are neither hits nor misses, however often they are found. Boxes are half-open here,
-which makes the devkit's inclusive "+1" arithmetic the plain one.
+object of its class it overlaps most; it is a hit if that IoU is above the threshold and the object is not taken yet.
+Difficult objects are neither hits nor misses, however often they are found. Boxes are half-open here, which makes the
+devkit's inclusive "+1" arithmetic the plain one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from detkit.evaluation.grouping import for_classes, group_by_class
 from detkit.evaluation.matching import clear, mark_objects, overlap
 from detkit.system import jit
 
-#: VOC2007's recalls as the devkit's port has them: the fourth is slightly above 0.3, so that 3 of 10 objects do not reach it.
+#: VOC2007's recalls as the devkit's port has them: the fourth is slightly above 0.3; 3 of 10 objects do not reach it.
 ELEVEN_POINTS = np.arange(0.0, 1.1, 0.1)
 
 
@@ -59,18 +59,7 @@ def _evaluate(
     boxes, ignored, detected_boxes,
     thresholds, points, strict, result,
 ):  # fmt: skip
-    """Write the AP of some classes.
-
-    Args:
-        classes: class numbers, from 0.
-        detections, detection_starts, detection_images, objects, object_starts, object_images: as in `Grouped`.
-        num_images: I.
-        boxes, ignored, detected_boxes: as in EvaluationSet.
-        thresholds: (T,) float64, IoUs of a hit.
-        points: recalls that the precision is averaged over; empty for the area under the curve.
-        strict: whether a hit's IoU is above the threshold, or may be equal.
-        result: (T, K) float64, written.
-    """
+    """Write the (T, K) AP of some classes, which count from 0; without `points` of recall, the area under the curve."""
     first = np.zeros(num_images, np.int32)
     count = np.zeros(num_images, np.int32)
     for k in classes:
@@ -109,10 +98,7 @@ def _evaluate(
 
 @jit
 def _average(at_hit, num_hits, num_objects, points):
-    """The mean of the best precision at each point of recall or beyond, or, without points, the area under that curve.
-
-    at_hit is (N,) float64, the precision at each hit, of which the first `num_hits` count; it is changed.
-    """
+    """The mean of the best precision at each point of recall or beyond; without points the area. Changes `at_hit`."""
     for j in range(num_hits - 2, -1, -1):
         at_hit[j] = max(at_hit[j], at_hit[j + 1])
     total, j = 0.0, 0

@@ -25,7 +25,7 @@ def main(rank: int, world_size: int, meeting: str, cases: str, result: str) -> N
         for detections, sample in shards[rank]:
             metric.update([detections], [sample])
         computed = metric.compute()
-        results.append((computed, metric.count(metric.parts)))
+        results.append((computed, sum(map(len, metric.parts))))
     torch.save(results, result)
     dist.destroy_process_group()
 

@@ -263,5 +263,3 @@ def test_costs_of_each_class() -> None:
     things = [Thing(HERE, CAT), Thing(THERE, DOG)]
     _, _, result = look_at([(things, [Found(NARROW, DOG, 0.9), Found(THERE, DOG, 0.8)])], classes=3)
     np.testing.assert_allclose(result.base_per_class, [0, 0.5, math.nan])
-    np.testing.assert_allclose(result.dap_per_class["both"], [0, 0.5, math.nan])
-    np.testing.assert_array_equal(result.dap_per_class["missed"], [math.nan, 0, math.nan])

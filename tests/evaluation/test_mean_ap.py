@@ -246,7 +246,7 @@ def test_any_number_of_threads_finds_the_same(protocol: str, monkeypatch: pytest
     for threads, rows in ((1, 20_000), (3, 1)):
         monkeypatch.setattr(grouping, "available_cores", lambda threads=threads: threads)
         monkeypatch.setattr(grouping, "ROWS_A_THREAD", rows)
-        grouping.for_classes(lambda share: used.add(len(share)), grouping.group_by_class(metric.joined()[0], 7))
+        grouping.for_classes(lambda share: used.add(len(share)), grouping.group_by_class(metric.gathered(), 7))
         results.append(metric.compute()["map_per_class"].tolist())
     assert results[0] == results[1]
     assert used >= {7} and len(used) > 1  # once all seven at once, then shared out

@@ -57,24 +57,11 @@ class Matrix:
     counts: list[tuple[int, int, str, bool]]
 
 
-def envelope(curve: ClassCurve, recalls: np.ndarray = RECALLS) -> np.ndarray:
-    """Best precision at each recall or above, 0 where no recall is as high: COCO's AP is its mean over 101 recalls.
-
-    The point of the best F1 always lies on it: a point to its right with at least its precision would have a better F1.
-    """
-    result = np.zeros(len(recalls))
-    if len(curve.recall) and curve.num_objects:
-        best = np.maximum.accumulate(curve.precision[::-1])[::-1]
-        index = np.searchsorted(curve.recall, recalls, side="left")
-        result[index < len(best)] = best[index[index < len(best)]]
-    return result
-
-
 def draw_curve(curve: ClassCurve, point: WorkingPoint, name: str, size: tuple[int, int] = SMALL) -> Curve:
     """The curve of a class: at most 102 points, as far as its recall reaches."""
-    last = float(curve.recall[-1]) if len(curve.recall) and curve.num_objects else 0.0
+    last = curve.last_recall if curve.num_objects else 0.0
     recalls = np.append(RECALLS[last > RECALLS], last) if last else np.zeros(1)
-    precision = envelope(curve, recalls)
+    precision = curve.best_precision(recalls)
     bend = np.ones(len(recalls), bool)  # points on a horizontal line are left out
     bend[1:-1] = (precision[1:-1] != precision[:-2]) | (precision[1:-1] != precision[2:])
     width, height = size
@@ -89,7 +76,7 @@ def draw_overview(curves: Sequence[ClassCurve], points: Sequence[WorkingPoint], 
     shown = [row for row in zip(curves, points, names, strict=True) if row[0].num_objects]
     mean = ""
     if len(shown) > 1:
-        mean = _points(RECALLS, np.mean([envelope(curve) for curve, _, _ in shown], axis=0), OVERVIEW)
+        mean = _points(RECALLS, np.mean([curve.best_precision(RECALLS) for curve, _, _ in shown], axis=0), OVERVIEW)
     return Overview([draw_curve(*row, OVERVIEW) for row in shown], mean)
 
 

@@ -42,9 +42,9 @@ def test_the_mean_of_the_drawn_curve_is_the_ap() -> None:
         hits = (rng.random(count) < 0.6).tolist()
         objects = sum(hits) + int(rng.integers(1, 5))
         expected = average_precision(np.array(hits), objects)
-        assert charts.envelope(curve(hits, objects)).mean() == pytest.approx(expected, abs=1e-12)
-    assert charts.envelope(curve([], 3)).tolist() == [0] * 101
-    assert charts.envelope(curve([True], 0)).tolist() == [0] * 101
+        assert curve(hits, objects).best_precision(charts.RECALLS).mean() == pytest.approx(expected, abs=1e-12)
+    assert curve([], 3).best_precision(charts.RECALLS).tolist() == [0] * 101
+    assert curve([True], 0).best_precision(charts.RECALLS).tolist() == [0] * 101
 
 
 def test_the_best_f1_is_on_the_drawn_curve() -> None:
@@ -52,7 +52,7 @@ def test_the_best_f1_is_on_the_drawn_curve() -> None:
     for _ in range(50):
         one = curve((rng.random(30) < 0.5).tolist(), 25)
         point = best_f1(one)
-        assert charts.envelope(one, np.array([point.recall]))[0] == pytest.approx(point.precision)
+        assert one.best_precision([point.recall])[0] == pytest.approx(point.precision)
 
 
 def test_a_curve_is_drawn_from_the_upper_left_as_far_as_it_reaches() -> None:
