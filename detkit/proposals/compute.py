@@ -17,7 +17,7 @@ from detkit.errors import ConfigError, DataError
 from detkit.progress import Progress
 from detkit.proposals.methods import ProposalMethod, describe, describe_plain, method_as_plain
 from detkit.proposals.store import Images, ProposalStore
-from detkit.proposals.store_writer import StoreWriter
+from detkit.proposals.store_writer import COMMIT_INTERVAL, StoreWriter
 from detkit.system import available_cores
 
 SUFFIX = ".proposals"
@@ -157,7 +157,9 @@ def compute(
                 if not running:
                     break
                 failure: BaseException | None = None
-                ended = wait(running, return_when=FIRST_COMPLETED).done
+                ended = wait(running, timeout=COMMIT_INTERVAL, return_when=FIRST_COMPLETED).done
+                if not ended:
+                    writer.commit()
                 for future in sorted(ended, key=running.__getitem__):  # of several failures the first image's is told
                     index = running.pop(future)
                     failure = failure or future.exception()

@@ -18,7 +18,7 @@ from detkit.errors import DataError
 from detkit.files import to_json
 from detkit.proposals.store import TABLES, VERSION, Images, ProposalStore, checksum_of, encode, key_of
 
-COMMIT_INTERVAL = 0.5  # seconds between transactions; a slow method has one for each image
+COMMIT_INTERVAL = 0.5  # seconds between transactions
 
 
 class StoreWriter:
@@ -82,8 +82,9 @@ class StoreWriter:
         """Keep what was added, and let others open the part; one with nothing in it is removed."""
         try:
             self.commit()
-            if not self.done.any():
-                self.part.unlink(missing_ok=True)
+            with _writing(self.part):
+                if not self._connection.execute("SELECT 1 FROM images LIMIT 1").fetchall():
+                    self.part.unlink(missing_ok=True)
         except DataError:
             if kind is None:
                 raise
@@ -236,22 +237,30 @@ def _open_locked(part: Path, on_wait: Callable[[], None]) -> sqlite3.Connection:
     waits = False
     while True:
         part.touch()
-        inode = part.stat().st_ino
+        inode = _inode(part)
         connection = sqlite3.connect(part.as_uri(), uri=True, timeout=1, isolation_level=None)
         try:
-            connection.execute("PRAGMA main.locking_mode = EXCLUSIVE")
             connection.execute("BEGIN EXCLUSIVE")
+            connection.execute("PRAGMA main.locking_mode = EXCLUSIVE")  # from here on the lock outlives transactions
             connection.execute("COMMIT")
-            if part.exists() and part.stat().st_ino == inode:  # not yet renamed by the process that had it
-                return connection
         except sqlite3.OperationalError as error:
+            connection.close()
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                connection.close()
                 raise
             if not waits:
                 on_wait()
             waits = True
-        connection.close()
+            continue
+        if inode is not None and inode == _inode(part):
+            return connection
+        connection.close()  # meanwhile the process that had it has renamed or removed it
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 @contextmanager

@@ -13,6 +13,8 @@ import pytest
 import torchvision
 from PIL import Image
 
+from tests.data.conftest import make_voc as make_voc  # the fixture
+
 
 @pytest.fixture
 def make_folder(tmp_path: Path) -> Callable[..., Path]:

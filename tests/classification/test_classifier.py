@@ -142,7 +142,7 @@ def test_label_smoothing_is_of_training_only(data: Callable[..., ClassFolder]) -
 
 def test_a_resumed_run_equals_an_uninterrupted_one(data: Callable[..., ClassFolder], tmp_path: Path) -> None:
     def run(epochs: int, ckpt_path: str | None = None) -> dict[str, Any]:
-        model = classifier(backbone="tiny", lr_schedule="constant")
+        model = classifier(backbone="tiny", optim__schedule="constant")
         saved = ModelCheckpoint(tmp_path / str(epochs), filename="last", enable_version_counter=False)
         trainer(max_epochs=epochs, callbacks=[saved]).fit(model, data(seed=3), ckpt_path=ckpt_path, weights_only=True)
         return model.state_dict()
@@ -169,7 +169,7 @@ def checkpoint(data: Callable[..., ClassFolder], tmp_path: Path) -> Callable[...
 
 def test_a_checkpoint_is_plain_and_says_what_it_is(checkpoint: Callable[..., Path]) -> None:
     content = torch.load(checkpoint("lenet5"), weights_only=True)
-    assert content["detkit"]["class"] == "ImageClassifier" and content["detkit"]["optimizer"] == "Adam"
+    assert content["detkit"]["class"] == "detkit.classification.classifier.ImageClassifier" and content["detkit"]["optimizer"] == "Adam"
     kept = content["hyper_parameters"]
     assert (kept["class_names"], kept["category_ids"]) == (["cat", "dog", "fox"], [1, 2, 3])
     assert (kept["backbone"], kept["crop_size"], kept["optim"]["lr"]) == ("lenet5", 32, 0.01)

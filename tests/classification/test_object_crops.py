@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from detkit.classification import ObjectCrops, object_crops
 from detkit.data import VOC, ImageFolder
-from detkit.data.voc_files import VOCObject, format_annotation
+from detkit.data.voc_files import VOCObject
 from detkit.errors import ConfigError, DataError
 
 GREY = (124, 116, 104)
@@ -20,27 +21,12 @@ GREY = (124, 116, 104)
 
 
 @pytest.fixture
-def voc(tmp_path: Path) -> Path:
+def voc(make_voc: Callable[..., Path]) -> Path:
     """Images "a" (a cat, a difficult dog, a dog at the corner) and "b" (nothing) and "c" (a cat)."""
-    root = tmp_path / "voc"
-    for name in ("Annotations", "ImageSets/Main", "JPEGImages"):
-        (root / name).mkdir(parents=True)
-    objects = {
-        "a": [
-            VOCObject("cat", (10, 4, 30, 24), False),
-            VOCObject("dog", (0, 0, 9, 9), True),
-            VOCObject("dog", (0, 0, 28, 14), False),
-        ],
-        "b": [],
-        "c": [VOCObject("cat", (1, 1, 8, 8), False)],
-    }
-    for seed, (name, found) in enumerate(objects.items()):
-        pixels = np.random.default_rng(seed).integers(0, 256, (30, 40, 3), np.uint8)
-        Image.fromarray(pixels).save(root / "JPEGImages" / f"{name}.png")
-        (root / "Annotations" / f"{name}.xml").write_text(format_annotation(f"{name}.png", 40, 30, found))
-    for name, ids in {"train": "a\nb\nc\n", "val": "c\n", "none": "b\n"}.items():
-        (root / "ImageSets/Main" / f"{name}.txt").write_text(ids)
-    return root
+    cat, small_cat = VOCObject("cat", (10, 4, 30, 24), False), VOCObject("cat", (1, 1, 8, 8), False)
+    dogs = [VOCObject("dog", (0, 0, 9, 9), True), VOCObject("dog", (0, 0, 28, 14), False)]
+    sets = {"train": ["a", "b", "c"], "val": ["c"], "none": ["b"]}
+    return make_voc({"a": [cat, *dogs], "b": [], "c": [small_cat]}, sets)
 
 
 def crops(voc: Path, source: dict[str, Any] | None = None, **options: Any) -> ObjectCrops:
