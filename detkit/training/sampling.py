@@ -35,6 +35,8 @@ class Matches(NamedTuple):
 def match(iou: Tensor, positive: float, negative: float, low_quality: bool) -> Matches:
     """Match boxes to ground truths by their IoU.
 
+    With ``positive`` 0.7 and ``negative`` 0.3 a box whose best IoU is 0.8 is foreground, 0.5 neither, 0.2 background.
+
     Args:
         iou: (G, N); both may be 0.
         positive: boxes with a best IoU from this on are foreground.
