@@ -47,14 +47,14 @@ class DemoResult:
     text: str
 
 
-def demo(output: str | Path = "runs/demo", data: str | Path = "data/shapes", fast: bool = False) -> DemoResult:
+def demo(output: str | Path = "runs/demo", data_path: str | Path = "data/shapes", fast: bool = False) -> DemoResult:
     """Draw Shapes, train Faster R-CNN on it, test, predict, and tell where everything is.
 
     Each step is a command of the program, printed before it runs in a process of its own.
 
     Args:
         output: Folder of the run.
-        data: Folder of the drawn images.
+        data_path: Folder of the drawn images.
         fast: Train a few steps only, to see that everything works. Such a detector finds nothing.
 
     Returns:
@@ -66,7 +66,7 @@ def demo(output: str | Path = "runs/demo", data: str | Path = "data/shapes", fas
     from detkit.engine.checkpoints import find_checkpoint, run_folder
 
     began = time.monotonic()
-    images = ["--data.path", str(data)]
+    images = ["--data.path", str(data_path)]
     options = ["--config", CONFIG, "--trainer.default_root_dir", str(output), *images]
     if fast:
         options += [word for name, value in FAST.items() for word in (f"--trainer.{name}", str(value))]
@@ -76,7 +76,7 @@ def demo(output: str | Path = "runs/demo", data: str | Path = "data/shapes", fas
     _run("[2/3] test the best checkpoint on images it has not seen", "test", [*options, *_limit("test", fast)])
     options += ["--predictions.draw", "true"]
     _run("[3/3] predict, and draw the detections", "predict", [*options, *_limit("predict", fast)])
-    _draw_overview(folder, data)
+    _draw_overview(folder, data_path)
     lines = [f"\nDone in {time.monotonic() - began:.0f} s. In {folder}:"]
     lines += [f"  {name:<20} {content}" for name, content in WRITTEN.items()]
     lines.append(f'Next: detkit.load("{folder}").predict("picture.jpg"), or notebooks/01_inference.ipynb')
@@ -108,13 +108,13 @@ def _run(heading: str, command: str, options: list[str]) -> None:
         raise DetkitError(f"`detkit {command}` failed with code {code}; its message is above")
 
 
-def _draw_overview(folder: Path, data: str | Path, count: int = 12, columns: int = 4) -> None:
+def _draw_overview(folder: Path, data_path: str | Path, count: int = 12, columns: int = 4) -> None:
     """Draw test images with ground truth and detections on one sheet, `overview.png` in the run's folder."""
     from PIL import Image
 
     import detkit
 
-    dataset = detkit.data.Shapes(path=str(data)).dataset("test")
+    dataset = detkit.data.Shapes(path=str(data_path)).dataset("test")
     samples = [dataset[i] for i in range(count)]
     model = detkit.load(folder)
     drawn = [

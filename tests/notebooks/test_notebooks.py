@@ -22,7 +22,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what a quick `detkit demo` made: `run`, `shapes`, and `printed`, what it said."""
     folder = tmp_path_factory.mktemp("demo")
     command = [sys.executable, "-m", "detkit", "demo", "--fast"]
-    places = ["--output", str(folder / "run"), "--data", str(folder / "shapes")]
+    places = ["--output", str(folder / "run"), "--data_path", str(folder / "shapes")]
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     # From elsewhere: nothing of it may depend on the folder that it is started in.
     result = subprocess.run([*command, *places], cwd=folder, env=env, capture_output=True, text=True, timeout=500)
