@@ -169,7 +169,8 @@ def checkpoint(data: Callable[..., ClassFolder], tmp_path: Path) -> Callable[...
 
 def test_a_checkpoint_is_plain_and_says_what_it_is(checkpoint: Callable[..., Path]) -> None:
     content = torch.load(checkpoint("lenet5"), weights_only=True)
-    assert content["detkit"]["class"] == "detkit.classification.classifier.ImageClassifier" and content["detkit"]["optimizer"] == "Adam"
+    assert content["detkit"]["class"] == "detkit.classification.classifier.ImageClassifier"
+    assert content["detkit"]["optimizer"] == "Adam"
     kept = content["hyper_parameters"]
     assert (kept["class_names"], kept["category_ids"]) == (["cat", "dog", "fox"], [1, 2, 3])
     assert (kept["backbone"], kept["crop_size"], kept["optim"]["lr"]) == ("lenet5", 32, 0.01)
