@@ -72,7 +72,7 @@ def prepare(command: str, args: Sequence[str]) -> tuple[Arguments, Start]:
         del known["predictions"]
     if command != "fit":
         known["checkpoint"] = None
-    check_options(known, arguments, start.config.content if start.config is not None else {})
+    check_options(command, known, arguments, start.config.content if start.config is not None else {})
     return arguments, start
 
 

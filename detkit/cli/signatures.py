@@ -20,8 +20,9 @@ from typing import Any, NamedTuple, Union
 from detkit.cli.arguments import Arguments, flatten
 from detkit.errors import ConfigError
 
-#: The packages whose classes `--model` and `--data` know by their short names.
-PACKAGES = ("detkit.detectors", "detkit.classification", "detkit.data")
+#: Options that take a class, and the packages whose classes they know by their short names.
+CLASSES = ("model", "data", "method")
+PACKAGES = ("detkit.detectors", "detkit.classification", "detkit.data", "detkit.proposals")
 #: What may stand at any level besides the names of arguments.
 WORDS = ("class_path", "dict_kwargs", "help")
 
@@ -57,7 +58,7 @@ def options_of_class(name: str | None) -> Names | None:
     """`options_of` a class by its short name, or by its full one."""
     module, _, short = (name or "").rpartition(".")
     packages = [module] if module else [package for package in PACKAGES if short in _imports(package)]
-    return options_of(packages[0], short) if packages and packages[0].startswith("detkit.") else None
+    return options_of(packages[0], short) if packages and packages[0].split(".")[0] == "detkit" else None
 
 
 def names_of(classes: Iterable[type]) -> list[str]:
@@ -66,29 +67,32 @@ def names_of(classes: Iterable[type]) -> list[str]:
     return names + [name for cls in classes for name in dotted(options_of(cls.__module__, cls.__name__) or {})]
 
 
-def check_options(known: Names, arguments: Arguments, run: Mapping[str, Any] = MappingProxyType({})) -> None:
+def check_options(
+    command: str, known: Names, arguments: Arguments, run: Mapping[str, Any] = MappingProxyType({})
+) -> None:
     """Refuse an option or a name in a config file that is not known.
 
     Args:
-        known: the options of the command; those of `model` and `data` are added from the classes that are chosen.
+        command: for the message.
+        known: the options of the command; those of `CLASSES` are added from the classes that are chosen.
         arguments: what the user gave.
         run: the config of the checkpoint's run, for classes that the user does not choose.
 
     Raises:
         ConfigError: with the near name, and the file that holds the wrong one.
     """
-    chosen = {section: arguments.class_of(section)[0] for section in ("model", "data") if section in known}
+    chosen = {section: arguments.class_of(section)[0] for section in CLASSES if section in known}
     for name in chosen.values():
         check_class(name, arguments)
     chosen = {section: name or _class_in(run.get(section)) for section, name in chosen.items()}
     names = known | {section: options_of_class(name) for section, name in chosen.items()}
     for name, _ in arguments.pairs():
-        _check(names, name, "--")
+        _check(command, names, name, "--")
     for path, content in arguments.files:
         own = {section: _class_in(content.get(section)) or name for section, name in chosen.items()}
         names = known | {section: options_of_class(name) for section, name in own.items()}
         for name in flatten(content):
-            _check(names, name, f"{path}: ")
+            _check(command, names, name, f"{path}: ")
 
 
 def check_class(name: str | None, arguments: Arguments) -> None:
@@ -105,7 +109,7 @@ def check_class(name: str | None, arguments: Arguments) -> None:
     raise ConfigError(f"there is no class {name}{hint}\nA class of your own needs --import MODULE")
 
 
-def _check(names: Names, wanted: str, where: str) -> None:
+def _check(command: str, names: Names, wanted: str, where: str) -> None:
     parts = wanted.split(".")
     level: Names | None = names
     for depth, part in enumerate(parts):
@@ -118,13 +122,14 @@ def _check(names: Names, wanted: str, where: str) -> None:
             near = _nearest(names, level, parts, depth)
             dashes = "--" if where == "--" else ""
             hint = f"; did you mean {dashes}{near}?" if near else ""
-            raise ConfigError(f"{where.removesuffix('--')}there is no option {dashes}{wanted}{hint}")
+            text = f"{where.removesuffix('--')}there is no option {dashes}{wanted}{hint}"
+            raise ConfigError(f"{text}\n`detkit {command} --help` shows all options.")
         level = level[part]
 
 
 def _nearest(names: Names, level: Names, parts: list[str], depth: int) -> str:
     """The option that was meant: the nearest at this level, else one of the same last name anywhere."""
-    close = get_close_matches(parts[depth], level, n=1, cutoff=0.7)
+    close = get_close_matches(parts[depth], level, n=1)
     if close:
         return ".".join([*parts[:depth], close[0], *parts[depth + 1 :]])
     everywhere = {name.rpartition(".")[2]: name for name in reversed(list(dotted(names)))}
@@ -185,6 +190,8 @@ def _arguments(found: Definition) -> dict[str, tuple[str, ast.expr | None]] | No
     if constructor is not None and constructor.args.kwarg is None:
         return own
     for base in node.bases:
+        if isinstance(base, ast.Name) and base.id == "ABC":
+            continue
         definition = _find(module, base.id) if isinstance(base, ast.Name) else None
         inherited = None if definition is None else _arguments(definition)
         if inherited is None:

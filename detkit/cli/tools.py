@@ -64,7 +64,7 @@ def run_tool(command: str, args: Sequence[str]) -> None:
     tool, arguments = TOOLS[command], read_arguments(args)
     known = options_of(tool.module, tool.function) or {}
     if known:
-        check_options(known | {"help": None}, Arguments(options=arguments.options, modules=arguments.modules))
+        check_options(command, known | {"help": None}, Arguments([], arguments.options, arguments.modules))
     if arguments.files and "data" not in known:
         raise ConfigError(f"`detkit {command}` has no --config")
     if tool.needs_torch:
