@@ -33,7 +33,7 @@ examples:
   detkit fit --config my.yaml --ckpt_path last            go on where it stopped
   detkit test --ckpt_path runs/my
   detkit predict --ckpt_path runs/my --data ImageFolder --data.path photos/ --predictions.draw true
-  detkit propose --config my.yaml --split train --method selective_search
+  detkit propose --config my.yaml --split train --method SelectiveSearch
   detkit compress --ckpt_path runs/my --rank fc6=1024,fc7=256
   detkit evaluate --detections predictions.json --annotations instances_val2017.json
   detkit benchmark generations --data VOC --data.path data/my_voc
