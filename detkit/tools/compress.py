@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +47,7 @@ def compress(ckpt_path: str | Path, rank: dict[str, int] | str, output: str | Pa
         DetkitError: an argument or a checkpoint that cannot be used.
     """
     ranks = parse_ranks(rank) if isinstance(rank, str) else dict(rank)
+    from detkit.engine.callbacks import AtomicCheckpointIO
     from detkit.engine.checkpoints import find_checkpoint, read_checkpoint
 
     source = find_checkpoint(ckpt_path)
@@ -58,7 +57,10 @@ def compress(ckpt_path: str | Path, rank: dict[str, int] | str, output: str | Pa
     if path.is_dir():
         raise ConfigError(f"output {path}: is a folder; name a file")
     content, layers = compress_checkpoint(read_checkpoint(source.path), ranks, str(source.path))
-    _save(content, path)
+    try:
+        AtomicCheckpointIO().save_checkpoint(content, path)
+    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError where the disk is full
+        raise ConfigError(f"output {path}: cannot be written ({error})") from None
     return CompressResult(path, layers, f"checkpoint: {source}\n{_costs_text(layers)}\ncompressed: {path}")
 
 
@@ -142,22 +144,3 @@ def _costs_text(layers: Sequence[Cost]) -> str:
 
 def _saved(before: int, after: int) -> str:
     return f"{100 * (1 - after / before):.1f} %"
-
-
-def _save(content: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint under another name, and rename it.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
-    import torch
-
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(content, part)
-        os.replace(part, path)
-    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError where the disk is full
-        with suppress(OSError):
-            part.unlink()
-        raise ConfigError(f"output {path}: cannot be written ({error})") from None

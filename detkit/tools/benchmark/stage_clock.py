@@ -84,8 +84,9 @@ class StageClock:
 def time_detection(detector: Detector, sample: Sample) -> tuple[Detections, dict[str, float]]:
     """Detections of one sample without stored proposals, and the seconds of each of `STAGES`."""
     clock = StageClock(detector.device)
+    parts = next(parts for generation, parts in PARTS.items() if isinstance(detector, generation))
     with ExitStack() as clocks:
-        for path, stage in PARTS[type(detector)].items():
+        for path, stage in parts.items():
             clocks.enter_context(_timed(detector, path, clock, stage))
         with clock.stage(POST_PROCESSING):
             (detections,) = detector.detect([sample])
