@@ -110,7 +110,7 @@ class ObjectCrops(ClassificationDataModule):
 
     @property
     def test_split(self) -> str:
-        """The split that `test` reads."""
+        """The source's."""
         return self.source.test_split
 
     def read(self, split: str) -> Examples | None:

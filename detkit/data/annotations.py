@@ -1,8 +1,4 @@
-"""The annotations of a split as flat arrays, and what was found wrong in them.
-
-Arrays instead of a list of dicts: a list is copied into every worker piece by piece,
-since reading an element writes its reference count.
-"""
+"""The annotations of a split as flat arrays, which workers share (a list is copied as it is read), and its findings."""
 
 from __future__ import annotations
 
@@ -21,8 +17,7 @@ class Finding(NamedTuple):
     """Something a reader met that a user may want to know.
 
     Attributes:
-        kind: "degenerate", "inverted", "not_finite", "clipped", "outside", "no_difficult",
-            "no_size", "other_class", ...
+        kind: a short name, such as "degenerate", "clipped" or "other_class".
         file: the file that holds it; of several, their folder.
         object: the object's number in the file (from 1; in COCO the annotation's id), or None.
         message: what was found and what was done.
@@ -42,6 +37,8 @@ class Finding(NamedTuple):
 
 DROPPED = ("degenerate", "inverted", "not_finite", "outside", "other_class")
 """Kinds of findings about boxes that were left out."""
+PER_BOX = ("boxes", "labels", "difficult", "crowd", "area")
+"""The fields of Annotations and of samples that have an entry for each box."""
 
 
 class UnknownIdPolicy:
@@ -83,7 +80,7 @@ class UnknownIdPolicy:
         Args:
             numbers: (N,) number of each row's image or class, negative for an unknown one.
             id_of: row -> its image's id or its class.
-            rows: what the rows are: "detections", "annotations" or "objects".
+            rows: what the rows are, such as "detections".
             owners: "images" or "classes".
             file: what the rows were read from.
             known: the ids or classes there are.
@@ -113,11 +110,7 @@ class UnknownIdPolicy:
 
 
 def class_policy(other_classes: str) -> UnknownIdPolicy:
-    """What training does with objects of other classes than class_names.
-
-    Raises:
-        ConfigError: another word than "error" and "drop".
-    """
+    """What training does with objects of other classes than class_names; raises ConfigError for an unknown choice."""
     advice = "Correct the label, give class_names with it, or leave such objects out with other_classes: drop"
     return UnknownIdPolicy("class_names", classes=other_classes, advice=advice)
 
@@ -177,9 +170,8 @@ class Annotations:
 
     def fields(self, index: int) -> dict[str, np.ndarray]:
         """Copies of one image's per-box arrays: boxes (n, 4), labels, difficult, crowd, area (n,)."""
-        rows = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
-        names = ("boxes", "labels", "difficult", "crowd", "area")
-        return {name: getattr(self, name)[rows].copy() for name in names}
+        rows = slice(*self.offsets[index : index + 2])
+        return {name: getattr(self, name)[rows].copy() for name in PER_BOX}
 
     @property
     def counts(self) -> np.ndarray:
@@ -209,16 +201,13 @@ class AnnotationsBuilder:
         self._boxes: list[tuple[float, float, float, float]] = []
 
     def image(self, image_id: str | int, file: str, width: int, height: int, source: str | None = None) -> int:
-        """Add an image.
+        """Add an image and return its number, for `box`.
 
         Args:
             image_id: unique in the split; all are str or all are int.
             file: relative to the root.
             width, height: in pixels, as the annotation means the image.
             source: the annotation file that findings name; None names the image file.
-
-        Returns:
-            The image's number, for `box`.
         """
         self._images.append((image_id, file, width, height, file if source is None else source))
         return len(self._images) - 1
@@ -239,7 +228,7 @@ class AnnotationsBuilder:
             image: the image's number.
             box: x1, y1, x2, y2 in pixels, half-open: a full image is (0, 0, width, height).
             label: 1..K.
-            number: what findings call the object; None for nothing.
+            number: what findings call the object.
             difficult, crowd: see Annotations.
             area: square pixels; NaN takes the box's.
         """
@@ -266,15 +255,14 @@ class AnnotationsBuilder:
         boxes = boxes[order].astype(np.float32)
         area = np.array([row[5] for row in self._rows], np.float32)[order]
         sides = boxes[:, 2:] - boxes[:, :2]
-        offsets = np.zeros(len(ids) + 1, np.int64)
-        np.cumsum(np.bincount(image[order], minlength=len(ids)), out=offsets[1:])
+        counts = np.bincount(image[order], minlength=len(ids))
         return Annotations(
             root=self.root,
             image_ids=np.array(ids),
             files=np.array(files),
             widths=size[:, 0].astype(np.int32),
             heights=size[:, 1].astype(np.int32),
-            offsets=offsets,
+            offsets=np.concatenate(([0], np.cumsum(counts))),
             boxes=boxes,
             labels=np.array([row[2] for row in self._rows], np.int64)[order],
             difficult=np.array([row[3] for row in self._rows], bool)[order],
@@ -310,11 +298,7 @@ class AnnotationsBuilder:
 
 
 def check_class_names(names: Sequence[str]) -> list[str]:
-    """The class names as a list of plain str.
-
-    Raises:
-        DataError: no class, an empty name or a name given twice.
-    """
+    """The class names as a list of str; raises DataError for no class, an empty name or a name given twice."""
     result = [str(name) for name in names]
     doubled = sorted({name for name in result if result.count(name) > 1})
     if not result or doubled or not all(name.strip() for name in result):

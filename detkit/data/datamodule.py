@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from detkit.data.annotations import Annotations, check_class_names
 from detkit.data.dataset import DetectionDataset
-from detkit.data.loaders import default_workers, make_eval_loader, make_train_loader, samples_done
+from detkit.data.loaders import TrainLoader, default_workers, loader_options, make_eval_loader, samples_done
 from detkit.data.sampler import TrainSampler
 from detkit.data.summary import DataSummary
 from detkit.data.transforms import Transform, make_transform
@@ -73,8 +73,6 @@ class DataModule(L.LightningDataModule):
         self._datasets: dict[str, Any] = {}
         self._printed = False
 
-    # -- for subclasses ------------------------------------------------------
-
     def read(self, split: str) -> Any:
         """Read "train", "val" or "test" from disk; None where the data set has no such split.
 
@@ -103,27 +101,13 @@ class DataModule(L.LightningDataModule):
         self.class_names = check_class_names(names)
         self.category_ids = list(category_ids) if category_ids is not None else list(range(1, len(names) + 1))
 
-    # -- for everyone --------------------------------------------------------
-
     @property
     def num_classes(self) -> int:
         """Number of classes without background."""
         return len(self.class_names)
 
-    @classmethod
-    def split_option(cls, split: str) -> str:
-        """The option that names a split, and what is to follow it; "" where splits are not named."""
-        options = inspect.signature(cls).parameters
-        if split in options:
-            return f"--data.{split} SET"
-        return f"--data.{split}_annotations FILE" if f"{split}_annotations" in options else ""
-
     def content(self, split: str) -> Any:
-        """What `read` gives for a split, read at most once; None where there is no such split.
-
-        Raises:
-            DataError: the split cannot be read.
-        """
+        """What `read` gives for a split, read at most once."""
         if split not in self._content:
             if split == "test" and self.test_split == "val":
                 self._content[split] = self.content("val")
@@ -169,7 +153,8 @@ class DataModule(L.LightningDataModule):
             wide=self._wide(dataset),
             samples_done=samples_done(self.trainer, self.batch_size),
         )
-        return make_train_loader(dataset, sampler, self.batch_size, self.num_workers)
+        options = loader_options(self.num_workers)
+        return TrainLoader(dataset, batch_size=self.batch_size, sampler=sampler, **options)
 
     def val_dataloader(self) -> DataLoader | list[Any]:
         """Validation samples in order; an empty list where there is no validation set."""
@@ -187,9 +172,12 @@ class DataModule(L.LightningDataModule):
     def _required(self, split: str) -> Any:
         dataset = self.dataset(split)
         if dataset is None:
-            option = self.split_option(split)
-            hint = f"; name one, on the command line by {option}" if option else ""
-            raise DataError(f"{type(self).__name__}: there is no {split} set{hint}")
+            parameters = inspect.signature(type(self)).parameters
+            options = {split: f"{split} SET", f"{split}_annotations": f"{split}_annotations FILE"}
+            hints = [
+                f"; name one, on the command line by --data.{options[name]}" for name in options if name in parameters
+            ]
+            raise DataError(f"{type(self).__name__}: there is no {split} set{''.join(hints[:1])}")
         return dataset
 
 
@@ -214,11 +202,7 @@ class DetectionDataModule(DataModule):
         raise NotImplementedError(f"{type(self).__name__} must implement read")
 
     def annotations(self, split: str) -> Annotations | None:
-        """The annotations of a split, read at most once; None where there is no such split.
-
-        Raises:
-            DataError: the split cannot be read.
-        """
+        """The annotations of a split, read at most once; None where there is no such split."""
         return self.content(split)
 
     def make_dataset(self, split: str, content: Annotations, transform: Transform | None) -> DetectionDataset:
@@ -226,7 +210,7 @@ class DetectionDataModule(DataModule):
         return DetectionDataset(content, transform, self._proposals_of(split, self.proposals), self.seed)
 
     def use_proposals(self, stores: Mapping[str, Mapping[str | int, Any]]) -> None:
-        """Let the samples of some splits carry "proposals", in data sets that are built already and those to come.
+        """Let the samples of some splits carry "proposals".
 
         Args:
             stores: split -> image_id -> boxes (P, 4), for example a `ProposalStore`. Where `test` reads the validation

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from detkit.data.annotations import Annotations
+from detkit.data.annotations import PER_BOX, Annotations
 from detkit.data.image_io import read_image
 from detkit.data.transforms import Item, Transform
 from detkit.errors import DataError
@@ -109,8 +109,7 @@ def _clip(item: Item, width: int, height: int) -> None:
     if "proposals" in item:
         proposals = np.clip(item["proposals"], 0, limit)
         item["proposals"] = proposals[(proposals[:, 2:] > proposals[:, :2]).all(1)]
-    boxes = np.clip(item["boxes"], 0, limit)
-    solid = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
-    for name in ("labels", "difficult", "crowd", "area"):
+    item["boxes"] = np.clip(item["boxes"], 0, limit)
+    solid = (item["boxes"][:, 2:] - item["boxes"][:, :2] >= 1).all(1)
+    for name in PER_BOX:
         item[name] = item[name][solid]
-    item["boxes"] = boxes[solid]

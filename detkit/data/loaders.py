@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from detkit.data.sampler import EvalSampler, TrainSampler, no_samples_done
+from detkit.data.sampler import EvalSampler
 
 
 def collate(batch: list[Any]) -> list[Any]:
@@ -39,9 +39,9 @@ def default_workers() -> int:
 class TrainLoader(DataLoader):
     """A DataLoader that begins when its first batch is asked for, and that Lightning may resume within an epoch.
 
-    Lightning makes the first epoch's iterator before it has read how far a resumed run came, and a DataLoader's workers
-    fetch at once: they would begin with the wrong samples. The loader's state is empty, since the sampler asks the
-    trainer (`samples_done`); having a state tells Lightning that resuming is exact.
+    Lightning makes the first epoch's iterator before it has read how far a resumed run came, and workers fetch at once:
+    they would begin with the wrong samples. The state is empty, since the sampler asks the trainer (`samples_done`);
+    having one tells Lightning that resuming is exact.
     """
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
@@ -61,7 +61,7 @@ def samples_done(trainer: L.Trainer | None, batch_size: int) -> Callable[[], int
     Lightning counts the batches of an epoch; at its beginning there are none, unless the run is resumed within it.
     """
     if trainer is None:
-        return no_samples_done
+        return lambda: 0
     return lambda: trainer.fit_loop.epoch_loop.batch_progress.current.ready * batch_size
 
 
@@ -81,23 +81,19 @@ def begin_next_epoch(trainer: L.Trainer) -> None:
         loop.epoch_loop.restarting = False
 
 
-def make_train_loader(dataset: Dataset, sampler: TrainSampler, batch_size: int, num_workers: int) -> TrainLoader:
-    """Batches in the sampler's order."""
-    return TrainLoader(dataset, batch_size=batch_size, sampler=sampler, **_common(num_workers))
-
-
 def make_eval_loader(dataset: Dataset, batch_size: int, num_workers: int) -> DataLoader:
     """Batches in the data set's order, shared out among ranks."""
     sampler = EvalSampler(len(dataset))  # type: ignore[arg-type]
-    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, **_common(num_workers))
+    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, **loader_options(num_workers))
 
 
 def make_own_loader(dataset: Dataset, num_workers: int) -> DataLoader:
     """One sample a batch, in the data set's order: all of it, also where there are other ranks."""
-    return DataLoader(dataset, batch_size=1, **_common(num_workers))
+    return DataLoader(dataset, batch_size=1, **loader_options(num_workers))
 
 
-def _common(num_workers: int) -> dict[str, Any]:
+def loader_options(num_workers: int) -> dict[str, Any]:
+    """What all DataLoaders are given."""
     return {
         "num_workers": num_workers,
         "collate_fn": collate,

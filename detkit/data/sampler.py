@@ -1,8 +1,7 @@
 """The order in which samples are read, and the seed that goes with each.
 
-Both samplers are DistributedSamplers, so that Lightning leaves them in place and tells them
-the epoch. Order and seeds are pure functions of (seed, epoch, index): neither the number of
-workers nor a stop and a resumption changes them.
+Both samplers are DistributedSamplers, so that Lightning leaves them in place and tells them the epoch. Order and seeds
+are pure functions of (seed, epoch, index), whatever the number of workers, and after a resumption too.
 """
 
 from __future__ import annotations
@@ -14,24 +13,14 @@ import torch.distributed
 from torch.utils.data import DistributedSampler
 
 
-def world_and_rank(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
-    """The number of processes and this one's rank; None asks torch.distributed (1 and 0 where it is not running)."""
+def world(num_replicas: int | None, rank: int | None) -> dict[str, int]:
+    """DistributedSampler's arguments; None asks torch.distributed (1 process where it is not running)."""
     running = torch.distributed.is_available() and torch.distributed.is_initialized()
     if num_replicas is None:
         num_replicas = torch.distributed.get_world_size() if running else 1
     if rank is None:
         rank = torch.distributed.get_rank() if running else 0
-    return num_replicas, rank
-
-
-def sample_seed(seed: int, epoch: int, index: int) -> int:
-    """Seed of one sample's augmentation, 0..2**32 - 1."""
-    return int(np.random.SeedSequence((seed, epoch, index)).generate_state(1)[0])
-
-
-def no_samples_done() -> int:
-    """An epoch that begins with its first sample."""
-    return 0
+    return {"num_replicas": num_replicas, "rank": rank}
 
 
 class EvalSampler(DistributedSampler):
@@ -46,8 +35,7 @@ class EvalSampler(DistributedSampler):
     """
 
     def __init__(self, size: int, num_replicas: int | None = None, rank: int | None = None) -> None:
-        num_replicas, rank = world_and_rank(num_replicas, rank)
-        super().__init__(range(size), num_replicas=num_replicas, rank=rank, shuffle=False)  # type: ignore[arg-type]
+        super().__init__(range(size), **world(num_replicas, rank), shuffle=False)  # type: ignore[arg-type]
 
 
 class TrainSampler(DistributedSampler):
@@ -72,10 +60,9 @@ class TrainSampler(DistributedSampler):
         wide: np.ndarray | None = None,
         num_replicas: int | None = None,
         rank: int | None = None,
-        samples_done: Callable[[], int] = no_samples_done,
+        samples_done: Callable[[], int] = lambda: 0,
     ) -> None:
-        num_replicas, rank = world_and_rank(num_replicas, rank)
-        super().__init__(range(size), num_replicas=num_replicas, rank=rank, seed=seed)  # type: ignore[arg-type]
+        super().__init__(range(size), **world(num_replicas, rank), seed=seed)  # type: ignore[arg-type]
         self.batch_size = batch_size
         self.wide = wide
         self.samples_done = samples_done
@@ -83,7 +70,8 @@ class TrainSampler(DistributedSampler):
     def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
         epoch = self.epoch
         indices = self._indices(epoch)[self.samples_done() :]
-        return ((index, sample_seed(self.seed, epoch, index)) for index in indices.tolist())
+        seeds = (np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0] for index in indices.tolist())
+        return zip(indices.tolist(), map(int, seeds), strict=True)
 
     def _indices(self, epoch: int) -> np.ndarray:
         """This rank's indices of the epoch, (num_samples,) int64."""

@@ -1,8 +1,7 @@
 """Augmentation of training samples, with every per-box field kept in step.
 
-A pipeline is a list of albumentations transforms. They get the boxes together with a row
-number as the only label: labels, difficult, crowd and area are picked by it afterwards, so
-none of them can be reordered, lost or rounded (albumentations carries labels as float32).
+albumentations gets the boxes with a row number as the only label, by which the other fields are picked afterwards: it
+carries labels as float32, which would round them.
 """
 
 from __future__ import annotations
@@ -15,28 +14,21 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 
 from detkit.classes import find_class
+from detkit.data.annotations import PER_BOX
 from detkit.errors import ConfigError
 
 # Its look-up of newer versions on the network must be off before anyone imports it.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
-PER_BOX = ("boxes", "labels", "difficult", "crowd", "area")
-
 
 class Item(TypedDict):
-    """A sample while it is augmented; all per-box arrays have the same length N."""
+    """A sample while it is augmented: image uint8 (H, W, 3) RGB, and the per-box arrays of Annotations."""
 
-    #: uint8 (H, W, 3), RGB.
     image: np.ndarray
-    #: float32 (N, 4), x1 y1 x2 y2 in pixels.
     boxes: np.ndarray
-    #: int64 (N,).
     labels: NotRequired[np.ndarray]
-    #: bool (N,).
     difficult: NotRequired[np.ndarray]
-    #: bool (N,).
     crowd: NotRequired[np.ndarray]
-    #: float32 (N,), square pixels.
     area: NotRequired[np.ndarray]
     #: float32 (P, 4); transformed as the boxes are.
     proposals: NotRequired[np.ndarray]
@@ -69,23 +61,16 @@ class AlbumentationsPipeline:
 
     Args:
         transforms: transforms, or mappings `{"class_path": ..., "init_args": {...}}`.
-        min_area: boxes with less area than this (square pixels) after a transform are dropped.
-        min_visibility: boxes that keep less than this share of their area are dropped, 0..1.
 
     Raises:
         ConfigError: a class_path that names no albumentations transform, or arguments that it does not take.
     """
 
-    def __init__(self, transforms: Sequence[Any], min_area: float = 1.0, min_visibility: float = 0.0) -> None:
+    def __init__(self, transforms: Sequence[Any]) -> None:
         import albumentations  # takes seconds: only where it is used
 
         parameters = albumentations.BboxParams(
-            format="pascal_voc",
-            label_fields=["index"],
-            clip=True,
-            filter_invalid_bboxes=True,
-            min_area=max(min_area, 1.0),
-            min_visibility=min_visibility,
+            format="pascal_voc", label_fields=["index"], clip=True, filter_invalid_bboxes=True, min_area=1.0
         )
         self.compose = albumentations.Compose([build_transform(spec) for spec in transforms], bbox_params=parameters)
 
@@ -108,23 +93,16 @@ class AlbumentationsPipeline:
         solid = (boxes[:, 2:] - boxes[:, :2] >= 1.0).all(1)
         kept, boxes = kept[solid], boxes[solid]
         first = kept < count
-        output = {**item, "image": image, "boxes": boxes[first]}
-        for name in PER_BOX[1:]:
-            if name in item:
-                output[name] = item[name][kept[first]]
-        if "area" in item:
-            output["area"] = _scaled_area(item, boxes[first], kept[first])
+        rows = kept[first]
+        output = {**item, "image": image} | {name: item[name][rows] for name in PER_BOX if name in item}
+        if "area" in item:  # changed by the factor by which the box changed
+            old = (output["boxes"][:, 2:] - output["boxes"][:, :2]).prod(1)
+            new = (boxes[first, 2:] - boxes[first, :2]).prod(1)
+            output["area"] = (output["area"] * new / np.maximum(old, 1e-6)).astype(np.float32)
+        output["boxes"] = boxes[first]
         if "proposals" in item:
             output["proposals"] = boxes[~first]
         return output
-
-
-def _scaled_area(item: Item, boxes: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The annotation's areas, changed by the factor by which their boxes changed."""
-    before = item["boxes"][rows]
-    old = (before[:, 2:] - before[:, :2]).prod(1)
-    new = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    return (item["area"][rows] * new / np.maximum(old, 1e-6)).astype(np.float32)
 
 
 def build_transform(spec: Any) -> Any:
@@ -182,11 +160,7 @@ Transform = HorizontalFlip | AlbumentationsPipeline
 
 
 def make_transform(transforms: Sequence[Any] | None) -> Transform | None:
-    """None: the default flip; an empty list: no augmentation; else the pipeline.
-
-    Raises:
-        ConfigError: as `AlbumentationsPipeline`.
-    """
+    """None: the default flip; an empty list: no augmentation; else an `AlbumentationsPipeline`."""
     if transforms is None:
         return HorizontalFlip()
     return AlbumentationsPipeline(transforms) if len(transforms) else None
