@@ -43,11 +43,13 @@ def with_absolute_paths(config: Namespace) -> None:
     """Make the paths in a config absolute, so that they mean the same from any folder.
 
     Args:
-        config: changed in place. Its paths are the values of `path` and of names that end in `_path` or `_dir`.
+        config: changed in place. Its paths are the values of `path`, of names that end in `_path` or `_dir`, and
+            `weights` that are a file.
     """
     for name, value in list(config.items()):
         last = name.rpartition(".")[2]
-        if isinstance(value, str) and last != "class_path" and re.fullmatch(r"(\w+_)?(path|dir)", last):
+        is_path = last != "class_path" and re.fullmatch(r"(\w+_)?(path|dir)", last)
+        if isinstance(value, str) and (is_path or (last == "weights" and os.path.isfile(value))):
             config[name] = os.path.abspath(value)
 
 
