@@ -1,6 +1,6 @@
-"""Silences what libraries say that no user of detkit can act on: adverts, deprecations between two libraries, hints.
+"""Filters for messages of libraries that no user of detkit can act on: advertisements, deprecations, hints.
 
-Every filter is as narrow as the message allows; all else still comes through.
+Every filter is as narrow as the message allows; all other messages are shown.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ import re
 import warnings
 
 WARNINGS = (
-    # Lightning 2.6 calls what torch and jsonargparse have deprecated.
+    # Lightning 2.6 calls functions that torch and jsonargparse have deprecated.
     r".*LeafSpec.*is deprecated",
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*(add_instantiator|instantiate_classes|skip_none).*deprecated",
     r"(?s).*JsonargparseDeprecationWarning.*",
-    # Our samples are lists, our loaders choose their workers, short runs log rarely: known, and nothing to act on.
+    # Samples are lists, loaders choose their workers, and short runs log rarely: nothing to act on.
     r".*Trying to infer the `batch_size` from an ambiguous collection.*",
     r".*does not have many workers which may be a bottleneck.*",
     r".*Consider setting `persistent_workers=True`.*",
     r".*The number of training batches \(\d+\) is smaller than the logging interval.*",
     r".*Checkpoint directory .* exists and is not empty.*",
-    r".*LightningCLI's args parameter is intended to run from within Python.*",
     r".*The `srun` command is available on your system.*",
     r".*was configured.*so validation loop will run.*",
     # Detectors move their batches (lists of samples) themselves.
@@ -54,7 +53,7 @@ class _Filter(logging.Filter):
 
 
 def quiet() -> None:
-    """Sets the filters up; to be called before torch and lightning are imported."""
+    """Set the filters; call it before torch and lightning are imported."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for pattern in WARNINGS:

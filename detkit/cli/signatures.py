@@ -177,7 +177,7 @@ def _find(module: str, name: str) -> Definition | None:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             return Definition(module, node)
     origin = _imports(module).get(name)
-    return None if origin is None else _find(*origin)
+    return _find(*origin) if origin not in (None, (module, name)) else None
 
 
 def _arguments(found: Definition) -> dict[str, tuple[str, ast.expr | None]] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -34,13 +35,12 @@ class Result(NamedTuple):
 
 
 @pytest.fixture
-def detkit(
+def program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Result]:
-    """`detkit("fit", "--config", "toy.yaml")` in a fresh folder that holds toy.yaml."""
+    """`program("fit", "--config", "my.yaml")` in a fresh folder; what it adds to the environment is forgotten."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(lightning_cli, "base_classes", lambda: (fakes.Model, fakes.Data))
-    Path("toy.yaml").write_text(CONFIG)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
 
     def run(*args: str) -> Result:
         capsys.readouterr()
@@ -49,3 +49,11 @@ def detkit(
         return Result(code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def detkit(program: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """`program` with the toy classes, in a folder that holds toy.yaml."""
+    monkeypatch.setattr(lightning_cli, "base_classes", lambda: (fakes.Model, fakes.Data))
+    Path("toy.yaml").write_text(CONFIG)
+    return program

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pytest
 import torch
 import yaml
 
-from detkit.cli.main import main
 from tests.classification.conftest import cifar, make_folder  # noqa: F401 - fixtures
 
 CONFIG = Path(__file__).parents[2] / "configs/shapes/classifier_lenet5.yaml"
@@ -23,32 +21,13 @@ FIT = [
 ]
 
 
-class Result(NamedTuple):
-    """What a command answered."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def detkit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Result]:
-    """`detkit("fit", ...)` in a fresh folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(os, "environ", os.environ.copy())
-
-    def run(*args: str) -> Result:
-        capsys.readouterr()
-        code = main(list(args))
-        captured = capsys.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return run
+def detkit(program: Callable[..., Any]) -> Callable[..., Any]:
+    """The program as it is."""
+    return program
 
 
-def test_from_a_fit_to_a_detectors_backbone(detkit: Callable[..., Result], tmp_path: Path) -> None:
+def test_from_a_fit_to_a_detectors_backbone(detkit: Callable[..., Any], tmp_path: Path) -> None:
     result = detkit(*FIT)
     assert (result.code, result.err) == (0, "")
     assert "images of 5 classes" in result.out
@@ -95,7 +74,7 @@ def test_from_a_fit_to_a_detectors_backbone(detkit: Callable[..., Result], tmp_p
     assert result.code == 2 and "holds a lenet5, the model's backbone is tiny" in result.err
 
 
-def test_a_monitor_of_ones_own(detkit: Callable[..., Result]) -> None:
+def test_a_monitor_of_ones_own(detkit: Callable[..., Any]) -> None:
     result = detkit(*FIT, "--checkpoint.monitor", "val/loss", "--checkpoint.mode", "min")
     assert (result.code, result.err) == (0, "")
     assert "(best, val/loss " in result.out
@@ -106,7 +85,7 @@ def run_options(data: str, path: Path) -> list[str]:
     return [*options, "--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu", "--data.num_workers", "0"]
 
 
-def test_a_folder_of_classes(detkit: Callable[..., Result], make_folder: Callable[..., Path]) -> None:  # noqa: F811
+def test_a_folder_of_classes(detkit: Callable[..., Any], make_folder: Callable[..., Path]) -> None:  # noqa: F811
     root = make_folder({"train/cat": 3, "train/dog": 2, "val/cat": 1})
     result = detkit(*run_options("ClassFolder", root))
     assert (result.code, result.err) == (0, "")
@@ -116,14 +95,14 @@ def test_a_folder_of_classes(detkit: Callable[..., Result], make_folder: Callabl
     assert result.code == 2 and "dog/0.png: image cannot be read" in result.err
 
 
-def test_one_class_or_no_images(detkit: Callable[..., Result], make_folder: Callable[..., Path]) -> None:  # noqa: F811
+def test_one_class_or_no_images(detkit: Callable[..., Any], make_folder: Callable[..., Path]) -> None:  # noqa: F811
     result = detkit(*run_options("ClassFolder", make_folder({"train/cat": 3, "val/cat": 1}, "one")))
     assert result.code == 2 and "two classes or more" in result.err
     result = detkit(*run_options("ClassFolder", make_folder({"train/cat": 0, "val/cat": 1}, "none")))
     assert result.code == 2 and "none/train: no image in its folders" in result.err
 
 
-def test_cifar_10(detkit: Callable[..., Result], cifar: Path) -> None:  # noqa: F811
+def test_cifar_10(detkit: Callable[..., Any], cifar: Path) -> None:  # noqa: F811
     options = [*run_options("CIFAR10", cifar), "--data.val_size", "10"]
     result = detkit(*options)
     assert (result.code, result.err) == (0, "")
@@ -132,7 +111,7 @@ def test_cifar_10(detkit: Callable[..., Result], cifar: Path) -> None:  # noqa: 
     assert result.code == 2 and "data_batch_2 altered or cut short" in result.err
 
 
-def test_model_and_data_that_do_not_fit(detkit: Callable[..., Result]) -> None:
+def test_model_and_data_that_do_not_fit(detkit: Callable[..., Any]) -> None:
     shapes = [f"--data.{name}={value}" for name, value in SMALL.items()]
     result = detkit("fit", "--model", "ImageClassifier", "--data", "Shapes", *shapes, "--trainer.fast_dev_run", "true")
     assert result.code == 2 and "--data ObjectCrops" in result.err
@@ -141,6 +120,6 @@ def test_model_and_data_that_do_not_fit(detkit: Callable[..., Result]) -> None:
     assert result.code == 2 and "it is for --model ImageClassifier" in result.err
 
 
-def test_names_that_are_nearly_right(detkit: Callable[..., Result], tmp_path: Path) -> None:
+def test_names_that_are_nearly_right(detkit: Callable[..., Any], tmp_path: Path) -> None:
     result = detkit("fit", "--model", "ImageClasifier", "--data", "ClassFolder", "--data.path", str(tmp_path))
     assert result.code == 2 and "did you mean 'ImageClassifier'?" in result.err

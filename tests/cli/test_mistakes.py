@@ -35,7 +35,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("tets", "Did you mean `detkit test`?"),
         ("fit", "needs --config FILE, or --model and --data"),
         ("fit --config faster_rcnn/custom_vok", "no such config file; did you mean faster_rcnn/custom_voc?"),
         ("fit --config broken.yaml", "broken.yaml, line 2, column 6: not valid YAML"),
