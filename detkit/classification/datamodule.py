@@ -43,12 +43,7 @@ class Examples(ABC):
 
 
 class Part(Examples):
-    """Some of other examples.
-
-    Args:
-        whole: the others.
-        rows: (n,) int64, which of them.
-    """
+    """The examples `rows` (n,) int64 of others."""
 
     def __init__(self, whole: Examples, rows: np.ndarray) -> None:
         self.whole = whole
@@ -139,11 +134,7 @@ class ClassificationDataModule(DataModule):
         raise NotImplementedError(f"{type(self).__name__} must implement read")
 
     def examples(self, split: str) -> Examples | None:
-        """The examples of a split, read at most once; None where there is no such split.
-
-        Raises:
-            DataError: the split cannot be read, or has no images.
-        """
+        """The examples of a split, read at most once; None where there is no such split, DataError for an empty one."""
         examples = self.content(split)
         if examples is not None and not len(examples):
             raise DataError(f"{type(self).__name__}: the {split} set has no images")

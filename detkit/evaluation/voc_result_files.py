@@ -114,11 +114,7 @@ def _half_open(boxes: np.ndarray) -> np.ndarray:
 
 
 def _result_files(detections: str, split: str) -> list[Path]:
-    """The files that a folder or a pattern means; of a folder with several sets in it, those of the split.
-
-    Raises:
-        DataError: there are none, or they are of several competitions.
-    """
+    """The files that a folder or a pattern means; of a folder with several sets in it, those of the split."""
     if os.path.isdir(detections):
         files = sorted(file for file in Path(detections).iterdir() if file.name.endswith(SUFFIXES))
         image_sets = {part.rpartition("/")[2].strip() for part in split.split("+")}
@@ -175,11 +171,7 @@ def _detected(files: dict[str, Path], ids: Sequence[str], names: Sequence[str], 
 
 
 def _rows(path: Path) -> tuple[list[bytes], np.ndarray]:
-    """Image ids, and (n, 5) float64: score and box as written.
-
-    Raises:
-        DataError: a line is not `image_id score x1 y1 x2 y2`.
-    """
+    """Image ids, and (n, 5) float64: score and box as written."""
     lines = [line.split() for line in read_bytes(path).splitlines()]
     rows = [line for line in lines if line]
     if set(map(len, rows)) <= {len(COLUMNS)}:
