@@ -46,6 +46,11 @@ class Arguments:
             if name.startswith("--"):
                 yield name[2:], value if equals else following
 
+    @property
+    def ask_for_help(self) -> bool:
+        """Whether `-h`, `--help`, `--model.help` or the like is among the options."""
+        return "-h" in self.options or any(name.rpartition(".")[2] == "help" for name, _ in self.pairs())
+
     def option(self, *names: str) -> str | None:
         """The last value on the command line for one of these options; None if there is none."""
         return next((value for name, value in reversed(list(self.pairs())) if name in names), None)

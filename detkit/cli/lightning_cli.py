@@ -186,7 +186,7 @@ class DetkitCLI(LightningCLI):
                 with_absolute_paths(config.model)  # the checkpoint keeps them
             return config
 
-        if any(name in ("help", "model.help", "data.help") for name, _ in self.arguments.pairs()):
+        if self.arguments.ask_for_help:
             parser.parse_args(self.arguments.options)  # prints, and ends the program
         given = read_start(self.command, self.start, self.arguments, self.model_class)
         self.config = parse(given)

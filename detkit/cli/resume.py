@@ -61,7 +61,7 @@ def prepare(command: str, args: Sequence[str]) -> tuple[Arguments, Start]:
         CheckpointError: there is no such checkpoint.
     """
     arguments = read_arguments(args)
-    if any(name in ("help", "model.help", "data.help") for name, _ in arguments.pairs()):
+    if arguments.ask_for_help:
         return arguments, Start(Path())
     start = find_start(command, arguments)
     known = {name: options_of(*where) for name, where in OPTIONS.items()}

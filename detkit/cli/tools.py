@@ -51,6 +51,9 @@ TOOLS = {
 }
 
 
+CONFIG = "--config takes a fit's config, which supplies the data set; --import MODULE imports classes of your own."
+
+
 def run_tool(command: str, args: Sequence[str]) -> None:
     """Run a tool, and print the `text` of its result.
 
@@ -88,10 +91,13 @@ def _parse(
 
         for name in detkit.data.__all__:  # importing them makes their short names known
             getattr(detkit.data, name)
-    parser = ArgumentParser(prog=f"detkit {command}", exit_on_error=False)
+    parser = ArgumentParser(
+        prog=f"detkit {command}", description=CONFIG if "data" in known else None, exit_on_error=False
+    )
     parser.add_function_arguments(function, sub_configs=True)
     options = [*_supplied(tool, arguments), *_with_values(arguments.options, function)]
-    if _needs_data(function) and not any(option.startswith(("--data", "--help", "-h")) for option in options):
+    has_data = any(option.startswith("--data") for option in options)
+    if _needs_data(function) and not has_data and not arguments.ask_for_help:
         raise ConfigError("No data set given: add --data (VOC, COCO, Shapes) and --data.path, or --config.")
     try:
         config = parser.parse_args(options)

@@ -52,7 +52,7 @@ def test_the_help_of_a_command_begins_with_what_a_user_needs(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as end:
-        main([command, "--help"])
+        main([command, "--help" if command == "fit" else "-h"])
     out = capsys.readouterr().out
     assert end.value.code == 0 and out.startswith(f"usage: detkit {command} --")
     assert f"For example: detkit {command} --" in out and "Lightning's:\n" in out
