@@ -1,4 +1,4 @@
-"""The DataLoaders: batches are plain lists, and a training epoch can be taken up in its middle."""
+"""The DataLoaders: batches are plain lists, and training can be resumed within an epoch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from detkit.data.sampler import EvalSampler
+from detkit.system import available_cores
 
 
 def collate(batch: list[Any]) -> list[Any]:
@@ -32,8 +33,7 @@ def init_worker(worker_id: int) -> None:
 
 def default_workers() -> int:
     """One less than the cores this process may use, at most 4."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(0, min(4, cores - 1))
+    return min(4, available_cores() - 1)
 
 
 class TrainLoader(DataLoader):
@@ -88,7 +88,7 @@ def make_eval_loader(dataset: Dataset, batch_size: int, num_workers: int) -> Dat
 
 
 def make_own_loader(dataset: Dataset, num_workers: int) -> DataLoader:
-    """One sample a batch, in the data set's order: all of it, also where there are other ranks."""
+    """One sample a batch, in the data set's order; each rank reads all of it."""
     return DataLoader(dataset, batch_size=1, **loader_options(num_workers))
 
 
