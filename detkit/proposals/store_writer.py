@@ -55,41 +55,44 @@ class StoreWriter:
     ) -> None:
         self.path, self.images, self.grow = Path(os.path.abspath(path)), images, grow
         self.part = self.path.with_name(f".{self.path.name}.part{rank}")
+        self._lock_path = self.path.with_name(f".{self.path.name}.lock{rank}")
         self.done = np.zeros(len(images.ids), bool)
         self._meta = (VERSION, method, json.dumps(to_json(parameters), sort_keys=True))
         self._keys = {key_of(image_id): index for index, image_id in enumerate(images.ids.tolist())}
         self._committed = time.monotonic()
         with _writing(self.part):
             self.part.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = _open_locked(self.part, on_wait)
+            self._lock = _acquire_lock(self._lock_path, on_wait)
+            self._connection = sqlite3.connect(self.part.as_uri(), uri=True, isolation_level=None)
         try:
             with self._transaction():
                 self._delete(self._look_through("main", self.part))
                 if not self._connection.execute("SELECT 1 FROM main.meta").fetchall():
                     self._write_meta(0)
-            if rank == 0 and grow and self.path.exists():
-                self._merge(self.path, f"{self.path.as_uri()}?mode=ro&immutable=1")
             if rank == 0:
                 self.merge_parts()
+            if rank == 0 and grow and self.path.exists() and self._store_lacks_images():
+                self._merge(self.path, f"{self.path.as_uri()}?mode=ro&immutable=1")
         except BaseException:
-            self._connection.close()
+            self._release()
             raise
 
     def __enter__(self) -> StoreWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Keep what was added, and let others open the part; one with nothing in it is removed."""
+        """Keep what was added, and let other processes go on; a part with nothing in it is removed."""
         try:
-            self.commit()
-            with _writing(self.part):
-                if not self._connection.execute("SELECT 1 FROM images LIMIT 1").fetchall():
-                    self.part.unlink(missing_ok=True)
+            if self.part.exists():  # not made a store
+                self.commit()
+                with _writing(self.part):
+                    if not self._connection.execute("SELECT 1 FROM images LIMIT 1").fetchall():
+                        self.part.unlink()
         except DataError:
             if kind is None:
                 raise
         finally:
-            self._connection.close()
+            self._release()
 
     def todo(self, rank: int = 0, world: int = 1) -> list[int]:
         """The images that are missing, of every ``world`` images the one at ``rank``."""
@@ -158,11 +161,20 @@ class StoreWriter:
             self._connection.executemany("UPDATE images SET position = ? WHERE image_id = ?", moved)
             self._write_meta(len(rows))
         with _writing(self.path):
-            # While it is locked, so that a process that waits for the part notices.
+            self._connection.close()
             os.replace(self.part, self.path)
         return ProposalStore.open(self.path)
 
     # -- tables ----------------------------------------------------------------------------------
+
+    def _release(self) -> None:
+        self._connection.close()
+        self._lock_path.unlink(missing_ok=True)
+        self._lock.close()
+
+    def _store_lacks_images(self) -> bool:
+        here, _, other_size = ProposalStore.open(self.path).common(self.images)
+        return len(here[~other_size]) < len(self.images.ids)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -232,28 +244,32 @@ def _another_computation(path: Path, what: str) -> DataError:
     )
 
 
-def _open_locked(part: Path, on_wait: Callable[[], None]) -> sqlite3.Connection:
-    """A connection to a file that no other process has open like this; SQLite's lock ends with the process."""
+def _acquire_lock(path: Path, on_wait: Callable[[], None]) -> sqlite3.Connection:
+    """A connection that holds SQLite's lock of an empty file; the lock ends with the process, however that ends.
+
+    Not the part itself is locked: who waits for a file that is renamed meanwhile would take the journal of the next
+    file of that name for its own.
+    """
     waits = False
     while True:
-        part.touch()
-        inode = _inode(part)
-        connection = sqlite3.connect(part.as_uri(), uri=True, timeout=1, isolation_level=None)
+        path.touch()
+        inode = _inode(path)
+        connection = sqlite3.connect(path.as_uri(), uri=True, timeout=1, isolation_level=None)
+        busy = None
         try:
             connection.execute("BEGIN EXCLUSIVE")
-            connection.execute("PRAGMA main.locking_mode = EXCLUSIVE")  # from here on the lock outlives transactions
-            connection.execute("COMMIT")
         except sqlite3.OperationalError as error:
-            connection.close()
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                raise
-            if not waits:
-                on_wait()
-            waits = True
-            continue
-        if inode is not None and inode == _inode(part):
+            busy = error
+        if busy is None and inode is not None and inode == _inode(path):
             return connection
-        connection.close()  # meanwhile the process that had it has renamed or removed it
+        connection.close()
+        if inode != _inode(path):
+            continue  # the process that had the lock has removed the file, with which some drives have errors
+        if busy is not None and busy.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise busy
+        if not waits:
+            on_wait()
+        waits = True
 
 
 def _inode(path: Path) -> int | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import re
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from detkit.proposals.store import Images
 from tests.proposals.stores import write_store
 
 NAMES = list("abcdefg")
+needs_fork = pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def test_stopped_it_goes_on(tmp_path: Path, calls: list[str], error: type, capsy
     assert sorted(calls) == NAMES
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+@needs_fork
 def test_killed_it_goes_on_and_computes_nothing_twice(tmp_path: Path, calls: list[str]) -> None:
     context = multiprocessing.get_context("fork")
     computed, hanging, path = context.Value("i", 0), context.Value("i", 0), tmp_path / "s"
@@ -160,19 +160,26 @@ def test_killed_it_goes_on_and_computes_nothing_twice(tmp_path: Path, calls: lis
     assert same(store, load_or_compute(task(tmp_path / "at_once")))
 
 
-def test_two_at_once_compute_it_once(tmp_path: Path, calls: list[str], capsys: Any) -> None:
-    Search.before = lambda call: time.sleep(0.3)
-    stores: list[ProposalStore] = []
-    threads = [
-        threading.Thread(target=lambda: stores.append(load_or_compute(task(tmp_path / "s"), workers=1)))
-        for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert len(stores) == 2 and len(calls) == 7 and not list(tmp_path.glob(".s*"))
-    assert capsys.readouterr().out.count("waiting for it") == 1
+@needs_fork
+def test_several_processes_at_once_compute_it_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    computed, job = context.Value("i", 0), task(tmp_path / "s", grow=True)
+
+    def slow(call: int) -> None:
+        time.sleep(0.2)
+        with computed.get_lock():
+            computed.value += 1
+
+    Search.before = slow
+    processes = [context.Process(target=load_or_compute, args=(job,), kwargs={"workers": 1}) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 4 and computed.value == 7
+    assert [each.name for each in tmp_path.iterdir()] == ["s"]
+    Search.before = lambda call: None
+    assert same(load_or_compute(job), load_or_compute(task(tmp_path / "alone")))
 
 
 def test_stores_that_do_not_fit(tmp_path: Path) -> None:

@@ -375,7 +375,7 @@ def test_cut_at_any_moment_it_goes_on(tmp_path: Path) -> None:
         for row in (0, 3):
             opened.add(row, np.tile(BOXES[row], (4000, 1)), tuple(IMAGES.sizes[row].tolist()))
         shutil.copytree(tmp_path / "one", tmp_path / "two")
-    assert sorted(os.listdir(tmp_path / "two")) == [".s.proposals.part0", ".s.proposals.part0-journal"]
+    assert {".s.proposals.part0", ".s.proposals.part0-journal"} < set(os.listdir(tmp_path / "two"))
     with writer(tmp_path / "two") as opened:
         assert opened.todo() == [0, 1, 3]
         for row in opened.todo():
