@@ -214,7 +214,7 @@ def test_a_checkpoint_of_something_else_is_told(checkpoint: Callable[..., Path],
     torch.save({**content, "detkit": {"class": "FasterRCNN"}}, tmp_path / "detector.ckpt")
     with pytest.raises(WeightsError, match=r"detector\.ckpt is a checkpoint of a FasterRCNN; a backbone begins"):
         build_backbone("tiny", weights=str(tmp_path / "detector.ckpt"))
-    with pytest.raises(CheckpointError, match="holds a ImageClassifier, which is not a detector"):
+    with pytest.raises(CheckpointError, match="holds a ImageClassifier, which is no detector"):
         detkit.load(path)
 
 
