@@ -1,22 +1,21 @@
-"""R-CNN's crops beside a loop over OpenCV's warpAffine: 2,000 of 227 pixels, the same boxes, the same batch to fill.
+"""CPU time of R-CNN's crops: warping beside OpenCV's warpAffine, the network, and what keeping freed memory saves.
 
-    python -m benchmarks.warping
+    python -m benchmarks.warping --image PHOTO
 
-Takes the boxes of selective search in a photograph (scikit-learn's, or --image). Each side fills the same (N, 3, S, S)
-float32 tensor, which is there beforehand; where its values are to lie plane by plane, OpenCV's crops, which it makes
-pixel by pixel, are copied there. With more than one thread OpenCV's loop is shared out among Python threads, as ours
-is. Writes benchmarks/results/warping.json and the table as .md beside it.
+Takes the boxes of selective search in a photograph (scikit-learn's, or --image) and MobileNetV2 with random weights.
+Each side is a process with one thread; the processes run in turns, with and without
+`detkit.system.keep_freed_memory`. Writes benchmarks/results/warping.json and the table as .md beside it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,8 @@ from benchmarks.real_data import machine
 from benchmarks.selective_search import table
 
 MEAN, STD = 0.45, 0.225
-LAYOUTS = ("channels_last", "contiguous")
+#: GB of a pass through the network.
+MEMORY = (0.05, 1.0)
 
 
 def photograph(file: str | None) -> np.ndarray:
@@ -42,187 +42,109 @@ def photograph(file: str | None) -> np.ndarray:
     return load_sample_image("china.jpg").copy()  # it comes read-only
 
 
-def proposals(photo: np.ndarray, count: int) -> Tensor:
-    """The first so many boxes of selective search, over again where it has fewer."""
-    from detkit.proposals import selective_search
-
-    found = selective_search(photo)
-    return found.repeat(-(-count // max(len(found), 1)), 1)[:count]
-
-
-def opencv_loop(image: np.ndarray, boxes: Tensor, size: int, out: Tensor, threads: int) -> None:
-    """The crops of `warp`, by cv2.warpAffine, one after the other.
-
-    Args:
-        image: (H, W, 3) float32.
-        out: (N, 3, size, size) float32, in either memory format.
-    """
+def warp_affine(image: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """The crops of `detkit.features.warp` by cv2.warpAffine, which goes on into the image beyond a crop's own part."""
     import cv2
 
     from detkit.features import crop_geometry
 
-    sources, targets = (each.numpy() for each in crop_geometry(boxes, image.shape[:2], size))
-    # The map from a crop's pixels to the image's, pixel centres at halves.
-    scale = (sources[:, 2:] - sources[:, :2]) / np.maximum(targets[:, 2:] - targets[:, :2], 1)
-    maps = np.zeros((len(boxes), 2, 3))
-    maps[:, 0, 0], maps[:, 1, 1] = scale.T
-    maps[:, :, 2] = sources[:, :2] + (0.5 - targets[:, :2]) * scale - 0.5
-    flags, pixelwise = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, out.permute(0, 2, 3, 1).numpy()
-    in_place = not out.is_contiguous()
-
-    def some(first: int, last: int) -> None:
-        for i in range(first, last):
-            into = pixelwise[i] if in_place else None
-            crop = cv2.warpAffine(image, maps[i], (size, size), dst=into, flags=flags, borderMode=cv2.BORDER_CONSTANT)
-            if not in_place:
-                pixelwise[i] = crop
-
-    bounds = np.linspace(0, len(boxes), threads + 1).astype(int).tolist()
-    if threads == 1:
-        some(0, len(boxes))
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(some, bounds[:-1], bounds[1:]))
+    pixels = image.permute(1, 2, 0).contiguous().numpy()
+    sources, targets = (part.numpy() for part in crop_geometry(boxes, image.shape[1:], size))
+    scales = (sources[:, 2:] - sources[:, :2]) / np.maximum(targets[:, 2:] - targets[:, :2], 1)
+    crops = torch.empty(len(boxes), 3, size, size, memory_format=torch.channels_last)
+    for crop, source, target, scale in zip(crops.permute(0, 2, 3, 1).numpy(), sources, targets, scales, strict=True):
+        # From a crop's pixels to the image's, pixel centres at halves.
+        shift = source[:2] + (0.5 - target[:2]) * scale - 0.5
+        matrix = np.array([[scale[0], 0, shift[0]], [0, scale[1], shift[1]]])
+        crop[:] = cv2.warpAffine(pixels, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    return crops
 
 
-def clocked(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds of the wall and of the CPU."""
-    began, cpu = time.perf_counter(), time.process_time()
-    work()
-    return time.perf_counter() - began, time.process_time() - cpu
-
-
-def in_turns(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, Any]:
-    """Medians of both sides' seconds, and of the ratio of each round."""
-    seconds: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
-    for work in sides.values():
+def cpu_milliseconds(work: Callable[[], object], count: int, rounds: int) -> float:
+    """Median CPU time for each of ``count`` crops, after one round that is not counted."""
+    taken = []
+    for _ in range(rounds + 1):
+        began = time.process_time()
         work()
-    for _ in range(rounds):
-        for side, work in sides.items():
-            seconds[side].append(clocked(work))
-    result: dict[str, Any] = {}
-    for kind, name in enumerate(("seconds", "cpu_seconds")):
-        result[name] = {side: statistics.median(each[kind] for each in taken) for side, taken in seconds.items()}
-        pairs = zip(seconds["detkit"], seconds["opencv"], strict=True)
-        result[f"{name}_ratio"] = statistics.median(theirs[kind] / ours[kind] for ours, theirs in pairs)
-    return result
+        taken.append(time.process_time() - began)
+    return 1000 * statistics.median(taken[1:]) / count
 
 
-def difference(image: Tensor, boxes: Tensor, size: int) -> dict[str, float]:
-    """How far OpenCV's crops are from ours, in grey levels.
-
-    Its warpAffine is looked at without the pixels beyond the centres of the source's outermost ones: there it goes on
-    into the image around, and we do not. It rounds places to 1/32 of a pixel; its resize does not.
-    """
+def measure(options: argparse.Namespace) -> dict[str, float]:
+    """Milliseconds a crop of each kind of work, in this process."""
     import cv2
 
-    from detkit.features import crop_geometry, warp
+    from detkit.features import build_crop_network, warp
+    from detkit.features.crop_reader import CropReader, CropSettings
+    from detkit.proposals import selective_search
+    from detkit.system import keep_freed_memory
 
-    ours, pixels = warp(image, boxes, size), image.permute(1, 2, 0).contiguous().numpy()
-    affine = torch.empty_like(ours)
-    opencv_loop(pixels, boxes, size, affine, 1)
-    apart, resized = [torch.zeros(0)], 0.0
-    geometry = crop_geometry(boxes, image.shape[1:], size)
-    for crop, theirs, source, target in zip(ours, affine, *(each.tolist() for each in geometry), strict=True):
-        x1, y1, x2, y2 = target
-        across, down = (-(-(target[i + 2] - target[i]) // (2 * (source[i + 2] - source[i]))) for i in (0, 1))
-        inside = slice(y1 + down, y2 - down), slice(x1 + across, x2 - across)
-        apart.append((crop - theirs)[:, *inside].abs().flatten())
-        window = pixels[source[1] : source[3], source[0] : source[2]]
-        resize = cv2.resize(window, (x2 - x1, y2 - y1), interpolation=cv2.INTER_LINEAR)
-        resized = max(resized, float(np.abs(crop[:, y1:y2, x1:x2].permute(1, 2, 0).numpy() - resize).max()))
-    levels = torch.cat(apart) * (255 * STD)
-    within = (levels <= 1).double().mean()
-    return {"largest": float(levels.max()), "within_one": float(within), "resize_largest": resized * 255 * STD}
-
-
-def measure(photo: np.ndarray, count: int, size: int, rounds: int, threads: list[int]) -> dict[str, Any]:
-    """All of it."""
-    import cv2
-
-    from detkit.features import warp
-
-    cv2.setNumThreads(1)
-    boxes = proposals(photo, count)
-    image = (torch.from_numpy(photo).permute(2, 0, 1) / 255 - MEAN) / STD
-    interleaved = image.permute(1, 2, 0).contiguous().numpy()
-    runs: list[dict[str, Any]] = []
-    out = torch.empty(count, 3, size, size)
-    for layout in LAYOUTS:
-        crops = out.view(count, size, size, 3).permute(0, 3, 1, 2) if layout == "channels_last" else out
-        for number in threads:
-            torch.set_num_threads(number)
-            sides = {
-                "opencv": lambda crops=crops, number=number: opencv_loop(interleaved, boxes, size, crops, number),
-                "detkit": lambda crops=crops: warp(image, boxes, size, out=crops),
-            }
-            measured = in_turns(sides, rounds)
-            runs.append({"layout": layout, "threads": number, **measured})
-            print(f"{layout}, {number} threads: {measured['seconds_ratio']:.2f}x", flush=True)
-    half = out.flatten().view(torch.bfloat16)[: out.numel()].view(out.shape)
-    for number in threads:
-        torch.set_num_threads(number)
-        alone = {
-            "contiguous, into new memory": lambda: warp(image, boxes, size),
-            "contiguous, bfloat16": lambda: warp(image, boxes, size, out=half),
-        }
-        for layout, work in alone.items():
-            taken = [clocked(work) for _ in range(rounds + 1)][1:]
-            runs.append({"layout": layout, "threads": number, "detkit": statistics.median(each[0] for each in taken)})
+    if options.side == "kept":
+        keep_freed_memory()
     torch.set_num_threads(1)
-    sides_of_boxes = (boxes[:, 2:] - boxes[:, :2]).median(dim=0).values.tolist()
-    return {
-        "machine": machine() | {"opencv": cv2.__version__, "load": os.getloadavg()[0]},
-        "data": {"image": list(photo.shape[:2]), "boxes": count, "size": size, "median_box": sides_of_boxes},
-        "runs": runs,
-        "difference": difference(image, boxes[: min(count, 500)], size),
+    cv2.setNumThreads(1)
+    photo = photograph(options.image)
+    boxes = selective_search(photo, max_boxes=options.crops)
+    image = (torch.from_numpy(photo).permute(2, 0, 1) / 255 - MEAN) / STD
+    network = build_crop_network("mobilenet_v2", options.size).eval().to(memory_format=torch.channels_last)
+    work: dict[str, Callable[[], object]] = {
+        "warp": lambda: [warp(image, some, options.size, channels_last=True) for some in boxes.split(64)],
+        "cv2.warpAffine": lambda: [warp_affine(image, some, options.size) for some in boxes.split(64)],
     }
+    for memory in MEMORY:
+        reader = CropReader(network, CropSettings(options.size, memory=memory, bf16=False), channels_last=True)
+        work[f"features, passes of {memory:g} GB"] = lambda reader=reader: reader.read(image, boxes)
+    with torch.inference_mode():
+        return {name: cpu_milliseconds(call, len(boxes), options.rounds) for name, call in work.items()}
 
 
 def report(content: dict[str, Any]) -> str:
     """The table, in markdown."""
-    where, data, apart = content["machine"], content["data"], content["difference"]
-    height, width = data["image"]
-    lines = ["# R-CNN's crops: detkit beside a loop over cv2.warpAffine", ""]
-    lines += [f"{data['boxes']} crops of {data['size']} pixels, context 16, from a photograph of {width} x {height}: "
-              f"selective search's boxes, median {data['median_box'][0]:.0f} x {data['median_box'][1]:.0f}. float32, "
-              f"into memory that is there; in turns.", ""]  # fmt: skip
-    rows: list[tuple[str, ...]] = [("", "detkit, s", "cv2.warpAffine, s", "ratio", "ratio of CPU time")]
-    for run in content["runs"]:
-        name = f"{run['layout']}, {run['threads']} thread{'s' * (run['threads'] > 1)}"
-        if "detkit" in run:
-            rows.append((name, f"{run['detkit']:.3f}", "", "", ""))
-            continue
-        ours, theirs = (run["seconds"][side] for side in ("detkit", "opencv"))
-        rows.append(
-            (name, f"{ours:.3f}", f"{theirs:.3f}", f"{run['seconds_ratio']:.2f}", f"{run['cpu_seconds_ratio']:.2f}")
-        )
-    lines += [*table(rows), ""]
-    lines += [
-        f"Inside the crops {100 * apart['within_one']:.1f} % of the values are within a grey level of warpAffine's, "
-        f"which rounds places to 1/32 of a pixel; the farthest is {apart['largest']:.1f} away. The farthest from "
-        f"cv2.resize of the same part of the image is {apart['resize_largest']:.5f} away.",
-        "",
-    ]
-    lines += [
-        f"{where['date']}: {where['cpu']}, {where['cores']} cores, load {where['load']:.1f} at the end; Python "
-        f"{where['python']}, torch {where['torch']}, OpenCV {where['opencv']}.",
-        "",
-    ]
-    return "\n".join(lines)
+    where, data = content["machine"], content["data"]
+    rows = [("CPU milliseconds a crop", "as glibc does", "freed memory kept")]
+    for name in content["sides"]["returned"]:
+        rows.append((name, *(f"{content['sides'][side][name]:.2f}" for side in ("returned", "kept"))))
+    return "\n".join(
+        [
+            "# R-CNN's crops: warping, the network, and memory",
+            "",
+            f"{data['crops']} crops of {data['size']} pixels, context 16, of selective search's boxes in a photograph; "
+            "MobileNetV2, float32, one thread. `detkit` keeps freed memory (`detkit.system.keep_freed_memory`).",
+            "",
+            *table(rows),
+            "",
+            f"{where['date']}: {where['cpu']}, {where['cores']} cores; Python {where['python']}, "
+            f"torch {where['torch']}.",
+            "",
+        ]
+    )
 
 
 def main() -> None:
-    """Run, print and write."""
+    """Run both sides in turns, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--image", help="a photograph; scikit-learn's china.jpg without it")
-    parser.add_argument("--crops", type=int, default=2000, help="how many")
-    parser.add_argument("--size", type=int, default=227, help="pixels a side of a crop")
-    parser.add_argument("--rounds", type=int, default=9, help="of measuring")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads, on both sides")
+    parser.add_argument("--crops", type=int, default=200, help="how many")
+    parser.add_argument("--size", type=int, default=224, help="pixels a side of a crop")
+    parser.add_argument("--rounds", type=int, default=3, help="of measuring in a process")
+    parser.add_argument("--turns", type=int, default=3, help="processes of each side")
+    parser.add_argument("--side", choices=("returned", "kept"), help="measure in this process, and print JSON")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/warping.json"))
     options = parser.parse_args()
-    content = measure(photograph(options.image), options.crops, options.size, options.rounds, options.threads)
+    if options.side:
+        print(json.dumps(measure(options)))
+        return
+    turns: dict[str, list[dict[str, float]]] = {"returned": [], "kept": []}
+    for _ in range(options.turns):
+        for side, results in turns.items():
+            command = [sys.executable, "-m", "benchmarks.warping", *sys.argv[1:], "--side", side]
+            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            results.append(json.loads(output.splitlines()[-1]))
+    sides = {
+        side: {name: statistics.median(result[name] for result in results) for name in results[0]}
+        for side, results in turns.items()
+    }
+    content = {"machine": machine(), "data": {"crops": options.crops, "size": options.size}, "sides": sides}
     text = report(content)
     print(text)
     options.output.parent.mkdir(parents=True, exist_ok=True)

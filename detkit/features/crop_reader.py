@@ -15,8 +15,8 @@ from detkit.settings import check_choice, check_range
 
 #: More crops in a pass gain nothing.
 MOST_CROPS = 256
-#: GB of a pass, by default: on a CPU larger pieces of memory are fetched from the system anew in every layer, which can
-#: take longer than the layer.
+#: GB of a pass, by default. On a CPU, glibc returns larger blocks to the system after each layer and requests them
+#: again in the next: passes of 1 GB take twice as long (benchmarks/results/warping.md).
 MEMORY, MEMORY_CPU = 1.0, 0.05
 
 
@@ -62,16 +62,12 @@ class CropReader:
         self.network = network
         self.settings = settings
         self.channels_last = channels_last
-        self._memory: Tensor | None = None
         self._bytes = _bytes_per_crop(network)
 
-    def crops(self, image: Tensor, boxes: Tensor, out: Tensor | None = None) -> Tensor:
-        """The warped boxes (N, 4) of a normalised image (3, H, W): (N, 3, S, S), in the type of the network's weights.
-
-        They are written to ``out``, float32 (N, 3, S, S), if that is given, and are it where the weights are float32.
-        """
+    def crops(self, image: Tensor, boxes: Tensor) -> Tensor:
+        """The boxes (N, 4) of a normalised image (3, H, W) as crops (N, 3, S, S), of the type of the weights."""
         s = self.settings
-        crops = warp(image, boxes, s.size, s.context, s.mode, channels_last=self.channels_last, out=out)
+        crops = warp(image, boxes, s.size, s.context, s.mode, self.channels_last)
         return crops.to(next(self.network.parameters()).dtype)
 
     def crops_per_pass(self, device: torch.device) -> int:
@@ -85,24 +81,12 @@ class CropReader:
         for some in boxes.split(self.crops_per_pass(image.device)):
             if len(some):
                 with self._precision(image.device):
-                    found = self.network(self.crops(image, some, self._place(len(some), image.device)))
-                parts.append(CropFeatures(*(f.float() for f in found)))
+                    features = self.network(self.crops(image, some))
+                parts.append(CropFeatures(*(part.float() for part in features)))
         if not parts:
             sizes = (self.network.pool5_features, self.network.fc7_features)
             return CropFeatures(*(image.new_zeros(0, size, dtype=torch.float32) for size in sizes))
-        return CropFeatures(*(torch.cat(kind) for kind in zip(*parts, strict=True)))
-
-    def _place(self, count: int, device: torch.device) -> Tensor | None:
-        """Memory for crops that nobody asks for again: getting it anew takes as long as filling it."""
-        if torch.is_grad_enabled():
-            return None
-        if self._memory is None or self._memory.device != device:
-            size = self.settings.size
-            layout = torch.channels_last if self.channels_last else torch.contiguous_format
-            shape, dtype = (self.crops_per_pass(device), 3, size, size), torch.float32
-            with torch.inference_mode(False):  # what is made in that mode may not be written to outside of it
-                self._memory = torch.empty(shape, dtype=dtype, device=device, memory_format=layout)
-        return self._memory[:count]
+        return CropFeatures(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def _precision(self, device: torch.device) -> AbstractContextManager[None]:
         if self.settings.bf16 is None and not has_bf16(device):
@@ -116,7 +100,7 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
+        return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
     return False
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from detkit.errors import ConfigError
 
 MODES = ("warp", "square", "square_masked")
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+#: Bytes of the crops, in float32, that the batched operations make at a time; they need some six times as much.
 TOGETHER = 64 * 2**20
-"""Bytes of the crops, in float32, that the batched operations make at a time; they need some six times as much."""
 
 
 class CropGeometry(NamedTuple):
@@ -32,7 +29,7 @@ class CropGeometry(NamedTuple):
 def crop_geometry(
     boxes: Tensor, image_size: tuple[int, int], size: int, context: int = 16, mode: str = "warp"
 ) -> CropGeometry:
-    """What `warp` cuts out and where it puts it, by the arithmetic of the authors' rcnn_im_crop.m (papers.md 2.1).
+    """What `warp` cuts out and where in the crop, by the arithmetic of the authors' rcnn_im_crop.m (papers.md 2.1).
 
     Args:
         boxes: (N, 4) x1 y1 x2 y2 in the image's pixels, half-open. Less than a pixel wide is fine, outside the image
@@ -48,10 +45,10 @@ def crop_geometry(
         ConfigError: an unknown mode, or context that leaves no room for the box.
     """
     if mode not in MODES:
-        raise ConfigError(f"unknown way to crop {mode!r}; the known ones are {', '.join(MODES)}")
+        raise ConfigError(f"unknown crop mode {mode!r}; the known ones are {', '.join(MODES)}")
     if size < 1 or context < 0 or size <= 2 * context:
         raise ConfigError(f"a crop of {size} pixels has no room for {context} pixels of context on each side")
-    if boxes.device.type == "mps":  # which knows no double precision
+    if boxes.device.type == "mps":  # it has no double precision
         boxes = boxes.cpu()
     # The authors count pixels from 1, and their last pixel belongs to the box: our (x1, y1, x2, y2) is their
     # (x1 + 1, y1 + 1, x2, y2). All below is in their coordinates, as halves are rounded away from their zero.
@@ -86,66 +83,42 @@ def crop_geometry(
 
 @torch.no_grad()
 def warp(
-    image: Tensor,
-    boxes: Tensor,
-    size: int,
-    context: int = 16,
-    mode: str = "warp",
-    *,
-    dtype: torch.dtype = torch.float32,
-    channels_last: bool = False,
-    out: Tensor | None = None,
+    image: Tensor, boxes: Tensor, size: int, context: int = 16, mode: str = "warp", channels_last: bool = False
 ) -> Tensor:
     """Crops of one size, as R-CNN shows its proposals to the network (Girshick et al. 2014, appendix A).
 
-    Bilinear, without antialiasing; what lies outside the image is 0, the mean of a normalised image. No gradients.
-    On the CPU it runs compiled on ``torch.get_num_threads()`` threads, elsewhere in batched operations.
+    Bilinear, without antialiasing; what lies outside the image is 0, the mean of a normalised image. No gradients. On
+    the CPU OpenCV resizes each crop, on ``torch.get_num_threads()`` threads; other devices resize many in one
+    operation.
 
     Args:
         image: (3, H, W), float, normalised.
         boxes, size, context, mode: see `crop_geometry`.
-        dtype: of the result: float32, bfloat16 or float16.
         channels_last: the result's memory format.
-        out: (N, 3, size, size) on the image's device, for the result; its type and memory format hold instead of
-            `dtype` and `channels_last`. For thousands of crops, memory that is there already saves time.
 
     Returns:
-        (N, 3, size, size).
+        float32 (N, 3, size, size).
 
     Raises:
-        ConfigError: see `crop_geometry`; or an image, a type or an `out` that does not fit.
+        ConfigError: see `crop_geometry`; or an image that does not fit.
     """
     if image.ndim != 3 or len(image) != 3 or not image.is_floating_point():
         raise ConfigError(
             f"the image is {image.dtype} {tuple(image.shape)}; crops are cut out of a normalised float (3, H, W)"
         )
     geometry = crop_geometry(boxes, (image.shape[1], image.shape[2]), size, context, mode)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
     shape = (len(boxes), 3, size, size)
-    if out is None:
-        out = _empty(shape, dtype, channels_last, image.device)
-    elif out.shape != shape or out.device != image.device:
-        raise ConfigError(f"out is {tuple(out.shape)} on {out.device}; the crops are {shape} on {image.device}")
-    if out.dtype not in DTYPES:
-        raise ConfigError(f"crops cannot be {out.dtype}; the types are {', '.join(map(str, DTYPES))}")
-    if not (out.is_contiguous() or out.is_contiguous(memory_format=torch.channels_last)):
-        raise ConfigError("out must be contiguous, or contiguous in channels_last")
-    if out.numel() == 0 or image.numel() == 0:
-        return out.zero_()
-    image, geometry = image.float(), CropGeometry(*(each.to(image.device) for each in geometry))
+    crops = torch.empty(shape, dtype=torch.float32, device=image.device, memory_format=layout)
+    if crops.numel() == 0 or image.numel() == 0:
+        return crops.zero_()
+    image = image.float()
+    geometry = CropGeometry(*(part.to(image.device) for part in geometry))
     if image.device.type == "cpu":
-        _warp_compiled(image, geometry, out)
+        _resize_each(image, geometry, crops)
     else:
-        _warp_batched(image, geometry, out)
-    return out
-
-
-def _empty(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, device: torch.device) -> Tensor:
-    if device.type == "cpu" and shape[0] > 0:
-        # NumPy asks the system for large pages: in small ones, memory takes three times as long to get as to fill.
-        memory = torch.from_numpy(np.empty(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype)
-    else:
-        memory = torch.empty(math.prod(shape), dtype=dtype, device=device)
-    return memory.view(shape[0], *shape[2:], shape[1]).permute(0, 3, 1, 2) if channels_last else memory.view(shape)
+        _resize_batched(image, geometry, crops)
+    return crops
 
 
 def _round(values: Tensor) -> Tensor:
@@ -154,55 +127,62 @@ def _round(values: Tensor) -> Tensor:
     return whole + ((values - whole).abs() >= 0.5) * values.sign()
 
 
-def _warp_compiled(image: Tensor, geometry: CropGeometry, out: Tensor) -> None:
-    from detkit.features.warping_kernels import warp_crops
+def _resize_each(image: Tensor, geometry: CropGeometry, crops: Tensor) -> None:
+    """Fill the crops (N, 3, S, S) one by one."""
+    import cv2
 
-    if out.dtype == torch.float16:  # slow on any CPU, and not worth a loop of its own
-        result = torch.empty_like(out, dtype=torch.float32)
-        _warp_compiled(image, geometry, result)
-        out.copy_(result)
-        return
-    rows = out if out.is_contiguous() else out.permute(0, 2, 3, 1).flatten(2)[:, None]
-    if out.dtype == torch.bfloat16:
-        rows = rows.view(torch.uint16)
-    pixels, threads = image.contiguous().numpy(), torch.get_num_threads()
+    pixels = image.permute(1, 2, 0).contiguous().numpy()
 
-    def fill(sources: Tensor, targets: Tensor, crops: Tensor) -> None:
-        warp_crops(pixels, sources.numpy(), targets.numpy(), crops.numpy())
+    def fill(sources: Tensor, targets: Tensor, some: Tensor) -> None:
+        rows = some.permute(0, 2, 3, 1).numpy()
+        for crop, source, target in zip(rows, sources.tolist(), targets.tolist(), strict=True):
+            x1, y1, x2, y2 = source
+            left, top, right, bottom = target
+            if (left, top, right, bottom) != (0, 0, *crop.shape[:2]):
+                crop[:] = 0
+            if right > left and bottom > top:
+                crop[top:bottom, left:right] = cv2.resize(pixels[y1:y2, x1:x2], (right - left, bottom - top))
 
+    threads = torch.get_num_threads()
     if threads == 1:
-        fill(*geometry, rows)
+        fill(*geometry, crops)
         return
     with ThreadPoolExecutor(threads) as pool:  # several shares for each thread, as some crops take longer than others
-        list(pool.map(fill, *(each.tensor_split(4 * threads) for each in (*geometry, rows))))
+        list(pool.map(fill, *(part.tensor_split(4 * threads) for part in (*geometry, crops))))
 
 
-def _warp_batched(image: Tensor, geometry: CropGeometry, out: Tensor) -> None:
-    """The same in operations over many crops at once, as many as `TOGETHER` allows."""
-    size, step = out.shape[2], max(1, TOGETHER // (4 * out.shape[1:].numel()))
+def _resize_batched(image: Tensor, geometry: CropGeometry, crops: Tensor) -> None:
+    """Fill the crops (N, 3, S, S) in operations over as many of them at once as `TOGETHER` allows."""
+    size = crops.shape[2]
+    step = max(1, TOGETHER // (4 * crops.shape[1:].numel()))
     channel = torch.arange(3, device=image.device)[:, None, None]
-    for source, target, crops in zip(*(each.split(step) for each in (*geometry, out)), strict=True):
-        left, right, across, wide = _place_samples(source[:, 0::2], target[:, 0::2], size)
-        top, bottom, down, high = (each.mT for each in _place_samples(source[:, 1::2], target[:, 1::2], size))
+    for source, target, some in zip(*(part.split(step) for part in (*geometry, crops)), strict=True):
+        left, right, across, wide = _samples(source[:, 0::2], target[:, 0::2], size)
+        top, bottom, down, high = (part.mT for part in _samples(source[:, 1::2], target[:, 1::2], size))
         upper, lower = (torch.lerp(image[channel, y, left], image[channel, y, right], across) for y in (top, bottom))
-        crops.copy_(torch.lerp(upper, lower, down).masked_fill_(~(wide & high), 0))
+        some.copy_(torch.lerp(upper, lower, down).masked_fill_(~(wide & high), 0))
 
 
-def _place_samples(source: Tensor, target: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`warping_kernels.place_samples` for the whole of one axis of many crops.
+def _samples(source: Tensor, target: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The two pixels between which each sample of one axis lies, pixel centres at halves.
+
+    Beyond the centres of the source's outermost pixels both are that pixel. Computed in whole numbers, so that nothing
+    is lost far from the image's corner.
 
     Args:
         source, target: (N, 2) start and stop.
+        size: samples of each crop.
 
     Returns:
         lower and upper int64, the weights of upper float32, and whether it shows the image: all (N, 1, 1, size).
     """
-    start, extent = source[:, 0, None], (source[:, 1] - source[:, 0])[:, None].clamp(min=1)
+    start = source[:, 0, None]
+    extent = (source[:, 1] - source[:, 0])[:, None].clamp(min=1)
     length = (target[:, 1] - target[:, 0])[:, None].clamp(min=1)
-    place = torch.arange(size, device=source.device) - target[:, 0, None]
-    doubled = (2 * place + 1) * extent - length
+    position = torch.arange(size, device=source.device) - target[:, 0, None]
+    doubled = (2 * position + 1) * extent - length  # the sample's position in the source, times 2 * length
     below = doubled.div(2 * length, rounding_mode="floor")
     weights = (doubled - below * 2 * length) / (2 * length).float()
-    lower, upper = (start + each.clamp(min=0).minimum(extent - 1) for each in (below, below + 1))
-    seen = (place >= 0) & (place < target[:, 1, None] - target[:, 0, None])
+    lower, upper = (start + pixel.clamp(min=0).minimum(extent - 1) for pixel in (below, below + 1))
+    seen = (position >= 0) & (position < target[:, 1, None] - target[:, 0, None])
     return lower[:, None, None], upper[:, None, None], weights[:, None, None], seen[:, None, None]

@@ -160,24 +160,6 @@ def test_any_number_of_passes_equals_one(network: CropNetwork, mode: str, channe
     hook.remove()
 
 
-def test_passes_share_memory_only_where_no_gradient_needs_the_crops(network: CropNetwork) -> None:
-    image, first, second = torch.randn(3, 60, 90), _boxes(6), _boxes(6)
-    reader = make_reader(network, bf16=False, memory=3.5 * PASS / 1e9)
-    crops: list[Tensor] = []
-    hook = network.register_forward_pre_hook(lambda module, given: crops.append(given[0]))
-    with torch.inference_mode():  # as in a validation
-        found = reader.read(image, first)
-    with torch.no_grad():  # as in the stages after fine-tuning
-        torch.testing.assert_close(reader.read(image, first), found)
-        reader.read(image, second)
-        assert not any(part.is_inference() for part in crops) and len({part.data_ptr() for part in crops}) == 1
-    crops.clear()
-    reader.read(image, first)
-    hook.remove()
-    assert len({part.data_ptr() for part in crops}) == 2
-    torch.testing.assert_close(torch.cat(crops), warping.warp(image, first, 32, 4))
-
-
 @torch.no_grad()
 def test_no_boxes_at_all(network: CropNetwork) -> None:
     found = make_reader(network).read(torch.randn(3, 60, 90), torch.zeros(0, 4))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from detkit.errors import ConfigError
 from detkit.features import crop_geometry, warp
-from detkit.features.warping import MODES, _empty, _warp_batched
+from detkit.features.warping import MODES, _resize_batched
 
 
 def matlab_round(value: float) -> int:
@@ -79,18 +79,16 @@ def plain_crop(image: Tensor, box: list[float], size: int, context: int, mode: s
     return crop
 
 
-def compiled(image: Tensor, boxes: Tensor, size: int, context: int = 16, mode: str = "warp") -> Tensor:
-    return warp(image, boxes, size, context, mode, out=torch.full((len(boxes), len(image), size, size), torch.nan))
-
-
 def batched(image: Tensor, boxes: Tensor, size: int, context: int = 16, mode: str = "warp") -> Tensor:
     """What runs on other devices, on this one."""
-    out = torch.full((len(boxes), len(image), size, size), torch.nan)
-    _warp_batched(image, crop_geometry(boxes, (image.shape[1], image.shape[2]), size, context, mode), out)
-    return out
+    crops = torch.full((len(boxes), len(image), size, size), torch.nan)
+    _resize_batched(image, crop_geometry(boxes, (image.shape[1], image.shape[2]), size, context, mode), crops)
+    return crops
 
 
-BOTH = pytest.mark.parametrize("run", [compiled, batched])
+#: Grey levels of 255: OpenCV computes positions in float32.
+TOLERANCE = 1e-3
+BOTH = pytest.mark.parametrize("run", [warp, batched])
 
 
 def photo(height: int, width: int, seed: int = 0) -> Tensor:
@@ -119,7 +117,7 @@ def test_crops_equal_a_plain_reading_at_every_border(run: Callable, mode: str, s
         boxes = boxes[::9]
     crops = run(image, boxes, size, context, mode)
     expected = np.stack([plain_crop(image, box, size, context, mode) for box in boxes.tolist()])
-    np.testing.assert_allclose(crops.numpy(), expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(crops.numpy(), expected, rtol=0, atol=TOLERANCE)
 
 
 coordinate = st.one_of(
@@ -145,9 +143,9 @@ def test_any_boxes_give_the_plain_readings_rectangles_and_crops(
     assert [list(each) for each in zip(*(g.tolist() for g in geometry), strict=True)] == [list(e) for e in expected]
     image = photo(*image_size)
     crops = np.array([plain_crop(image, box, size, context, mode) for box in tensor.tolist()])
-    for run in (compiled, batched):
+    for run in (warp, batched):
         np.testing.assert_allclose(run(image, tensor, size, context, mode).numpy(), crops.reshape(-1, 3, size, size),
-                                   rtol=0, atol=1e-4)  # fmt: skip
+                                   rtol=0, atol=TOLERANCE)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -214,7 +212,6 @@ def test_a_coordinate_that_is_not_finite_shows_nothing(run: Callable) -> None:
 @BOTH
 def test_no_boxes_give_no_crops(run: Callable) -> None:
     assert run(photo(40, 50), torch.zeros(0, 4), 36).shape == (0, 3, 36, 36)
-    assert warp(photo(40, 50), torch.zeros(0, 4), 36, dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("shape", [(3, 0, 0), (3, 0, 5), (3, 5, 0)])
@@ -234,38 +231,6 @@ def test_memory_formats_and_threads_hold_the_same_values() -> None:
     assert all(torch.equal(each, results[0]) for each in results)
     assert results[0].is_contiguous()
     assert results[1].is_contiguous(memory_format=torch.channels_last)
-
-
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_types_are_the_rounded_crops(dtype: torch.dtype, channels_last: bool) -> None:
-    image, boxes = photo(37, 52) / 58 - 2.1, border_boxes(37, 52)
-    crops = warp(image, boxes, 24, 4, dtype=dtype, channels_last=channels_last)
-    assert crops.dtype == dtype
-    assert crops.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    assert torch.equal(crops, warp(image, boxes, 24, 4).to(dtype))
-    out = torch.empty_like(crops)
-    _warp_batched(image, crop_geometry(boxes, (37, 52), 24, 4), out)
-    torch.testing.assert_close(out, crops)
-
-
-def test_the_result_goes_where_it_is_wanted() -> None:
-    image, boxes = photo(37, 52), border_boxes(37, 52)[:7]
-    expected = warp(image, boxes, 36)
-    for memory_format in (torch.contiguous_format, torch.channels_last):
-        buffer = torch.full((9, 3, 36, 36), torch.nan).to(memory_format=memory_format)
-        given_back = warp(image, boxes, 36, out=buffer[1:8])
-        assert given_back.data_ptr() == buffer[1].data_ptr()
-        assert torch.equal(buffer[1:8], expected)
-        assert buffer[[0, 8]].isnan().all()
-
-
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_on_another_device_the_result_has_the_same_form(channels_last: bool) -> None:
-    here = _empty((2, 3, 5, 5), torch.bfloat16, channels_last, torch.device("cpu"))
-    there = _empty((2, 3, 5, 5), torch.bfloat16, channels_last, torch.device("meta"))
-    assert (here.shape, here.dtype, here.stride()) == (there.shape, there.dtype, there.stride())
-    assert there.device.type == "meta"
 
 
 def test_images_that_are_views_or_of_other_types_or_learn() -> None:
@@ -294,23 +259,8 @@ def test_made_in_steps_they_are_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.equal(batched(image, boxes, 24, 4), expected)
 
 
-def test_inside_it_is_opencvs_resize_to_a_grey_level() -> None:
-    import cv2
-
-    image = photo(120, 160)
-    boxes = torch.tensor(
-        [[20.0, 30, 90, 80], [0, 0, 40, 110], [130, 100, 160, 120], [5, 5, 158, 118], [60, 60, 63, 62]]
-    )
-    geometry, crops = crop_geometry(boxes, (120, 160), 227), warp(image, boxes, 227)
-    for crop, source, target in zip(crops, *(each.tolist() for each in geometry), strict=True):
-        window = image[:, source[1] : source[3], source[0] : source[2]].permute(1, 2, 0).numpy()
-        theirs = cv2.resize(window, (target[2] - target[0], target[3] - target[1]), interpolation=cv2.INTER_LINEAR)
-        ours = crop[:, target[1] : target[3], target[0] : target[2]].permute(1, 2, 0).numpy()
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1)
-
-
 def test_inside_it_is_opencvs_affine_warp_to_a_grey_level() -> None:
-    """In what is smooth as photographs are: OpenCV rounds places to 1/32 of a pixel."""
+    """In what is smooth as photographs are: warpAffine rounds positions to 1/32 of a pixel."""
     import cv2
 
     image = photo(120, 160)
@@ -345,10 +295,6 @@ def test_what_is_no_image_of_three_channels_is_refused(image: Tensor) -> None:
         ({"context": 12}, "24 pixels has no room for 12 pixels of context"),
         ({"context": -1}, "no room for -1"),
         ({"size": 0, "context": 0}, "a crop of 0 pixels"),
-        ({"dtype": torch.int64}, "cannot be torch.int64"),
-        ({"out": torch.zeros(2, 3, 24, 24)}, r"out is \(2, 3, 24, 24\).*the crops are \(1, 3, 24, 24\)"),
-        ({"out": torch.zeros(1, 3, 24, 48)[..., ::2]}, "must be contiguous"),
-        ({"out": torch.zeros(1, 3, 24, 24, dtype=torch.float64)}, "cannot be torch.float64"),
     ],
 )
 def test_what_cannot_be_is_refused(arguments: dict, message: str) -> None:
