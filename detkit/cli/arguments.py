@@ -6,6 +6,7 @@ Options win over files wherever they stand on the command line, so files are put
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -94,7 +95,7 @@ def read_arguments(args: Sequence[str]) -> Arguments:
     parser.add_argument("--config", "-c", action="append", default=[])
     parser.add_argument("--import", dest="modules", action="append", default=[])
     try:
-        known, options = parser.parse_known_args([_with_underscores(argument) for argument in args])
+        known, options = parser.parse_known_args([_normalize(argument) for argument in args])
     except argparse.ArgumentError as error:
         raise ConfigError(str(error)) from error
     files = [find_config(name) for name in known.config]
@@ -145,6 +146,9 @@ def flatten(content: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _with_underscores(argument: str) -> str:
+def _normalize(argument: str) -> str:
+    """Underscores in the name of an option; null in a list quoted, which jsonargparse loses in nested options."""
     name, equals, value = argument.partition("=")
-    return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else argument
+    if name.startswith("["):
+        return re.sub(r"(?<=[\[,\s])null(?=[\],\s])", "'null'", argument)
+    return f"--{name[2:].replace('-', '_')}{equals}{_normalize(value)}" if name.startswith("--") else argument

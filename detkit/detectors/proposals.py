@@ -59,7 +59,7 @@ class ProposalSettings:
             return Path(self.path)
         if self.path is not None:
             return store_path(Path(self.path), split, self.method)
-        # COCO's images have a folder to themselves, and nothing else shall be in it.
+        # COCO's images have a folder of their own, in which nothing else is to be written.
         in_folders = any(os.path.dirname(file) for file in annotations.files[:1])
         root = Path(annotations.root) if in_folders else Path(annotations.root).parent
         return default_store_path(root, split, self.method)

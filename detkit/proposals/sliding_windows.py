@@ -1,4 +1,4 @@
-"""Sliding windows: every place an object might be, and nothing known of the image. The baseline of all proposals."""
+"""Sliding windows: boxes of fixed shapes all over the image, whatever is in it. The baseline for other proposals."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ def sliding_windows(
 ) -> Tensor:
     """Windows of every scale and ratio, a stride apart, all within the image.
 
-    The last window of a row or column ends at the image's border, however far the one before it lies, so that the
-    windows of each shape cover the image. A window that is wider or higher than the image is cut to it.
+    The last window of a row or column ends at the image's border, so that the windows of each shape cover the image. A
+    window that is wider or higher than the image is cut to it.
 
-    No window is better than another, but who reads proposals takes the first so many. So each shape (a scale and a
-    ratio) gives a window in turn, while it has any, and the windows of a shape come in an order in which each next one
-    lies where there are few yet: the first so many are spread over scales, ratios and the image alike. The same
-    arguments give the same order.
+    No window is better than another, but detectors use only the first so many proposals. So the shapes (a scale and a
+    ratio) take turns, and the windows of a shape come in an order whose every beginning is spread over the image. The
+    same arguments give the same order.
 
     Args:
         size: (height, width) of the image, in pixels.
@@ -46,12 +45,14 @@ def sliding_windows(
             f"sliding windows need a size, one scale, one ratio and a stride at least, all above 0; here size {size}, "
             f"scales {list(scales)}, ratios {list(ratios)}, stride {stride}"
         )
-    windows, turns, shapes = [], [], set()
+    windows: list[Tensor] = []
+    turns: list[Tensor] = []
+    shapes: set[tuple[float, ...]] = set()
     for scale in scales:
         for ratio in ratios:
             shape = (min(scale * math.sqrt(ratio), height), min(scale / math.sqrt(ratio), width))
             key = tuple(round(side, 3) for side in shape)
-            if key in shapes:  # cut to the same by the image
+            if key in shapes:  # two shapes that are equal once they are cut to the image
                 continue
             shapes.add(key)
             y, x = (_positions(extent, side, stride) for extent, side in zip(size, shape, strict=True))
@@ -65,15 +66,15 @@ def sliding_windows(
 
 
 def _positions(extent: float, side: float, stride: float) -> Tensor:
-    """Where windows of that side begin: every stride, and where the last one ends with the image."""
-    room = max(extent - side, 0.0)
-    positions = torch.arange(0, room, stride, dtype=torch.float64)
+    """The first coordinates of windows of that side: every stride, and one whose window ends with the image."""
+    last = max(extent - side, 0.0)
+    positions = torch.arange(0, last, stride, dtype=torch.float64)
     # No window a thousandth of a pixel before the last.
-    return torch.cat([positions[positions < room - 1e-3], torch.tensor([room], dtype=torch.float64)])
+    return torch.cat([positions[positions < last - 1e-3], torch.tensor([last], dtype=torch.float64)])
 
 
 def _spread(rows: int, columns: int) -> Tensor:
-    """The cells of a grid, numbered row by row, in an order of which every beginning is spread over the grid.
+    """The cells of a grid, numbered row by row, in an order whose every beginning is spread over the grid.
 
     As in a dither mask: cells below a threshold lie evenly apart, whatever the threshold (M. Roberts, "The unreasonable
     effectiveness of quasirandom sequences", 2018; the numbers are 1/g and 1/g^2, g the root of g^3 = g + 1).

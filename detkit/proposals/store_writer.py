@@ -155,7 +155,7 @@ class StoreWriter:
             )
         with self._transaction():
             rows = self._connection.execute("SELECT image_id, position FROM images ORDER BY position").fetchall()
-            others = [key for key, _ in rows if key not in self._keys]  # of another list of the data set's images
+            others = [key for key, _ in rows if key not in self._keys]  # in another list of the data set's images
             order = {key: position for position, key in enumerate([*self._keys, *others])}
             moved = [(order[key], key) for key, position in rows if order[key] != position]
             self._connection.executemany("UPDATE images SET position = ? WHERE image_id = ?", moved)
@@ -185,7 +185,7 @@ class StoreWriter:
                 yield
                 self._connection.execute("COMMIT")
             except BaseException:
-                if self._connection.in_transaction:  # SQLite itself goes back where the disk is full
+                if self._connection.in_transaction:  # SQLite rolls back by itself when the disk is full
                     self._connection.execute("ROLLBACK")
                 raise
 
@@ -245,10 +245,10 @@ def _another_computation(path: Path, what: str) -> DataError:
 
 
 def _acquire_lock(path: Path, on_wait: Callable[[], None]) -> sqlite3.Connection:
-    """A connection that holds SQLite's lock of an empty file; the lock ends with the process, however that ends.
+    """A connection that holds SQLite's lock of an empty file, until it is closed or its process ends.
 
-    Not the part itself is locked: who waits for a file that is renamed meanwhile would take the journal of the next
-    file of that name for its own.
+    The part itself is not used for it: a process that waits for a part which is renamed meanwhile would write the
+    journal of the next part of that name into the store.
     """
     waits = False
     while True:

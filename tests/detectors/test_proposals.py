@@ -412,7 +412,7 @@ def test_from_fit_to_compress_by_the_command_line(
     assert main(["fit", "--config", "small.yaml", "--trainer.fast_dev_run", "true"]) == 0
     assert stores(tmp_path) == [] and not Path("runs").exists()
     search.calls = 0
-    assert main(["fit", "--config", "small.yaml"]) == 0
+    assert main(["fit", "--config", "small.yaml", "--model.proposals.max_boxes", "[null, 15]"]) == 0
     assert stores(tmp_path) == ["train", "val"] and search.calls == 6 + 3
     assert main(["test", "--ckpt_path", "runs/small"]) == 0
     assert search.calls == 6 + 3 + 3
@@ -424,5 +424,5 @@ def test_from_fit_to_compress_by_the_command_line(
     assert search.calls == 6 + 3 + 3 + 12
     model = detkit.load(best)
     assert model.hparams["roi"]["svd_ranks"] == {"fc6": 4, "fc7": 4} and model.roi_heads.normalizer.known
-    assert model.given.settings == ProposalSettings(SelectiveSearch(seed=3))
+    assert model.given.settings == ProposalSettings(SelectiveSearch(seed=3), max_boxes=(None, 15))
     assert capsys.readouterr().err == ""
