@@ -20,6 +20,7 @@ from detkit.features.roi_pooling import RoIPooler
 from detkit.heads.detection import DetectionSettings
 from detkit.heads.roi_heads import BoxPredictor, RoIHeads, RoISettings, build_box_head
 from detkit.proposals import Proposals
+from detkit.system import keep_freed_memory
 from detkit.types import Batch, Detections, Targets
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Detector(TrainableModule):
     def predict(
         self, images: ImageLike | list[ImageLike], score_threshold: float = 0.0, batch_size: int = 1
     ) -> Detections | list[Detections]:
-        """Detect objects.
+        """Detect objects. On a CPU with glibc the process keeps freed memory from then on, see `keep_freed_memory`.
 
         Args:
             images: a path, PIL image, uint8 RGB array (H, W, 3) or uint8 tensor (3, H, W), or a list of them.
@@ -99,6 +100,8 @@ class Detector(TrainableModule):
         Raises:
             ImageTypeError, DataError: for an image that is none, or cannot be read.
         """
+        if self.device.type == "cpu":
+            keep_freed_memory()
         many = isinstance(images, list | tuple)
         inputs = list(images) if many else [images]
         modes = [(module, module.training) for module in self.modules()]
