@@ -250,6 +250,7 @@ class RegionDetector(Detector):
     ) -> None:
         super().__init__(class_names, Preprocessing(image, features.channels_last), **shared)
         self.backbone, top = build_backbone(backbone, weights, features)
+        self.build_rpn()
         head, head_features = build_box_head(roi, self.backbone.channels[0], top, features.initialization)
         # The pyramid's last level is a subsampled copy for large anchors; regions are not read from it.
         strides = self.backbone.strides[: len(self.backbone.levels)]
@@ -260,6 +261,9 @@ class RegionDetector(Detector):
             self.to(memory_format=torch.channels_last)
 
     # -- what a generation implements ------------------------------------------------------------
+
+    def build_rpn(self) -> None:
+        """Build the network that proposes, if there is one: between backbone and second stage, in their order."""
 
     def propose(self, batch: Batch, encoded: Any) -> list[Proposals]:
         """Where the objects of each image may be, in the batch's pixels."""

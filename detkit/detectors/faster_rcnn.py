@@ -15,7 +15,7 @@ from detkit.detectors.base import RegionDetector
 from detkit.engine.summary import field_lines
 from detkit.features.preprocessing import ImageBatch
 from detkit.proposals.region_proposal_network import Proposals, RegionProposalNetwork, RPNOutput, RPNSettings
-from detkit.settings import check_choice
+from detkit.settings import check_choice, from_plain
 from detkit.types import Batch, Targets
 
 SCHEMES = ("joint", "alternating")
@@ -57,11 +57,15 @@ class FasterRCNN(RegionDetector):
     ) -> None:
         check_choice("training_scheme", training_scheme, SCHEMES)
         super().__init__(class_names, **shared)
-        self.rpn = RegionProposalNetwork(self.backbone.channels[0], anchors.generator(self.backbone.strides), rpn)
-        self.rpn.to(memory_format=self.preprocessing.memory_format)
         #: In the first two of four steps the RPN has a backbone of its own.
         self.rpn_backbone = copy.deepcopy(self.backbone) if training_scheme == "alternating" else None
         self.alternation = AlternatingSchedule() if training_scheme == "alternating" else None
+
+    def build_rpn(self) -> None:
+        """The RPN, on the backbone's maps."""
+        anchors = from_plain(AnchorSettings, self.hparams["anchors"])
+        rpn = from_plain(RPNSettings, self.hparams["rpn"])
+        self.rpn = RegionProposalNetwork(self.backbone.channels[0], anchors.generator(self.backbone.strides), rpn)
 
     def encode(self, batch: Batch) -> Encoded:
         """Backbone and RPN head over a batch of samples (only ``image`` is read)."""
