@@ -72,8 +72,9 @@ class Images(NamedTuple):
 class ProposalStore(Mapping[str | int, np.ndarray]):
     """The proposals of a split, image_id -> boxes (P, 4) float32, x1 y1 x2 y2 in the image's pixels, best first.
 
-    An image without proposals has boxes of shape (0, 4). Open with `ProposalStore.open`. Every process and thread has
-    a connection of its own, and pickling a store hands on its path, so that DataLoader workers can read it.
+    An image without proposals has boxes of shape (0, 4). Open with `ProposalStore.open`. Threads read one after the
+    other by one connection, every process has its own, and pickling a store hands on its path: DataLoader workers can
+    read it, however they are started.
 
     Attributes:
         path: the file, absolute.
@@ -82,12 +83,16 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
         parameters: its options; plain JSON values.
     """
 
+    # SQLite has mutexes for the whole process. A child that is forked while a thread holds one waits for it for ever,
+    # so whoever forks waits until no thread is in SQLite.
+    _sqlite = threading.RLock()
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(os.path.abspath(path))
-        self._local = threading.local()
+        self._opened: tuple[int, sqlite3.Connection] | None = None  # process and its connection
         if not self.path.exists():
             raise DataError(f"{path}: no such store of proposals; `detkit propose` makes one")
-        with self._errors():
+        with self._reading():
             rows = self._connection().execute("SELECT * FROM meta").fetchall()
             (self.version, self.method, parameters, self._length, checksum), *_ = rows
             if self.version != VERSION:
@@ -123,7 +128,7 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
         """
         key, row = key_of(image_id), None
         if key is not None:
-            with self._errors():
+            with self._reading():
                 row = self._connection().execute(f"SELECT {ROW} FROM images WHERE image_id = ?", (key,)).fetchone()
         if row is None:
             raise KeyError(image_id)
@@ -135,7 +140,7 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
     @cached_property
     def images(self) -> Images:
         """Ids and sizes of the images as the data set gives them, in its order."""
-        with self._errors():
+        with self._reading():
             rows = self._connection().execute("SELECT image_id, width, height FROM images ORDER BY position").fetchall()
             ids = [key if isinstance(key, int) else key.decode("utf-8", "surrogatepass") for key, *_ in rows]
             return Images.of(ids, [row[1] for row in rows], [row[2] for row in rows])
@@ -143,7 +148,7 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
     @cached_property
     def counts(self) -> np.ndarray:
         """(I,) int64, boxes of each image."""
-        with self._errors():
+        with self._reading():
             rows = self._connection().execute("SELECT length(boxes) / 8 FROM images ORDER BY position").fetchall()
         return np.array(rows, np.int64).reshape(-1)
 
@@ -153,7 +158,7 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
         Raises:
             DataError: the file is damaged.
         """
-        with self._errors():
+        with self._reading():
             positions = [row[0] for row in self._connection().execute("SELECT position FROM images ORDER BY position")]
             if positions != list(range(len(self))):
                 raise ValueError("images are missing, or out of order")
@@ -199,20 +204,34 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
         return np.frombuffer(boxes, "<u2").reshape(-1, 4).astype(np.float32) / np.float32(scale)
 
     def _connection(self) -> sqlite3.Connection:
-        if self._local.__dict__.get("process") != os.getpid():  # also after a fork
-            self._local.connection = sqlite3.connect(f"{self.path.as_uri()}?mode=ro&immutable=1", uri=True)
-            self._local.process = os.getpid()
-        return self._local.connection
+        if self._opened is None or self._opened[0] != os.getpid():  # after a fork, the parent's is not used
+            uri = f"{self.path.as_uri()}?mode=ro&immutable=1"
+            self._opened = os.getpid(), sqlite3.connect(uri, uri=True, check_same_thread=False)
+        return self._opened[1]
+
+    def __del__(self) -> None:
+        with self._sqlite:
+            self.__dict__.pop("_opened", None)
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _reading(self) -> Iterator[None]:
+        """One thread at a time; errors as DataErrors that name the file and the way out."""
         try:
-            yield
+            with self._sqlite:
+                yield
         except (sqlite3.Error, ValueError, TypeError, AttributeError, OverflowError, KeyError) as error:
             code = error.sqlite_errorcode & 0xFF if isinstance(error, sqlite3.OperationalError) else None
             if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR):
                 raise DataError(f"{self.path}: cannot be read ({error})") from None
             raise DataError(f"{self.path}: is no store of proposals, or a damaged one ({error}); {AGAIN}") from None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=ProposalStore._sqlite.acquire,
+        after_in_parent=ProposalStore._sqlite.release,
+        after_in_child=ProposalStore._sqlite.release,
+    )
 
 
 def encode(boxes: Any, size: tuple[int, int]) -> tuple[int, bytes]:

@@ -146,10 +146,33 @@ def test_threads_and_forks_read_side_by_side(path: Path) -> None:
         thread.start()
     with multiprocessing.get_context("fork").Pool(2) as pool:
         for image_id, expected in zip(IMAGES.ids.tolist(), BOXES, strict=True):
-            np.testing.assert_array_equal(pool.apply(store.__getitem__, (image_id,)), expected)
+            boxes = pool.apply_async(store.__getitem__, (image_id,)).get(timeout=60)
+            np.testing.assert_array_equal(boxes, expected)
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@needs_fork
+def test_a_fork_waits_until_no_thread_is_in_sqlite(path: Path) -> None:
+    """A child that inherits one of SQLite's mutexes locked would never end."""
+    store, inside, left = ProposalStore.open(path), threading.Event(), []
+
+    def read() -> None:
+        with store._reading():
+            inside.set()
+            time.sleep(0.3)
+            left.append(True)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    assert inside.wait(60)
+    child = multiprocessing.get_context("fork").Process(target=lambda: store["b"])
+    child.start()
+    assert left
+    child.join(60)
+    assert child.exitcode == 0
+    thread.join()
 
 
 def test_a_read_only_folder(path: Path) -> None:
