@@ -5,8 +5,7 @@
 3. The RPN's own layers are tuned on step 2's backbone, which is fixed from now on: both share it.
 4. The second stage's own layers are tuned on step 3's proposals.
 
-The authors' run has 80k, 40k, 80k and 40k steps, each with its own drop of the rate (papers.md 2.3); here the four
-share a run's steps in the same proportion.
+The steps have the proportions of the authors' 80k, 40k, 80k and 40k, each with its own schedule (papers.md 2.3).
 """
 
 from __future__ import annotations
@@ -43,12 +42,7 @@ def step_at(training_step: int, total_steps: int) -> int:
 
 
 def repeated(factor_of: Callable[[int], Callable[[int], float]], total_steps: int) -> Callable[[int], float]:
-    """A schedule of the learning rate that runs anew in each of the four steps.
-
-    Args:
-        factor_of: from a number of steps to the factor as a function of the step.
-        total_steps: of the whole run.
-    """
+    """A schedule of the learning rate, for a number of steps, that runs anew in each of the four steps."""
     ends = bounds(total_steps)
     starts = [0, *ends[:-1]]
     factors = [factor_of(max(end - start, 1)) for start, end in zip(starts, ends, strict=True)]
@@ -61,13 +55,7 @@ def repeated(factor_of: Callable[[int], Callable[[int], float]], total_steps: in
 
 
 class AlternatingSchedule(Callback):
-    """Moves a `FasterRCNN` through the four steps of a fit.
-
-    What the backbone's transfer policy fixes stays fixed in all of them.
-
-    Attributes:
-        step: 0 to 3.
-    """
+    """Moves a `FasterRCNN` through the four steps of a fit; what the transfer policy fixes stays fixed in all."""
 
     def __init__(self) -> None:
         self.step = 0
@@ -86,13 +74,8 @@ class AlternatingSchedule(Callback):
             self._paused = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a DDP that waits for gradients of parts that do not learn in a step.
-
-        Raises:
-            ConfigError: naming the strategy to choose.
-        """
-        # Lightning keeps what it hands to DDP in no public place; without this the fit ends in an error of torch's that
-        # does not say what to set. tests/detectors/test_alternating.py fails when the name moves.
+        """Refuse a DDP that waits for gradients of parts that do not learn in a step."""
+        # Lightning has no public name for it, and torch's own error does not say what to set.
         options = getattr(trainer.strategy, "_ddp_kwargs", {})
         if trainer.world_size > 1 and not options.get("find_unused_parameters"):
             raise ConfigError(
@@ -101,11 +84,7 @@ class AlternatingSchedule(Callback):
             )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
-        """Let the parts of the current step learn.
-
-        Raises:
-            ConfigError: if the run's length is not known.
-        """
+        """Let the parts of the current step learn; refuse a run whose length is not known."""
         total_steps = int(min(trainer.estimated_stepping_batches, UNKNOWN))
         if not 0 < total_steps < UNKNOWN:
             raise ConfigError("training_scheme: alternating needs trainer.max_epochs or trainer.max_steps")
@@ -135,11 +114,9 @@ class AlternatingSchedule(Callback):
     # -- checkpoints -------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The step."""
         return {"step": self.step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on in the step that was saved."""
         self.step = state_dict["step"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 class Detector(TrainableModule):
     """Base of R-CNN, Fast R-CNN and Faster R-CNN.
 
-    A generation implements `encode` (one pass over the features), `losses` and `detect`; both take the result of
-    `encode`, so that validation has losses and detections from one pass. Neither changes train or eval mode.
+    A generation implements `encode` (one pass over the features), `losses` and `detect`, which take its result.
 
     Args:
         class_names: the classes, without background. Given by the data set on the command line.
@@ -91,11 +90,10 @@ class Detector(TrainableModule):
         Args:
             images: a path, PIL image, uint8 RGB array (H, W, 3) or uint8 tensor (3, H, W), or a list of them.
             score_threshold: leave out detections with a lower score (0-1); the model's own threshold holds besides.
-            batch_size: images that go through the network together; more gains nothing on a CPU.
+            batch_size: images that go through the network together.
 
         Returns:
-            Detections (``boxes`` (N, 4) in the image's own pixels, ``scores`` (N,), ``labels`` (N,) from 1, best first,
-            on the CPU), or a list of them for a list of images.
+            Of each image ``boxes`` (N, 4) in its own pixels, ``scores`` (N,) and ``labels`` (N,) from 1, best first.
 
         Raises:
             ImageTypeError, DataError: for an image that is none, or cannot be read.
@@ -146,14 +144,11 @@ class Detector(TrainableModule):
         return [{**sample, "image": sample["image"].to(device, non_blocking=True)} for sample in batch]
 
     def on_fit_start(self) -> None:
-        """Print what learns, and what the maps see."""
         super().on_fit_start()
-        if self.trainer.is_global_zero:
-            for line in self.feature_lines():
-                self.print(line)
+        for line in self.feature_lines():
+            self.print(line)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The sum of the losses of one batch."""
         losses = self.losses(batch, self.encode(batch))
         self.loss_guard.watch(losses, batch)
         # Losses of parts that are fixed for now (alternating training) are only logged.
@@ -165,7 +160,6 @@ class Detector(TrainableModule):
         return total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Losses and detections from one pass."""
         encoded = self.encode(batch)
         losses = self.losses(batch, encoded)
         self.loss_guard.watch(losses, batch)
@@ -175,20 +169,16 @@ class Detector(TrainableModule):
         self.metric.update(self.detect(batch, encoded), batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Detections for the metric."""
         self.metric.update(self.detect(batch), batch)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Detections]:
-        """Detections of each image."""
         return self.detect(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metric."""
         self.loss_guard.check()
         self._log_metric("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the metric."""
         self._log_metric("test")
 
     def _log_metric(self, stage: str) -> None:
@@ -276,7 +266,6 @@ class RegionDetector(Detector):
     # -- shared parts ----------------------------------------------------------------------------
 
     def encode(self, batch: Batch) -> Encoded:
-        """Backbone over a batch of samples (only ``image`` is read)."""
         images = self.prepare(batch)
         return Encoded(images, self.backbone(images.tensor))
 
@@ -291,7 +280,6 @@ class RegionDetector(Detector):
         return losses | roi_losses
 
     def detect(self, batch: Batch, encoded: Any = None) -> list[Detections]:
-        """Detections of each image of a batch of samples."""
         encoded = encoded or self.encode(batch)
         proposals = [p.boxes[p.valid] for p in self.propose(batch, encoded)]
         return self.roi_heads.detect(encoded.features, proposals, encoded.images)
@@ -302,16 +290,11 @@ class RegionDetector(Detector):
 
 
 def load(path: str | PathLike[str], device: str = "cpu") -> Detector:
-    """The detector of a run's folder (its best checkpoint, else its last) or of a checkpoint file.
-
-    Nothing else is needed: architecture, classes and preprocessing are in the checkpoint.
+    """The detector, in eval mode, of a run's folder (its best checkpoint, else its last) or of a checkpoint file.
 
     Args:
         path: such as ``runs/demo`` or ``runs/demo/version_0/checkpoints/best.ckpt``.
         device: where to put it.
-
-    Returns:
-        the detector in eval mode; see `Detector.predict`.
 
     Raises:
         CheckpointError: if there is no checkpoint, it cannot be read, or it is not one of a detector.

@@ -23,12 +23,9 @@ NORMALIZATIONS = ("per_class", "fixed")
 
 
 class FastRCNN(RegionDetector):
-    """Fast R-CNN, trained jointly on its two losses; its proposals are given.
+    """Fast R-CNN, trained jointly on its two losses; its proposals are given (see `GivenProposals`).
 
-    They come as ``proposals`` with the samples, from stores of the data set's splits, which a fit computes where they
-    are missing. An image without them (`predict`, or ``fast_dev_run`` where there is no store) is searched on the spot.
-    The defaults are the ``modern`` preset; ``configs/fast_rcnn`` holds those of the paper. Backbone, region classifier
-    and training are those of `RegionDetector`, and so are their arguments.
+    The defaults are the ``modern`` preset; ``configs/fast_rcnn`` holds those of the paper.
 
     Args:
         class_names: the classes, without background. Given by the data set on the command line.
@@ -41,10 +38,6 @@ class FastRCNN(RegionDetector):
             to 224 x 224; [480, 576, 688, 864, 1200] in the paper; null: ``min_size``.
         test_max_size: limit of the longer side in such a test; 2000 in the paper.
         shared: arguments of `RegionDetector`.
-
-    Raises:
-        ConfigError: for an unknown name, or numbers that do not fit together.
-        WeightsError: for weights that do not fit the backbone.
     """
 
     def __init__(
@@ -98,11 +91,9 @@ class FastRCNN(RegionDetector):
     # -- the data set's proposals --------------------------------------------------------------
 
     def prepare_data(self) -> None:
-        """Compute the proposals that are missing."""
         self.given.prepare_data(self.trainer)
 
     def teardown(self, stage: str) -> None:
-        """Take the proposals back."""
         self.given.teardown(self.trainer)
 
     def setup(self, stage: str) -> None:

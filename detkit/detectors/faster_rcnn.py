@@ -14,11 +14,40 @@ from detkit.detectors.alternating import AlternatingSchedule, repeated
 from detkit.detectors.base import RegionDetector
 from detkit.engine.summary import field_lines
 from detkit.features.preprocessing import ImageBatch
+from detkit.features.weights import fit_state_dict
 from detkit.proposals.region_proposal_network import Proposals, RegionProposalNetwork, RPNOutput, RPNSettings
-from detkit.settings import check_choice, from_plain
+from detkit.settings import check_choice, construct
 from detkit.types import Batch, Targets
 
 SCHEMES = ("joint", "alternating")
+_MOBILENET: dict[str, Any] = {
+    "backbone": "mobilenet_v3_large",
+    # Both maps have stride 32, so every region is read from the first.
+    "features__levels": ["13", "16"],
+    # torchvision hands its own norm layer to the network, with its default epsilon instead of 0.001.
+    "features__batch_norm_eps": 1e-5,
+    "anchors__sizes": [[32.0, 64.0, 128.0, 256.0, 512.0]] * 3,
+    "rpn__score_threshold": 0.05,
+}
+
+#: Settings of `FasterRCNN` that make it torchvision's detector of that name.
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "fasterrcnn_resnet50_fpn": {"backbone": "resnet50"},
+    "fasterrcnn_resnet50_fpn_v2": {
+        "backbone": "resnet50",
+        "features__fpn_norm": True,
+        "rpn__convolutions": 2,
+        "roi__head": "conv",
+    },
+    "fasterrcnn_mobilenet_v3_large_fpn": _MOBILENET,
+    "fasterrcnn_mobilenet_v3_large_320_fpn": {
+        **_MOBILENET,
+        "image__min_size": 320,
+        "image__max_size": 640,
+        "rpn__pre_nms": [2000, 150],
+        "rpn__post_nms": [2000, 150],
+    },
+}
 
 
 class Encoded(NamedTuple):
@@ -32,8 +61,7 @@ class Encoded(NamedTuple):
 class FasterRCNN(RegionDetector):
     """Faster R-CNN, trained jointly on its four losses (approximate joint training, section 3.2).
 
-    The defaults are torchvision's (the ``modern`` preset); ``configs/faster_rcnn`` holds those of the paper. Backbone,
-    second stage and training are those of `RegionDetector`, and so are their arguments.
+    The defaults are torchvision's (the ``modern`` preset); ``configs/faster_rcnn`` holds those of the paper.
 
     Args:
         class_names: the classes, without background. Given by the data set on the command line.
@@ -41,10 +69,6 @@ class FasterRCNN(RegionDetector):
         rpn: the region proposal network.
         training_scheme: joint, or alternating (the paper's four steps, in each of which the schedule runs anew).
         shared: arguments of `RegionDetector`.
-
-    Raises:
-        ConfigError: for an unknown name, or numbers that do not fit together.
-        WeightsError: for weights that do not fit the backbone.
     """
 
     def __init__(
@@ -63,8 +87,8 @@ class FasterRCNN(RegionDetector):
 
     def build_rpn(self) -> None:
         """The RPN, on the backbone's maps."""
-        anchors = from_plain(AnchorSettings, self.hparams["anchors"])
-        rpn = from_plain(RPNSettings, self.hparams["rpn"])
+        anchors = construct(AnchorSettings, self.hparams["anchors"])
+        rpn = construct(RPNSettings, self.hparams["rpn"])
         self.rpn = RegionProposalNetwork(self.backbone.channels[0], anchors.generator(self.backbone.strides), rpn)
 
     def encode(self, batch: Batch) -> Encoded:
@@ -84,13 +108,11 @@ class FasterRCNN(RegionDetector):
         return self.rpn.propose(encoded.rpn, encoded.images)
 
     def feature_lines(self) -> list[str]:
-        """A line for each feature map: stride, receptive field and anchors."""
         return field_lines(self.backbone, self.rpn)
 
     # -- alternating training ----------------------------------------------------------------------
 
     def configure_callbacks(self) -> list[Callback]:
-        """What moves the model through the four steps of alternating training."""
         return [] if self.alternation is None else [self.alternation]
 
     def lr_factor(self, total_steps: int) -> Callable[[int], float]:
@@ -111,18 +133,21 @@ class FasterRCNN(RegionDetector):
         """A detector with the weights of one of torchvision's, and the same detections.
 
         Args:
-            arch: ``fasterrcnn_resnet50_fpn``, ``fasterrcnn_resnet50_fpn_v2``, ``fasterrcnn_mobilenet_v3_large_fpn``
-                or ``fasterrcnn_mobilenet_v3_large_320_fpn``.
+            arch: one of `ARCHITECTURES`.
             state_dict: of a detector that torchvision built.
             class_names: without background, in the order of the labels.
-            overrides: single settings by their dotted names with ``__``, such as ``detection__score_threshold=0.5``,
-                or whole arguments of the constructor. torchvision sets ``features__batch_norm_eps=0.0`` where it loads
-                its COCO_V1 weights of the ResNet-50-FPN and MobileNetV3 models itself: give that for their files.
+            overrides: arguments of the constructor; single settings as ``detection__score_threshold=0.5``. torchvision
+                sets ``features__batch_norm_eps=0.0`` where it loads its COCO_V1 weights of the ResNet-50-FPN and
+                MobileNetV3 models itself: give that for their files.
 
         Raises:
             ConfigError: for an unknown arch, or an argument that there is not.
             WeightsError: if keys or shapes do not fit.
         """
-        from detkit.detectors.torchvision_weights import from_torchvision
-
-        return from_torchvision(cls, arch, state_dict, class_names, overrides)
+        check_choice("torchvision detector", arch, ARCHITECTURES)
+        # torchvision's COCO categories hold "N/A" ten times.
+        names = [f"{name} {i}" if class_names.count(name) > 1 else name for i, name in enumerate(class_names, start=1)]
+        settings = {"class_names": names, "rpn__min_size": 1e-3, **ARCHITECTURES[arch], **overrides}
+        model = construct(cls, settings)
+        fit_state_dict(model, state_dict, source=f"of {arch}")
+        return model.eval()

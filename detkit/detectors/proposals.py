@@ -100,9 +100,6 @@ class GivenProposals:
 
     They come as ``proposals`` with the samples, from stores that a fit computes where they are missing. An image
     without them (`predict`, or ``fast_dev_run`` where there is no store) is searched when it is needed.
-
-    Args:
-        settings: which proposals, and how many.
     """
 
     def __init__(self, settings: ProposalSettings) -> None:
@@ -120,13 +117,7 @@ class GivenProposals:
         return [boxes[:limit] for boxes in proposals]
 
     def of_images(self, images: Sequence[Tensor], image_ids: Sequence[str | int | None]) -> list[Tensor]:
-        """Proposals (P, 4) of images, uint8 (3, H, W), in their pixels; computed side by side on all cores.
-
-        They are those that a store would have, but for its rounding to eighths of a pixel.
-
-        Raises:
-            ConfigError: for proposals that are not made from pixels.
-        """
+        """Proposals (P, 4) of images, uint8 (3, H, W), in their pixels; computed side by side on all cores."""
 
         def one(image: Tensor, image_id: str | int | None) -> Tensor:
             pixels = np.ascontiguousarray(image.detach().cpu().permute(1, 2, 0).numpy())
@@ -139,11 +130,7 @@ class GivenProposals:
             return list(pool.map(one, images, image_ids))
 
     def of_first(self, annotations: Annotations, count: int) -> dict[str | int, np.ndarray]:
-        """Proposals (P, 4) of a split's first ``count`` images, by their ids; computed now and kept nowhere.
-
-        Raises:
-            DataError: an image cannot be read.
-        """
+        """Proposals (P, 4) of a split's first ``count`` images, by their ids; computed now and kept nowhere."""
         task = self.settings.task(annotations, "train")
         boxes: dict[str | int, np.ndarray] = {}
         for index in range(count):
@@ -156,25 +143,17 @@ class GivenProposals:
     # -- hooks of the LightningModule --------------------------------------------------------------
 
     def prepare_data(self, trainer: L.Trainer) -> None:
-        """Compute the stores that are missing; Lightning calls it in one process of each machine.
-
-        Not with ``fast_dev_run``, which reads a few images: they are searched when they are needed.
-        """
+        """Compute the stores that are missing; Lightning calls it in one process of each machine."""
         for split, images in self._splits(trainer, trainer.state.fn):
             self.compute(images, split)
 
     def compute(self, annotations: Annotations, split: str) -> ProposalStore:
-        """The store of a split, computed now if it is missing.
-
-        Raises:
-            DataError: see `load_or_compute`; or it is missing, and cannot or shall not be computed.
-        """
+        """The store of a split, computed now if it is missing; a DataError where it cannot or shall not be."""
         if self._is_computed:
             return load_or_compute(self.settings.task(annotations, split))
         return self.settings.open_store(annotations, split)
 
     def setup(self, trainer: L.Trainer, stage: str) -> None:
-        """Give the data set's samples their proposals."""
         stores = {
             split: self.settings.open_store(annotations, split) for split, annotations in self._splits(trainer, stage)
         }
@@ -183,7 +162,6 @@ class GivenProposals:
             self._splits_given = list(stores)
 
     def teardown(self, trainer: L.Trainer) -> None:
-        """Take the proposals back: the next detector may want others."""
         while self._splits_given:
             trainer.datamodule.proposals.pop(self._splits_given.pop(), None)
 
@@ -193,7 +171,7 @@ class GivenProposals:
         return not isinstance(self.settings.method, StoredRPN) and not self.settings.names_file
 
     def _splits(self, trainer: L.Trainer, stage: str) -> list[tuple[str, Annotations]]:
-        """The splits that a stage reads from a store, with their annotations."""
+        """The splits that a stage reads from a store; with ``fast_dev_run`` those that are there."""
         data: Any = trainer.datamodule
         if not isinstance(data, DetectionDataModule):
             return []

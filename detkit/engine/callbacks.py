@@ -100,16 +100,13 @@ class LastCheckpoint(StageCheckpoint):
         self.path = Path(folder) / "last.ckpt"
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After the epoch's validation."""
         self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After a validation inside an epoch."""
         if not trainer.sanity_checking and trainer.state.fn == "fit" and trainer.val_check_interval != 1.0:
             self._save(trainer)
 
     def save_stage(self, trainer: Trainer, complete: bool) -> None:
-        """At the end of every stage."""
         self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
@@ -126,7 +123,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | PathLike[str], storage_options: Any = None
     ) -> None:
-        """Write a checkpoint; called by Lightning on rank 0."""
         part = f"{os.fspath(path)}.part"
         super().save_checkpoint(checkpoint, part, storage_options)
         os.replace(part, path)

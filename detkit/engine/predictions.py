@@ -71,7 +71,6 @@ class PredictionWriter(BasePredictionWriter):
             self.folder = run_folder(checkpoint)
 
     def on_predict_start(self, trainer: Trainer, pl_module: TrainableModule) -> None:
-        """Open this process's part."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.overwrite_note = overwrite_note(self.folder / "predictions.json", "--predictions.output")
         self._drawn: set[str] = set()
@@ -90,7 +89,6 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Write one batch, an image a line."""
         for sample, detections in zip(batch, prediction, strict=True):
             image_id = sample["image_id"]
             rows = list(coco_results(image_id, detections, pl_module.category_ids))
@@ -120,7 +118,6 @@ class PredictionWriter(BasePredictionWriter):
             part.unlink()
 
     def on_exception(self, trainer: Trainer, pl_module: TrainableModule, exception: BaseException) -> None:
-        """Remove the incomplete part."""
         if self._file is not None and not self._file.closed:
             self._file.close()
             self._part(trainer.global_rank).unlink(missing_ok=True)

@@ -61,26 +61,21 @@ class EpochLines(ProgressBar):
         return self._enabled
 
     def disable(self) -> None:
-        """Called by Lightning in every process but the first."""
         self._enabled = False
 
     def enable(self) -> None:
-        """The opposite of `disable`."""
         self._enabled = True
 
     def print(self, *args: Any, **kwargs: Any) -> None:
-        """What `LightningModule.print` calls."""
         if self._enabled:
             print(*args, flush=True)
 
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
-        """Start the epoch's clock."""
         self._epoch_start = self._last_line = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: TrainableModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Print how far a long epoch is."""
         self._print_position(_epoch_name(trainer, pl_module), batch_idx, [trainer.num_training_batches])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: TrainableModule) -> None:
@@ -96,19 +91,16 @@ class EpochLines(ProgressBar):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: TrainableModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
-        """Print how far a long validation is."""
         self._print_position("validation", batch_idx, trainer.num_val_batches)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: TrainableModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
-        """Print how far a long test is."""
         self._print_position("test", batch_idx, trainer.num_test_batches)
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: TrainableModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
-        """Print how far a long prediction is."""
         self._print_position("predict", batch_idx, trainer.num_predict_batches)
 
     def _print_position(self, name: str, batch_idx: int, totals: Sequence[float]) -> None:

@@ -1,8 +1,6 @@
 """R-CNN's box regression: ridge regression of each class from a region's features (Girshick et al. 2014, appendix C).
 
-papers.md 2.1 describes the authors' code. Here boxes are half-open with width x2 - x1; the authors take x2 - x1 of
-inclusive corners, one pixel less.
-
+Boxes are half-open with width x2 - x1; the authors (papers.md 2.1) take x2 - x1 of inclusive corners, one pixel less.
 Shape letters: K classes, D features, R regions, P proposals and G ground-truth boxes of an image.
 """
 
@@ -66,9 +64,7 @@ class BoxRegressors(nn.Module):
         self.register_buffer("trained", torch.zeros(num_classes, dtype=torch.bool))
 
     def forward(self, x: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
-        """Refine each box by its class's regressor; boxes of classes without a regressor are returned unchanged.
-
-        Applied once, after scoring and before suppression. Boxes are not clipped.
+        """Refine each box by its class's regressor; boxes of classes without one are returned unchanged.
 
         Args:
             x: features (R, D) as the network gives them.
@@ -76,7 +72,7 @@ class BoxRegressors(nn.Module):
             labels: int64 (R,), from 1 to K.
 
         Returns:
-            float32 (R, 4).
+            float32 (R, 4), not clipped.
         """
         k = labels - 1
         with torch.autocast(x.device.type, enabled=False):
@@ -97,9 +93,9 @@ class BoxRegressors(nn.Module):
 def regression_examples(
     proposals: Tensor, boxes: Tensor, labels: Tensor, min_iou: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Training examples of the box regressors: each proposal is matched to the object of the largest IoU, of any class.
+    """Each proposal is matched to the object of the largest IoU, of any class.
 
-    Ground-truth boxes among the proposals count as examples too, as in the authors' code.
+    Ground-truth boxes among the proposals count too, as in the authors' code.
 
     Args:
         proposals: (P, 4), in pixels.

@@ -43,9 +43,6 @@ class SetLimit:
     Args:
         num_classes: K.
         per_image: boxes of a class kept for each image, on average.
-
-    Attributes:
-        images: number of images so far.
     """
 
     def __init__(self, num_classes: int, per_image: int) -> None:
@@ -93,14 +90,6 @@ class CropClassifier(nn.Module):
         classifier: svm or softmax, to detect with.
         box_regression: refine boxes.
         settings: see `DetectionSettings`.
-
-    Attributes:
-        requested: the variant that was asked for; see `variant` for the one that is used.
-        cls_score: the softmax's layer, which learns with the network.
-        svms, box_regressors: of each class; they are trained after the network.
-
-    Raises:
-        ConfigError: for an unknown classifier.
     """
 
     def __init__(
@@ -128,30 +117,18 @@ class CropClassifier(nn.Module):
     @property
     def variant(self) -> Variant:
         """The variant to detect with: the requested one, without what is not trained."""
-        svm = self.requested.classifier == "svm" and self._has_svms
-        return Variant("svm" if svm else "softmax", self.requested.box_regression and self._has_regressors)
+        classifier = self.requested.classifier if self.svms.trained.any() else "softmax"
+        return Variant(classifier, self.requested.box_regression and bool(self.box_regressors.trained.any()))
 
     @property
     def variants(self) -> list[Variant]:
         """All variants whose parts are trained, the simplest first."""
-        classifiers = ["softmax", "svm"] if self._has_svms else ["softmax"]
-        refinements = [False, True] if self._has_regressors else [False]
+        classifiers = ["softmax", "svm"] if self.svms.trained.any() else ["softmax"]
+        refinements = [False, True] if self.box_regressors.trained.any() else [False]
         return [Variant(classifier, boxes) for classifier in classifiers for boxes in refinements]
 
-    @property
-    def _has_svms(self) -> bool:
-        return bool(self.svms.trained.any())
-
-    @property
-    def _has_regressors(self) -> bool:
-        return bool(self.box_regressors.trained.any())
-
     def scores(self, fc7: Tensor, classifier: str) -> Tensor:
-        """Scores (R, K) in 0..1 of fc7 features (R, D7).
-
-        The softmax's probabilities; or the SVMs' margins through a sigmoid, so that 0.5 is the separating plane, and 0
-        for classes without an SVM.
-        """
+        """Scores (R, K) in 0..1 of fc7 (R, D7): probabilities, or SVM margins through a sigmoid (0 without an SVM)."""
         return self(fc7).softmax(1)[:, 1:] if classifier == "softmax" else self.svms(fc7).sigmoid()
 
     def detect(
@@ -169,8 +146,7 @@ class CropClassifier(nn.Module):
             variant: one of `variants`.
             features: of the proposals.
             proposals: (R, 4), in the batch's pixels.
-            images: the batch.
-            index: of the image in it.
+            images, index: the batch, and the image in it.
             limit: is updated with the candidates for suppression.
         """
         scores = self.scores(features.fc7, variant.classifier)

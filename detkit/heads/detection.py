@@ -39,15 +39,7 @@ class DetectionSettings:
 
 
 def candidates(scores: Tensor, settings: DetectionSettings) -> tuple[Tensor, Tensor]:
-    """Which classes of which boxes enter suppression.
-
-    Args:
-        scores: (R, K), without background.
-        settings: the threshold and the number of candidates.
-
-    Returns:
-        rows (C,) and classes (C,) from 0, both int64.
-    """
+    """The rows (C,) and classes (C,), from 0, of scores (R, K) without background that enter suppression; int64."""
     good = scores > settings.score_threshold
     if settings.max_candidates is not None:
         best = scores.topk(min(settings.max_candidates, len(scores)), dim=0).indices
@@ -67,11 +59,8 @@ def suppress(
     """The detections of one image, in its own pixels, best first.
 
     Args:
-        boxes: (C, 4), in the batch's pixels.
-        scores: (C,).
-        labels: (C,), from 1.
-        images: the batch.
-        index: of the image in it.
+        boxes, scores, labels: (C, 4) in the batch's pixels, (C,), and (C,) from 1.
+        images, index: the batch, and the image in it.
         settings: the IoU of suppression and the limit.
         min_size: boxes with a shorter side, in the batch's pixels, are dropped once they are clipped to the image.
     """

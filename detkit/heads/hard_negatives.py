@@ -2,8 +2,7 @@
 
 Each SVM has a cache of negatives. An image's negatives with a score above -1 under the current SVM are added; after
 enough additions the SVM is trained again, and negatives that it now scores low are evicted. An example beyond the
-margin has no loss, so what is not cached changes nothing: when a pass over the images adds no negative, the SVM is that
-of all negatives. The authors found one pass to be enough.
+margin has no loss: when a pass over the images adds no negative, the SVM is that of all negatives.
 
 Shape letters: K classes, D features, P regions of an image, G ground-truth boxes.
 """
@@ -106,16 +105,11 @@ class HardNegativeMiner:
         positives: of each class the ground truth's features (P_k, D), scaled, on the CPU; not copied.
         settings: see `SVMSettings`.
         scale: the factor that all features were multiplied by; stored in `svms`.
-        max_negatives: limit on a class's negatives after a training; those with the largest margins are kept. It limits
-            the memory if the features are so weak that nearly every negative is hard. `MIN_NEGATIVES` times the
-            positives' weight are always kept. None: no limit.
+        max_negatives: limit on a class's negatives after a training, for features so weak that nearly every negative is
+            hard; those with the largest margins are kept, at least `MIN_NEGATIVES` times the positives' weight.
         retrain_after: see `RETRAIN_AFTER`.
-        dtype: of the cached negatives; half precision takes half the memory.
 
     Attributes:
-        svms: the current SVMs.
-        log: all trainings so far.
-        rows: the caches of all classes.
         capped: bool (K,), whether ``max_negatives`` removed hard negatives of a class.
 
     Raises:
@@ -130,7 +124,6 @@ class HardNegativeMiner:
         *,
         max_negatives: int | None = None,
         retrain_after: int = RETRAIN_AFTER,
-        dtype: torch.dtype = torch.float16,
     ) -> None:
         lengths = {p.shape[1] for p in positives}
         if len(lengths) != 1:
@@ -141,16 +134,14 @@ class HardNegativeMiner:
         self.positives = list(positives)
         self.svms = LinearSVMs(lengths.pop(), len(positives))
         self.svms.scale.fill_(scale)
-        self.rows = NegativeRows(self.svms.weight.shape[1], len(positives), dtype)
+        self.rows = NegativeRows(self.svms.weight.shape[1], len(positives))
         self.log: list[Training] = []
         self.capped = np.zeros(len(positives), bool)
         self._added = np.zeros(len(positives), np.int64)  # negatives since the last training
 
     @torch.no_grad()
     def update(self, image: int, features: Tensor, overlaps: Tensor) -> int:
-        """Add an image's hard negatives, and train the SVMs that have enough new ones.
-
-        A class is first trained at the first image that has negatives for it, on all of them.
+        """Add an image's hard negatives, and train the SVMs that have enough new ones, or any at first.
 
         Args:
             image: its number, from 0; the same one in each pass.
@@ -163,11 +154,9 @@ class HardNegativeMiner:
         Raises:
             TrainingError: for features that are not finite.
         """
-        features = features.to("cpu", self.rows.dtype)
+        features = features.to("cpu", torch.float16)
         if not torch.isfinite(features.sum(dtype=torch.float32)):
-            raise TrainingError(
-                f"SVMs: features of image {image} are not finite in {self.rows.dtype}: are they scaled?"
-            )
+            raise TrainingError(f"SVMs: features of image {image} are not finite in float16: are they scaled?")
         hard = (self.svms.margins(features) > HARD_MARGIN) | ~self.svms.trained
         negative = overlaps.cpu() < self.settings.negative_iou
         has_positives = torch.tensor([len(p) > 0 for p in self.positives])
@@ -187,11 +176,9 @@ class HardNegativeMiner:
         return self.svms
 
     def weak_classes(self) -> list[int]:
-        """Classes, 1 to K, whose SVM is hardly better than a constant score: its weights are close to 0.
+        """Classes, 1 to K, whose objective is hardly better than that of the best constant score on the same examples.
 
-        Reasons are a c that is too small for the number of positives, or features that do not tell the class apart. The
-        objective is compared with that of the best constant on the same examples. (A negative mean margin of the
-        positives alone means little: with many more negatives it is usual, and the ranking may still be right.)
+        Reasons are a c that is too small for the number of positives, or features that do not tell the class apart.
         """
         s = self.settings
         weak = []
@@ -260,16 +247,6 @@ class HardNegativeMiner:
         self.svms.set(k + 1, weight, bias)
         evicted = int(easy.sum())
         seconds = round(time.perf_counter() - start, 3)
-        self.log.append(
-            Training(
-                k + 1,
-                image,
-                len(positives),
-                int(self._added[k]),
-                evicted,
-                len(slots) - evicted,
-                *terms,
-                seconds,
-            )
-        )
+        counts = (len(positives), int(self._added[k]), evicted, len(slots) - evicted)
+        self.log.append(Training(k + 1, image, *counts, *terms, seconds))
         self._added[k] = 0

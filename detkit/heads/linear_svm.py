@@ -89,12 +89,7 @@ def objective(
 ) -> Objective:
     """c * (positive_weight * hinge of positives + hinge of negatives) + ||w||^2 / 2 + (b / bias_feature)^2 / 2.
 
-    Computed in double precision; rcnn_train.m:155-162 prints the same.
-
-    Args:
-        weight, bias: (D,) and a number, as returned by `fit_svm`.
-        positives, negatives: features (P, D) and (N, D) of any floating type.
-        c, positive_weight, bias_feature: see `fit_svm`.
+    Of a weight (D,) and features (P, D) and (N, D), in double precision; rcnn_train.m:155-162 prints the same.
     """
     w, b = np.asarray(weight, np.float64), float(bias)
     return Objective(
@@ -117,8 +112,7 @@ def fit_svm(
 ) -> tuple[np.ndarray, float]:
     """Train one SVM on examples in memory with scikit-learn's LinearSVC (liblinear, dual coordinate descent).
 
-    The same examples in the same order give the same SVM. Memory: 8 bytes a value in double precision, and up to 16
-    bytes for each nonzero value in liblinear's own copy.
+    The same examples in the same order give the same SVM. liblinear's own copy takes up to 16 bytes a nonzero value.
 
     Args:
         x: features (n, D); row-major float64 arrays are not copied.
@@ -128,7 +122,7 @@ def fit_svm(
         bias_feature: constant feature of the bias; the larger it is, the less the bias is regularised.
         tolerances: stopping tolerances, tried in this order until one is reached.
         max_iter: passes over the examples, at most, for each tolerance; None: see `MAX_ITER`.
-        strict: raise if no tolerance is reached; otherwise return the SVM as it is, as liblinear does.
+        strict: raise if no tolerance is reached; otherwise return the SVM as it is.
 
     Returns:
         w float32 (D,) and b: the margin of a feature vector x is w x + b. b includes the bias feature.
@@ -168,19 +162,15 @@ def feature_scale(
     per_image: int = 200,
     generator: torch.Generator | None = None,
 ) -> float:
-    """The factor that scales features to a mean L2 norm (rcnn_feature_stats.m, rcnn_scale_features.m).
+    """The factor, 1 without features, that scales features to a mean L2 norm (rcnn_feature_stats.m).
 
-    It makes c, the ridge penalty and the bias feature comparable between networks. The authors measure the norm on 200
-    random regions of each of 200 random images.
+    It makes c, the ridge penalty and the bias feature comparable between networks.
 
     Args:
         images: features (P, D) of each image.
         mean_norm: the mean norm after scaling.
         per_image: number of regions sampled of an image; all of them if it has no more.
         generator: for the sampling.
-
-    Returns:
-        The factor; 1 without features, or if all are zero.
     """
     total, count = 0.0, 0
     for features in images:

@@ -24,7 +24,6 @@ class NegativeRows:
     Args:
         features: D.
         num_classes: K.
-        dtype: of the stored vectors.
 
     Attributes:
         image: int64 (slots,), the image of each vector, `FREE` for empty slots.
@@ -32,8 +31,7 @@ class NegativeRows:
         used: bool (slots, K), whether a class uses it.
     """
 
-    def __init__(self, features: int, num_classes: int, dtype: torch.dtype = torch.float16) -> None:
-        self.dtype = dtype
+    def __init__(self, features: int, num_classes: int) -> None:
         self.features = features
         self.block = BLOCK
         self.blocks: list[Tensor] = []
@@ -42,16 +40,10 @@ class NegativeRows:
         self.used = np.zeros((0, num_classes), bool)
 
     def __len__(self) -> int:
-        """Number of stored vectors."""
         return int((self.image != FREE).sum())
 
     def add(self, image: int, features: Tensor, wanted: np.ndarray) -> np.ndarray:
-        """Store the wanted vectors of an image that are not stored yet.
-
-        Args:
-            image: its number, from 0.
-            features: (P, D) on the CPU, the same ones whenever this image comes.
-            wanted: bool (P, K), whether a class is to use a vector.
+        """Store the wanted vectors, bool (P, K), of an image's features (P, D) that are not stored yet.
 
         Returns:
             The number of vectors that each class did not use before, int64 (K,).
@@ -65,7 +57,7 @@ class NegativeRows:
         self.image[slots[new]] = image
         self.row[slots[new]] = new
         for block, inside, index in self._by_block(slots[new]):
-            block[inside] = features[torch.from_numpy(new[index])].to(self.dtype)
+            block[inside] = features[torch.from_numpy(new[index])].half()
         before = self.used[slots[rows]]
         self.used[slots[rows]] = before | wanted[rows]
         return (wanted[rows] & ~before).sum(0)
@@ -101,7 +93,7 @@ class NegativeRows:
         free = np.flatnonzero(self.image == FREE)
         blocks = -(-max(0, count - len(free)) // self.block)
         if blocks:
-            self.blocks += [torch.zeros(self.block, self.features, dtype=self.dtype) for _ in range(blocks)]
+            self.blocks += [torch.zeros(self.block, self.features, dtype=torch.float16) for _ in range(blocks)]
             more = blocks * self.block
             self.image = np.concatenate([self.image, np.full(more, FREE)])
             self.row = np.concatenate([self.row, np.zeros(more, np.int64)])

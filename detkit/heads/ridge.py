@@ -1,11 +1,9 @@
-"""Ridge regression of four whitened targets on examples that need not fit in memory.
+"""Ridge regression of four whitened targets on examples that need not fit in memory (papers.md 2.1).
 
-As in rcnn_train_bbox_regressor.m (papers.md 2.1): targets are centred and whitened, a bias column is appended to the
-features and penalised like them, and (A^T A + ridge I) beta = A^T y is solved by Cholesky. With at most as many
-examples as features the same beta is A^T (A A^T + ridge I)^-1 y, a system of n equations.
-
-A^T A and the factorisation use scipy's BLAS and LAPACK in place: half the products, and no second matrix of D^2 numbers
-(5 GB for VGG16's 25,088 features), both of which torch would need.
+As in rcnn_train_bbox_regressor.m: targets are centred and whitened, a bias column is appended to the features and
+penalised like them, and (A^T A + ridge I) beta = A^T y is solved by Cholesky. With at most as many examples as features
+the same beta is A^T (A A^T + ridge I)^-1 y, a system of n equations. scipy's BLAS and LAPACK work in place: half the
+products, and no second matrix of D^2 numbers (5 GB for VGG16's 25,088 features).
 
 Shape letters: D features, n examples; A is (n, D + 1), the features and the bias column.
 """

@@ -120,11 +120,6 @@ class RoIHeads(nn.Module):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses over a sample of each image's regions, ground truth joined to the proposals.
 
-        Args:
-            features: maps of the batch.
-            proposals: of each of the N images.
-            targets: what is to be found in them.
-
         Returns:
             ``loss_classifier`` and ``loss_box_reg``, both over the number of sampled regions of the batch, and the
             sampler's statistics: foreground and background per image, the ground truths' mean best IoU with a proposal,
@@ -155,12 +150,7 @@ class RoIHeads(nn.Module):
 
     @torch.no_grad()
     def _sample(self, proposals: Proposals, boxes: Tensor, labels: Tensor, ignore_boxes: Tensor) -> tuple[Tensor, ...]:
-        """Sampled regions of one image.
-
-        Returns:
-            regions (n, 4), their ground-truth boxes (n, 4) and labels (n,) (0: background), which are positive (n,),
-            which are valid (n,), and each ground truth's best IoU with a proposal (G,).
-        """
+        """Of one image: regions (n, 4), their boxes and labels, which are positive and valid, and best IoUs (G,)."""
         s = self.settings
         low, high = s.background_iou
         rois = torch.cat([proposals.boxes, boxes])
@@ -248,16 +238,13 @@ class BoxPredictor(nn.Module):
 def build_box_head(
     settings: RoISettings, inputs: int, top: nn.Module | None = None, initialization: str = "he"
 ) -> tuple[nn.Module, int]:
-    """The layers between RoI pooling and the predictor.
+    """The layers between RoI pooling and the predictor, and the number of features they give for each region.
 
     Args:
         settings: which head, its width, and the ranks of its layers.
         inputs: channels of the features.
         top: from `build_backbone`, for ``head: top``.
         initialization: ``he`` or ``xavier``, for the new layers.
-
-    Returns:
-        the head and the number of features it gives for each region.
 
     Raises:
         ConfigError: for a backbone without a top, a pool size that the top does not take, or layers and ranks that the
@@ -266,7 +253,7 @@ def build_box_head(
     s = settings
     outputs = s.head_channels
     if s.head == "top":
-        head, outputs = _check_top(top, inputs, s.pool_size)
+        head, outputs = top, _top_features(top, inputs, s.pool_size)
     elif s.head == "mlp":
         head = TwoMLPHead(inputs * s.pool_size**2, s.head_channels, s.dropout)
     else:
@@ -278,21 +265,20 @@ def build_box_head(
     return head, outputs
 
 
-def _check_top(top: nn.Module | None, inputs: int, pool_size: int) -> tuple[nn.Module, int]:
-    """The top and the number of features it gives."""
+def _top_features(top: nn.Module | None, inputs: int, pool_size: int) -> int:
     if top is None:
         raise ConfigError("roi.head: top needs a backbone with layers after its trunk, without fpn; use roi.head: mlp")
+    training = top.training
     try:
-        training = top.training
         with torch.no_grad():
-            outputs = top.eval()(torch.zeros(1, inputs, pool_size, pool_size)).shape[1]
-        top.train(training)
+            return top.eval()(torch.zeros(1, inputs, pool_size, pool_size)).shape[1]
     except RuntimeError as error:
         raise ConfigError(
             f"roi.head: top of this backbone does not take {pool_size}x{pool_size} features; its own roi.pool_size is "
             "7 for vgg16, 6 for alexnet and 8 for lenet5"
         ) from error
-    return top, outputs
+    finally:
+        top.train(training)
 
 
 class BoxNormalizer(nn.Module):

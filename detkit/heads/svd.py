@@ -1,8 +1,8 @@
 """Truncated SVD of fully connected layers (Girshick 2015, section 3.1): quicker detection, no training.
 
 A layer's weights W (v outputs, u inputs) are close to U_t S_t V_t^T, of which the t largest singular values are kept.
-One layer becomes two: S_t V_t^T without bias, then U_t with the layer's own bias (compress_net.py, papers.md 2.2). That
-is t(u + v) multiplications for each region instead of uv.
+It becomes two layers, S_t V_t^T without bias and U_t with its bias (compress_net.py, papers.md 2.2): t(u + v)
+multiplications for each region instead of uv.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ class FactoredLinear(nn.Sequential):
 
     @classmethod
     def like(cls, layer: nn.Linear, rank: int) -> FactoredLinear:
-        """A layer of the same inputs and outputs, with weights of its own."""
         return cls(layer.in_features, layer.out_features, rank, layer.bias is not None)
 
 
@@ -114,11 +113,7 @@ def costs(layers: Mapping[str, nn.Module], ranks: Mapping[str, int]) -> list[Cos
 
 
 def check_saving(layers: Sequence[Cost]) -> None:
-    """Refuse ranks with which a layer costs as much as before, or more.
-
-    Raises:
-        ConfigError: naming the layer and the ranks that would do.
-    """
+    """Refuse, with a ConfigError, ranks with which a layer costs as much as before, or more."""
     for each in layers:
         if each.rank is not None and each.after >= each.before:
             most = (each.before - 1) // (each.inputs + each.outputs)

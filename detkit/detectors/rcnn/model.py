@@ -167,7 +167,6 @@ class RCNN(Detector):
     # -- detection -------------------------------------------------------------------------------
 
     def detect(self, batch: Batch, encoded: ImageBatch | None = None) -> list[Detections]:
-        """Detections of each image of a batch of samples."""
         return self.detect_variants(batch, [self.roi_heads.variant], encoded)[0]
 
     def detect_variants(
@@ -190,7 +189,6 @@ class RCNN(Detector):
     # -- stages and ablation ---------------------------------------------------------------------
 
     def configure_callbacks(self) -> list[Callback]:
-        """The stages after fine-tuning."""
         return [self.stages]
 
     def apply_overrides(self, changed: Mapping[str, Any], fit: bool) -> None:
@@ -201,28 +199,22 @@ class RCNN(Detector):
         self._variant_requested = not fit and bool({"classifier", "box_regression"} & set(changed))
 
     def finished_stage(self, checkpoint: dict[str, Any]) -> str:
-        """The last stage after fine-tuning that a checkpoint has finished; "" if none."""
         return self.stages.finished_stage(checkpoint)
 
     def prepare_data(self) -> None:
-        """Compute the proposals that are missing."""
         self.given.prepare_data(self.trainer)
 
     def setup(self, stage: str) -> None:
-        """Give the data set's samples their proposals."""
         self.given.setup(self.trainer, stage)
 
     def teardown(self, stage: str) -> None:
-        """Take the proposals back."""
         self.given.teardown(self.trainer)
 
     def on_validation_start(self) -> None:
-        """Report a variant that was requested and is not trained."""
         if self.trainer.state.fn == "validate":
             self._check_variant()
 
     def on_predict_start(self) -> None:
-        """Report a variant that was requested and is not trained."""
         self._check_variant()
 
     def on_test_start(self) -> None:
@@ -232,7 +224,6 @@ class RCNN(Detector):
         self.ablation = Ablation(heads.variants, heads.variant, self.metric, self.max_per_set)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Detections by each variant for its metric."""
         ablation = self.ablation
         ablation.update(batch, self.detect_variants(batch, ablation.variants, limits=ablation.limits))
 

@@ -126,11 +126,9 @@ class RCNNStages(Callback):
     # -- Lightning -------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The last finished stage and the run."""
         return {"stage": self.stage, "run_id": self.run_id}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue after the stage that was saved."""
         self.run_id = state_dict["run_id"]
         self.stage = FINE_TUNING if self.learn_again else state_dict["stage"]
 
