@@ -1,8 +1,7 @@
 """Classes by name: a user's own backbone, proposal method or detector, named in a config or in a checkpoint.
 
 A name is looked up among what is imported already, and checked against a base class. A file that names a class imports
-and calls nothing: ``--import my_package.detectors`` on the command line, or an import in Python, makes a user's own
-module known.
+and calls nothing: ``--import my_package.detectors``, or an import in Python, makes a user's own module known.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -47,13 +46,15 @@ def find_class(name: str, base: type, among: Mapping[str, type] | None = None) -
             f"{name}: the module {module} is not imported; import it with --import {module} on the command line, or "
             "before this call in Python"
         )
-    close = get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else f"; there are: {_some(known)}" if known else ""
+    shown = [*list(known)[:20], *["..."] * (len(known) > 20)]
+    hint = did_you_mean(name, known) or (f"; there are: {', '.join(shown)}" if known else "")
     raise ConfigError(f"there is no {base.__name__} {name!r}{hint}")
 
 
-def _some(names: Mapping[str, type], most: int = 20) -> str:
-    return ", ".join(list(names)[:most]) + (", ..." if len(names) > most else "")
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """The hint of a message about an unknown name; "" where none of the known ones is near."""
+    close = get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def known_classes(base: type) -> dict[str, type]:
@@ -65,11 +66,7 @@ def known_classes(base: type) -> dict[str, type]:
 
 
 def build(spec: Mapping[str, Any], base: type, among: Mapping[str, type] | None = None) -> Any:
-    """An object from ``{class_path: NAME, init_args: {...}}``; see `find_class`.
-
-    Raises:
-        ConfigError: as `find_class`; other keys; or arguments that the class does not take.
-    """
+    """An object from ``{class_path: NAME, init_args: {...}}``; a ConfigError as `find_class`, or for its arguments."""
     unknown = sorted(set(spec) - {"class_path", "init_args"})
     name = spec.get("class_path")
     if not isinstance(name, str) or unknown:
@@ -83,11 +80,7 @@ def build(spec: Mapping[str, Any], base: type, among: Mapping[str, type] | None 
 
 
 def import_modules(names: Sequence[str]) -> None:
-    """Import the modules that a user's own command names; the working directory counts as a place to find them.
-
-    Raises:
-        ConfigError: a module that cannot be imported.
-    """
+    """Import the modules that a user's own command names; the working directory counts as a place to find them."""
     if names and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     for name in names:

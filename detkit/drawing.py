@@ -35,8 +35,7 @@ def draw(
         score_threshold: detections with a lower score (0-1) are left out; 0 draws all.
 
     Returns:
-        a new PIL image of the same size; small images are enlarged by a whole factor until their shorter side has 240
-        pixels (while the longer one has at most 4000), so that the labels can be read.
+        A PIL image of the same size, or enlarged by a whole factor so that labels can be read (`SHORTER_SIDE`).
 
     Raises:
         ImageTypeError, DataError: as `detkit.FasterRCNN.predict` does for the image.
@@ -107,8 +106,6 @@ def place_label(
     others: Sequence[Rectangle],
 ) -> tuple[int, int]:
     """A position for a label: at a corner of its box, within the picture, off other labels and small objects.
-
-    Positions above the box are tried first, then below it, inside it, and beside it.
 
     Args:
         label: the label's width and height in pixels.

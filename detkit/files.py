@@ -14,10 +14,9 @@ from detkit.errors import ConfigError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file as UTF-8 under another name and renames it, so that no reader sees half a file.
+    """Writes a text file as UTF-8 under another name and renames it; its folder is created where missing.
 
-    The folder is created where missing. A lone surrogate, as undecodable file names contain it, is written as a
-    backslash escape, which is also valid JSON.
+    A lone surrogate, as undecodable file names contain it, is written as a backslash escape, which is valid JSON too.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
@@ -31,12 +30,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def overwrite_note(path: Path, option: str) -> str:
-    """A note that a file overwrites an earlier one, or "" where there is none; to be asked for before writing.
-
-    Args:
-        path: the file.
-        option: the option that names another folder.
-    """
+    """A note that a file overwrites an earlier one, naming the option of another folder; "" where there is none."""
     return f" (instead of an earlier one; {option} FOLDER keeps both)" if path.is_file() else ""
 
 
@@ -64,10 +58,7 @@ def config_names() -> dict[str, Path]:
 
 
 def find_config(name: str | os.PathLike[str]) -> Path:
-    """The config file that a path or a name means.
-
-    Args:
-        name: a path, which wins where there is such a file, or one of `config_names`, with or without ".yaml".
+    """The config file that a path, which wins, or one of `config_names` means, with or without ".yaml".
 
     Raises:
         ConfigError: there is neither; the message names the nearest config.

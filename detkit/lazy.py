@@ -13,8 +13,6 @@ def lazy_names(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """The ``__getattr__``, ``__dir__`` and ``__all__`` of a package whose names are imported when first used.
 
-    Type checkers do not see such names; import them below ``if TYPE_CHECKING:`` too, as ``import NAME as NAME``.
-
     Args:
         package: the package's ``__name__``.
         names: module -> the names that it defines.

@@ -16,8 +16,7 @@ class Progress:
 
     Args:
         what: what is done, for example "proposals".
-        total: number of steps.
-        done: how many of them were done before.
+        total, done: number of steps, and how many of them were done before.
         unit: what a step is.
         interval: seconds between lines where there is no terminal.
         show: False for no output.

@@ -1,4 +1,4 @@
-"""Settings, said once: frozen dataclasses in constructors, plain dicts in checkpoints, dotted command-line names.
+"""Settings: frozen dataclasses in constructors, plain dicts in checkpoints, dotted command-line names.
 
 A group of settings is a dataclass beside the part that uses it, with a check of its values in ``__post_init__``. A
 constructor takes it as one argument: ``rpn: RPNSettings = RPNSettings()``; YAML has ``rpn: {nms_threshold: 0.7}``, the
@@ -11,18 +11,14 @@ import inspect
 import typing
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
 from typing import Any
 
-from detkit.classes import build, full_name
+from detkit.classes import build, did_you_mean, full_name
 from detkit.errors import ConfigError
 
 
 class Configurable:
-    """Base of objects that settings hold, and that a config gives as ``class_path`` and ``init_args``.
-
-    A subclass is a frozen dataclass; its fields are its ``init_args``.
-    """
+    """Base of objects in settings, given as ``class_path`` and ``init_args``; a subclass is a frozen dataclass."""
 
 
 def to_plain(value: Any) -> Any:
@@ -42,15 +38,10 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(annotation: Any, value: Any, where: str = "") -> Any:
-    """The reverse of `to_plain`, by the type that is wanted.
-
-    Args:
-        annotation: the type; of a union the first one that takes the value.
-        value: plain.
-        where: the argument's dotted name, for messages.
+    """The reverse of `to_plain`, by the type that is wanted; of a union the first one that takes the value.
 
     Raises:
-        ConfigError: a setting that the group does not have, or a value that it does not take.
+        ConfigError: a setting that the group ``where`` does not have, or a value that it does not take.
     """
     for kind in typing.get_args(annotation) if _is_union(annotation) else (annotation,):
         if isinstance(value, Mapping) and isinstance(kind, type):
@@ -63,9 +54,9 @@ def from_plain(annotation: Any, value: Any, where: str = "") -> Any:
     return value
 
 
-def parameters_of(cls: type) -> dict[str, Any]:
-    """The arguments of a class's constructor and, through ``**shared``, of its bases': name -> type."""
-    parameters: dict[str, Any] = {}
+def parameters_of(cls: type) -> dict[str, tuple[Any, Any]]:
+    """The arguments of a class's constructor and, through ``**shared``, of its bases': name -> type and default."""
+    parameters: dict[str, tuple[Any, Any]] = {}
     for base in cls.__mro__:
         if "__init__" not in vars(base):
             continue
@@ -73,36 +64,10 @@ def parameters_of(cls: type) -> dict[str, Any]:
         signature = list(inspect.signature(base.__init__).parameters.values())[1:]
         for each in signature:
             if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY):
-                parameters.setdefault(each.name, hints.get(each.name, Any))
+                parameters.setdefault(each.name, (hints.get(each.name, Any), each.default))
         if not any(each.kind is each.VAR_KEYWORD for each in signature):
             break
     return parameters
-
-
-def defaults_of(cls: type) -> dict[str, Any]:
-    """The defaults of the same arguments: name -> value."""
-    defaults: dict[str, Any] = {}
-    for base in cls.__mro__:
-        if "__init__" in vars(base):
-            for each in inspect.signature(base.__init__).parameters.values():
-                defaults.setdefault(each.name, each.default)
-    return defaults
-
-
-def arguments_from_plain(cls: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint's arguments as the class's constructor takes them; see `from_plain`.
-
-    Raises:
-        ConfigError: an argument that the class does not have.
-    """
-    known, defaults = parameters_of(cls), defaults_of(cls)
-    values = {}
-    for name, value in arguments.items():
-        kind, default = known[_checked(name, known, cls.__name__)], defaults[name]
-        if isinstance(value, Mapping) and is_dataclass(default) and not isinstance(default, Configurable):
-            value = {**vars(default), **value}  # what is left out is the constructor's default, not the group's
-        values[name] = from_plain(kind, value, name)
-    return values
 
 
 def nested(settings: Mapping[str, Any], separator: str = "__") -> dict[str, Any]:
@@ -123,30 +88,28 @@ def construct(cls: type, arguments: Mapping[str, Any]) -> Any:
     Raises:
         ConfigError: an argument that the class does not have, or a value that it does not take.
     """
-    return cls(**arguments_from_plain(cls, nested(arguments)))
+    known, values = parameters_of(cls), {}
+    for name, value in nested(arguments).items():
+        _check_known(name, known, cls.__name__)
+        kind, default = known[name]
+        if isinstance(value, Mapping) and is_dataclass(default) and not isinstance(default, Configurable):
+            value = {**vars(default), **value}  # what is left out is the constructor's default, not the group's
+        values[name] = from_plain(kind, value, name)
+    return cls(**values)
 
 
 def check_choice(where: str, value: str, choices: typing.Iterable[str]) -> None:
-    """Refuse a value that is not among the choices.
-
-    Raises:
-        ConfigError: naming the setting, the near one and all choices.
-    """
+    """Refuse, with a ConfigError, a value that is not among the choices, and name the near one."""
     known = list(choices)
     if value not in known:
-        close = get_close_matches(str(value), known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ";"
+        hint = did_you_mean(str(value), known) or ";"
         raise ConfigError(f"{where}: there is no {value!r}{hint} the choices are {', '.join(known)}")
 
 
 def check_range(
     where: str, value: float | None, low: float, high: float = float("inf"), open_low: bool = False
 ) -> None:
-    """Refuse a number below ``low`` (or equal to it, with ``open_low``) or above ``high``; None passes.
-
-    Raises:
-        ConfigError: naming the setting and its range.
-    """
+    """Refuse a number below ``low`` (or equal to it, with ``open_low``) or above ``high``; None passes."""
     if value is None or (low < value <= high if open_low else low <= value <= high):
         return
     least = f"above {low:g}" if open_low else f"at least {low:g}"
@@ -159,17 +122,14 @@ def _group(kind: type, content: Mapping[str, Any], where: str) -> Any:
     known = [each.name for each in fields(kind)]
     values = {}
     for name, value in content.items():
-        _checked(name, known, where or kind.__name__)
+        _check_known(name, known, where or kind.__name__)
         values[name] = from_plain(hints[name], value, f"{where}.{name}")
     return kind(**values)
 
 
-def _checked(name: str, known: typing.Iterable[str], where: str) -> str:
+def _check_known(name: str, known: typing.Collection[str], where: str) -> None:
     if name not in known:
-        close = get_close_matches(name, list(known), n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"{where} has no argument {name!r}{hint}")
-    return name
+        raise ConfigError(f"{where} has no argument {name!r}{did_you_mean(name, known)}")
 
 
 def _is_union(annotation: Any) -> bool:

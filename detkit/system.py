@@ -1,12 +1,8 @@
 """How detkit uses the CPU: compiled loops, the number of threads, and freed memory.
 
-`jit` is the one way in which detkit compiles its inner loops. The machine code is cached beside the source (or in the
-user's cache folder where that is read-only), so that only the first call ever waits for it. Compiled loops release the
-interpreter's lock: callers run several of them in threads, which, unlike numba's own parallel loops, still work in
-forked DataLoader workers.
-
-numba does not notice when a function that a cached one calls has changed in another file: after such a change remove
-the `__pycache__` folders (`make clean` does).
+Compiled loops release the interpreter's lock: callers run several of them in threads, which, unlike numba's own
+parallel loops, still work in forked DataLoader workers. numba does not notice when a function that a cached one calls
+has changed in another file: after such a change remove the `__pycache__` folders (`make clean` does).
 """
 
 from __future__ import annotations
@@ -44,24 +40,17 @@ def has_compiled() -> bool:
 
 
 def available_cores() -> int:
-    """The number of threads a process should start.
-
-    These are the cores that the process may use, divided by the number of processes that torchrun started on this
-    machine (LOCAL_WORLD_SIZE).
-    """
+    """The cores that the process may use, divided by the processes that torchrun started on this machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
     return max(1, cores // max(1, int(processes) if processes.isdecimal() else 1))
 
 
 def keep_freed_memory() -> bool:
-    """Let this process, and those it forks, reuse freed memory instead of returning it to the system.
+    """Let this process, and those it forks, reuse freed memory; whether it was set, which needs glibc.
 
     By default glibc returns large blocks at once; the next layer requests them again, and the system fills each of the
     pages with zeros: a tenth to a quarter of the time of a training step on a CPU. The peak memory stays the same.
-
-    Returns:
-        Whether it was set; without glibc, or with settings for it in the environment, nothing is changed.
     """
     if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in MALLOC_VARIABLES):
         return False

@@ -1,7 +1,4 @@
-"""The checkpoints of a run: the best validation and the last epoch.
-
-Files are written whole or not at all where the trainer has the plugin `AtomicCheckpointIO`.
-"""
+"""The checkpoints of a run: the best validation and the last epoch."""
 
 from __future__ import annotations
 
@@ -21,20 +18,14 @@ class StageCheckpoint(Checkpoint):
     """Base of the checkpoints that a fit of several stages also writes at the end of a stage."""
 
     def save_stage(self, trainer: Trainer, complete: bool) -> None:
-        """Write the checkpoint of a stage that has ended.
-
-        Args:
-            trainer: of the fit.
-            complete: whether it was the last stage.
-        """
+        """Write the checkpoint of a stage that has ended, ``complete`` if it was the last one."""
         raise NotImplementedError(f"{type(self).__name__} must implement save_stage")
 
 
 class BestCheckpoint(StageCheckpoint, ModelCheckpoint):
-    """Keeps `checkpoints/best.ckpt`, the epoch with the best validation.
+    """Keeps `checkpoints/best.ckpt`, the epoch with the best validation; an mAP that is NaN counts as the worst.
 
-    An mAP that is not a number (no boxes in the validation split) counts as the worst. In a resumed run the best of
-    the run it goes on from is copied, so that `best` is the best of both.
+    In a resumed run the best of the run it goes on from is copied, so that `best` is the best of both.
 
     Args:
         monitor: what is compared, for example `val/map`, `val/map_50` or `val/loss`.
@@ -115,10 +106,7 @@ class LastCheckpoint(StageCheckpoint):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes each checkpoint beside its path and renames it: a run that is killed leaves a whole file or the old one.
-
-    Given to the Trainer as a plugin. Lightning's own writer writes into the file itself.
-    """
+    """A plugin that writes beside the path and renames: a killed run leaves a whole checkpoint or the old one."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | PathLike[str], storage_options: Any = None

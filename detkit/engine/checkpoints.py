@@ -109,13 +109,7 @@ def hyper_parameters(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_fits(state: dict[str, Any], expected: dict[str, Any], path: str | PathLike[str], limit: int = 3) -> None:
-    """Refuses a state dict that does not fit a model, naming the first keys that differ.
-
-    Args:
-        state: the checkpoint's state dict, name -> tensor.
-        expected: the model's own state dict.
-        path: the checkpoint, for the message.
-        limit: how many keys of each sort are named.
+    """Refuse a state dict that does not fit a model's own, naming the first ``limit`` keys of each sort that differ.
 
     Raises:
         CheckpointError: a key is missing, unknown, or of another shape.
@@ -137,14 +131,9 @@ def check_fits(state: dict[str, Any], expected: dict[str, Any], path: str | Path
 
 
 def restore(checkpoint: dict[str, Any], source: str) -> TrainableModule:
-    """The model of a checkpoint that was read.
+    """The model of a checkpoint that was read by `read_checkpoint`; `source` is its file, for messages.
 
-    Its class is looked up by its full name among the classes that are imported: nothing is imported because a file
-    says so.
-
-    Args:
-        checkpoint: from `read_checkpoint`.
-        source: the file, for messages.
+    Its class is looked up by its full name among those that are imported: nothing is imported because a file says so.
 
     Raises:
         CheckpointError: if its class is not known, or its arguments or weights do not fit this version.

@@ -1,7 +1,4 @@
-"""The base of every LightningModule of detkit: optimizer and schedule, exact resumption, plain checkpoints.
-
-What the command line asks of a model is declared here, with defaults; a subclass overrides what it needs.
-"""
+"""The base of every LightningModule of detkit: optimizer and schedule, exact resumption, plain checkpoints."""
 
 from __future__ import annotations
 
@@ -31,7 +28,7 @@ from detkit.types import Batch
 
 
 class TrainableModule(L.LightningModule):
-    """Base of the detectors and of `ImageClassifier`.
+    """Base of the detectors and of `ImageClassifier`; it declares what the command line asks of a model.
 
     All hyper-parameters are plain values: a checkpoint is read with ``weights_only=True``, and it alone is enough to
     predict.
@@ -88,7 +85,6 @@ class TrainableModule(L.LightningModule):
 
     @property
     def num_classes(self) -> int:
-        """Classes without background."""
         return len(self.class_names)
 
     # -- what the command line asks for ----------------------------------------------------------
@@ -180,11 +176,7 @@ class TrainableModule(L.LightningModule):
         return schedule(self.optim, total_steps)
 
     def _check_resumed(self, optimizer: Optimizer) -> None:
-        """Refuse a checkpoint whose optimizer state is another optimizer's.
-
-        Raises:
-            CheckpointError: naming both.
-        """
+        """Refuse a checkpoint whose optimizer state is another optimizer's."""
         if self.trainer.ckpt_path is not None and self._resumed_optimizer not in (None, type(optimizer).__name__):
             raise CheckpointError(
                 f"the checkpoint was trained with {self._resumed_optimizer}, this run asks for "
@@ -194,11 +186,7 @@ class TrainableModule(L.LightningModule):
     # -- checkpoints -----------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write which class this is, and its arguments as plain values.
-
-        Raises:
-            TrainingError: if a loss or a weight is not finite.
-        """
+        """Write which class this is, and its arguments as plain values; refuse weights that are not finite."""
         self.loss_guard.check()
         check_finite(checkpoint["state_dict"])
         checkpoint["detkit"] = {"class": full_name(type(self)), "version": __version__}
@@ -219,11 +207,8 @@ class TrainableModule(L.LightningModule):
 class LossGuard:
     """Stops a fit at a loss that is not finite, and names the images, without making the device wait at every step.
 
-    On the CPU every loss is read before its gradient is taken. On another device reading a value stalls it, so losses
-    are kept there and read together every ``interval`` steps, when Lightning logs, and before anything is saved.
-
-    Args:
-        interval: steps between two readings on a device other than the CPU.
+    On the CPU every loss is read before its gradient is taken. On another device losses are kept there and read
+    together every ``interval`` steps, when Lightning logs, and before anything is saved.
     """
 
     def __init__(self, interval: int) -> None:
@@ -231,22 +216,14 @@ class LossGuard:
         self._unread: deque[tuple[Tensor, list[str], list[Any]]] = deque()
 
     def watch(self, losses: dict[str, Tensor], batch: Batch) -> None:
-        """Take one step's losses.
-
-        Raises:
-            TrainingError: if a loss that is read now is not finite.
-        """
+        """Take one step's losses; a TrainingError if one that is read now is not finite."""
         finite = torch.isfinite(torch.stack([loss.detach() for loss in losses.values()]))
         self._unread.append((finite, list(losses), [sample.get("image_id") for sample in batch]))
         if finite.device.type == "cpu" or len(self._unread) >= self.interval:
             self.check()
 
     def check(self) -> None:
-        """Read the losses that were kept.
-
-        Raises:
-            TrainingError: naming the losses and the image ids of the first batch that was not finite.
-        """
+        """Read the losses that were kept; a TrainingError names losses and image ids of the first bad batch."""
         while self._unread:
             finite, names, image_ids = self._unread.popleft()
             if not bool(finite.all()):
@@ -260,11 +237,7 @@ class LossGuard:
 
 
 def check_finite(state: dict[str, Tensor]) -> None:
-    """Refuse to save weights that are not finite: a finite loss may have had a gradient that was not.
-
-    Raises:
-        TrainingError: naming the first few of them.
-    """
+    """Refuse to save weights that are not finite: a finite loss may have had a gradient that was not."""
     floats = {name: value for name, value in state.items() if value.is_floating_point()}
     if not bool(torch.stack([value.isfinite().all() for value in floats.values()]).all()):
         bad = [name for name, value in floats.items() if not bool(value.isfinite().all())]

@@ -71,27 +71,20 @@ def parameter_groups(module: nn.Module, settings: OptimSettings, lr_factor: floa
     if not (weights or biases or norms):
         raise ConfigError("nothing is trainable: every parameter is frozen; set features.transfer: partial or full")
     lr, decay = settings.lr * lr_factor, settings.weight_decay
+    bias_decay = decay if settings.decay_biases else 0.0
     groups = [
         {"params": weights, "lr": lr, "weight_decay": decay},
-        {"params": norms, "lr": lr, "weight_decay": decay if settings.decay_biases else 0.0},
-        {
-            "params": biases,
-            "lr": lr * settings.bias_lr_factor,
-            "weight_decay": decay if settings.decay_biases else 0.0,
-        },
+        {"params": norms, "lr": lr, "weight_decay": bias_decay},
+        {"params": biases, "lr": lr * settings.bias_lr_factor, "weight_decay": bias_decay},
     ]
     return [{**group, "momentum": settings.momentum} for group in groups if group["params"]]
 
 
 def schedule(settings: OptimSettings, total_steps: int) -> Callable[[int], float]:
-    """The learning rate's factor as a function of the step (0-based).
-
-    Args:
-        settings: the schedule.
-        total_steps: length of the run; needed by ``cosine`` and by milestones below 1.
+    """The learning rate's factor as a function of the step (0-based) of a run of ``total_steps``.
 
     Raises:
-        ConfigError: where the run's length is needed and not known.
+        ConfigError: for ``cosine`` or milestones below 1 where the run's length is not known.
     """
     s = settings
     fractions = s.schedule == "cosine" or any(0 < m < 1 for m in s.milestones)

@@ -46,14 +46,11 @@ def _decimals(values: Tensor) -> Any:
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes `predictions.json`, a list in COCO's results format, and with `draw` one drawn image each into
-    `predictions/`.
-
-    Each process writes its own part; at the end the first one joins them. Nothing is kept in memory.
+    """Writes `predictions.json`, a list in COCO's results format; each process its part, which the first one joins.
 
     Args:
         output: the folder to write into; the folder of the checkpoint's run by default.
-        draw: write each image with its detections drawn.
+        draw: write each image with its detections drawn into `predictions/`.
         score_threshold: least score drawn, in 0..1; the JSON file holds all detections.
     """
 

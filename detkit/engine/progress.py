@@ -23,10 +23,7 @@ class EpochBar(RichProgressBar):
         self._metrics: dict[str, Any] = {}
 
     def get_metrics(self, trainer: Trainer, pl_module: TrainableModule) -> dict[str, Any]:
-        """The values beside the bar.
-
-        Reading the loss makes the device wait, so it is read as often as it is logged.
-        """
+        """The values beside the bar; reading the loss makes the device wait, so it is read as often as it is logged."""
         step = trainer.fit_loop.epoch_loop.total_batch_idx
         if trainer.training and self._metrics and step % trainer.log_every_n_steps:
             return self._metrics

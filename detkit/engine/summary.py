@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -15,34 +15,28 @@ from detkit.proposals import RegionProposalNetwork
 
 
 def trainable_table(module: nn.Module) -> str:
-    """One row for each part of the network: parameters that learn, parameters that are fixed, batch norms' state.
-
-    The backbone is shown layer by layer, everything else by its second name.
-    """
-    trainable: dict[str, int] = {}
-    fixed: dict[str, int] = {}
+    """A row for each part of the network (layer of the backbone): parameters that learn or are fixed, batch norms."""
+    trainable: Counter[str] = Counter()
+    fixed: Counter[str] = Counter()
     for name, parameter in module.named_parameters():
         part = _part(name)
-        trainable[part] = trainable.get(part, 0) + (parameter.numel() if parameter.requires_grad else 0)
-        fixed[part] = fixed.get(part, 0) + (0 if parameter.requires_grad else parameter.numel())
-    frozen_norms: dict[str, int] = defaultdict(int)
-    learning_norms: dict[str, int] = defaultdict(int)
+        trainable[part] += parameter.numel() * parameter.requires_grad
+        fixed[part] += parameter.numel() * (not parameter.requires_grad)
+    frozen_norms: Counter[str] = Counter()
+    learning_norms: Counter[str] = Counter()
     for name, layer in module.named_modules():
         part = _part(f"{name}.")
         if isinstance(layer, FrozenBatchNorm2d):
             frozen_norms[part] += 1
-            trainable.setdefault(part, 0)
-            fixed[part] = fixed.get(part, 0) + layer.weight.numel() + layer.bias.numel()
+            trainable[part] += 0
+            fixed[part] += layer.weight.numel() + layer.bias.numel()
         elif isinstance(layer, _BatchNorm):
             learning_norms[part] += 1
     width = max(map(len, (*trainable, "part")))
     lines = [f"{'part':<{width}}  {'trainable':>12}  {'fixed':>12}  batch norm"]
     for part in trainable:
-        norms = []
-        if learning_norms[part]:
-            norms.append(f"{learning_norms[part]} learning")
-        if frozen_norms[part]:
-            norms.append(f"{frozen_norms[part]} frozen")
+        counts = ((learning_norms[part], "learning"), (frozen_norms[part], "frozen"))
+        norms = [f"{count} {state}" for count, state in counts if count]
         lines.append(f"{part:<{width}}  {trainable[part]:>12,}  {fixed[part]:>12,}  {', '.join(norms)}".rstrip())
     lines.append(f"{'total':<{width}}  {sum(trainable.values()):>12,}  {sum(fixed.values()):>12,}")
     return "\n".join(lines)
@@ -51,8 +45,8 @@ def trainable_table(module: nn.Module) -> str:
 def field_lines(backbone: Backbone, rpn: RegionProposalNetwork | None = None) -> list[str]:
     """One line for each feature map: its stride, its receptive field if it is known and, with an RPN, its anchors.
 
-    With an RPN the field is that of its anchors' scores, that is with its own convolutions: 228 pixels for VGG16, as
-    in the paper (section 3.1). Anchors may be larger: the middle of an object often tells where it ends (section 3.3).
+    With an RPN the field is that of its anchors' scores, with its own convolutions: 228 pixels for VGG16, as in the
+    paper (section 3.1).
     """
     ends = [""] * len(backbone.strides)
     if rpn is not None:

@@ -31,12 +31,9 @@ def test_frozen_batch_norms_and_a_frozen_backbone(small: Small) -> None:
     assert all(torch.equal(v, before[k]) for k, v in model.backbone.body.state_dict().items())
 
 
-def test_paper_anchors_stand_at_the_backbones_stride(small: Small) -> None:
+def test_anchors_that_are_not_given(small: Small) -> None:
     assert small(**MAX_POOLING).rpn.anchor_generator.strides == [8]
     assert small().rpn.anchor_generator.strides is None
-
-
-def test_anchors_that_are_not_given(small: Small) -> None:
     assert small(anchors__sizes=None).rpn.anchor_generator.num_anchors == [9]
     assert (
         small(anchors__sizes=None, features__fpn=True, features__fpn_channels=8).rpn.anchor_generator.num_anchors

@@ -69,18 +69,13 @@ def test_no_code_in_a_file_is_run(tmp_path: Path) -> None:
     assert not sentinel.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 broken archive"])
-def test_files_that_cannot_be_read(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "bad.ckpt").write_bytes(content)
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 broken archive", "cut"])
+def test_files_that_cannot_be_read(tmp_path: Path, content: bytes | str) -> None:
+    torch.save({"state_dict": {"w": torch.zeros(500)}, "detkit": {}}, tmp_path / "bad.ckpt")
+    whole = (tmp_path / "bad.ckpt").read_bytes()
+    (tmp_path / "bad.ckpt").write_bytes(whole[:900] if content == "cut" else content)
     with pytest.raises(CheckpointError, match=r"bad\.ckpt"):
         read_checkpoint(tmp_path / "bad.ckpt")
-
-
-def test_a_truncated_checkpoint(tmp_path: Path) -> None:
-    torch.save({"state_dict": {"w": torch.zeros(500)}, "detkit": {}}, tmp_path / "whole.ckpt")
-    (tmp_path / "half.ckpt").write_bytes((tmp_path / "whole.ckpt").read_bytes()[:900])
-    with pytest.raises(CheckpointError, match=r"half\.ckpt"):
-        read_checkpoint(tmp_path / "half.ckpt")
 
 
 @pytest.mark.parametrize("content", [{"w": torch.zeros(1)}, {"state_dict": {}}, [1, 2]])

@@ -86,6 +86,8 @@ def test_weights_of_a_users_own_module(tmp_path: Path) -> None:
         build_backbone(own(width=4), str(tmp_path / "trunk.pth"))
     with pytest.raises(WeightsError, match="there is no such file; give the path of a local state dict"):
         build_backbone(own(), "DEFAULT")
+    with pytest.raises(WeightsError, match="keys are missing"):
+        build_backbone("timm/test_resnet", str(tmp_path / "trunk.pth"))
 
 
 @pytest.mark.parametrize(
@@ -140,9 +142,12 @@ def test_timms_networks(name: str, tmp_path: Path) -> None:
     assert build_backbone(f"timm/{name}", settings=MapSettings(levels=["1", "2"]))[0].levels == ["0", "1"]
 
 
-@pytest.mark.parametrize(("name", "fixed"), [("test_resnet", {"conv1", "layer1"}), ("test_efficientnet", None)])
-def test_timms_networks_learn_in_part(name: str, fixed: set[str] | None) -> None:
-    backbone, _ = build_backbone(f"timm/{name}", settings=MapSettings("partial", 3))
+@pytest.mark.parametrize(
+    ("name", "fixed", "fpn"),
+    [("test_resnet", {"conv1", "layer1"}, True), ("test_efficientnet", None, True), ("test_efficientnet", None, False)],
+)
+def test_timms_networks_learn_in_part(name: str, fixed: set[str] | None, fpn: bool) -> None:
+    backbone, _ = build_backbone(f"timm/{name}", settings=MapSettings("partial", 3, fpn=fpn))
     network = backbone.body.network
     learns = {key: p.requires_grad for key, p in network.named_parameters()}
     if fixed is not None:
@@ -150,12 +155,6 @@ def test_timms_networks_learn_in_part(name: str, fixed: set[str] | None) -> None
     assert any(learns.values()) and not all(learns.values())
     sum(x.square().mean() for x in backbone(torch.randn(2, 3, 64, 64))).backward()
     assert all((p.grad is not None) == p.requires_grad for p in network.parameters())
-
-
-def test_what_a_trunk_does_not_read_does_not_learn() -> None:
-    backbone, _ = build_backbone("timm/test_efficientnet", settings=MapSettings(fpn=False))
-    backbone(torch.randn(2, 3, 64, 64))[0].sum().backward()
-    assert all(p.grad is not None for p in backbone.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize(
@@ -169,12 +168,6 @@ def test_what_a_trunk_does_not_read_does_not_learn() -> None:
 def test_what_timm_does_not_have(name: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_backbone(name, settings=MapSettings(**settings))
-
-
-def test_weights_that_do_not_fit_timms_network(tmp_path: Path) -> None:
-    torch.save(Trunk().state_dict(), tmp_path / "other.pth")
-    with pytest.raises(WeightsError, match="keys are missing"):
-        build_backbone("timm/test_resnet", str(tmp_path / "other.pth"))
 
 
 def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

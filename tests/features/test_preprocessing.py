@@ -108,9 +108,6 @@ def test_memory_format_and_divisor() -> None:
     assert last.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(last, preprocessing()(images).tensor)
     assert preprocessing(divisor=100)(images).tensor.shape[2:] == (200, 200)
-
-
-def test_nothing_is_kept_in_a_state_dict() -> None:
     assert not preprocessing().state_dict()
 
 

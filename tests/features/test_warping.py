@@ -192,14 +192,6 @@ def test_without_context_a_box_of_whole_pixels_is_cut_out_as_it_is() -> None:
     assert torch.equal(crops, torch.stack([image[:, 5:25, 3:23], image[:, 11:31, 20:40]]))
 
 
-def test_a_crop_outside_the_image_is_the_mean_and_the_others_do_not_mind() -> None:
-    image = photo(40, 50) + 1
-    boxes = torch.tensor([[90.0, 10, 99, 20], [10, 10, 30, 30], [10, -90, 30, -70]])
-    crops = warp(image, boxes, 36, context=4)
-    assert not crops[[0, 2]].any()
-    assert crops[1].all()
-
-
 @BOTH
 def test_a_coordinate_that_is_not_finite_shows_nothing(run: Callable) -> None:
     boxes = torch.tensor([[3.0, 5, 23, 25]]).repeat(12, 1)
@@ -212,11 +204,8 @@ def test_a_coordinate_that_is_not_finite_shows_nothing(run: Callable) -> None:
 @BOTH
 def test_no_boxes_give_no_crops(run: Callable) -> None:
     assert run(photo(40, 50), torch.zeros(0, 4), 36).shape == (0, 3, 36, 36)
-
-
-@pytest.mark.parametrize("shape", [(3, 0, 0), (3, 0, 5), (3, 5, 0)])
-def test_an_image_without_pixels_gives_empty_crops(shape: tuple[int, ...]) -> None:
-    assert torch.equal(warp(torch.zeros(shape), torch.tensor([[0.0, 0, 9, 9]]), 36), torch.zeros(1, 3, 36, 36))
+    for size in ((0, 0), (0, 5), (5, 0)):  # an image without pixels
+        assert not warp(torch.zeros(3, *size), torch.tensor([[0.0, 0, 9, 9]]), 36).any()
 
 
 def test_memory_formats_and_threads_hold_the_same_values() -> None:
@@ -236,20 +225,14 @@ def test_memory_formats_and_threads_hold_the_same_values() -> None:
 def test_images_that_are_views_or_of_other_types_or_learn() -> None:
     wide, boxes = photo(37, 104), border_boxes(37, 52)[::11]
     image = wide[:, :, ::2]
+    before = image.clone(), boxes.clone()
     expected = warp(image.clone(), boxes, 36)
     assert torch.equal(warp(image, boxes, 36), expected)
     assert torch.equal(warp(image.clone().requires_grad_(), boxes, 36), expected)
     assert not warp(image.clone().requires_grad_(), boxes, 36).requires_grad
     assert torch.equal(warp(image.double(), boxes, 36), expected)
     assert torch.equal(warp(image, boxes.double(), 36), expected)
-
-
-def test_inputs_are_left_as_they_are() -> None:
-    image, boxes = photo(37, 52), border_boxes(37, 52)
-    before = image.clone(), boxes.clone()
-    warp(image, boxes, 36)
-    assert torch.equal(image, before[0])
-    assert torch.equal(boxes, before[1])
+    assert torch.equal(image, before[0]) and torch.equal(boxes, before[1])
 
 
 def test_made_in_steps_they_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

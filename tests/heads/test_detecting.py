@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -94,7 +92,11 @@ def test_images_of_a_batch_do_not_mix() -> None:
 
 @pytest.mark.parametrize(
     ("candidates", "expected"),
-    [(1, [(1, 0), (2, 2)]), (2, [(1, 0), (2, 2), (2, 1)]), (3, [(1, 0), (1, 2), (2, 2), (2, 1)])],
+    [
+        (1, [(1, 0), (2, 2)]),
+        (2, [(1, 0), (2, 2), (2, 1)]),
+        *((many, [(1, 0), (1, 2), (2, 2), (2, 1)]) for many in (3, 99)),
+    ],
 )
 def test_only_the_best_of_each_class_enter_suppression(candidates: int, expected: list[tuple[int, int]]) -> None:
     """Fast R-CNN's test: of two near boxes one is suppressed, but it has taken another one's place."""
@@ -105,12 +107,3 @@ def test_only_the_best_of_each_class_enter_suppression(candidates: int, expected
     assert sorted(zip(found["labels"].tolist(), rows, strict=True)) == sorted(expected)
     (nothing,) = classifier(max_candidates=candidates).detect([], [NOTHING], batch())
     assert nothing["boxes"].shape == (0, 4)
-
-
-def test_more_candidates_than_regions_are_all() -> None:
-    boxes, heads = some_boxes(30, 90), classifier(score_threshold=0.0)
-    (everything,) = heads.detect([], [boxes], batch())
-    heads.detection = replace(heads.detection, max_candidates=31)
-    (found,) = heads.detect([], [boxes], batch())
-    assert len(found["boxes"]) > 5
-    assert all(torch.equal(found[name], value) for name, value in everything.items())

@@ -56,7 +56,7 @@ def test_the_svm_of_all_negatives_is_found(C: float, retrain_after: int) -> None
     while mine(miner, seen):
         miner.finish()
         passes += 1
-    assert 1 <= passes < 20
+    assert 1 <= passes < 20 and [line.image for line in miner.log][-3:] == [hard_negatives.FINAL] * 3
     for k, own in enumerate(positives):
         negatives = torch.cat([x[overlaps[:, k] < 0.3] for x, overlaps in seen])
         whole = torch.cat([own, negatives]).numpy()
@@ -228,16 +228,11 @@ def test_a_class_without_positives_never_fires_and_costs_nothing() -> None:
     assert torch.equal(same.finish().weight, svms.weight[[0, 2]])
 
 
-def test_no_negatives() -> None:
-    positives, seen = a_set()
+def test_only_an_overlap_below_the_threshold_makes_a_negative() -> None:
+    positives, seen = a_set(classes=2)
     miner = HardNegativeMiner(positives)
     assert mine(miner, [(x, torch.full_like(overlaps, 0.3)) for x, overlaps in seen]) == 0
     assert not miner.finish().trained.any() and miner.log == [] and len(miner.rows) == 0
-
-
-def test_only_an_overlap_below_the_threshold_makes_a_negative() -> None:
-    positives, _ = a_set(classes=2)
-    miner = HardNegativeMiner(positives)
     overlaps = torch.tensor([[0.3, 1.0], [0.2999, 0.0], [0.0, 0.31]])
     assert miner.update(4, torch.randn(3, FEATURES), overlaps) == 3
     assert [miner.rows.row[miner.rows.slots_of(k)].tolist() for k in (0, 1)] == [[1, 2], [1]]
@@ -389,11 +384,3 @@ def test_svms_that_look_at_no_feature_are_told(C: float, known: bool, weak: int)
         blind += last.objective > 0.985 * constant
         assert (k + 1 in miner.weak_classes()) <= (last.objective > 0.985 * constant)
     assert len(miner.weak_classes()) == weak <= blind
-
-
-def test_the_final_training_is_marked() -> None:
-    positives, seen = a_set()
-    miner = HardNegativeMiner(positives)
-    mine(miner, seen[:3])
-    miner.finish()
-    assert [line.image for line in miner.log] == [0, 0, 0] + [hard_negatives.FINAL] * 3

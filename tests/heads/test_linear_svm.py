@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
 import warnings
@@ -63,15 +62,9 @@ def test_an_svm_is_scikit_learns() -> None:
         loss="hinge", C=1e-3, class_weight={1: 2, -1: 1}, intercept_scaling=10, random_state=0, tol=1e-8, max_iter=10**6
     ).fit(x.astype(np.float64), np.where(y, 1, -1))
     np.testing.assert_allclose(w, svm.coef_[0], rtol=0, atol=1e-4)
-    assert b == pytest.approx(float(svm.intercept_[0]), abs=1e-3)
-
-
-def test_labels_are_positive_above_zero_and_the_result_is_always_the_same() -> None:
-    x, y = examples()
-    w, b = fit_svm(x, y)
     again = fit_svm(x.astype(np.float64), np.where(y, 1, -1))
     assert np.array_equal(w, again[0]) and b == again[1]
-    assert (x @ w + b)[y].mean() > (x @ w + b)[~y].mean()
+    assert b == pytest.approx(float(svm.intercept_[0]), abs=1e-3)
 
 
 def test_the_objective_as_it_is_written() -> None:
@@ -116,6 +109,7 @@ def test_margins() -> None:
     torch.testing.assert_close(svms.margins(x)[:, 1], expected + 0.5)
     assert (svms(x)[:, [0, 2]] == -torch.inf).all()
     assert svms(x[:0]).shape == (0, 3)
+    assert not list(svms.parameters()) and len(svms.state_dict()) == 4  # buffers, which a checkpoint holds
 
 
 def test_margins_are_single_precision_whatever_is_asked() -> None:
@@ -127,20 +121,6 @@ def test_margins_are_single_precision_whatever_is_asked() -> None:
     assert found.dtype == torch.float32 and torch.equal(found, svms(x))
     half = x.half()
     assert torch.equal(svms(half), svms(half.float()))
-
-
-def test_svms_are_buffers_that_a_checkpoint_holds() -> None:
-    svms = LinearSVMs(4, 2)
-    svms.set(1, np.arange(4), 2.0)
-    svms.scale.fill_(0.5)
-    assert list(svms.parameters()) == []
-    file = io.BytesIO()
-    torch.save(svms.state_dict(), file)
-    file.seek(0)
-    other = LinearSVMs(4, 2)
-    other.load_state_dict(torch.load(file, weights_only=True))
-    x = torch.randn(3, 4)
-    assert torch.equal(other(x), svms(x)) and other.trained.tolist() == [True, False]
 
 
 def test_features_are_scaled_to_a_mean_norm() -> None:

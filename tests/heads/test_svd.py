@@ -122,30 +122,21 @@ def test_ranks_that_a_layer_cannot_have(ranks: dict[str, int], message: str) -> 
         build_box_head(RoISettings(pool_size=3, head_channels=12, svd_ranks=ranks), 4)
 
 
-def test_a_layer_is_factored_once() -> None:
+def test_layers_that_cannot_be_factored() -> None:
     head = mlp()
     replace_layers(head, {"fc6": 3})
     with pytest.raises(ConfigError, match="fc6 is factored already, with rank 3"):
         replace_layers(head, {"fc6": 2})
-
-
-def test_heads_without_such_layers() -> None:
     convolutions = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Flatten())
     with pytest.raises(ConfigError, match="has no fully connected layers"):
         build_box_head(RoISettings(head="top", pool_size=3, svd_ranks={"fc6": 1}), 4, convolutions)
 
 
-@pytest.mark.parametrize(("rank", "saves"), [(9, False), (8, True)])
-def test_ranks_that_save_nothing(rank: int, saves: bool) -> None:
+def test_ranks_that_save_nothing() -> None:
     """uv / (u + v) is 9 for 36 x 12: there nothing is saved, below it is."""
-    found = costs({"fc6": nn.Linear(36, 12)}, {"fc6": rank})
-    if saves:
-        check_saving(found)
-    else:
-        with pytest.raises(ConfigError, match=r"rank 9 needs 432 .* instead of 432.*at most 8"):
-            check_saving(found)
-
-
-def test_a_layer_that_no_rank_makes_smaller() -> None:
+    layers = {"fc6": nn.Linear(36, 12)}
+    check_saving(costs(layers, {"fc6": 8}))
+    with pytest.raises(ConfigError, match=r"rank 9 needs 432 .* instead of 432.*at most 8"):
+        check_saving(costs(layers, {"fc6": 9}))
     with pytest.raises(ConfigError, match="leave it as it is"):
         check_saving(costs({"fc6": nn.Linear(1, 5)}, {"fc6": 1}))

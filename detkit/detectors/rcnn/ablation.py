@@ -18,9 +18,6 @@ class Ablation:
         used: the model's own variant, one of them.
         metric: the model's, which is the metric of its own variant.
         max_per_set: see `SetLimit`; None: no limit.
-
-    Attributes:
-        limits: of each variant; empty without a limit.
     """
 
     def __init__(
@@ -50,11 +47,10 @@ class Ablation:
             self._samples += [{k: v for k, v in sample.items() if k not in unused} for sample in batch]
 
     def finish(self) -> list[dict[str, Any]]:
-        """The results of each variant: a dict of plain values. The model's own metric is not reset.
+        """The results of each variant, as plain values. The model's own metric is not reset.
 
-        ``variant``, and ``used`` for the model's own; ``map`` and ``map_50`` (NaN where the protocol has none); the
-        gains in map: ``svm_gain`` over the softmax with the same boxes, ``box_gain`` over the same classifier without
-        box regressors (NaN where there is nothing to compare with).
+        ``variant``, ``used`` for the model's own, ``map``, ``map_50``; gains in map: ``svm_gain`` over the softmax with
+        the same boxes, ``box_gain`` over the same classifier without regressors. NaN where there is no such number.
         """
         for variant, limit in self.limits.items():
             self.metrics[variant].update(limit.apply(self._pending.pop(variant)), self._samples)

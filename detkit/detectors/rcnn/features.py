@@ -4,11 +4,8 @@ The authors kept pool5 of every proposal: 200 GB for VOC 2007 (papers.md 2.1). H
 regressors' examples, a few dozen of an image's 2,000 regions; and fc7 for all regions if that fits the budget,
 otherwise for the ground truth only, and computed again in each pass of the mining.
 
-A folder of features holds two arrays, with the images' rows one after another, and a file that says which images are
-done; a fit that was stopped continues with the others.
-
-    RUN/features/RUN_ID-DIGEST/fc7.npy, pool5.npy    float16 (rows, D7) and (rows, D5)
-    RUN/features/RUN_ID-DIGEST/done                  a byte for each image
+    RUN/features/RUN_ID-DIGEST/fc7.npy, pool5.npy    float16 (rows, D7) and (rows, D5), image after image
+    RUN/features/RUN_ID-DIGEST/done                  a byte for each image; a fit goes on with those that are not done
     RUN/features/RUN_ID-DIGEST.lock                  held by the fit that uses them
 """
 
@@ -40,8 +37,7 @@ from detkit.types import Sample
 
 #: Computes the features of boxes (N, 4), in the image's own pixels, of a sample.
 ReadFeatures = Callable[[Sample, Tensor], CropFeatures]
-#: Seconds to wait for a lock: the fit that holds it may be about to end, and DataLoader workers of a killed fit, which
-#: inherit its lock, end within that time.
+#: Seconds to wait for a lock: DataLoader workers of a killed fit, which inherit its lock, end within that time.
 LOCK_TIMEOUT = 10.0
 #: Seconds between two times that images are marked as done, which waits for the disk.
 FLUSH_EVERY = 5.0
@@ -75,9 +71,7 @@ class FeatureLayout:
     Attributes:
         complete: whether fc7 of all regions is stored, and not only of the ground truth.
         objects: int64 (images,), the number of ground-truth boxes of each.
-        shapes: of the arrays, by their names.
         starts: int64 (images + 1,), where the rows of each image begin, by the arrays' names.
-        bytes: size of the arrays.
 
     Raises:
         ConfigError: if the budget does not hold the ground truth and the examples.
@@ -105,9 +99,7 @@ class RegionFeatures:
     """Computes, stores and reads the features of the training regions.
 
     Args:
-        regions: of the split.
-        layout: of these regions.
-        dataset: the split's samples, without augmentation.
+        regions, layout, dataset: of the split; samples are without augmentation.
         read: the network.
         folder: for the files; it belongs to this network and these regions.
     """
@@ -125,11 +117,7 @@ class RegionFeatures:
     # -- the files -------------------------------------------------------------------------------
 
     def create(self) -> None:
-        """Create the files, with all their disk space, unless they are there. The file ``done`` comes last.
-
-        Raises:
-            ConfigError: without room on the disk.
-        """
+        """Create the files, with all their disk space, unless they are there. The file ``done`` comes last."""
         if self._is_created():
             return
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -158,13 +146,7 @@ class RegionFeatures:
         return np.flatnonzero(np.fromfile(self.folder / "done", np.uint8) == 0).tolist()
 
     def fill(self, images: list[int], loader: Callable[[Dataset], DataLoader], show: bool) -> None:
-        """Compute and store the features of some images.
-
-        Args:
-            images: their indices.
-            loader: makes a loader of one sample a batch.
-            show: print the progress.
-        """
+        """Compute and store the features of these images; ``loader`` makes a loader of one sample a batch."""
         pending: list[int] = []
         flushed = time.monotonic()
         try:
@@ -192,8 +174,8 @@ class RegionFeatures:
             rows = torch.cat([torch.arange(objects), regions.examples])
             features = self.read(sample, regions.boxes[rows])
             fc7, pool5 = features.fc7[:objects], features.pool5[objects:]
-        # Written to the file and not through a memory map: on a full disk that would kill the process, and it writes
-        # whole pages, also those in which another machine's rows begin.
+        # Not through a memory map: on a full disk that kills the process, and it writes whole pages, also those in
+        # which another machine's rows begin.
         for name, values in (("fc7", fc7), ("pool5", pool5)):
             array = self._array(name)
             with open(self._path(name), "r+b") as file:
@@ -242,16 +224,7 @@ class RegionFeatures:
 
 
 def check_room(folder: Path, size: int, spare: int = 0) -> None:
-    """Check that the disk of a folder has room for files of that size.
-
-    Args:
-        folder: which need not exist.
-        size: bytes.
-        spare: bytes on the disk that will be used again or deleted.
-
-    Raises:
-        ConfigError: it has not.
-    """
+    """Refuse files of ``size`` bytes where the disk has no room for them, ``spare`` bytes of it being given up."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free + spare
     if size > free:
@@ -262,10 +235,10 @@ def check_room(folder: Path, size: int, spare: int = 0) -> None:
 
 
 def acquire_lock(folder: Path, user: str) -> FileLock:
-    """Lock a folder of features for this process.
+    """Lock a folder of features, which need not exist, for this process.
 
     Args:
-        folder: which need not exist.
+        folder: of the features.
         user: which fit this is, for the message that others get.
 
     Raises:

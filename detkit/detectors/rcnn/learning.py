@@ -21,24 +21,14 @@ from detkit.progress import Progress
 #: Number of images, and of boxes of each, on which the features' mean norm is measured (rcnn_feature_stats.m:27-28).
 NORM_IMAGES = 200
 NORM_BOXES = 200
-#: GB that the negatives of a class may take while its SVM is trained, with liblinear's own copy (24 bytes a number);
-#: more only for a class with very many objects, see `detkit.heads.hard_negatives.MIN_NEGATIVES`.
+#: GB that the negatives of a class may take while its SVM is trained, with liblinear's own copy (24 bytes a number).
 SVM_MEMORY = 1.0
 #: Seconds between two times that the mining state is saved.
 SAVE_EVERY = 300.0
 
 
 def learn_svms(features: RegionFeatures, svms: LinearSVMs, settings: SVMSettings) -> HardNegativeMiner:
-    """Train one linear SVM a class, mining hard negatives image by image.
-
-    Args:
-        features: of the training split.
-        svms: what is trained.
-        settings: see `SVMSettings`.
-
-    Returns:
-        The miner, for its log and its negatives.
-    """
+    """Train one linear SVM a class, mining hard negatives image by image; the miner has its log and its negatives."""
     regions = features.regions
     scale = _scale(features, features.fc7)
     truth = [(features.truth(i).float() * scale, image.labels) for i, image in enumerate(regions)]
@@ -63,12 +53,7 @@ def learn_svms(features: RegionFeatures, svms: LinearSVMs, settings: SVMSettings
 
 
 class MiningState:
-    """The miner's state on disk, saved every few minutes; a fit that was stopped continues from it.
-
-    Args:
-        path: of the file.
-        miner: whose state it is.
-    """
+    """The miner's state on disk, saved every few minutes; a fit that was stopped continues from it."""
 
     def __init__(self, path: Path, miner: HardNegativeMiner) -> None:
         self.path = path
@@ -76,11 +61,7 @@ class MiningState:
         self._saved = time.monotonic()
 
     def load(self) -> tuple[int, int, int]:
-        """Load the state, if there is one of the same settings.
-
-        Returns:
-            The pass, the image to continue with, and the negatives added in this pass; zeros without a state.
-        """
+        """The pass, the image to continue with, and the negatives added in this pass; zeros without a fitting state."""
         try:
             content = torch.load(self.path, weights_only=True)
             if content["settings"] == asdict(self.miner.settings):
@@ -106,7 +87,6 @@ class MiningState:
 
 
 def write_mining_log(path: Path, miner: HardNegativeMiner, class_names: list[str]) -> None:
-    """Write the miner's log as CSV, a row for each training of an SVM."""
     lines = [",".join(["class", *Training._fields[1:], "objective"])]
     for row in miner.log:
         values = [class_names[row.label - 1], *row[1:], row.objective]
@@ -115,16 +95,7 @@ def write_mining_log(path: Path, miner: HardNegativeMiner, class_names: list[str
 
 
 def learn_boxes(features: RegionFeatures, regressors: BoxRegressors, ridge: float) -> Tensor:
-    """Train four ridge regressors a class, one class after another.
-
-    Args:
-        features: of the training split.
-        regressors: what is trained.
-        ridge: penalty on the squared weights.
-
-    Returns:
-        The number of examples of each class, int64 (K,).
-    """
+    """Train four ridge regressors a class; the number of examples of each class, int64 (K,)."""
     regressors.trained.fill_(False)  # what an earlier fit learned is of other features
     scale = _scale(features, features.pool5)
     regressors.scale.fill_(scale)

@@ -52,9 +52,7 @@ class CropSamplingSettings:
 
 
 class RCNN(Detector):
-    """R-CNN: fine-tuned network, linear SVMs and box regressors, in one fit.
-
-    The defaults are those of the paper, except for the backbone; ``configs/rcnn`` has its AlexNet.
+    """R-CNN; the defaults are those of the paper, except for the backbone (``configs/rcnn`` has its AlexNet).
 
     Args:
         class_names: the classes, without background. Given by the data set on the command line.

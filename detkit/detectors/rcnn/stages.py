@@ -1,7 +1,7 @@
 """The stages of a fit of R-CNN after fine-tuning: features, linear SVMs, box regressors, comparison of the variants.
 
-Each stage ends with a checkpoint. A fit that continues from it (`--ckpt_path last`) begins with the stage that was
-stopped, and uses the features that are on the disk.
+Each ends with a checkpoint. A fit that continues from it begins with the stage that was stopped, and uses the features
+that are on the disk.
 """
 
 from __future__ import annotations
@@ -99,22 +99,12 @@ class RCNNStages(Callback):
 
     def remaining(self) -> list[str]:
         """The stages that are to be run."""
-        requested = self.heads.requested
-        stages = []
-        if requested.classifier == "svm":
-            stages.append(SVMS)
-        if requested.box_regression:
-            stages.append(BOXES)
-        if stages:
-            stages.append(COMPARISON)
-        return [stage for stage in stages if STAGES.index(stage) > STAGES.index(self.stage)]
+        svms, boxes = self.heads.requested.classifier == "svm", self.heads.requested.box_regression
+        wanted = {SVMS: svms, BOXES: boxes, COMPARISON: svms or boxes}
+        return [stage for stage in STAGES[STAGES.index(self.stage) + 1 :] if wanted[stage]]
 
     def apply_overrides(self, changed: Mapping[str, Any]) -> None:
-        """Run the stages again if options that they depend on are changed; fine-tuning continues where it was.
-
-        Args:
-            changed: options of the model by dotted name.
-        """
+        """Run the stages again if options that they depend on are changed; fine-tuning continues where it was."""
         relevant = {name.partition(".")[0] for name in changed if name != "crop.memory"}
         self.learn_again = not relevant.isdisjoint(STAGES_DEPEND_ON)
 
@@ -133,11 +123,7 @@ class RCNNStages(Callback):
         self.stage = FINE_TUNING if self.learn_again else state_dict["stage"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: Detector) -> None:
-        """Refuse, before the fine-tuning, a fit whose later stages cannot learn or store their features.
-
-        Raises:
-            ConfigError: without a data module of detkit, budget or disk space.
-        """
+        """Refuse, before the fine-tuning, a fit whose later stages cannot learn or store their features."""
         if trainer.ckpt_path is None:
             self.stage, self.run_id = FINE_TUNING, ""
         if not self.run_id:
@@ -177,26 +163,21 @@ class RCNNStages(Callback):
             with torch.no_grad():
                 features = None if remaining == [COMPARISON] else self._fill(trainer, pl_module, folder)
                 for stage in remaining:
-                    self._run(stage, trainer, pl_module, features, folder)
+                    if stage == SVMS:
+                        self._learn_svms(trainer, pl_module, features)
+                    elif stage == BOXES:
+                        self._learn_boxes(trainer, features)
+                    else:
+                        self._delete_features(trainer, folder)
+                        self._compare(trainer, pl_module)
+                    self.stage = stage
+                    for callback in trainer.checkpoint_callbacks:
+                        if isinstance(callback, StageCheckpoint):
+                            callback.save_stage(trainer, complete=stage == COMPARISON)
         finally:  # the process may continue after an error
             self._release_lock()
         for module, training in modes:
             module.training = training
-
-    def _run(
-        self, stage: str, trainer: Trainer, pl_module: Detector, features: RegionFeatures | None, folder: Path
-    ) -> None:
-        if stage == SVMS:
-            self._learn_svms(trainer, pl_module, features)
-        elif stage == BOXES:
-            self._learn_boxes(trainer, features)
-        else:
-            self._delete_features(trainer, folder)
-            self._compare(trainer, pl_module)
-        self.stage = stage
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, StageCheckpoint):
-                callback.save_stage(trainer, complete=stage == COMPARISON)
 
     # -- features --------------------------------------------------------------------------------
 
@@ -241,11 +222,7 @@ class RCNNStages(Callback):
         return Path(trainer.default_root_dir) / "features" / name
 
     def _fill(self, trainer: Trainer, pl_module: Detector, folder: Path) -> RegionFeatures:
-        """The features of the training split; those that are missing are computed, by all ranks.
-
-        Raises:
-            ConfigError: there is no room for them, or another fit uses them.
-        """
+        """The features of the training split; those that are missing are computed, by all ranks."""
 
         def read(sample: Sample, boxes: Tensor) -> CropFeatures:
             images = pl_module.prepare([sample])
@@ -278,8 +255,7 @@ class RCNNStages(Callback):
     def _acquire_lock(self, trainer: Trainer, features: RegionFeatures) -> None:
         """Lock the folder, delete this run's other features, and create the files.
 
-        Two fits that continue from one checkpoint have the same features, but not the same mining state: only one of
-        them may use the folder.
+        Two fits from one checkpoint have the same features, but not the same mining state: one may use the folder.
         """
         run = trainer.log_dir or trainer.default_root_dir  # a collective call
         error = ""
@@ -390,7 +366,6 @@ def _share(module: nn.Module, name: str, folder: Path, trainer: Trainer) -> None
 
 
 def _wait_until(done: Callable[[], bool]) -> None:
-    """Wait for another rank, without a time limit."""
     while not done():
         time.sleep(0.5)
 

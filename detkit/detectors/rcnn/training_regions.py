@@ -78,9 +78,6 @@ class TrainingRegions:
         return ImageRegions(boxes, labels, overlaps.T.contiguous(), examples, targets, classes)
 
     def counts(self) -> np.ndarray:
-        """The numbers of regions, of objects and of regression examples of each image, int64 (images, 3).
-
-        All overlaps are computed for it.
-        """
+        """The numbers of regions, of objects and of regression examples of each image, int64 (images, 3)."""
         counts = [(len(r.boxes), len(r.labels), len(r.examples)) for r in self]
         return np.array(counts, np.int64).reshape(-1, 3)

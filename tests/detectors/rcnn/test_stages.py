@@ -74,11 +74,8 @@ def test_the_metric_told_last_is_that_of_the_complete_detector(whole_fit: Fitted
     assert found["val/map_50"] == pytest.approx(float(whole_fit.metrics["val/map_50"]), abs=1e-6)
 
 
-def test_features_are_gone_afterwards(whole_fit: Fitted) -> None:
-    assert sorted(path.name for path in whole_fit.folder.iterdir()) == ["checkpoints", "svm_mining.csv"]
-
-
 def test_features_stay_where_they_are_wanted(whole_fit: Fitted, fit_rcnn: Fit, tmp_path: Path) -> None:
+    assert sorted(path.name for path in whole_fit.folder.iterdir()) == ["checkpoints", "svm_mining.csv"]
     found = fit_rcnn(tmp_path, feature_files__keep=True)
     assert sorted(path.name for path in found.feature_files) == ["done", "fc7.npy", "pool5.npy"]
     assert not differing(found.model.state_dict(), whole_fit.model.state_dict())
@@ -156,20 +153,20 @@ def test_svms_that_are_hardly_better_than_a_constant_are_named(
     ids=["softmax", "softmax + boxes", "SVM"],
 )
 def test_stages_that_nobody_asked_for_are_skipped(
-    fit_rcnn: Fit, tmp_path: Path, options: dict[str, Any], calls: dict[str, int], variant: str
+    fit_rcnn: Fit,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: dict[str, Any],
+    calls: dict[str, int],
+    variant: str,
 ) -> None:
     found = fit_rcnn(tmp_path, epochs=1, **options)
+    only_examples = "features of ground truth and the regressors' examples" in capsys.readouterr().out
+    assert only_examples == (variant == "softmax + boxes")
     assert found.calls == {"step": 4} | calls
     assert str(found.model.roi_heads.variant) == variant
     assert found.stage("best") == ("comparison" if calls else "fine-tuning")
     assert not (tmp_path / "features").exists()
-
-
-def test_regressors_alone_want_no_features_of_all_regions(
-    fit_rcnn: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fit_rcnn(tmp_path, epochs=1, classifier="softmax")
-    assert "features of ground truth and the regressors' examples" in capsys.readouterr().out
 
 
 def test_svms_alone_want_no_examples_for_regressors(fit_rcnn: Fit, tmp_path: Path) -> None:
