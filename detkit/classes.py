@@ -22,12 +22,7 @@ def full_name(cls: type) -> str:
 
 
 def find_class(name: str, base: type, among: Mapping[str, type] | None = None) -> type:
-    """The class of that name.
-
-    Args:
-        name: its full name, or a short one of ``among``.
-        base: what it must be a subclass of.
-        among: short name -> class.
+    """The class of a full name, or of a short one of ``among``.
 
     Raises:
         ConfigError: no such class is imported, or it is no subclass of ``base``.

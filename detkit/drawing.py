@@ -111,8 +111,7 @@ def place_label(
         label: the label's width and height in pixels.
         frame: its box.
         size: width and height of the picture.
-        labels: the labels that are drawn already.
-        others: the other boxes.
+        labels, others: the labels that are drawn already, and the other boxes.
 
     Returns:
         x and y of its upper left corner, in whole pixels: Pillow cuts off text at fractions of pixels.

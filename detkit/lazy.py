@@ -13,10 +13,8 @@ def lazy_names(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """The ``__getattr__``, ``__dir__`` and ``__all__`` of a package whose names are imported when first used.
 
-    Args:
-        package: the package's ``__name__``.
-        names: module -> the names that it defines.
-        modules: modules that are names of the package themselves, by the last part of their own.
+    Names are given by the module that defines them; ``modules`` are names themselves, by their last part. Type checkers
+    see none of them; import them below ``if TYPE_CHECKING:`` too.
     """
     origins = {name: module for module, defined in names.items() for name in defined}
     as_names = {module.rpartition(".")[2]: module for module in modules}

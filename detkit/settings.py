@@ -37,23 +37,6 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def from_plain(annotation: Any, value: Any, where: str = "") -> Any:
-    """The reverse of `to_plain`, by the type that is wanted; of a union the first one that takes the value.
-
-    Raises:
-        ConfigError: a setting that the group ``where`` does not have, or a value that it does not take.
-    """
-    for kind in typing.get_args(annotation) if _is_union(annotation) else (annotation,):
-        if isinstance(value, Mapping) and isinstance(kind, type):
-            if issubclass(kind, Configurable):
-                return build(value, kind)
-            if is_dataclass(kind):
-                return _group(kind, value, where)
-        if typing.get_origin(kind) is tuple and isinstance(value, list):
-            return tuple(value)
-    return value
-
-
 def parameters_of(cls: type) -> dict[str, tuple[Any, Any]]:
     """The arguments of a class's constructor and, through ``**shared``, of its bases': name -> type and default."""
     parameters: dict[str, tuple[Any, Any]] = {}
@@ -88,13 +71,27 @@ def construct(cls: type, arguments: Mapping[str, Any]) -> Any:
     Raises:
         ConfigError: an argument that the class does not have, or a value that it does not take.
     """
+    return _from_plain(cls, nested(arguments))
+
+
+def _from_plain(cls: type, content: Mapping[str, Any], where: str = "") -> Any:
+    """The reverse of `to_plain`, by the types of the constructor's arguments."""
     known, values = parameters_of(cls), {}
-    for name, value in nested(arguments).items():
-        _check_known(name, known, cls.__name__)
-        kind, default = known[name]
+    for name, value in content.items():
+        if name not in known:
+            raise ConfigError(f"{where or cls.__name__} has no argument {name!r}{did_you_mean(name, known)}")
+        annotation, default = known[name]
         if isinstance(value, Mapping) and is_dataclass(default) and not isinstance(default, Configurable):
             value = {**vars(default), **value}  # what is left out is the constructor's default, not the group's
-        values[name] = from_plain(kind, value, name)
+        is_union = typing.get_origin(annotation) in (typing.Union, type(int | str))
+        for kind in typing.get_args(annotation) if is_union else (annotation,):
+            if isinstance(value, Mapping) and isinstance(kind, type) and issubclass(kind, Configurable):
+                value = build(value, kind)
+            elif isinstance(value, Mapping) and is_dataclass(kind):
+                value = _from_plain(kind, value, f"{where}.{name}".lstrip("."))
+            elif typing.get_origin(kind) is tuple and isinstance(value, list):
+                value = tuple(value)
+        values[name] = value
     return cls(**values)
 
 
@@ -115,22 +112,3 @@ def check_range(
     least = f"above {low:g}" if open_low else f"at least {low:g}"
     most = "" if high == float("inf") else f" and at most {high:g}"
     raise ConfigError(f"{where}: {value} must be {least}{most}")
-
-
-def _group(kind: type, content: Mapping[str, Any], where: str) -> Any:
-    hints = typing.get_type_hints(kind)
-    known = [each.name for each in fields(kind)]
-    values = {}
-    for name, value in content.items():
-        _check_known(name, known, where or kind.__name__)
-        values[name] = from_plain(hints[name], value, f"{where}.{name}")
-    return kind(**values)
-
-
-def _check_known(name: str, known: typing.Collection[str], where: str) -> None:
-    if name not in known:
-        raise ConfigError(f"{where} has no argument {name!r}{did_you_mean(name, known)}")
-
-
-def _is_union(annotation: Any) -> bool:
-    return typing.get_origin(annotation) in (typing.Union, type(int | str))

@@ -179,11 +179,7 @@ class GivenProposals:
         if stage == "fit" and trainer.limit_val_batches == 0:
             splits.remove("val")
         wanted = [(split, data.annotations(split)) for split in splits if split not in data.proposals]
-        wanted = [(split, annotations) for split, annotations in wanted if annotations is not None]
-        return [
-            (split, annotations)
-            for split, annotations in wanted
-            if not trainer.fast_dev_run
-            or not self._is_computed
-            or self.settings.store_path(annotations, split).exists()
-        ]
+        wanted = [(split, images) for split, images in wanted if images is not None]
+        if trainer.fast_dev_run and self._is_computed:
+            wanted = [(split, images) for split, images in wanted if self.settings.store_path(images, split).exists()]
+        return wanted

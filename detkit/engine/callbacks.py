@@ -79,12 +79,9 @@ class BestCheckpoint(StageCheckpoint, ModelCheckpoint):
 
 
 class LastCheckpoint(StageCheckpoint):
-    """Keeps `checkpoints/last.ckpt`, written after every epoch (and after every validation within one).
+    """Keeps `last.ckpt` in a folder, written after every epoch (and after every validation within one).
 
     Lightning's own `save_last` writes only where the best changed too.
-
-    Args:
-        folder: where checkpoints go.
     """
 
     def __init__(self, folder: str | Path) -> None:

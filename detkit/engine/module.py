@@ -95,11 +95,9 @@ class TrainableModule(L.LightningModule):
         return ""
 
     def apply_overrides(self, changed: Mapping[str, Any], fit: bool) -> None:
-        """Take note of hyper-parameters given against those of the checkpoint that is used.
+        """Take note of hyper-parameters (by dotted name, such as ``optim.lr``) given against those of the checkpoint.
 
-        Args:
-            changed: dotted name, such as ``optim.lr``, -> value.
-            fit: a fit goes on from the checkpoint; otherwise it is tested or predicts.
+        A fit goes on from it, or otherwise it is tested or predicts.
         """
         self._new_optim = fit and any(name.startswith("optim.") for name in changed)
 

@@ -55,11 +55,6 @@ class OptimSettings:
 def parameter_groups(module: nn.Module, settings: OptimSettings, lr_factor: float = 1.0) -> list[dict[str, Any]]:
     """What SGD is given: the trainable parameters, biases apart where they are treated otherwise.
 
-    Args:
-        module: whose parameters with ``requires_grad`` are taken.
-        settings: rates and decay.
-        lr_factor: of this module's learning rates.
-
     Raises:
         ConfigError: if nothing is trainable.
     """

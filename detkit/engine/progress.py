@@ -39,11 +39,7 @@ class EpochBar(RichProgressBar):
 
 
 class EpochLines(ProgressBar):
-    """Prints one line at the end of each epoch, and one a minute before it.
-
-    Args:
-        interval: seconds between lines within an epoch, a validation, a test or a prediction.
-    """
+    """Prints one line at the end of each epoch, and one every ``interval`` seconds before it."""
 
     def __init__(self, interval: float = 60.0) -> None:
         super().__init__()

@@ -40,12 +40,7 @@ class BoxRegressorSettings:
 
 
 class BoxRegressors(nn.Module):
-    """The regressors of all classes. All tensors are buffers: nothing here learns by gradients.
-
-    Args:
-        features: D.
-        num_classes: K, without background.
-    """
+    """The regressors of all classes, K without background, from D features; buffers: nothing learns by gradients."""
 
     weight: Tensor
     bias: Tensor

@@ -35,14 +35,10 @@ class Variant(NamedTuple):
 
 
 class SetLimit:
-    """Limit on the detections of a class over a whole test set, in place of one for each image.
+    """Limit of ``per_image`` detections of a class and image on average over a whole test set.
 
-    The authors' rcnn_test.m:44-91 keeps 40 boxes a class and image on average, before suppression, to save memory; what
-    it drops scores too low to matter to AP. In a test on several devices each applies the limit to its own images.
-
-    Args:
-        num_classes: K.
-        per_image: boxes of a class kept for each image, on average.
+    The authors' rcnn_test.m:44-91 keeps 40, before suppression, to save memory; what it drops scores too low to matter
+    to AP. In a test on several devices each applies the limit to its own images.
     """
 
     def __init__(self, num_classes: int, per_image: int) -> None:

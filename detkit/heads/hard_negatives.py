@@ -24,7 +24,6 @@ from detkit.heads.linear_svm import (
     MINING_TOLERANCES,
     TOLERANCES,
     LinearSVMs,
-    Objective,
     fit_svm,
     objective,
 )
@@ -92,8 +91,7 @@ class Training(NamedTuple):
 
     @property
     def objective(self) -> float:
-        """The sum of its terms."""
-        return Objective(self.positive, self.negative, self.regularization).total
+        return self.positive + self.negative + self.regularization
 
 
 class HardNegativeMiner:
@@ -203,7 +201,7 @@ class HardNegativeMiner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`, with the same positives and settings; its tensors are used, not copied.
+        """Continue from a `state_dict`; its tensors are used, not copied.
 
         Raises:
             CheckpointError: for the state of other classes, features or positives.

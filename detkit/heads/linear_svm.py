@@ -29,12 +29,7 @@ MAX_VALUES = 4e9
 
 
 class LinearSVMs(nn.Module):
-    """The SVMs of all classes as one matrix. All tensors are buffers: nothing here learns by gradients.
-
-    Args:
-        features: D.
-        num_classes: K, without background.
-    """
+    """The SVMs of all classes, K without background, as one matrix (K, D) of buffers: nothing learns by gradients."""
 
     weight: Tensor
     bias: Tensor
@@ -74,7 +69,6 @@ class Objective(NamedTuple):
 
     @property
     def total(self) -> float:
-        """Their sum."""
         return self.positive + self.negative + self.regularization
 
 
@@ -85,9 +79,8 @@ def objective(
     negatives: np.ndarray | Tensor,
     c: float = 1e-3,
     positive_weight: float = 2.0,
-    bias_feature: float = BIAS_FEATURE,
 ) -> Objective:
-    """c * (positive_weight * hinge of positives + hinge of negatives) + ||w||^2 / 2 + (b / bias_feature)^2 / 2.
+    """c * (positive_weight * hinge of positives + hinge of negatives) + ||w||^2 / 2 + (b / BIAS_FEATURE)^2 / 2.
 
     Of a weight (D,) and features (P, D) and (N, D), in double precision; rcnn_train.m:155-162 prints the same.
     """
@@ -95,7 +88,7 @@ def objective(
     return Objective(
         c * positive_weight * float(np.maximum(0, 1 - _margins(positives, w, b)).sum()),
         c * float(np.maximum(0, 1 + _margins(negatives, w, b)).sum()),
-        0.5 * float(w @ w) + 0.5 * (b / bias_feature) ** 2,
+        0.5 * float(w @ w) + 0.5 * (b / BIAS_FEATURE) ** 2,
     )
 
 
@@ -105,7 +98,6 @@ def fit_svm(
     *,
     c: float = 1e-3,
     positive_weight: float = 2.0,
-    bias_feature: float = BIAS_FEATURE,
     tolerances: Iterable[float] = TOLERANCES,
     max_iter: int | None = None,
     strict: bool = True,
@@ -119,13 +111,12 @@ def fit_svm(
         y: (n,), above 0 for positives; at least one positive and one negative.
         c: cost of a unit of hinge loss.
         positive_weight: factor of the positives' losses.
-        bias_feature: constant feature of the bias; the larger it is, the less the bias is regularised.
         tolerances: stopping tolerances, tried in this order until one is reached.
         max_iter: passes over the examples, at most, for each tolerance; None: see `MAX_ITER`.
         strict: raise if no tolerance is reached; otherwise return the SVM as it is.
 
     Returns:
-        w float32 (D,) and b: the margin of a feature vector x is w x + b. b includes the bias feature.
+        w float32 (D,) and b: the margin of a feature vector x is w x + b.
 
     Raises:
         TrainingError: if no tolerance is reached, for example because the features are far too large.
@@ -140,7 +131,7 @@ def fit_svm(
             dual=True,
             C=c,
             class_weight={True: positive_weight, False: 1.0},
-            intercept_scaling=bias_feature,
+            intercept_scaling=BIAS_FEATURE,
             random_state=0,
             tol=tolerance,
             max_iter=max_iter,
@@ -156,21 +147,11 @@ def fit_svm(
     )
 
 
-def feature_scale(
-    images: Iterable[Tensor],
-    mean_norm: float = MEAN_NORM,
-    per_image: int = 200,
-    generator: torch.Generator | None = None,
-) -> float:
-    """The factor, 1 without features, that scales features to a mean L2 norm (rcnn_feature_stats.m).
+def feature_scale(images: Iterable[Tensor], per_image: int = 200, generator: torch.Generator | None = None) -> float:
+    """The factor, 1 without features, that gives features a mean L2 norm of `MEAN_NORM` (rcnn_feature_stats.m).
 
-    It makes c, the ridge penalty and the bias feature comparable between networks.
-
-    Args:
-        images: features (P, D) of each image.
-        mean_norm: the mean norm after scaling.
-        per_image: number of regions sampled of an image; all of them if it has no more.
-        generator: for the sampling.
+    It makes c, the ridge penalty and the bias feature comparable between networks. Of each image's features (P, D) at
+    most ``per_image`` rows are drawn.
     """
     total, count = 0.0, 0
     for features in images:
@@ -178,7 +159,7 @@ def feature_scale(
             features = features[torch.randperm(len(features), generator=generator)[:per_image].to(features.device)]
         total += float(features.float().norm(dim=1).double().sum())
         count += len(features)
-    return mean_norm * count / total if total > 0 else 1.0
+    return MEAN_NORM * count / total if total > 0 else 1.0
 
 
 def _margins(x: np.ndarray | Tensor, w: np.ndarray, b: float) -> np.ndarray:

@@ -21,10 +21,6 @@ class NegativeRows:
 
     Vectors are stored in slots, numbered through the blocks; a slot that no class uses is filled again.
 
-    Args:
-        features: D.
-        num_classes: K.
-
     Attributes:
         image: int64 (slots,), the image of each vector, `FREE` for empty slots.
         row: int64 (slots,), its row in the image.

@@ -81,12 +81,7 @@ class RoISettings:
 class RoIHeads(nn.Module):
     """RoI pooling, box head and predictor, with what training and detection need around them.
 
-    Args:
-        pooler: from feature maps to regions.
-        box_head: from pooled regions to vectors.
-        box_predictor: from vectors to logits (R, K + 1) and deltas (R, K + 1, 4).
-        settings: sampling and losses.
-        detection: which regions become detections.
+    The predictor gives logits (R, K + 1) and deltas (R, K + 1, 4) of the head's vectors.
     """
 
     def __init__(
@@ -282,13 +277,10 @@ def _top_features(top: nn.Module | None, inputs: int, pool_size: int) -> int:
 
 
 class BoxNormalizer(nn.Module):
-    """Regression targets of each class with mean 0 and deviation 1 (Girshick 2015, section 2.3).
+    """Regression targets of each of K classes with mean 0 and deviation 1 (Girshick 2015, section 2.3).
 
     The statistics of the training set are buffers: they stand beside the weights in a checkpoint and are never
     multiplied into them. Until they are measured nothing is changed.
-
-    Args:
-        num_classes: K, without background.
     """
 
     mean: Tensor

@@ -53,15 +53,10 @@ def fully_connected(head: nn.Module) -> dict[str, nn.Linear | FactoredLinear]:
 def replace_layers(
     head: nn.Module, ranks: Mapping[str, int], make: Callable[[nn.Linear, int], FactoredLinear] = factorise
 ) -> None:
-    """Factor layers of a box head in place.
-
-    Args:
-        head: as `build_box_head` gives it.
-        ranks: rank of each layer, by its name (fc6, fc7).
-        make: `factorise`, or `FactoredLinear.like` where the weights come later.
+    """Factor layers of a box head in place, by `factorise` or, where the weights come later, `FactoredLinear.like`.
 
     Raises:
-        ConfigError: for a layer that is not there or is factored already, or a rank that it cannot have.
+        ConfigError: for a layer (fc6, fc7) that is not there or is factored already, or a rank that it cannot have.
     """
     layers, paths = fully_connected(head), _paths(head)
     check_ranks(layers, ranks)

@@ -104,22 +104,14 @@ def first_ones(labels: Tensor, size: int, fraction: float) -> Any:
 
 
 @ALL
-def test_batches_without_any_object(small: Small, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("objects", [True, False], ids=["some objects", "no object"])
+def test_images_with_and_without_objects(small: Small, options: dict[str, Any], objects: bool) -> None:
     model = small(**options)
-    batch = [sample(64, 64), sample(64, 80)]
+    batch = [sample(64, 64), sample(80, 64, [[10.0, 10, 50, 60]] * objects), sample(64, 90)]
     losses = backward(model.train(), batch)
-    assert losses["loss_rpn_box_reg"] == losses["loss_box_reg"] == 0
     assert losses["loss_objectness"] > 0 and losses["loss_classifier"] > 0
-    check(model, model.eval().detect(batch), batch)
-
-
-@ALL
-def test_batches_in_which_some_images_have_objects(small: Small, options: dict[str, Any]) -> None:
-    model = small(**options)
-    batch = [sample(64, 64), sample(80, 64, [[10.0, 10, 50, 60]], [5]), sample(64, 90)]
-    losses = backward(model.train(), batch)
-    assert all(loss > 0 for loss in losses.values())
-    assert model.sampler_stats["roi_foreground"] > 0
+    assert (losses["loss_rpn_box_reg"] > 0) == (losses["loss_box_reg"] > 0) == objects
+    assert (model.sampler_stats["roi_foreground"] > 0) == objects
     check(model, model.eval().detect(batch), batch)
 
 
@@ -152,20 +144,13 @@ def test_images_with_no_proposal_left(small: Small, options: dict[str, Any]) -> 
     assert losses["loss_classifier"] == losses["loss_box_reg"] == 0
 
 
-def test_a_single_class(detecting: Small) -> None:
-    model = detecting(class_names=["cell"])
-    batch = [sample(64, 64, [[5.0, 5, 40, 50]])]
-    backward(model.train(), batch)
-    found = model.eval().detect(batch)
-    check(model, found, batch)
-    assert found[0]["labels"].unique().tolist() == [1]
-
-
 @ALL
 @pytest.mark.parametrize("kind", ["smooth_l1", "l1", "l2", "giou"])
-def test_every_box_loss(small: Small, options: dict[str, Any], kind: str) -> None:
-    model = small(**options, rpn__box_loss=kind, roi__box_loss=kind)
-    backward(model.train(), [sample(64, 64, [[5.0, 5, 40, 50]]), sample(64, 64)])
+def test_every_box_loss_and_a_single_class(small: Small, options: dict[str, Any], kind: str) -> None:
+    model = small(**options, rpn__box_loss=kind, roi__box_loss=kind, class_names=["cell"])
+    batch = [sample(64, 64, [[5.0, 5, 40, 50]]), sample(64, 64)]
+    backward(model.train(), batch)
+    check(model, model.eval().detect(batch), batch)
 
 
 def test_crowds_and_difficult_objects(small: Small) -> None:
@@ -207,11 +192,7 @@ def test_losses_and_detections_share_a_pass_and_leave_the_mode_alone(detecting: 
         again = model.losses(batch)
         assert all(torch.equal(losses[name], again[name]) for name in LOSSES)
         assert_same(found[0], model.detect(batch)[0], 0)
-        assert_same(found[0], model([batch[0]["image"]])[0], 0)
-
-
-def test_detections_ask_for_images_only(detecting: Small) -> None:
-    assert len(detecting().detect([{"image": sample(64, 64)["image"]}])[0]["boxes"]) > 0
+        assert_same(found[0], model([batch[0]["image"]])[0], 0)  # which needs nothing but images
 
 
 @pytest.mark.parametrize(

@@ -127,11 +127,6 @@ def test_a_fit_computes_what_is_missing_once(
     assert search.calls == 8 + 3 + 3
 
 
-def test_without_validation_its_proposals_are_not_made(search: Search, data: Shapes, trainer: Any) -> None:
-    trainer(max_steps=1, limit_val_batches=0).fit(fast(), datamodule=data)
-    assert search.calls == 8
-
-
 def test_other_options_have_stores_of_their_own(search: Search, data: Shapes, trainer: Any, tmp_path: Path) -> None:
     seen: list[int] = []
 
@@ -271,14 +266,6 @@ def test_images_without_proposals_have_those_of_the_store(
             assert_same(model.detect([bare])[0], model.detect([one])[0], 0)
 
 
-def test_predict_searches_by_the_models_own_settings(search: Search) -> None:
-    model = fast(**proposals(SelectiveSearch(seed=5))).eval()
-    image = sample(64, 64)["image"]
-    assert len(model.predict(image)["boxes"]) > 0 and search.calls == 1
-    expected = torch.from_numpy(search(image.permute(1, 2, 0).numpy(), seed=5))
-    assert torch.equal(model.given.of_images([image], [None])[0], expected)
-
-
 OWN = {"colour_spaces": ["lab"], "ks": [50], "strategies": [["fill"]], "min_sizes": [20]}
 
 
@@ -307,14 +294,14 @@ def test_a_batch_of_images_without_proposals_is_searched_side_by_side(
 
     monkeypatch.setattr("detkit.proposals.methods.selective_search", meet)
     monkeypatch.setattr("detkit.detectors.proposals.available_cores", lambda: 2)
-    model = fast().eval()
+    model = fast(**proposals(SelectiveSearch(seed=5))).eval()
     images = [sample(64, 64)["image"], sample(64, 80)["image"]]
     own = sample(64, 64) | {"proposals": torch.tensor([[1.0, 2, 30, 40]])}
     batch = [{"image": images[0]}, own, {"image": images[1]}]
     found = model.propose(batch, model.encode(batch))
     assert len(found[1].boxes) == 1 and search.calls == 2
     for i, image in ((0, images[0]), (2, images[1])):
-        assert torch.equal(found[i].boxes, torch.from_numpy(search(image.permute(1, 2, 0).numpy())))
+        assert torch.equal(found[i].boxes, torch.from_numpy(search(image.permute(1, 2, 0).numpy(), seed=5)))
 
 
 # -- statistics --------------------------------------------------------------------------------

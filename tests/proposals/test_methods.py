@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from detkit.classes import build
 from detkit.errors import ConfigError
 from detkit.proposals import (
     ProposalMethod,
@@ -20,7 +21,6 @@ from detkit.proposals import (
 )
 from detkit.proposals.methods import describe, image_seed, method_as_plain
 from detkit.proposals.selective_search import SearchParameters
-from detkit.settings import from_plain
 
 #: Selective search's parameters, those that must be given.
 OWN: dict[str, Any] = {"colour_spaces": ["lab"], "ks": [50], "strategies": [["fill"]], "min_sizes": [20]}
@@ -77,7 +77,7 @@ def test_values_that_make_no_sense(method: type, options: dict[str, Any], messag
 def test_to_plain_values_and_back(method: ProposalMethod) -> None:
     plain = method_as_plain(method)
     assert plain["class_path"].endswith(f".{type(method).__name__}")
-    again = from_plain(ProposalMethod, plain)
+    again = build(plain, ProposalMethod)
     assert again == method and hash(again) == hash(method) and method_as_plain(again) == plain
 
 

@@ -13,11 +13,7 @@ from detkit.types import Batch, Detections
 class Ablation:
     """A metric for each of the ways in which a trained `RCNN` can detect (the paper's table 2).
 
-    Args:
-        variants: all that are compared.
-        used: the model's own variant, one of them.
-        metric: the model's, which is the metric of its own variant.
-        max_per_set: see `SetLimit`; None: no limit.
+    The metric of the variant that is ``used`` is the model's own; ``max_per_set``: see `SetLimit`.
     """
 
     def __init__(

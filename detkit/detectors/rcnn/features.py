@@ -96,13 +96,7 @@ class FeatureLayout:
 
 @dataclass
 class RegionFeatures:
-    """Computes, stores and reads the features of the training regions.
-
-    Args:
-        regions, layout, dataset: of the split; samples are without augmentation.
-        read: the network.
-        folder: for the files; it belongs to this network and these regions.
-    """
+    """Computes by the network ``read``, stores and reads the features of a split's training regions."""
 
     regions: TrainingRegions
     layout: FeatureLayout
@@ -235,15 +229,7 @@ def check_room(folder: Path, size: int, spare: int = 0) -> None:
 
 
 def acquire_lock(folder: Path, user: str) -> FileLock:
-    """Lock a folder of features, which need not exist, for this process.
-
-    Args:
-        folder: of the features.
-        user: which fit this is, for the message that others get.
-
-    Raises:
-        ConfigError: another fit holds the lock.
-    """
+    """Lock a folder of features; a ConfigError names the fit (its ``user``) that holds the lock."""
     path = _lock_path(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, thread_local=False)

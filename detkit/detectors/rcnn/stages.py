@@ -61,13 +61,6 @@ STAGES_DEPEND_ON = (*FEATURES_DEPEND_ON, "svm", "box")
 class RCNNStages(Callback):
     """Runs the stages after fine-tuning, at the end of a fit of `RCNN`, and keeps in checkpoints which are finished.
 
-    Args:
-        reader: of the network that is fine-tuned.
-        heads: whose SVMs and box regressors learn.
-        given: the proposals.
-        detect_variants: the detections of a batch by each variant.
-        svm, box, feature_files: settings of the stages.
-
     Attributes:
         stage: the last stage that is finished.
         run_id: a name for the fit and all that continue from its checkpoints; their features are stored under it.
@@ -294,7 +287,6 @@ class RCNNStages(Callback):
     # -- the stages ------------------------------------------------------------------------------
 
     def _learn_svms(self, trainer: Trainer, pl_module: Detector, features: RegionFeatures) -> None:
-        """One linear SVM a class, on the first rank."""
         began, svms, names = time.monotonic(), self.heads.svms, pl_module.class_names
         run_folder = trainer.log_dir  # a collective call
         if trainer.is_global_zero:
@@ -316,7 +308,6 @@ class RCNNStages(Callback):
         _share(svms, SVMS, features.folder, trainer)
 
     def _learn_boxes(self, trainer: Trainer, features: RegionFeatures) -> None:
-        """Four ridge regressors a class, on the first rank."""
         began, regressors = time.monotonic(), self.heads.box_regressors
         if trainer.is_global_zero:
             counts = learn_boxes(features, regressors, self.box.ridge)

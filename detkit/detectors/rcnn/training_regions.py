@@ -40,9 +40,8 @@ class TrainingRegions:
 
     Args:
         annotations: the split.
-        proposals: image_id -> boxes (P, 4), best first.
+        proposals: image_id -> boxes (P, 4), best first, of which ``max_proposals`` are used.
         num_classes: K.
-        max_proposals: number of proposals of an image that are used, the best ones; None: all.
         train_on_difficult: difficult objects are positives too; otherwise regions that overlap them are neither
             positive nor negative.
         min_iou: proposals above this IoU are examples for the box regressors.

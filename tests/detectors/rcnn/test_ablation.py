@@ -80,7 +80,6 @@ def test_the_limit_over_the_set_is_one_of_the_test(
     assert sum(len(found["scores"]) for found in seen) < sum(len(found["scores"]) for found in free)
 
 
-@torch.no_grad()
 def test_gains_are_told_only_over_what_is_there(whole_fit: Fitted, shapes: Callable[..., Shapes], trainer: Any) -> None:
     model = detkit.load(whole_fit.checkpoints)
     model.roi_heads.box_regressors.trained[:] = False

@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from detkit.data import Shapes
 from detkit.data.dataset import DetectionDataset
@@ -90,10 +89,6 @@ def bytes_of(regions: TrainingRegions) -> tuple[int, int]:
     return least, most
 
 
-def images_of(regions: TrainingRegions) -> Dataset:
-    return DetectionDataset(regions.annotations)
-
-
 def test_all_fc7_if_it_fits_the_budget(regions: TrainingRegions, make: Callable[..., RegionFeatures]) -> None:
     least, most = bytes_of(regions)
     features = make(most / 1e9)
@@ -101,7 +96,7 @@ def test_all_fc7_if_it_fits_the_budget(regions: TrainingRegions, make: Callable[
     assert features.read.calls == [len(regions[i].boxes) for i in range(8)]
     exact = Network()
     for i in range(8):
-        found = exact(images_of(regions)[i], regions[i].boxes)
+        found = exact(features.dataset[i], regions[i].boxes)
         assert features.fc7(i).dtype == features.pool5(i).dtype == torch.float16
         assert torch.equal(features.fc7(i), found.fc7.half())
         assert torch.equal(features.truth(i), found.fc7[: len(regions[i].labels)].half())
@@ -120,7 +115,7 @@ def test_otherwise_ground_truth_and_the_regressors_examples(
     assert features.read.calls == [len(regions[i].labels) + len(regions[i].examples) for i in range(8)]
     exact = Network()
     for i in range(8):
-        found = exact(images_of(regions)[i], regions[i].boxes)
+        found = exact(features.dataset[i], regions[i].boxes)
         torch.testing.assert_close(features.truth(i), found.fc7[: len(regions[i].labels)].half())
         torch.testing.assert_close(features.pool5(i), found.pool5[regions[i].examples].half())
         torch.testing.assert_close(features.fc7(i), found.fc7.half())

@@ -56,7 +56,9 @@ def features(tmp_path: Path) -> Given:
 
 def test_the_memory_of_an_svm_is_a_number_of_negatives(features: Given, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random features: nearly every negative is hard."""
-    whole = learn_svms(features, LinearSVMs(SIZE, CLASSES), SETTINGS)
+    whole = learn_svms(features, svms := LinearSVMs(SIZE, CLASSES), SETTINGS)
+    mean = torch.cat(features.features).norm(dim=1).mean()
+    assert float(svms.scale * mean) == pytest.approx(MEAN_NORM, rel=1e-5)
     monkeypatch.setattr(learning, "SVM_MEMORY", 90 * 24 * SIZE / 1e9)
     few = learn_svms(features, LinearSVMs(SIZE, CLASSES), SETTINGS)
     # Five objects of the first two classes, ten of the third; for each of them eight negatives are kept in any case.
@@ -95,10 +97,3 @@ def test_a_class_that_has_no_examples_any_more_loses_its_regressor(features: Giv
     without = [r._replace(classes=torch.full_like(r.classes, 3)) for r in features.regions]
     learn_boxes(replace(features, regions=without), regressors, RIDGE)
     assert regressors.trained.tolist() == [False, False, True]
-
-
-def test_the_scale_is_the_one_the_numbers_are_for(features: Given) -> None:
-    svms = LinearSVMs(SIZE, CLASSES)
-    learn_svms(features, svms, SETTINGS)
-    mean = torch.cat(features.features).norm(dim=1).mean()
-    assert float(svms.scale * mean) == pytest.approx(MEAN_NORM, rel=1e-5)

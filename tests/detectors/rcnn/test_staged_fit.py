@@ -109,10 +109,17 @@ def test_a_kill_in_any_stage_changes_nothing(whole_fit: Fitted, fit_rcnn: Fit, t
     assert not resumed.feature_files and not (tmp_path / "features").exists()
 
 
-def test_a_finished_fit_has_nothing_left(whole_fit: Fitted, fit_rcnn: Fit, tmp_path: Path) -> None:
+def test_a_finished_fit_has_nothing_left(
+    whole_fit: Fitted, fit_rcnn: Fit, tmp_path: Path, shapes: Callable[..., Shapes]
+) -> None:
     shutil.copytree(whole_fit.folder, tmp_path, dirs_exist_ok=True)
     again = fit_rcnn(tmp_path, resume=True)
     assert not again.calls and not differing(whole_fit.model.state_dict(), again.model.state_dict())
+    loaded, images = detkit.load(whole_fit.checkpoints), [shapes().dataset("test")[i]["image"] for i in range(3)]
+    found = whole_fit.model.eval().predict(images)
+    assert sum(len(one["boxes"]) for one in found) > 3
+    for ours, theirs in zip(found, loaded.predict(images), strict=True):
+        assert_same(ours, theirs, 0)
 
 
 def test_more_epochs_make_what_was_learnt_on_the_features_stale(
@@ -221,12 +228,3 @@ def test_from_a_fit_without_validation_to_one_with(fit_rcnn: Fit, tmp_path: Path
     assert first.stage("best") == first.stage() == "comparison"
     more = fit_rcnn(tmp_path, epochs=2, resume=True)
     assert more.calls["validation"] == 2 and more.state("best")["global_step"] == 8
-
-
-@torch.no_grad()
-def test_a_checkpoint_predicts_what_the_model_did(whole_fit: Fitted, shapes: Callable[..., Shapes]) -> None:
-    loaded, images = detkit.load(whole_fit.checkpoints), [shapes().dataset("test")[i]["image"] for i in range(3)]
-    ours, theirs = whole_fit.model.eval().predict(images), loaded.predict(images)
-    assert sum(len(found["boxes"]) for found in ours) > 3
-    for a, b in zip(ours, theirs, strict=True):
-        assert_same(a, b, 0)
