@@ -111,8 +111,6 @@ class AlternatingSchedule(Callback):
             for norm in (m for m in module.modules() if isinstance(m, _BatchNorm)):
                 norm.train(part in learning)
 
-    # -- checkpoints -------------------------------------------------------------------------------
-
     def state_dict(self) -> dict[str, Any]:
         return {"step": self.step}
 

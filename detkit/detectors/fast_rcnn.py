@@ -61,8 +61,6 @@ class FastRCNN(RegionDetector):
         if test_sizes:
             self.roi_heads.pooler = PyramidPooler(self.roi_heads.pooler)
 
-    # -- detection -----------------------------------------------------------------------------
-
     def encode(self, batch: Batch) -> Encoded:
         """Backbone over a batch of samples (only ``image`` is read), in test at each of ``test_sizes``."""
         if self.training or not self.test_scales:
@@ -87,8 +85,6 @@ class FastRCNN(RegionDetector):
             boxes = boxes[distinct_rois(at_scale, self.dedup_stride, scale)]
         boxes = boxes.to(encoded.images.tensor.device, non_blocking=True)
         return Proposals(boxes, boxes.new_ones(len(boxes)))
-
-    # -- the data set's proposals --------------------------------------------------------------
 
     def prepare_data(self) -> None:
         self.given.prepare_data(self.trainer)

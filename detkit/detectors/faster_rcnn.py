@@ -110,8 +110,6 @@ class FasterRCNN(RegionDetector):
     def feature_lines(self) -> list[str]:
         return field_lines(self.backbone, self.rpn)
 
-    # -- alternating training ----------------------------------------------------------------------
-
     def configure_callbacks(self) -> list[Callback]:
         return [] if self.alternation is None else [self.alternation]
 

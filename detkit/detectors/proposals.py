@@ -140,8 +140,6 @@ class GivenProposals:
             boxes[annotations.image_id(index)] = result[0]
         return boxes
 
-    # -- hooks of the LightningModule --------------------------------------------------------------
-
     def prepare_data(self, trainer: L.Trainer) -> None:
         """Compute the stores that are missing; Lightning calls it in one process of each machine."""
         for split, images in self._splits(trainer, trainer.state.fn):

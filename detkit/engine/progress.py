@@ -12,6 +12,8 @@ from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 
 from detkit.engine.module import TrainableModule
 
+#: Where the hooks at the end of a batch have its index, behind module, outputs and batch.
+BATCH_IDX = 3
 SHOWN = ("train/loss", "val/loss", "val/accuracy", "val/map", "val/map_50")
 
 
@@ -81,20 +83,14 @@ class EpochLines(ProgressBar):
         name = _epoch_name(trainer, pl_module)
         self.print(f"{name}  step {trainer.global_step}  {seconds:.1f} s  {shown}".rstrip())
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: TrainableModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
-    ) -> None:
-        self._print_position("validation", batch_idx, trainer.num_val_batches)
+    def on_validation_batch_end(self, trainer: Trainer, *step: Any) -> None:
+        self._print_position("validation", step[BATCH_IDX], trainer.num_val_batches)
 
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: TrainableModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
-    ) -> None:
-        self._print_position("test", batch_idx, trainer.num_test_batches)
+    def on_test_batch_end(self, trainer: Trainer, *step: Any) -> None:
+        self._print_position("test", step[BATCH_IDX], trainer.num_test_batches)
 
-    def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: TrainableModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
-    ) -> None:
-        self._print_position("predict", batch_idx, trainer.num_predict_batches)
+    def on_predict_batch_end(self, trainer: Trainer, *step: Any) -> None:
+        self._print_position("predict", step[BATCH_IDX], trainer.num_predict_batches)
 
     def _print_position(self, name: str, batch_idx: int, totals: Sequence[float]) -> None:
         now = time.monotonic()

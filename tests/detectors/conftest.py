@@ -146,11 +146,9 @@ def trainer() -> Callable[..., L.Trainer]:
 
 @pytest.fixture(scope="session")
 def fit_rcnn(shapes: Callable[..., Shapes], trainer: Callable[..., L.Trainer]) -> Fit:
-    """Fits an R-CNN; see `make_fit`."""
     return make_fit(shapes, trainer)
 
 
 @pytest.fixture(scope="session")
 def whole_fit(fit_rcnn: Fit, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
-    """An uninterrupted fit of R-CNN."""
     return fit_rcnn(tmp_path_factory.mktemp("whole"))

@@ -47,9 +47,6 @@ def check(model: detkit.FasterRCNN, found: list[dict[str, Tensor]], batch: list[
         assert ((labels >= 1) & (labels <= model.num_classes)).all()
 
 
-# -- batches -----------------------------------------------------------------------------------
-
-
 @ALL
 @torch.no_grad()
 def test_a_batch_equals_its_images_one_by_one(detecting: Small, options: dict[str, Any]) -> None:
@@ -98,9 +95,6 @@ def first_ones(labels: Tensor, size: int, fraction: float) -> Any:
     order = torch.cat((torch.where(labels > 0)[0][:4], torch.where(labels == 0)[0]))[:12]
     assert len(order) == 12
     return Samples(order, labels[order] > 0, torch.ones(12, dtype=torch.bool))
-
-
-# -- images of every sort ----------------------------------------------------------------------
 
 
 @ALL
@@ -166,9 +160,6 @@ def test_crowds_and_difficult_objects(small: Small) -> None:
         assert wanted[0].tolist() == [boxes[i - 1] for i in found]
         assert regions[0].tolist() == [boxes[i] for i in ignored]
         backward(model, batch)
-
-
-# -- one pass ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("training", [True, False])

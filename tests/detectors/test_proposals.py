@@ -57,7 +57,6 @@ class Halves(ProposalMethod):
     share: float = 0.5
 
     def __call__(self, image: np.ndarray, image_id: Any = None) -> np.ndarray:
-        """Two boxes."""
         height, width = image.shape[:2]
         return np.array([[0, 0, width * self.share, height], [width * self.share, 0, width, height]])
 
@@ -81,12 +80,10 @@ def fast(**options: Any) -> detkit.FastRCNN:
 
 
 def proposals(method: ProposalMethod = SelectiveSearch(), path: Path | None = None, **options: Any) -> dict[str, Any]:
-    """The argument of a detector."""
     return {"proposals": ProposalSettings(method, None if path is None else str(path), **options)}
 
 
 def computed(data: Shapes, split: str, settings: ProposalSettings = ProposalSettings()) -> ProposalStore:
-    """The store that a fit looks for."""
     return load_or_compute(settings.task(data.annotations(split), split), progress=False)
 
 
@@ -178,7 +175,6 @@ def test_images_are_added_to_a_fits_own_store_alone(search: Search, data: Shapes
 
 
 def data_with(data: Shapes, names: Path, text: str) -> Shapes:
-    """The data set with another list of its images."""
     names.write_text(text)
     return Shapes(data.path, 8, 3, 3, 64)
 

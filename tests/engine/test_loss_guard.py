@@ -67,7 +67,6 @@ def test_weights_that_are_not_finite_are_not_saved() -> None:
 
 
 def spoil(model: detkit.FasterRCNN, when: Callable[[list[dict[str, Any]]], bool]) -> None:
-    """Make a loss NaN for some batches."""
     honest = model.losses
 
     def spoiled(batch: list[dict[str, Any]], encoded: Any = None) -> dict[str, torch.Tensor]:

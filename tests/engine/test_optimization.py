@@ -20,8 +20,6 @@ from tests.detectors.conftest import Small
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*overridden `transfer_batch_to_device`")
 
-# -- parameter groups --------------------------------------------------------------------------
-
 
 def network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1, bias=False), nn.Linear(4, 2))
@@ -59,9 +57,6 @@ def test_only_what_learns() -> None:
         parameter_groups(module.requires_grad_(False), OptimSettings(1, 0.9, 0, True, 1))
 
 
-# -- schedules ---------------------------------------------------------------------------------
-
-
 def test_drops_at_steps_and_at_fractions_of_the_run() -> None:
     factor = schedule(OptimSettings(warmup_steps=0, milestones=(0.5, 80), gamma=0.1), 100)
     assert [factor(s) for s in (0, 49, 50, 79, 80, 99)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
@@ -95,9 +90,6 @@ def test_cosine_ends_at_zero() -> None:
 def test_schedules_that_cannot_work(kind: str, steps: int, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         schedule(OptimSettings(schedule=kind, **options), steps)
-
-
-# -- in a fit ----------------------------------------------------------------------------------
 
 
 class Rates(L.Callback):

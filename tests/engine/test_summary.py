@@ -47,9 +47,6 @@ def test_it_is_printed_at_the_start_of_a_fit(
     assert trainable_table(model) in capsys.readouterr().out
 
 
-# -- what the feature maps see -----------------------------------------------------------------
-
-
 def test_the_papers_numbers() -> None:
     with torch.device("meta"):
         detector = construct(

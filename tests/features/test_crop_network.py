@@ -120,9 +120,6 @@ def test_networks_that_cannot_be(name: str, crop_size: int, message: str) -> Non
         build_crop_network(name, crop_size=crop_size)
 
 
-# -- the reader --------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def network() -> CropNetwork:
     torch.manual_seed(0)

@@ -15,9 +15,6 @@ def some_boxes(count: int, side: float) -> Tensor:
     return torch.cat((corner, (corner + 1 + (torch.rand(count, 2) ** 2 * side).round()).clamp(max=side)), dim=1)
 
 
-# -- regions that count once -------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("stride", [8, 16])
 def test_equal_cells_are_found_as_the_authors_find_them(stride: int) -> None:
     boxes = some_boxes(1000, 64)
@@ -43,9 +40,6 @@ def test_groups_are_told_apart() -> None:
     assert distinct_rois(boxes, 16).tolist() == [0]
     assert distinct_rois(boxes, 16, torch.tensor([2, 0, 0, 2])).tolist() == [0, 1]
     assert distinct_rois(boxes[:0], 16).tolist() == []
-
-
-# -- scales ------------------------------------------------------------------------------------
 
 
 def plain_scale(box: list[float], scales: list[float]) -> int:

@@ -121,9 +121,6 @@ def test_crops_of_rcnn(backbone: str | dict[str, Any]) -> None:
     assert features.pool5.shape == (2, network.pool5_features)
 
 
-# -- timm --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext"])
 def test_timms_networks(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

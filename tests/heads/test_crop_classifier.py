@@ -173,9 +173,6 @@ def test_the_new_layer_begins_as_in_the_paper() -> None:
     assert {name for name, _ in heads.named_parameters()} == {"cls_score.weight", "cls_score.bias"}
 
 
-# -- the limit over a whole test set -----------------------------------------------------------
-
-
 SCORES = st.lists(st.tuples(st.integers(1, 3), st.floats(0, 1, width=16)), max_size=12)
 
 

@@ -17,7 +17,6 @@ from detkit.heads import LinearSVMs, feature_scale, fit_svm, objective
 
 
 def examples(n: int = 80, features: int = 6, positives: int = 20) -> tuple[np.ndarray, np.ndarray]:
-    """Two clouds that overlap, positives not first."""
     rng = np.random.default_rng(0)
     y = rng.permutation(np.arange(n) < positives)
     return (rng.normal(size=(n, features)) * 3 + y[:, None] * 2).astype(np.float32), y

@@ -28,9 +28,6 @@ class Spy:
         return self.chosen[-1]
 
 
-# -- sampling ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("band", [(0.0, 0.5), (0.1, 0.5), (0.1, 0.4)])
 def test_sampling_is_that_of_the_authors_code(band: tuple[float, float], monkeypatch: pytest.MonkeyPatch) -> None:
     """proposal_target_layer.py and, with a band that begins at 0.1, Fast R-CNN's minibatch.py."""
@@ -96,11 +93,7 @@ def test_stats_tells_how_well_proposals_cover_the_objects() -> None:
     assert stats["roi_mean_best_iou"].item() == pytest.approx(0.4 / 3)
 
 
-# -- losses ------------------------------------------------------------------------------------
-
-
 def fixed_sample(labels: Tensor, *rest: Any) -> Samples:
-    """Everything that may be drawn, foreground first."""
     index = torch.cat((torch.where(labels > 0)[0], torch.where(labels == 0)[0]))
     return Samples(index, labels[index] > 0, torch.ones(len(index), dtype=torch.bool))
 

@@ -108,8 +108,6 @@ class RegionFeatures:
     def __len__(self) -> int:
         return len(self.regions)
 
-    # -- the files -------------------------------------------------------------------------------
-
     def create(self) -> None:
         """Create the files, with all their disk space, unless they are there. The file ``done`` comes last."""
         if self._is_created():
@@ -185,8 +183,6 @@ class RegionFeatures:
             for index in images:
                 file.seek(index)
                 file.write(b"\1")
-
-    # -- the features ----------------------------------------------------------------------------
 
     def fc7(self, index: int) -> Tensor:
         """(R, D7) of all regions of an image, from the disk or computed now."""

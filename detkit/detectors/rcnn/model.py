@@ -128,8 +128,6 @@ class RCNN(Detector):
         line = self.network.size_line()
         return [line] if line else []
 
-    # -- fine-tuning -----------------------------------------------------------------------------
-
     def encode(self, batch: Batch) -> ImageBatch:
         """The normalised images: nothing of the network is shared between the boxes of an image."""
         return self.prepare(batch)
@@ -162,8 +160,6 @@ class RCNN(Detector):
                 groups += parameter_groups(part, self.optim, factor)
         return groups
 
-    # -- detection -------------------------------------------------------------------------------
-
     def detect(self, batch: Batch, encoded: ImageBatch | None = None) -> list[Detections]:
         return self.detect_variants(batch, [self.roi_heads.variant], encoded)[0]
 
@@ -183,8 +179,6 @@ class RCNN(Detector):
                 limit = (limits or {}).get(variant)
                 detections.append(self.roi_heads.detect(variant, features, boxes, images, i, limit))
         return results
-
-    # -- stages and ablation ---------------------------------------------------------------------
 
     def configure_callbacks(self) -> list[Callback]:
         return [self.stages]

@@ -59,7 +59,6 @@ class Fitted(NamedTuple):
         return read_checkpoint(self.checkpoints / f"{name}.ckpt")
 
     def stage(self, name: str = "last") -> str:
-        """The last stage that a checkpoint has finished."""
         return stage_of(self.state(name))
 
     @property

@@ -70,7 +70,6 @@ def proposals_for(annotations: Annotations, near: int = 6, far: int = 12) -> dic
 
 
 def with_proposals(data: DetectionDataModule) -> DetectionDataModule:
-    """The same data set, whose every sample has proposals."""
     stores: Mapping[str, Any] = {s: proposals_for(data.annotations(s)) for s in ("train", "val", "test")}
     data.use_proposals(stores)
     return data

@@ -231,7 +231,6 @@ def test_the_same_svms_and_regressors_with_fc7_on_disk_and_without(
 def test_positives_are_ground_truth_and_negatives_what_lies_apart(
     regions: TrainingRegions, make: Callable[..., RegionFeatures]
 ) -> None:
-    """Beside scikit-learn's SVM on all examples at once."""
     from sklearn.svm import LinearSVC
 
     features, svms = make(), LinearSVMs(FC7, 5)

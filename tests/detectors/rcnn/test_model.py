@@ -37,9 +37,6 @@ def drawn_for(model: detkit.RCNN, batch: list[Sample]) -> tuple[list[Tensor], li
     return rois, list(labels.split([len(r) for r in rois]))
 
 
-# -- fine-tuning -------------------------------------------------------------------------------
-
-
 def test_thirty_two_foreground_and_ninety_six_background_of_all_images_together() -> None:
     model = rcnn(sampling__batch_size=128, proposals=ProposalSettings(max_boxes=(None, None))).train()
     truth = [[5.0, 5, 40, 50], [30, 30, 60, 62]]
@@ -176,9 +173,6 @@ def test_a_few_steps_on_one_batch_lower_the_loss() -> None:
     assert sum(history[-5:]) < 0.5 * sum(history[:5])
 
 
-# -- detection ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("classifier", ["svm", "softmax"])
 @torch.no_grad()
 def test_a_batch_equals_its_images_one_by_one(classifier: str) -> None:
@@ -259,9 +253,6 @@ def test_a_fit_and_a_test_in_every_precision(
     assert str(model.roi_heads.variant) == "SVM + boxes"
     trainer(precision=precision).test(model, datamodule=data, verbose=False)
     assert 0 <= model.last_metrics["map"] <= 1
-
-
-# -- options -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

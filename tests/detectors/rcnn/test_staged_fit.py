@@ -89,9 +89,6 @@ def test_overlaps_are_counted_once_a_fit(fit_rcnn: Fit, tmp_path: Path, monkeypa
     assert len(looks) == 2
 
 
-# -- kills -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("stage", KILLS)
 def test_a_kill_in_any_stage_changes_nothing(whole_fit: Fitted, fit_rcnn: Fit, tmp_path: Path, stage: str) -> None:
     kill, left = KILLS[stage]

@@ -140,9 +140,6 @@ def test_svms_that_are_hardly_better_than_a_constant_are_named(
     assert all(f"which reject everything: {', '.join(names)}; fine-tune longer" in line for line in told)
 
 
-# -- fewer stages ------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("options", "calls", "variant"),
     [
