@@ -124,6 +124,11 @@ def test_a_fit_computes_what_is_missing_once(
     assert search.calls == 8 + 3 + 3
 
 
+def test_without_validation_its_proposals_are_not_made(search: Search, data: Shapes, trainer: Any) -> None:
+    trainer(max_steps=1, limit_val_batches=0).fit(fast(), datamodule=data)
+    assert search.calls == 8
+
+
 def test_other_options_have_stores_of_their_own(search: Search, data: Shapes, trainer: Any, tmp_path: Path) -> None:
     seen: list[int] = []
 

@@ -192,6 +192,14 @@ def test_without_context_a_box_of_whole_pixels_is_cut_out_as_it_is() -> None:
     assert torch.equal(crops, torch.stack([image[:, 5:25, 3:23], image[:, 11:31, 20:40]]))
 
 
+def test_a_crop_outside_the_image_is_the_mean_and_the_others_do_not_mind() -> None:
+    image = photo(40, 50) + 1
+    boxes = torch.tensor([[90.0, 10, 99, 20], [10, 10, 30, 30], [10, -90, 30, -70]])
+    crops = warp(image, boxes, 36, context=4)
+    assert not crops[[0, 2]].any()
+    assert crops[1].all()
+
+
 @BOTH
 def test_a_coordinate_that_is_not_finite_shows_nothing(run: Callable) -> None:
     boxes = torch.tensor([[3.0, 5, 23, 25]]).repeat(12, 1)

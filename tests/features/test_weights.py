@@ -97,6 +97,11 @@ def test_one_misfit_is_enough(state: dict[str, torch.Tensor], tmp_path: Path, ch
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
 
 
+def test_many_misfits_are_counted(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"35 keys are missing \(features\.0\.0\.weight, \S+, \S+, \.\.\.\)"):
+        build_backbone("tiny", weights=saved({}, tmp_path / "empty.pth"))
+
+
 @pytest.mark.parametrize("layer", ["classifier.0.weight", "classifier.3.bias"])
 def test_fully_connected_layers_of_a_head_are_not_optional(layer: str) -> None:
     """fc6 and fc7 of VGG16 classify each region: only its last layer knows ImageNet's classes."""
