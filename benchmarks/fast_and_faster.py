@@ -66,7 +66,7 @@ def recall(path: Path, data: str) -> dict[str, Any]:
     from detkit.proposals import ProposalStore
     from detkit.tools.propose import recall_of
 
-    store = ProposalStore.open(path)
+    store = ProposalStore(path)
     voc = VOC(path=data, class_names=CLASSES.strip("[]").split(","), other_classes="drop")
     annotations = voc.annotations("val")
     numbers = recall_of(store, annotations, voc.num_classes)

@@ -98,7 +98,7 @@ def main() -> None:
     log = args.work / "fit.log"
     result = watch([sys.executable, "-m", "detkit", "fit", *options], args.work / "features", log)
     result |= announced(log.read_text(encoding="utf-8"))
-    store = ProposalStore.open(next((subset / "proposals").glob("train-*.proposals")))
+    store = ProposalStore(next((subset / "proposals").glob("train-*.proposals")))
     result["proposals"] = statistics.fmean(min(len(boxes), args.proposals) for boxes in store.values())
     where = machine()
     content = {"machine": where, "images": args.images, "proposals": args.proposals, "result": result}

@@ -72,9 +72,9 @@ class ProposalSettings:
         """
         path = self.store_path(annotations, split)
         if not isinstance(self.method, StoredRPN) or path.exists() or self.names_file:
-            return ProposalStore.open(path)
+            return ProposalStore(path)
         given = {name: value for name, value in asdict(self.method).items() if value is not None}
-        stores = [ProposalStore.open(each) for each in sorted(path.parent.glob(f"{split}-StoredRPN-*{SUFFIX}"))]
+        stores = [ProposalStore(each) for each in sorted(path.parent.glob(f"{split}-StoredRPN-*{SUFFIX}"))]
         stores = [store for store in stores if given.items() <= store.parameters.items()]
         if len(stores) != 1:
             raise DataError(

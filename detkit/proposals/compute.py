@@ -10,14 +10,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from detkit.errors import ConfigError, DataError
 from detkit.progress import Progress
-from detkit.proposals.methods import ProposalMethod, describe, describe_plain, method_as_plain
+from detkit.proposals.methods import ProposalMethod, describe
 from detkit.proposals.store import Images, ProposalStore
 from detkit.proposals.store_writer import COMMIT_INTERVAL, StoreWriter
+from detkit.settings import to_plain
 from detkit.system import available_cores
 
 SUFFIX = ".proposals"
@@ -43,10 +45,12 @@ class ProposalTask:
 
     def writer(self, rank: int = 0) -> StoreWriter:
         """What computed boxes are given to; see `StoreWriter`."""
-        plain = method_as_plain(self.method)
-        return StoreWriter(
-            self.path, self.images, plain["class_path"], plain["init_args"], rank, self.grow, self._say_waiting
-        )
+        return StoreWriter(self.path, self.images, *self.plain.values(), rank, self.grow, self._say_waiting)
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """The method's ``class_path`` and ``init_args``."""
+        return to_plain(self.method)
 
     def find(self) -> ProposalStore | None:
         """The store, read through once and compared with what it should be; None if images are to be computed.
@@ -56,15 +60,15 @@ class ProposalTask:
         """
         if not self.path.exists():
             return None
-        store, plain = ProposalStore.open(self.path), method_as_plain(self.method)
+        store = ProposalStore(self.path)
         here, _, other_size = store.common(self.images)
         lacks_images = 0 < len(here) < len(self.images.ids) and not other_size.any()
         if not (self.grow and lacks_images):
             store.check(*self.images)
-        if (store.method, store.parameters) != (plain["class_path"], plain["init_args"]):
+        if (store.method, store.parameters) != tuple(self.plain.values()):
             raise DataError(
-                f"{self.path}: holds proposals by {describe_plain(store.method, store.parameters)}; asked for is "
-                f"{describe(self.method)}. Delete it, or choose another file"
+                f"{self.path}: holds proposals by {describe(store.method, store.parameters)}; asked for is "
+                f"{describe(**self.plain)}. Delete it, or choose another file"
             )
         store.verify()
         return None if lacks_images else store
@@ -83,7 +87,7 @@ class ProposalTask:
         try:
             boxes = np.asarray(self.method(image, image_id))
         except Exception as error:
-            error.add_note(f"{describe(self.method)} of image {image_id!r}")
+            error.add_note(f"{describe(**self.plain)} of image {image_id!r}")
             raise
         return boxes, (image.shape[1], image.shape[0])
 
@@ -91,7 +95,7 @@ class ProposalTask:
         """Print what is about to be computed, into which file, and by what means."""
         before = f" ({done:,} of them are there already)" if done else ""
         print(
-            f"proposals of {len(self.images.ids):,} images{before} by {describe(self.method)}, {means}\n"
+            f"proposals of {len(self.images.ids):,} images{before} by {describe(**self.plain)}, {means}\n"
             f"  into {self.path}",
             flush=True,
         )
@@ -108,7 +112,7 @@ def load_or_compute(task: ProposalTask, workers: int | None = None, progress: bo
     """The proposals of a split, computed now if they are not there; a computation that was stopped goes on.
 
     Args:
-        task: what is wanted.
+        task: the split, the method and the file.
         workers: threads; None for one a core.
         progress: print what is computed, and how far it is.
 
@@ -141,7 +145,7 @@ def compute(
     workers = available_cores() if workers is None else workers
     if workers < 1:
         raise ConfigError(f"workers must be at least 1, got {workers}")
-    done = len(writer.done) - len(writer.todo())
+    done = int(writer.done.sum())
     if progress:
         task.say_what(done, f"{workers} thread{'s' if workers > 1 else ''}")
     rest = iter(todo)
@@ -202,7 +206,7 @@ def finish(task: ProposalTask, writer: StoreWriter, processes: int = 1) -> Propo
 
 def store_path(folder: Path, split: str, method: ProposalMethod) -> Path:
     """The file of a split's proposals in a folder: ``SPLIT-CLASS-HASH.proposals``, with a hash of class and options."""
-    plain = method_as_plain(method)
+    plain = to_plain(method)
     name = plain["class_path"].rpartition(".")[2]
     return folder / f"{split}-{name}-{_short_hash(json.dumps(plain, sort_keys=True))}{SUFFIX}"
 
@@ -210,25 +214,17 @@ def store_path(folder: Path, split: str, method: ProposalMethod) -> Path:
 def default_store_path(root: Path, split: str, method: ProposalMethod) -> Path:
     """Where a split's proposals are kept if the user names no other place.
 
-    That is the folder ``proposals`` of the data set, or, if that cannot be written to and the store is not there,
-    neither complete nor begun, ``data/proposals/NAME-HASH`` in the working directory.
-
-    Args:
-        root: the data set's folder.
-        split: name of the split.
-        method: of the proposals.
+    That is the folder ``proposals`` of the data set in ``root``, or, if that cannot be written to and the store is not
+    there, neither complete nor begun, ``data/proposals/NAME-HASH`` in the working directory.
     """
     path = store_path(root / "proposals", split, method)
     begun = path.exists() or any(path.parent.glob(f".{path.name}.part*"))
-    if begun or _is_writable(path.parent if path.parent.exists() else root):
+    folder = path.parent if path.parent.exists() else root
+    # What is marked read-only is left alone by root too.
+    if begun or (os.access(folder, os.W_OK) and folder.stat().st_mode & 0o222):
         return path
     elsewhere = os.path.abspath(root)
     return Path("data") / "proposals" / f"{os.path.basename(elsewhere)}-{_short_hash(elsewhere)}" / path.name
-
-
-def _is_writable(folder: Path) -> bool:
-    """Whether this user may write there; what is marked read-only is left alone by root too."""
-    return os.access(folder, os.W_OK) and bool(folder.stat().st_mode & 0o222)
 
 
 def _short_hash(text: str) -> str:

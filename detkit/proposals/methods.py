@@ -15,7 +15,7 @@ from torch import Tensor
 from detkit.errors import ConfigError
 from detkit.proposals.selective_search import SearchParameters, selective_search
 from detkit.proposals.sliding_windows import sliding_windows
-from detkit.settings import Configurable, check_choice, check_range, to_plain
+from detkit.settings import Configurable, check_choice, check_range
 
 Mode = Literal["single", "fast", "quality"]
 ParameterSet = Literal["opencv", "paper"]
@@ -134,11 +134,7 @@ class StoredRPN(ProposalMethod):
         check_range("max_boxes of StoredRPN", self.max_boxes, 1)
 
     def __call__(self, image: np.ndarray, image_id: str | int | None = None) -> Tensor:
-        """Not without the network.
-
-        Raises:
-            ConfigError: always.
-        """
+        """Not without the network: raises ConfigError."""
         raise ConfigError(
             "an image came without proposals, and StoredRPN makes none from pixels; make a store with `detkit propose` "
             "and name it as proposals.path, or set proposals.method: SelectiveSearch"
@@ -155,7 +151,7 @@ def _checked_parameters(given: SearchParameters | Mapping[str, Any]) -> SearchPa
             f"parameters of selective search are {', '.join(known)}, of which {', '.join(needed)} are needed; given "
             f"are {', '.join(sorted(values)) or 'none'}"
         )
-    for name in ("colour_spaces", "ks", "strategies", "min_sizes"):
+    for name in needed:
         values[name] = tuple(tuple(each) if isinstance(each, list) else each for each in values[name])
     values["ks"] = tuple(float(k) for k in values["ks"])
     own = SearchParameters(**values)
@@ -170,21 +166,11 @@ def _checked_parameters(given: SearchParameters | Mapping[str, Any]) -> SearchPa
     return own
 
 
-def describe(method: ProposalMethod) -> str:
-    """The method's name and options; those that are null are left out."""
-    return describe_plain(**method_as_plain(method))
-
-
-def describe_plain(class_path: str, init_args: Mapping[str, Any]) -> str:
-    """As `describe`, from what `method_as_plain` gives."""
+def describe(class_path: str, init_args: Mapping[str, Any]) -> str:
+    """A method's name and options, of what `to_plain` gives; those that are null are left out."""
     words = [f"{name} {value}" for name, value in sorted(init_args.items()) if value is not None]
     name = class_path.rpartition(".")[2]
     return f"{name} ({', '.join(words)})" if words else name
-
-
-def method_as_plain(method: ProposalMethod) -> dict[str, Any]:
-    """``class_path``, the class's full name, and ``init_args``, its options as plain values."""
-    return to_plain(method)
 
 
 def image_seed(seed: int, image_id: str | int | None) -> int:

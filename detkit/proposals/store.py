@@ -30,7 +30,6 @@ from detkit.errors import DataError
 VERSION = 1
 FINEST = 8  # units a pixel: finer is of no use to any detector
 LARGEST = 65535  # of a uint16
-ROW = "image_id, width, height, scale, checksum, boxes"
 TABLES = (
     "CREATE TABLE meta (version, method, parameters, images, checksum)",
     "CREATE TABLE images (image_id PRIMARY KEY NOT NULL, position, width, height, scale, checksum, boxes)",
@@ -72,15 +71,16 @@ class Images(NamedTuple):
 class ProposalStore(Mapping[str | int, np.ndarray]):
     """The proposals of a split, image_id -> boxes (P, 4) float32, x1 y1 x2 y2 in the image's pixels, best first.
 
-    An image without proposals has boxes of shape (0, 4). Open with `ProposalStore.open`. Threads read one after the
-    other by one connection, every process has its own, and pickling a store hands on its path: DataLoader workers can
-    read it, however they are started.
+    Threads read one after the other by one connection, every process has its own, and pickling a store hands on its
+    path: DataLoader workers can read it, however they are started.
 
     Attributes:
         path: the file, absolute.
-        version: of the file's format.
         method: full name of the class that made the boxes.
         parameters: its options; plain JSON values.
+
+    Raises:
+        DataError: missing, no store of proposals, of another version, or damaged.
     """
 
     # SQLite has mutexes for the whole process. A child that is forked while a thread holds one waits for it for ever,
@@ -94,24 +94,15 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
             raise DataError(f"{path}: no such store of proposals; `detkit propose` makes one")
         with self._reading():
             rows = self._connection().execute("SELECT * FROM meta").fetchall()
-            (self.version, self.method, parameters, self._length, checksum), *_ = rows
-            if self.version != VERSION:
-                raise ValueError(f"its format is version {self.version}, this detkit reads version {VERSION}")
+            (version, self.method, parameters, self._length, checksum), *_ = rows
+            if version != VERSION:
+                raise ValueError(f"its format is version {version}, this detkit reads version {VERSION}")
             if checksum != checksum_of(*rows[0][:-1]):
                 raise ValueError("its description is damaged")
             self.parameters: dict[str, Any] = json.loads(parameters)
 
-    @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> ProposalStore:
-        """Open a store.
-
-        Raises:
-            DataError: missing, no store of proposals, of another version, or damaged.
-        """
-        return cls(path)
-
     def __reduce__(self) -> tuple[Any, ...]:
-        return ProposalStore.open, (str(self.path),)
+        return ProposalStore, (str(self.path),)
 
     def __len__(self) -> int:
         return self._length
@@ -126,13 +117,15 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
             KeyError: no such image.
             DataError: the file is damaged at this image.
         """
-        key, row = key_of(image_id), None
-        if key is not None:
-            with self._reading():
-                row = self._connection().execute(f"SELECT {ROW} FROM images WHERE image_id = ?", (key,)).fetchone()
+        query = "SELECT image_id, width, height, scale, checksum, boxes FROM images WHERE image_id = ?"
+        with self._reading():
+            row = self._connection().execute(query, (key_of(image_id),)).fetchone()
         if row is None:
             raise KeyError(image_id)
-        return self._decode(row)
+        key, width, height, scale, checksum, boxes = row
+        if checksum != checksum_of(key, width, height, scale, boxes=boxes):
+            raise DataError(f"{self.path}: is damaged at image {key!r}; {AGAIN}")
+        return np.frombuffer(boxes, "<u2").reshape(-1, 4).astype(np.float32) / np.float32(scale)
 
     def __repr__(self) -> str:
         return f"ProposalStore({str(self.path)!r}, {self.method}, {len(self)} images)"
@@ -197,12 +190,6 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
         _, here, there = np.intersect1d(self.images.ids, wanted.ids, assume_unique=True, return_indices=True)
         return here, there, (self.images.sizes[here] != wanted.sizes[there]).any(1)
 
-    def _decode(self, row: tuple[Any, ...]) -> np.ndarray:
-        key, width, height, scale, checksum, boxes = row
-        if checksum != checksum_of(key, width, height, scale, boxes=boxes):
-            raise DataError(f"{self.path}: is damaged at image {key!r}; {AGAIN}")
-        return np.frombuffer(boxes, "<u2").reshape(-1, 4).astype(np.float32) / np.float32(scale)
-
     def _connection(self) -> sqlite3.Connection:
         if self._opened is None or self._opened[0] != os.getpid():  # after a fork, the parent's is not used
             uri = f"{self.path.as_uri()}?mode=ro&immutable=1"
@@ -235,22 +222,17 @@ if hasattr(os, "register_at_fork"):
 
 
 def encode(boxes: Any, size: tuple[int, int]) -> tuple[int, bytes]:
-    """Boxes (P, 4) in pixels, cut to the image (width, height), as uint16 units.
+    """Boxes (P, 4) in pixels, cut to the image (width, height), as units a pixel and uint16 bytes.
 
     There are 8, 4, 2 or 1 units a pixel, as many as the image's size allows: 8 up to 8191 pixels. What is thinner than
-    a unit then is left out.
-
-    Returns:
-        Units a pixel, and the bytes.
+    a unit is left out.
 
     Raises:
         DataError: boxes of another shape or with a value that is not finite, or an image that is too large.
     """
     if max(size) > LARGEST:
-        raise DataError(
-            f"is {size[0]} x {size[1]}; proposals are kept for images of up to {LARGEST} pixels a side: cut it into "
-            "parts"
-        )
+        limit = f"proposals are kept for images of up to {LARGEST} pixels a side"
+        raise DataError(f"is {size[0]} x {size[1]}; {limit}: cut it into parts")
     scale = FINEST
     while max(size) * scale > LARGEST:
         scale //= 2

@@ -19,6 +19,7 @@ from detkit.files import to_json
 from detkit.proposals.store import TABLES, VERSION, Images, ProposalStore, checksum_of, encode, key_of
 
 COMMIT_INTERVAL = 0.5  # seconds between transactions
+DELETE = "DELETE FROM main.images WHERE image_id = ? AND (width, height) != (?, ?)"
 
 
 class StoreWriter:
@@ -66,13 +67,15 @@ class StoreWriter:
             self._connection = sqlite3.connect(self.part.as_uri(), uri=True, isolation_level=None)
         try:
             with self._transaction():
-                self._delete(self._look_through("main", self.part))
+                self._connection.executemany(DELETE, self._look_through("main", self.part))
                 if not self._connection.execute("SELECT 1 FROM main.meta").fetchall():
                     self._write_meta(0)
             if rank == 0:
                 self.merge_parts()
-            if rank == 0 and grow and self.path.exists() and self._store_lacks_images():
-                self._merge(self.path, f"{self.path.as_uri()}?mode=ro&immutable=1")
+            if rank == 0 and grow and self.path.exists():
+                here, _, other_size = ProposalStore(self.path).common(images)
+                if len(here[~other_size]) < len(images.ids):
+                    self._merge(self.path, f"{self.path.as_uri()}?mode=ro&immutable=1")
         except BaseException:
             self._release()
             raise
@@ -94,9 +97,9 @@ class StoreWriter:
         finally:
             self._release()
 
-    def todo(self, rank: int = 0, world: int = 1) -> list[int]:
-        """The images that are missing, of every ``world`` images the one at ``rank``."""
-        return [index for index in range(rank, len(self.done), world) if not self.done[index]]
+    def todo(self) -> list[int]:
+        """The images that are missing."""
+        return np.flatnonzero(~self.done).tolist()
 
     def add(self, index: int, boxes: Any, size: tuple[int, int]) -> None:
         """Keep the boxes (P, 4), best first, in pixels of an image of that size (width, height).
@@ -120,22 +123,14 @@ class StoreWriter:
             self.commit()
 
     def commit(self) -> None:
-        """Keep what was added so far, whatever happens to the process.
-
-        Raises:
-            DataError: it cannot be written.
-        """
+        """Keep what was added so far, whatever happens to the process."""
         with _writing(self.part):
             if self._connection.in_transaction:
                 self._connection.execute("COMMIT")
         self._committed = time.monotonic()
 
     def merge_parts(self) -> None:
-        """Take over the parts of all other processes, which must have ended.
-
-        Raises:
-            DataError: a part is of another computation.
-        """
+        """Take over the parts of all other processes, which must have ended."""
         self.commit()
         for part in sorted(self.path.parent.glob(f".{glob.escape(self.path.name)}.part*[0-9]")):
             if part != self.part:
@@ -149,10 +144,8 @@ class StoreWriter:
             DataError: they are not, or the file cannot be written.
         """
         if not self.done.all():
-            raise DataError(
-                f"{self.path}: {(~self.done).sum()} of {len(self.done)} images have no proposals yet; run the same "
-                "again"
-            )
+            counts = f"{(~self.done).sum()} of {len(self.done)} images"
+            raise DataError(f"{self.path}: {counts} have no proposals yet; run the same again")
         with self._transaction():
             rows = self._connection.execute("SELECT image_id, position FROM images ORDER BY position").fetchall()
             others = [key for key, _ in rows if key not in self._keys]  # in another list of the data set's images
@@ -163,7 +156,7 @@ class StoreWriter:
         with _writing(self.path):
             self._connection.close()
             os.replace(self.part, self.path)
-        return ProposalStore.open(self.path)
+        return ProposalStore(self.path)
 
     # -- tables ----------------------------------------------------------------------------------
 
@@ -171,10 +164,6 @@ class StoreWriter:
         self._connection.close()
         self._lock_path.unlink(missing_ok=True)
         self._lock.close()
-
-    def _store_lacks_images(self) -> bool:
-        here, _, other_size = ProposalStore.open(self.path).common(self.images)
-        return len(here[~other_size]) < len(self.images.ids)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -202,22 +191,17 @@ class StoreWriter:
                 with self._transaction():
                     stale = self._look_through("other", path)
                     self._connection.execute("INSERT OR IGNORE INTO main.images SELECT * FROM other.images")
-                    self._delete(stale)
+                    self._connection.executemany(DELETE, stale)
             finally:
                 self._connection.execute("DETACH other")
 
     def _look_through(self, database: str, path: Path) -> list[tuple[bytes | int, int, int]]:
-        """Refuse a part of another computation, and note what is done in it.
-
-        Returns:
-            Key, width and height of the images that it has in another size than these.
-        """
+        """Note what is done in a part; returns key, width and height of the images that it has in another size."""
         if not self._connection.execute(f"SELECT 1 FROM {database}.sqlite_master").fetchall():
             for table in TABLES:  # a new one, or its process was killed at once
                 self._connection.execute(table.replace("TABLE ", f"TABLE {database}."))
-        for version, method, parameters in self._connection.execute(
-            f"SELECT version, method, parameters FROM {database}.meta"
-        ):
+        rows = self._connection.execute(f"SELECT version, method, parameters FROM {database}.meta")
+        for version, method, parameters in rows:
             if (version, method) != self._meta[:2]:
                 raise _another_computation(path, method)
             if parameters != self._meta[2]:
@@ -232,9 +216,6 @@ class StoreWriter:
             elif index is not None:
                 stale.append((key, *sizes[index]))
         return stale
-
-    def _delete(self, stale: list[tuple[bytes | int, int, int]]) -> None:
-        self._connection.executemany("DELETE FROM main.images WHERE image_id = ? AND (width, height) != (?, ?)", stale)
 
 
 def _another_computation(path: Path, what: str) -> DataError:

@@ -19,8 +19,9 @@ from detkit.proposals import (
     selective_search,
     sliding_windows,
 )
-from detkit.proposals.methods import describe, image_seed, method_as_plain
+from detkit.proposals.methods import describe, image_seed
 from detkit.proposals.selective_search import SearchParameters
+from detkit.settings import to_plain
 
 #: Selective search's parameters, those that must be given.
 OWN: dict[str, Any] = {"colour_spaces": ["lab"], "ks": [50], "strategies": [["fill"]], "min_sizes": [20]}
@@ -75,10 +76,10 @@ def test_values_that_make_no_sense(method: type, options: dict[str, Any], messag
     ],
 )
 def test_to_plain_values_and_back(method: ProposalMethod) -> None:
-    plain = method_as_plain(method)
+    plain = to_plain(method)
     assert plain["class_path"].endswith(f".{type(method).__name__}")
     again = build(plain, ProposalMethod)
-    assert again == method and hash(again) == hash(method) and method_as_plain(again) == plain
+    assert again == method and hash(again) == hash(method) and to_plain(again) == plain
 
 
 def test_one_value_is_written_in_one_way() -> None:
@@ -86,7 +87,7 @@ def test_one_value_is_written_in_one_way() -> None:
     assert SlidingWindows(scales=[16, 32]) == SlidingWindows(scales=(16.0, 32.0))
     own = SearchParameters(("lab",), (50.0,), (("fill",),), (20,), sigma=0.8)
     assert SelectiveSearch(parameters=OWN) == SelectiveSearch(parameters=own)
-    assert repr(method_as_plain(SelectiveSearch(min_side=20))) == repr(method_as_plain(SelectiveSearch(min_side=20.0)))
+    assert repr(to_plain(SelectiveSearch(min_side=20))) == repr(to_plain(SelectiveSearch(min_side=20.0)))
 
 
 def test_they_give_what_their_functions_give() -> None:
@@ -104,7 +105,7 @@ def test_they_give_what_their_functions_give() -> None:
 
 
 def test_in_words() -> None:
-    assert describe(SelectiveSearch(max_boxes=9)) == (
+    assert describe(**to_plain(SelectiveSearch(max_boxes=9))) == (
         "SelectiveSearch (max_boxes 9, mode fast, parameters opencv, resize_width 500, seed 0)"
     )
-    assert describe(StoredRPN()) == "StoredRPN"
+    assert describe(**to_plain(StoredRPN())) == "StoredRPN"

@@ -58,18 +58,18 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_what_is_written_is_read(path: Path) -> None:
-    store = ProposalStore.open(path)
+    store = ProposalStore(path)
     assert_whole(store)
     assert len(store) == 4 and store.counts.tolist() == [2, 0, 3, 1]
     assert all(store[image_id].dtype == np.float32 and image_id in store for image_id in store)
     assert store.images.sizes.tolist() == [[40, 30], [30, 40], [8000, 6000], [1, 1]]
-    assert (store.method, store.version, store.parameters) == ("x.Y", 1, {"k": [1, 2]})
+    assert (store.method, store.parameters) == ("x.Y", {"k": [1, 2]})
     store["b"][:] = 7  # a copy: the next reader is not to see it
     np.testing.assert_array_equal(store["b"], BOXES[0])
 
 
 def test_ids_keep_their_type_and_order(path: Path, tmp_path: Path) -> None:
-    store = ProposalStore.open(path)
+    store = ProposalStore(path)
     for wrong in ("", "c", "z" * 50, 1, None, 2.0, ("b",)):
         assert wrong not in store
         with pytest.raises(KeyError):
@@ -125,7 +125,7 @@ def test_images_that_are_none(ids: list, message: str) -> None:
 
 def test_pickled_it_is_a_path(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(path.parent)
-    pickled = pickle.dumps(ProposalStore.open(path.name))
+    pickled = pickle.dumps(ProposalStore(path.name))
     assert len(pickled) < 300
     monkeypatch.chdir("/")
     np.testing.assert_array_equal(pickle.loads(pickled)["b"], BOXES[0])
@@ -133,7 +133,7 @@ def test_pickled_it_is_a_path(path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @needs_fork
 def test_threads_and_forks_read_side_by_side(path: Path) -> None:
-    store, wrong = ProposalStore.open(path), []
+    store, wrong = ProposalStore(path), []
     assert len(store["b"]) == 2  # the connection of this process is open when the others begin
 
     def read() -> None:
@@ -179,23 +179,23 @@ def test_a_read_only_folder(path: Path) -> None:
     path.chmod(0o444)
     path.parent.chmod(0o555)
     try:
-        assert_whole(ProposalStore.open(path))
+        assert_whole(ProposalStore(path))
     finally:
         path.parent.chmod(0o755)
 
 
 def test_who_reads_a_store_goes_on_while_it_is_made_again(path: Path) -> None:
-    store = ProposalStore.open(path)
+    store = ProposalStore(path)
     fill(writer(path.parent), {row: [] for row in range(4)}, finish=True)
     assert_whole(store)
-    assert ProposalStore.open(path).counts.sum() == 0
+    assert ProposalStore(path).counts.sum() == 0
 
 
 # -- what does not fit ---------------------------------------------------------------------------
 
 
 def test_a_store_that_fits(path: Path) -> None:
-    store = ProposalStore.open(path)
+    store = ProposalStore(path)
     store.check(*IMAGES)
     store.check(["a"], [30], [40])  # more in the store than in the data set
     store.check([], [], [])
@@ -216,7 +216,7 @@ def test_a_store_that_fits(path: Path) -> None:
 )
 def test_a_store_that_does_not_fit(path: Path, ids: list, widths: list, message: str) -> None:
     with pytest.raises(DataError, match=message) as error:
-        ProposalStore.open(path).check(ids, widths, [40, 30, 1, 1][: len(ids)])
+        ProposalStore(path).check(ids, widths, [40, 30, 1, 1][: len(ids)])
     assert str(path) in str(error.value) and "detkit propose" in str(error.value)
 
 
@@ -229,7 +229,7 @@ def test_damage_anywhere_is_noticed(path: Path, tmp_path: Path, how: str) -> Non
         content[place] ^= 4
         bad.write_bytes(whole[:place] if how == "cut" else content)
         try:
-            store = ProposalStore.open(bad)
+            store = ProposalStore(bad)
             store.verify()
             assert [*store] == IMAGES.ids.tolist()  # the bit is in an unused part of the file
             assert all((store[i] == b).all() for i, b in zip(store, BOXES, strict=True))
@@ -243,7 +243,7 @@ def test_damaged_boxes_are_noticed_when_they_are_read(path: Path) -> None:
     content = path.read_bytes()
     at = content.index(np.array([8, 16, 24, 239], "<u2").tobytes()[2:])  # the second box of "b"
     path.write_bytes(content[:at] + b"\x11" + content[at + 1 :])
-    store = ProposalStore.open(path)
+    store = ProposalStore(path)
     assert len(store["ünd/c.jpg"]) == 3
     with pytest.raises(DataError, match=r"s\.proposals: is damaged at image b'b'; delete it"):
         store["b"]
@@ -253,14 +253,14 @@ def test_damaged_boxes_are_noticed_when_they_are_read(path: Path) -> None:
 def test_other_files(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "other").write_bytes(content)
     with pytest.raises(DataError, match=r"other: is no store of proposals.*delete it"):
-        ProposalStore.open(tmp_path / "other")
+        ProposalStore(tmp_path / "other")
 
 
 def test_no_file_a_folder_another_database_and_a_newer_version(path: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none: no such store .*detkit propose"):
-        ProposalStore.open(tmp_path / "none")
+        ProposalStore(tmp_path / "none")
     with pytest.raises(DataError, match="cannot be read"):
-        ProposalStore.open(tmp_path)
+        ProposalStore(tmp_path)
     for file, statement, message in (
         (tmp_path / "other", "CREATE TABLE notes (text)", "is no store of proposals"),
         (path, "UPDATE meta SET version = 2", "version 2, this detkit reads version 1"),
@@ -269,7 +269,7 @@ def test_no_file_a_folder_another_database_and_a_newer_version(path: Path, tmp_p
             connection.execute(statement)
         connection.close()
         with pytest.raises(DataError, match=message):
-            ProposalStore.open(file)
+            ProposalStore(file)
 
 
 # -- computing it piece by piece -----------------------------------------------------------------
@@ -279,7 +279,7 @@ def test_order_and_processes_do_not_matter(tmp_path: Path) -> None:
     fill(writer(tmp_path, rank=12), boxes(3, 1))
     first, second = writer(tmp_path, rank=0), writer(tmp_path, rank=12)
     with first:
-        assert first.todo() == [0, 2] and first.todo(0, 2) == [0, 2] and first.todo(1, 2) == []
+        assert first.todo() == [0, 2]
         fill(second, boxes(0))
         first.add(2, BOXES[2], (8000, 6000))
         with pytest.raises(DataError, match="1 of 4 images have no proposals yet"):
@@ -386,7 +386,7 @@ def test_killed_half_way_it_keeps_what_was_committed(tmp_path: Path, monkeypatch
                 break
         process.join(20)
     assert process.exitcode == 0 and rows == [0, 1, 2, 2, 3]
-    assert_whole(ProposalStore.open(tmp_path / "s.proposals"))
+    assert_whole(ProposalStore(tmp_path / "s.proposals"))
 
 
 def test_cut_at_any_moment_it_goes_on(tmp_path: Path) -> None:

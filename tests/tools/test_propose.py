@@ -102,7 +102,7 @@ def annotations(path: str | Path = "shapes", split: str = "train") -> Any:
 def test_computes_and_says_how_good_it_is(propose: Any, search: type[Search]) -> None:
     code, out, err = propose(*DATA, "--output", "boxes.proposals")
     assert (code, err) == (0, "")
-    store = ProposalStore.open("boxes.proposals")
+    store = ProposalStore("boxes.proposals")
     assert len(store) == 5 and search.calls == 5
     counts, recall = store.counts, tool.recall_of(store, annotations(), 5)
     assert re.search(
@@ -131,20 +131,20 @@ def test_from_python(propose: Any, drawn: Path) -> None:
 def test_a_class_of_the_users_own_by_its_name(propose: Any) -> None:
     code, out, err = propose(*DATA, "--method", f"{__name__}.Corner", "--method.side", "9", "--output", "a.proposals")
     assert (code, err) == (0, "") and "by Corner (side 9.0)" in out
-    assert ProposalStore.open("a.proposals")["train_00000"].tolist() == [[0, 0, 9, 9]]
+    assert ProposalStore("a.proposals")["train_00000"].tolist() == [[0, 0, 9, 9]]
 
 
 def test_default_place_splits_and_options(propose: Any, search: type[Search], drawn: Path) -> None:
     code, out, err = propose(*DATA, "--split", "val", "--method.max_boxes", "7", "--workers", "1")
     assert (code, err) == (0, "") and "1 thread\n" in out
     (path,) = (drawn / "proposals").iterdir()
-    store = ProposalStore.open(path)
+    store = ProposalStore(path)
     assert store.parameters["max_boxes"] == 7 and store.counts.max() <= 7
     assert path.name.startswith("val-SelectiveSearch-") and list(store) == [f"val_{i:05d}" for i in range(3)]
     code, _, err = propose(*DATA, "--split", "test", "--output", "folder/", "--method.mode", "single")
     assert (code, err) == (0, "")
     (path,) = Path("folder").iterdir()
-    assert list(ProposalStore.open(path)) == ["test_00000", "test_00001"]
+    assert list(ProposalStore(path)) == ["test_00000", "test_00001"]
 
 
 def test_a_photo_more_is_computed_into_the_store(propose: Any, search: type[Search], drawn: Path) -> None:
@@ -170,11 +170,11 @@ def test_the_data_section_of_a_config(propose: Any, search: type[Search]) -> Non
     data = {"class_path": "Shapes", "init_args": {"path": "shapes", **SIZES}}
     Path("my.yaml").write_text(json.dumps({"model": {"class_path": "FasterRCNN"}, "seed_everything": 3, "data": data}))
     assert propose("--config", "my.yaml", "--output", "a.proposals")[0] == 0
-    assert len(ProposalStore.open("a.proposals")) == 5
+    assert len(ProposalStore("a.proposals")) == 5
     code, _, err = propose(
         "--config", "my.yaml", "--data.path", "elsewhere", "--data.num_train", "2", "--output", "b.proposals"
     )
-    assert (code, err) == (0, "") and len(ProposalStore.open("b.proposals")) == 2
+    assert (code, err) == (0, "") and len(ProposalStore("b.proposals")) == 2
 
 
 def write_config(**proposals: Any) -> list[str]:
@@ -193,12 +193,12 @@ def test_a_fits_config_says_which_proposals(propose: Any, search: type[Search]) 
     settings = ProposalSettings(SelectiveSearch("quality", max_boxes=5, seed=4), "kept")
     assert [*Path("kept").iterdir()] == [settings.store_path(annotations(), "train")]
     code, _, err = propose(*config, "--method", "SlidingWindows", "--output", "other.proposals")
-    assert code == 0 and ProposalStore.open("other.proposals").method.endswith(".SlidingWindows")
+    assert code == 0 and ProposalStore("other.proposals").method.endswith(".SlidingWindows")
     config = write_config(method={"class_path": "SlidingWindows", "init_args": {"scales": [16, 32]}})
     code, _, err = propose(*config, "--output", "third.proposals")
-    assert (code, err) == (0, "") and ProposalStore.open("third.proposals").parameters["scales"] == [16, 32]
+    assert (code, err) == (0, "") and ProposalStore("third.proposals").parameters["scales"] == [16, 32]
     assert propose(*write_config(path="mine.proposals"))[0] == 0
-    assert len(ProposalStore.open("mine.proposals")) == 5
+    assert len(ProposalStore("mine.proposals")) == 5
 
 
 @pytest.mark.parametrize(
@@ -221,20 +221,20 @@ def test_a_fit_looks_where_propose_wrote(propose: Any, name: str, options: dict[
 def test_real_sliding_windows(propose: Any) -> None:
     code, out, err = propose(*DATA, "--method", "SlidingWindows", "--method.scales", "[32]", "--output", "w.proposals")
     assert (code, err) == (0, "") and "by SlidingWindows (ratios [0.5, 1.0, 2.0], scales [32.0], stride 32.0)" in out
-    assert ProposalStore.open("w.proposals").parameters["scales"] == [32.0]
+    assert ProposalStore("w.proposals").parameters["scales"] == [32.0]
 
 
 def test_real_selective_search(propose: Any) -> None:
     code, _, err = propose(*DATA, "--split", "test", "--output", "s.proposals")
     assert (code, err) == (0, "")
-    store = ProposalStore.open("s.proposals")
+    store = ProposalStore("s.proposals")
     recall = tool.recall_of(store, annotations(split="test"), 5)
     own = {"colour_spaces": ["lab"], "ks": [100], "strategies": [["fill"]], "min_sizes": [20]}
     code, _, err = propose(*DATA, "--split", "test", "--output", "t.proposals", "--method.parameters", json.dumps(own))
     assert (code, err) == (0, "")
-    own = ProposalStore.open("t.proposals").parameters["parameters"]
+    own = ProposalStore("t.proposals").parameters["parameters"]
     assert own["ks"] == [100] and own["strategies"] == [["fill"]] and own["sigma"] == 0.8
-    assert 0 < ProposalStore.open("t.proposals").counts.sum() < store.counts.sum()
+    assert 0 < ProposalStore("t.proposals").counts.sum() < store.counts.sum()
     assert store.parameters["mode"] == "fast" and recall.recall_50[0] > 0.5
 
 
@@ -317,7 +317,7 @@ def test_interrupted_it_says_how_to_go_on(propose: Any, search: type[Search]) ->
 
 def assert_same(one: str, other: str) -> None:
     """The same images in the same order, with the same boxes in the same order."""
-    first, second = (ProposalStore.open(f"{name}.proposals") for name in (one, other))
+    first, second = (ProposalStore(f"{name}.proposals") for name in (one, other))
     assert [*first] == [*second] and all(np.array_equal(first[image_id], second[image_id]) for image_id in first)
     assert (first.method, first.parameters) == (second.method, second.parameters)
 
@@ -386,7 +386,7 @@ def test_rpn(propose: Any, run: Path) -> None:
         "--method", "StoredRPN", "--ckpt_path", str(run), "--output", "a.proposals", "--trainer.accelerator", "cpu"
     )
     assert (code, err) == (0, "") and "by StoredRPN (checkpoint " in out and "on cpu" in out
-    store = ProposalStore.open("a.proposals")
+    store = ProposalStore("a.proposals")
     model, data = detkit.load(run), Shapes("shapes", 5, 3, 2, 64, transforms=[])
     for row in range(5):
         sample = data.dataset("train")[row]
@@ -415,7 +415,7 @@ def test_rpn_with_fewer_boxes_goes_on_after_a_stop(propose: Any, run: Path, monk
         "0",
     ]
     assert propose(*args, "--output", "at_once.proposals", "--trainer.accelerator", "cpu")[0] == 0
-    assert ProposalStore.open("at_once.proposals").counts.tolist() == [9] * 5
+    assert ProposalStore("at_once.proposals").counts.tolist() == [9] * 5
     propose_boxes, calls = detkit.FasterRCNN.propose, []
 
     def fail_at_the_third(self: Any, batch: Any, encoded: Any) -> Any:

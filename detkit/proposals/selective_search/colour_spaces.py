@@ -53,17 +53,10 @@ def to_colour_space(image: np.ndarray, name: str) -> np.ndarray:
 
 
 def as_channels(image: np.ndarray, channels: int | None = None) -> np.ndarray:
-    """The image, contiguous.
-
-    Raises:
-        ImageTypeError: it is not uint8 (H, W, C) of one pixel or more, or C is not `channels` where that is given.
-    """
+    """The image, contiguous; raises ImageTypeError unless it is uint8 (H, W, C), of `channels` where that is given."""
     valid = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.size > 0
     if not valid or channels not in (None, image.shape[2]):
-        shape = (
-            f"a {image.dtype} array of shape {image.shape}"
-            if isinstance(image, np.ndarray)
-            else f"a {type(image).__name__}"
-        )
+        is_array = isinstance(image, np.ndarray)
+        shape = f"a {image.dtype} array of shape {image.shape}" if is_array else f"a {type(image).__name__}"
         raise ImageTypeError(f"a uint8 array (H, W, {channels or 'C'}) of one pixel or more is needed; this is {shape}")
     return np.ascontiguousarray(image)

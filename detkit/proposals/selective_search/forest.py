@@ -1,24 +1,16 @@
 """Felzenszwalb and Huttenlocher's merging, compiled, for several thresholds k over one sorted list of edges.
 
 The rule (IJCV 2004, section 3): an edge of weight w joins two components when w is at most Int(C) + k / |C| of both,
-where Int(C) is the heaviest edge that joined C so far. An edge that is not joined is refused; a component that refuses
-an edge never grows again, since later edges are heavier. Two facts follow, and reduce the work for further k:
+where Int(C) is the heaviest edge that joined C so far. A component that refuses an edge never grows again, since later
+edges are heavier. Until then it is the connected component of all edges so far, whatever k is. So these groups of
+pixels ("atoms") are found once, with the smallest k; each k then needs only the edges between atoms. The regions of
+one k are unions of atoms; "pieces" are atoms that lie in the same region for every k.
 
-- Until one of its edges is refused, a component is the connected component of all edges so far, without any threshold.
-  A larger k refuses less, so up to there it merges exactly the same. These groups of pixels ("atoms") are found once,
-  with the smallest k; each k then needs only the edges between atoms.
-- Among edges of equal weight the order does not matter: which components may join at w is decided before the first of
-  them, and components that join at w may join again at w.
+Afterwards small components are absorbed by a neighbour. Of two equally near ones, the edge that
+`segmentation.build_edges` lists first decides. OpenCV's sort is not stable: one partition of a hundred differs.
 
-After the merging, small components are absorbed by a neighbour. There the order of equal weights does matter, where a
-small component has two equally near neighbours: the edge that `segmentation.build_edges` lists first decides. OpenCV
-sorts by `std::sort`, which is not stable, so there any of them may be first: about one partition of a hundred differs.
-
-A parent always has the smaller number, so one pass in ascending order flattens a forest, and a root is its component's
-first pixel in reading order. Components are numbered by that pixel, as in OpenCV.
-
-Names: atoms are what `merge_common` leaves, regions what one k makes of them, pieces are atoms that lie in the same
-region for every k.
+A parent always has the smaller number, so one pass in ascending order flattens a forest. Components are numbered by
+their root, the first pixel in reading order, as in OpenCV.
 """
 
 from __future__ import annotations
@@ -46,15 +38,9 @@ def find_both(parents: np.ndarray, a: int, b: int) -> tuple[int, int]:
 def merge_common(weights, edges, steps, pixels, k):
     """The part of the merging that all thresholds from k on share.
 
-    Args:
-        weights, edges: (E,) float32 and uint32, ascending; see `segmentation.sort_edges`.
-        steps: (D,) int64; see `segmentation.edge_steps`.
-        pixels: H * W.
-        k: the smallest threshold.
-
-    Returns:
-        parents (pixels,) uint32, flat; sizes (pixels,) int32 and internal (pixels,) float32, valid at roots; and open
-        (O,) int64, ascending: the positions of the edges that each k must decide for itself.
+    Of weights float32 and edges uint32 (E,), ascending. Returns parents uint32 (pixels,), flat; sizes int32 and
+    internal float32 (pixels,), valid at roots; and the positions of the edges that each k must decide itself, int64
+    (O,), ascending.
     """
     parents = np.empty(pixels, np.uint32)
     for i in range(pixels):
@@ -99,17 +85,10 @@ def merge_common(weights, edges, steps, pixels, k):
 
 @jit
 def number_atoms(parents, sizes, internal, edges, open_edges, steps):
-    """Numbers the atoms by their first pixel in reading order.
+    """Number the atoms of `merge_common`.
 
-    Args:
-        parents, sizes, internal: (pixels,) from `merge_common`; sizes and internal are overwritten.
-        edges: (E,) uint32, all edges.
-        open_edges: (O,) int64, positions of the open ones.
-        steps: (D,) int64; see `segmentation.edge_steps`.
-
-    Returns:
-        atoms (pixels,) int32, the atom of each pixel; sizes (A,) int32 and internal (A,) float32 of the atoms; and the
-        atoms at the two ends of each open edge, (O,) uint32 each.
+    Returns the atom of each pixel, int32 (pixels,); sizes int32 and internal float32 (A,) of the atoms; and the atoms
+    at the two ends of each open edge, uint32 (O,) each. The sizes and internal that are given are overwritten.
     """
     atoms = np.empty(len(parents), np.int32)
     count = 0
@@ -131,16 +110,10 @@ def number_atoms(parents, sizes, internal, edges, open_edges, steps):
 
 @jit
 def merge_atoms(weights, ends_a, ends_b, sizes, internal, k):
-    """The rest of the merging, for one k.
+    """The rest of the merging, for one k, of the open edges (O,).
 
-    Args:
-        weights, ends_a, ends_b: (O,) the open edges, ascending.
-        sizes, internal: (A,) of the atoms.
-        k: the threshold.
-
-    Returns:
-        parents (A,) uint32; sizes (A,) int32, valid at roots; refused (R,) int64: the edges between what are now two
-        components, ascending.
+    Returns parents uint32 (A,); sizes int32 (A,), valid at roots; and the positions of the edges between what are now
+    two components, int64 (R,), ascending.
     """
     count = len(sizes)
     k = np.float32(k)
@@ -167,14 +140,7 @@ def merge_atoms(weights, ends_a, ends_b, sizes, internal, k):
 
 @jit
 def absorb_small(refused, ends_a, ends_b, parents, sizes, min_size):
-    """Joins components of fewer than min_size pixels to their nearest neighbour.
-
-    Args:
-        refused: (R,) int64, positions of open edges, ascending in weight; from `merge_atoms`.
-        ends_a, ends_b: (O,) uint32, the atoms at both ends of the open edges.
-        parents, sizes: (A,) from `merge_atoms`; changed in place.
-        min_size: pixels.
-    """
+    """Join components of fewer than min_size pixels to their nearest neighbour, in place."""
     for position in refused:
         a, b = find_both(parents, ends_a[position], ends_b[position])
         if a != b and (sizes[a] < min_size or sizes[b] < min_size):
@@ -198,14 +164,9 @@ def number_regions(parents):
 
 @jit
 def join_atoms(regions):
-    """Makes atoms that are in one region for every k into one.
+    """Join atoms that are in one region for every k, given the region of each, int32 (K, A).
 
-    Args:
-        regions: (K, A) int32.
-
-    Returns:
-        piece (A,) int32 of each atom, pieces by their first pixel in reading order; and (P,) int64, the first atom of
-        each piece.
+    Returns the piece of each atom, int32 (A,), and the first atom of each piece, int64 (P,).
     """
     kinds, count = regions.shape
     piece, pieces = regions[0].copy(), 0

@@ -1,8 +1,4 @@
-"""Hierarchical grouping: the two most similar neighbours become one region, again and again (Uijlings et al. 2013).
-
-How similar two regions are: colour, texture, size and fill (section 3.2), each between 0 and 1; a strategy is the mean
-of some of them.
-"""
+"""Hierarchical grouping: the two most similar neighbours become one region, again and again (Uijlings et al. 2013)."""
 
 from __future__ import annotations
 
@@ -47,7 +43,7 @@ class Hierarchy(NamedTuple):
 
 
 def group(regions: Regions, measures: Sequence[str] = MEASURES) -> Hierarchy:
-    """Merges the most similar pair of neighbours until none is left; of equally similar pairs the one compared first.
+    """Merge the most similar pair of neighbours until none is left; of equally similar pairs the one compared first.
 
     Args:
         regions: from `describe`.
@@ -105,7 +101,7 @@ def normalize(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Histograms of colour and texture, (R, bins) int32 each, that sum to about `ONE` whatever a region's size.
 
-    colours, textures: only that many bins, from the first on; all by default.
+    Only the first ``colours`` and ``textures`` bins; all by default.
     """
     whole = (regions.sizes * np.float64(regions.channels))[:, None]
     colour, texture = regions.colour[:, :colours], regions.texture[:, :textures]
@@ -114,29 +110,15 @@ def normalize(
 
 @jit
 def compare(a, b, sizes, boxes, colour, texture, row_a, row_b, chosen, area):
-    """The similarity of regions a and b.
-
-    Args:
-        a, b: numbers of the regions.
-        sizes, boxes: (N,) and (N, 4) int32.
-        colour, texture: (N, bins) int32, shares in units of 1 / ONE.
-        row_a, row_b: the rows of colour and texture that hold the histograms of a and b.
-        chosen: (4,) bool; see `choose`.
-        area: pixels of the image.
-    """
+    """The similarity of regions a and b, whose histograms are in row_a and row_b of colour and texture."""
     total, count = 0.0, 0
-    if chosen[0]:
-        common = 0
-        for i in range(colour.shape[1]):
-            common += min(colour[row_a, i], colour[row_b, i])
-        total += common / ONE
-        count += 1
-    if chosen[1]:
-        common = 0
-        for i in range(texture.shape[1]):
-            common += min(texture[row_a, i], texture[row_b, i])
-        total += common / ONE
-        count += 1
+    for chosen_histogram, histogram in ((chosen[0], colour), (chosen[1], texture)):
+        if chosen_histogram:
+            common = 0
+            for i in range(histogram.shape[1]):
+                common += min(histogram[row_a, i], histogram[row_b, i])
+            total += common / ONE
+            count += 1
     both = np.int64(sizes[a]) + np.int64(sizes[b])
     if chosen[2]:
         total += max(1.0 - both / area, 0.0)
@@ -173,14 +155,8 @@ def _find(merged_into, region):
 def _list_neighbours(neighbours, regions, room):
     """A linked list of neighbours for each region.
 
-    Args:
-        neighbours: (E, 2) int32, pairs of regions.
-        regions: R.
-        room: 2 R - 1, the number of regions in the end.
-
-    Returns:
-        first, last (room,) int32, the first and last cell of each region; following, other (2 E,) int32, the next cell
-        and the neighbour of each cell. -1 is no cell.
+    Returns the first and last cell of each region, int32 (room,), and the next cell and the neighbour of each cell,
+    int32 (2 E,). -1 is no cell.
     """
     first, last = np.full(room, -1, np.int32), np.full(room, -1, np.int32)
     following, other = np.full(2 * len(neighbours), -1, np.int32), np.empty(2 * len(neighbours), np.int32)
@@ -197,7 +173,7 @@ def _list_neighbours(neighbours, regions, room):
 
 @jit
 def _merge_histograms(counts, colour, texture, a, b, whole):
-    """Adds row b of the counts to row a, and computes row a of the shares again; `whole` is pixels times channels."""
+    """Add row b of the counts to row a, and compute row a of the shares again; `whole` is pixels times channels."""
     colours = colour.shape[1]
     for i in range(counts.shape[1]):
         counts[a, i] += counts[b, i]
@@ -209,21 +185,7 @@ def _merge_histograms(counts, colour, texture, a, b, whole):
 
 @jit
 def _group(regions, sizes, boxes, neighbours, counts, colour, texture, channels, chosen, area):
-    """See `group`.
-
-    Args:
-        regions: R.
-        sizes, boxes: (2 R - 1,) and (2 R - 1, 4) int32; those of merged regions are written.
-        neighbours: (E, 2) int32.
-        counts: (R, D) int32, histograms of colour and texture side by side, in pixels; overwritten.
-        colour, texture: the same as shares, D columns together; overwritten.
-        channels: C.
-        chosen: (4,) bool; see `choose`.
-        area: pixels of the image.
-
-    Returns:
-        the fields of `Hierarchy`.
-    """
+    """See `group`; the arrays have room for 2 R - 1 regions, and the histograms are overwritten."""
     room = len(sizes)
     children, similarity = np.empty((room - regions, 2), np.int32), np.empty(room - regions, np.float64)
     levels = np.ones(room, np.int32)

@@ -69,23 +69,16 @@ def describe_many(image: np.ndarray, segmentations: Segmentations) -> list[Regio
     return [_merge(pieces, region, None) for region in segmentations.regions]
 
 
-class _Pieces(NamedTuple):
-    sizes: np.ndarray
-    boxes: np.ndarray
-    counts: np.ndarray
-    touching: np.ndarray
-
-
-def _describe_pieces(image: np.ndarray, labels: np.ndarray, count: int) -> _Pieces:
-    sizes, boxes = _measure(labels, count)
+def _describe_pieces(image: np.ndarray, labels: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
+    """Sizes, boxes, counts and touching pairs of the labels."""
     counts = _count(image, texture.texture_bins(image), labels, count)
-    return _Pieces(sizes, boxes, counts, _pairs(_touching(labels)))
+    return *_measure(labels, count), counts, _pairs(_touching(labels))
 
 
-def _merge(pieces: _Pieces, region: np.ndarray, labels: np.ndarray | None) -> Regions:
-    count = int(region.max()) + 1
-    sizes, boxes, counts = _add_up(pieces.sizes, pieces.boxes, pieces.counts, region, count)
-    neighbours = _pairs(_distinct(region[pieces.touching]))
+def _merge(pieces: tuple[np.ndarray, ...], region: np.ndarray, labels: np.ndarray | None) -> Regions:
+    sizes, boxes, counts, touching = pieces
+    sizes, boxes, counts = _add_up(sizes, boxes, counts, region, int(region.max()) + 1)
+    neighbours = _pairs(_distinct(region[touching]))
     colours = counts.shape[1] // (COLOUR_BINS + 2 * texture.BINS * texture.AXES) * COLOUR_BINS
     return Regions(labels, sizes, boxes, neighbours, counts[:, :colours], _spread(counts[:, colours:]))
 
@@ -111,17 +104,7 @@ def _measure(labels, count):
 
 @jit
 def _count(image, textures, labels, count):
-    """Histograms of the pixels of each label.
-
-    Args:
-        image: uint8 (H, W, C).
-        textures: uint8 (4, H, W * C), see `texture_bins`.
-        labels: (H, W) int32, 0..count-1.
-        count: P.
-
-    Returns:
-        (P, 25 C + 80 C) int32: pixels in each bin of colour and, for each axis, in each of twenty bins of texture.
-    """
+    """int32 (count, 105 C): pixels of each label in each bin of colour, then of texture (20 of each axis)."""
     height, width, channels = image.shape
     axes, step = len(textures), 2 * texture.BINS
     colours = channels * COLOUR_BINS
@@ -138,14 +121,9 @@ def _count(image, textures, labels, count):
 
 @jit
 def _spread(counts):
-    """Counts by axis to counts by direction: what rises along an axis is flat in the falling direction, and vice versa.
+    """Counts by axis, int32 (R, n * 20), to counts by direction: what rises along an axis is flat in the falling one.
 
-    Args:
-        counts: (R, n * 20) int32.
-
-    Returns:
-        (R, n * 20) int32: of each axis the ten bins of the falling direction, then those of the rising one. Flat pixels
-        are in the last bin of the falling direction and in the first of the rising one.
+    Flat pixels are in the last bin of the falling direction and in the first of the rising one.
     """
     out = np.empty(counts.shape, np.int32)
     bins = texture.BINS
@@ -163,13 +141,7 @@ def _spread(counts):
 
 @jit
 def _add_up(sizes, boxes, counts, region, count):
-    """Sizes, boxes and counts of regions from those of their pieces.
-
-    Args:
-        sizes, boxes, counts: (P,), (P, 4) and (P, D) int32 of the pieces.
-        region: (P,) int32, the region of each piece.
-        count: R.
-    """
+    """Sizes, boxes and counts of ``count`` regions from those of their pieces, given the region of each piece."""
     out_sizes, out_boxes = np.zeros(count, np.int32), np.empty((count, 4), np.int32)
     out_counts = np.zeros((count, counts.shape[1]), np.int32)
     for piece in range(len(sizes)):
@@ -189,23 +161,18 @@ def _add_up(sizes, boxes, counts, region, count):
 def _touching(labels):
     """Pairs of labels side by side, one above the other or, down to the right, corner to corner; see `_distinct`.
 
-    These are the pairs that OpenCV takes. As there, regions that touch only within the first row or column are no
-    neighbours, unless the image has no other row or column.
+    These are OpenCV's pairs: regions that touch only within the first row or column are no neighbours, unless the image
+    has no other row or column.
     """
     height, width = labels.shape
     pairs, count = np.empty((3 * height * width, 2), np.int32), 0
     for y in range(min(height - 1, 1), height):
         for x in range(min(width - 1, 1), width):
             here = labels[y, x]
-            if x > 0 and labels[y, x - 1] != here:
-                pairs[count, 0], pairs[count, 1] = here, labels[y, x - 1]
-                count += 1
-            if y > 0 and labels[y - 1, x] != here:
-                pairs[count, 0], pairs[count, 1] = here, labels[y - 1, x]
-                count += 1
-            if x > 0 and y > 0 and labels[y - 1, x - 1] != here:
-                pairs[count, 0], pairs[count, 1] = here, labels[y - 1, x - 1]
-                count += 1
+            for up, left in ((0, 1), (1, 0), (1, 1)):
+                if x >= left and y >= up and labels[y - up, x - left] != here:
+                    pairs[count, 0], pairs[count, 1] = here, labels[y - up, x - left]
+                    count += 1
     return _distinct(pairs[:count])
 
 

@@ -52,13 +52,11 @@ def parameters_of(name: str, mode: str) -> SearchParameters:
     """The parameters of a set and a mode.
 
     "opencv": those of cv2.ximgproc's selective search (contrib 4.x, selectivesearchsegmentation.cpp), as they take
-    effect (see `colour_spaces` on hue). The regions and boxes are then OpenCV's, except where edges of equal weight or
-    pairs of equal similarity are ordered differently.
+    effect (see `colour_spaces` on hue). The boxes are then OpenCV's, except where edges of equal weight
+    or pairs of equal similarity are ordered differently.
 
     "paper": those of Uijlings et al. (IJCV 2013, table 5) as R-CNN used them (papers.md 2.1), with the graph of 8
-    neighbours that Felzenszwalb and Huttenlocher describe. The authors' histograms and similarities are compiled
-    MATLAB and cannot be read: here both sets use the same ones, and the same conversions to 8 bits, so "paper" may
-    differ from the authors' program there.
+    neighbours. The authors' histograms and similarities are compiled MATLAB: here both sets use the same ones.
 
     Args:
         name: "opencv" or "paper".
@@ -96,9 +94,8 @@ def selective_search(
     """Boxes that may hold objects (Uijlings et al., "Selective Search for Object Recognition", IJCV 2013).
 
     For every colour space and k the image is segmented, and for every strategy neighbouring regions are merged until
-    one is left. The steps are `to_colour_space`, `segment`, `describe`, `group` and `rank`. The same image and
-    arguments give the same boxes in the same order, in any thread or process of one machine. The compiled loops release
-    the interpreter's lock, so several images can be searched in threads.
+    one is left. The same image and arguments give the same boxes in the same order, in any thread or process of one
+    machine. The compiled loops release the interpreter's lock, so several images can be searched in threads.
 
     Memory: about 85 bytes for each pixel that is searched, 100 with "paper": 20 MB for a photograph of 500 x 375, and
     4 GB for one of 8000 x 6000 with `resize_width` None.
@@ -111,8 +108,7 @@ def selective_search(
         min_side: boxes with a shorter side are dropped, in pixels of the image as it is searched; None for the value
             in the parameters: 0 for "opencv", 20 for "paper".
         parameters: "opencv", "paper" (see `parameters_of`) or a SearchParameters, which takes the place of `mode`.
-        resize_width: a wider image is searched at this width, and the boxes are mapped back; None to search images at
-            their own size. R-CNN's authors resized every image to that width; here narrower ones are not enlarged.
+        resize_width: a wider image is searched at this width, and the boxes are mapped back; None: at its own size.
         seed: of the random part of the order.
 
     Returns:
@@ -122,13 +118,18 @@ def selective_search(
         ImageTypeError: an image of another type or shape, or without a pixel.
         ConfigError: an unknown mode or parameters, or a number out of its range.
     """
+    import cv2
+
     pixels = as_pixels(image)
     chosen = parameters if isinstance(parameters, SearchParameters) else parameters_of(parameters, mode)
     for name, value in (("max_boxes", max_boxes), ("resize_width", resize_width)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} of selective search must be 1 or more, or null for no limit; it is {value}")
     height, width = pixels.shape[:2]
-    searched = pixels if resize_width is None or width <= resize_width else shrink(pixels, resize_width)
+    searched = pixels
+    if resize_width is not None and width > resize_width:
+        size = (resize_width, max(round(height * resize_width / width), 1))
+        searched = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     side = chosen.min_side if min_side is None else min_side
     boxes = rank(group_all(searched, chosen), seed, side)[:max_boxes].astype(np.float32)
     if searched is not pixels:
@@ -160,10 +161,9 @@ def group_all(image: np.ndarray, parameters: SearchParameters) -> list[Hierarchy
 def rank(hierarchies: Sequence[Hierarchy], seed: int = 0, min_side: float = 0.0) -> np.ndarray:
     """Boxes of several hierarchies, no box twice, those most likely to hold an object first.
 
-    As in Uijlings et al. (2013, section 4.3): a region's rank in its hierarchy, counted from the last merge, is
-    multiplied by a random number between 0 and 1, so that large regions come first and the hierarchies mix. Initial
-    regions rank behind the first merge. (OpenCV multiplies the number of levels below a region instead, so that small
-    regions come first.) A box that several regions share takes the best of their ranks.
+    As in Uijlings et al. (2013, section 4.3): a region's rank in its hierarchy, counted from the last merge, times a
+    random number between 0 and 1. Initial regions rank behind the first merge. (OpenCV multiplies the number of levels
+    below a region instead, so that small regions come first.)
 
     Args:
         hierarchies: from `group`, in a fixed order.
@@ -174,16 +174,11 @@ def rank(hierarchies: Sequence[Hierarchy], seed: int = 0, min_side: float = 0.0)
         (N, 4) int32, half-open x1 y1 x2 y2.
     """
     boxes = np.concatenate([hierarchy.boxes for hierarchy in hierarchies])
-    ranks = np.concatenate([_ranks(hierarchy) for hierarchy in hierarchies])
+    ranks = np.concatenate([np.minimum(np.arange(len(h.sizes), 0, -1), len(h.children) + 1) for h in hierarchies])
     order = np.argsort(ranks * np.random.default_rng(seed).random(len(ranks)), kind="stable")
     boxes = boxes[order]
     boxes = boxes[(boxes[:, 2:] - boxes[:, :2] >= min_side).all(axis=1)]
     return boxes[_first_of_each(boxes)]
-
-
-def _ranks(hierarchy: Hierarchy) -> np.ndarray:
-    merges = len(hierarchy.children)
-    return np.concatenate([np.full(hierarchy.initial, merges + 1), np.arange(merges, 0, -1)])
 
 
 def _first_of_each(boxes: np.ndarray) -> np.ndarray:
@@ -199,27 +194,15 @@ def _first_of_each(boxes: np.ndarray) -> np.ndarray:
 
 def as_pixels(image: np.ndarray | Tensor) -> np.ndarray:
     """The image as an array (H, W, 3); raises ImageTypeError unless it is uint8 RGB of one pixel or more."""
+    got, pixels = f"a {type(image).__name__}", None
     if isinstance(image, Tensor):
-        valid = image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3 and image.numel() > 0
         got = f"a {str(image.dtype).removeprefix('torch.')} tensor of shape {tuple(image.shape)}"
-        pixels = image.detach().cpu().permute(1, 2, 0).numpy() if valid else None
+        pixels = image.detach().cpu().permute(1, 2, 0).numpy() if image.ndim == 3 else None
     elif isinstance(image, np.ndarray):
-        valid = image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size > 0
-        got = f"a {image.dtype} array of shape {image.shape}"
-        pixels = image if valid else None
-    else:
-        got, pixels = f"a {type(image).__name__}", None
-    if pixels is None:
+        got, pixels = f"a {image.dtype} array of shape {image.shape}", image
+    if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise ImageTypeError(
             f"selective search wants a uint8 RGB image of one pixel or more, an array (H, W, 3) or a tensor (3, H, W); "
             f"it got {got}"
         )
     return np.ascontiguousarray(pixels)
-
-
-def shrink(image: np.ndarray, width: int) -> np.ndarray:
-    """The image resized to that width, aspect ratio kept."""
-    import cv2
-
-    height = max(round(image.shape[0] * width / image.shape[1]), 1)
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)

@@ -1,11 +1,7 @@
-"""Initial regions: Felzenszwalb and Huttenlocher's graph-based segmentation (IJCV 2004).
+"""Initial regions: Felzenszwalb and Huttenlocher's graph-based segmentation (IJCV 2004); `forest` holds the merging.
 
-The graph has an edge between neighbouring pixels, with the distance of their colours as its weight. In ascending order,
-each edge joins two components where it is no heavier than the heaviest edge within each of them plus k over its size;
-components that stay too small are then absorbed by a neighbour. `forest` holds the merging; the edges are made here.
-
-An edge is one number: `pixel * directions + direction`, where `pixel` is its upper (or left) end in reading order. The
-directions are right and down, with 8 neighbours also down-right and down-left.
+An edge of the graph is one number: `pixel * directions + direction`, where `pixel` is its upper (or left) end in
+reading order. The directions are right and down, with 8 neighbours also down-right and down-left.
 """
 
 from __future__ import annotations
@@ -107,15 +103,10 @@ def edge_steps(width: int, connectivity: int) -> np.ndarray:
 
 @jit
 def build_edges(image: np.ndarray, connectivity: int) -> np.ndarray:
-    """Euclidean distances of the colours of neighbouring pixels.
+    """Euclidean distances of the colours of neighbouring pixels of an image (H, W, C) float32.
 
-    Args:
-        image: (H, W, C) float32.
-        connectivity: 4 or 8 neighbours of a pixel.
-
-    Returns:
-        uint64 (E,): the bits of the distance as float32, shifted by 32 bits, plus the edge. Every step is rounded to
-        single precision as in OpenCV (ximgproc, graphsegmentation.cpp): the distances are equal to the last bit.
+    Returns uint64 (E,): the bits of the distance as float32, shifted by 32 bits, plus the edge. Each step is rounded to
+    single precision: the distances are equal to OpenCV's (ximgproc, graphsegmentation.cpp) to the last bit.
     """
     height, width, channels = image.shape
     directions = connectivity // 2
@@ -154,13 +145,10 @@ def build_edges(image: np.ndarray, connectivity: int) -> np.ndarray:
 
 @jit
 def sort_edges(items: np.ndarray) -> np.ndarray:
-    """The edges in ascending order of weight; equal weights stay in the order they came in.
+    """The edges in ascending order of weight; equal weights stay in their order. ``items`` are overwritten.
 
     A radix sort of the weights' bits, which have the order of the numbers since none is negative: exact, and about ten
     times as fast as a sort by comparison.
-
-    Args:
-        items: uint64 (E,), see `build_edges`; overwritten.
     """
     count = len(items)
     lowest, highest = np.uint64(0xFFFFFFFF), np.uint64(0)

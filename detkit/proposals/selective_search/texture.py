@@ -52,15 +52,10 @@ def texture_bins(image: np.ndarray) -> np.ndarray:
 
 
 def rotate(image: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """The image rotated by 45 degrees on black, and the maps with which `cv2.remap` rotates it back.
+    """The uint8 image (H, W, C) rotated by 45 degrees on black, and the maps with which `cv2.remap` rotates it back.
 
-    Args:
-        image: uint8 (H, W, C).
-
-    Returns:
-        the rotated image, and the position in it of each pixel (H, W): int16 (H, W, 2) x y, and the fraction between
-        four pixels in the format of `cv2.remap`. Equal to the last bit to what OpenCV does (warpAffine, then a crop of
-        the middle), which computes twice the area.
+    The maps are int16 (H, W, 2) x y, and the fraction between four pixels. Equal to the last bit to OpenCV's warpAffine
+    and a crop of the middle, which computes twice the area.
     """
     import cv2
 
@@ -85,12 +80,7 @@ def rotate(image: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]
 
 @jit
 def _sampling_maps(matrix, left, top, width, height):
-    """The maps of `rotate`: positions under an affine map, in units of 1/32 pixel as in OpenCV.
-
-    Args:
-        matrix: (2, 3) float64, from positions in the plane to positions in the rotated image.
-        left, top, width, height: the part of the plane that is wanted, in pixels.
-    """
+    """The maps of `rotate`: positions under an affine map (2, 3), in units of 1/32 pixel as in OpenCV."""
     whole, parts = np.empty((height, width, 2), np.int16), np.empty((height, width), np.uint16)
     # OpenCV adds a column's and a row's term, each rounded to 1/1024.
     column_x, column_y = np.empty(width, np.int64), np.empty(width, np.int64)
@@ -115,9 +105,7 @@ def _write_bins(derivative: np.ndarray, out: np.ndarray) -> None:
     scales = []
     for extreme in (-low.min(axis=0).astype(np.float64), high.max(axis=0).astype(np.float64)):
         scale = np.divide(255.0, extreme, out=np.zeros_like(extreme), where=extreme > 0).astype(np.float32)
-        scales.append(
-            np.tile(scale.astype(np.float64), width)
-        )  # for each column: the loop below then needs no index of the channel
+        scales.append(np.tile(scale.astype(np.float64), width))  # for each column
     _cut(flat, *scales, out)
 
 
