@@ -25,9 +25,9 @@ from detkit.cli.reports import (
     describe_data,
     differences_text,
     report_fit,
+    report_metrics,
     report_predictions,
     report_test,
-    report_validation,
 )
 from detkit.cli.resume import Difference, Start, find_differences, how_far, prepare, read_start
 from detkit.cli.signatures import names_of
@@ -39,6 +39,11 @@ from detkit.errors import CheckpointError, ConfigError
 from detkit.evaluation.tables import read_baseline
 from detkit.system import keep_freed_memory
 
+REPORT_OPTIONS: tuple[tuple[str, type, str], ...] = (
+    ("output", str, "Folder of the report; `report` in the run by default."),
+    ("baseline", str, "metrics.json of another report, to compare with."),
+    ("score_threshold", float, "Least score of what the report shows and counts, in 0..1; by default of the best F1."),
+)
 TRAINER_DEFAULTS = {"num_sanity_val_steps": 0, "log_every_n_steps": 10, "enable_model_summary": False}
 
 
@@ -153,15 +158,8 @@ class DetkitCLI(LightningCLI):
             parser.groups["predictions"].title = "what is written"
         if self.command == "test":
             group = parser.add_argument_group("the report")
-            add = group.add_argument
-            add("--output", type=str | None, default=None, help="Folder of the report; `report` in the run by default.")
-            add("--baseline", type=str | None, default=None, help="metrics.json of another report, to compare with.")
-            add(
-                "--score_threshold",
-                type=float | None,
-                default=None,
-                help="Least score of what the report shows and counts, in 0..1; that of the best F1 by default.",
-            )
+            for name, kind, text in REPORT_OPTIONS:
+                group.add_argument(f"--{name}", type=kind | None, default=None, help=text)
         if self.command == "fit":
             parser.add_class_arguments(BestCheckpoint, "checkpoint")
             parser.groups["checkpoint"].title = "the best checkpoint"
@@ -261,16 +259,12 @@ class DetkitCLI(LightningCLI):
             print(f"run: {self.folder}", flush=True)
         if isinstance(self.trainer.accelerator, CPUAccelerator):
             keep_freed_memory()
-        options = {
-            "fit": {},
-            "validate": {"verbose": False},
-            "test": {"verbose": False},
-            "predict": {"return_predictions": False},
-        }
+        quiet = {"validate": "verbose", "test": "verbose", "predict": "return_predictions"}
+        options = {quiet[self.command]: False} if self.command in quiet else {}
         method = getattr(self.trainer, self.command)
         path = None if self.start.checkpoint is None else self.start.checkpoint.path
         try:
-            method(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, **options[self.command])
+            method(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, **options)
         except SystemExit:
             # What Lightning makes of Ctrl-C; `detkit.cli.main` ends with 130.
             if not self.trainer.interrupted:
@@ -284,7 +278,7 @@ class DetkitCLI(LightningCLI):
         if self.command == "fit":
             report_fit(self.trainer, self.model, self.folder, resumed=self.start.checkpoint is not None)
         elif self.command == "validate":
-            report_validation(self.model, data)
+            report_metrics(self.model, f"validation: {data}")
         elif self.command == "test":
             options = {name: self.config[name] for name in ("output", "score_threshold")}
             report_test(self.model, self.datamodule, data, self.start.checkpoint.path, self.baseline, **options)

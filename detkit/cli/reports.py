@@ -37,11 +37,7 @@ def differences_text(rows: Sequence[Difference]) -> str:
 
 
 def describe_data(section: Mapping[str, Any]) -> str:
-    """The data set in words: its class and path; a path within the working directory is relative to it.
-
-    Args:
-        section: of the config, with `class_path` and `init_args`.
-    """
+    """The data set of a config's section in words: its class and path, relative to the working directory."""
     name, path = section["class_path"].rpartition(".")[2], section.get("init_args", {}).get("path")
     if path and os.path.isabs(path) and Path(path).is_relative_to(Path.cwd()):
         path = os.path.relpath(path)
@@ -49,14 +45,7 @@ def describe_data(section: Mapping[str, Any]) -> str:
 
 
 def report_fit(trainer: Trainer, model: TrainableModule, folder: Path | None, resumed: bool) -> None:
-    """Say which checkpoint a fit has left.
-
-    Args:
-        trainer: of the fit.
-        model: that was trained.
-        folder: of the run; None where nothing is kept.
-        resumed: the fit went on from a checkpoint.
-    """
+    """Say which checkpoint a fit has left in the run's folder, if there is one."""
     if folder is None:
         return
     best, last = (folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
@@ -75,10 +64,18 @@ def report_fit(trainer: Trainer, model: TrainableModule, folder: Path | None, re
         )
 
 
-def report_validation(model: TrainableModule, data: str) -> None:
-    """Print the metrics of a validation of `data`."""
-    metrics = _metrics(model)
-    print(metrics_text(metrics, f"validation: {data}{_images(metrics)}"), flush=True)
+def report_metrics(model: TrainableModule, title: str) -> dict[str, Any]:
+    """Print the metrics of a validation or a test, and return them.
+
+    Raises:
+        DataError: there are none.
+    """
+    metrics = model.last_metrics
+    if not metrics:
+        raise DataError("No metric was computed: is the split empty?")
+    images = f", {metrics['num_images']} images" if "num_images" in metrics else ""
+    print(metrics_text(metrics, f"{title}{images}"), flush=True)
+    return metrics
 
 
 def report_test(
@@ -94,18 +91,14 @@ def report_test(
 
     Args:
         model: that was tested.
-        datamodule: on what.
-        data: the same in words.
+        datamodule: on what; ``data`` says it in words.
+        data: see ``datamodule``.
         checkpoint: of the model; the report goes into the folder of its run.
         baseline: metrics of an earlier test to compare with.
         output: another folder for the report.
         score_threshold: least score of what the report shows and counts, in 0..1; None takes that of the best F1.
-
-    Raises:
-        ConfigError: the report cannot be written.
     """
-    metrics = _metrics(model)
-    print(metrics_text(metrics, f"test: {data}{_images(metrics)}"), flush=True)
+    metrics = report_metrics(model, f"test: {data}")
     folder = Path(output) if output else run_folder(checkpoint) / "report"
     about = {"checkpoint": str(checkpoint), "data": data, "split": datamodule.test_split, "detkit": __version__}
     content = {**metrics, "detector": type(model).__name__, **about}
@@ -120,12 +113,7 @@ def report_test(
 
 
 def report_predictions(writer: PredictionWriter, world_size: int) -> None:
-    """Say where the predictions are, and how many are drawn.
-
-    Args:
-        writer: that wrote them.
-        world_size: the number of processes; this one counts its own detections only.
-    """
+    """Say where the predictions are, and, where one process has counted them all, how many are drawn."""
     print(f"predictions: {writer.folder / 'predictions.json'}{writer.overwrite_note}", flush=True)
     if writer.draw:
         share = f"{writer.num_drawn:,} of {writer.num_detections:,} detections"
@@ -159,13 +147,3 @@ def _write_report(
     paths = {annotations.image_id(i): annotations.path(i) for i in images}
     title = f"{type(model).__name__} on {data}"
     return write_report(folder, metrics, evaluated, analysis, paths, title, baseline)
-
-
-def _metrics(model: TrainableModule) -> dict[str, Any]:
-    if not model.last_metrics:
-        raise DataError("No metric was computed: is the split empty?")
-    return model.last_metrics
-
-
-def _images(metrics: Mapping[str, Any]) -> str:
-    return f", {metrics['num_images']} images" if "num_images" in metrics else ""

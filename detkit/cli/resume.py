@@ -136,16 +136,7 @@ def _locate(wanted: str, root: Path, command: str) -> FoundCheckpoint:
 
 
 def read_start(command: str, start: Start, arguments: Arguments, model: type) -> list[str]:
-    """Read the checkpoint, and put the arguments of a command together: files, checkpoint, command line.
-
-    Args:
-        command: fit, validate, test or predict.
-        start: as `find_start` found it; its `content` is filled in.
-        arguments: what the user gave.
-        model: base class of the models.
-
-    Returns:
-        The arguments for the parser.
+    """Read the checkpoint into `start`, and put the arguments for the parser together: files, checkpoint, command line.
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or is of another model.
@@ -163,13 +154,20 @@ def read_start(command: str, start: Start, arguments: Arguments, model: type) ->
             f"{path}: holds the weights only, as `detkit compress` writes them, and not the state of its run, "
             "which cannot go on from here. Go on from the run's own checkpoint."
         )
-    _check_model(start, arguments, model)
+    class_path = full_name(find_class(start.content["detkit"]["class"], model, known_classes(model)))
+    asked, where = arguments.class_of("model")
+    if asked is not None and full_name(find_class(asked, model, known_classes(model))) != class_path:
+        raise CheckpointError(f"{path} is of a {class_path.rpartition('.')[2]}, but {where} asks for a {asked}.")
     _check_imported(start.content.get("hyper_parameters"), path)
     if start.config is not None:
         _check_imported(start.config.content, start.config.path)
-    spec = {"class_path": _class_path(start, model), "init_args": _model_arguments(start, command)}
-    model_option = [f"--model={json.dumps(spec)}"]
-    options = [*_without(arguments.options, "ckpt_path"), f"--ckpt_path={path}"]
+    kept = to_plain(hyper_parameters(start.content))
+    if command == "fit":  # they are linked to the data set
+        kept = {name: value for name, value in kept.items() if name not in CLASSES}
+    if "weights" in kept:  # the checkpoint holds every weight: nothing is downloaded only to be overwritten
+        kept["weights"] = None
+    model_option = [f"--model={json.dumps({'class_path': class_path, 'init_args': kept})}"]
+    options = [*arguments.options, f"--ckpt_path={path}"]
     if command == "fit":
         return [*files, *model_option, *options]
     _check_classes(start, arguments)
@@ -196,7 +194,7 @@ def find_differences(
     kept = flatten(_with_full_names(to_plain(kept)))
     used = _with_full_names(to_plain(final))
     overrides = {name: lookup(used, name) for name, value in kept.items() if lookup(used, name, value) != value}
-    if overrides.get("weights", "") is None:  # left out on purpose, see `_model_arguments`
+    if overrides.get("weights", "") is None:  # left out on purpose, see `read_start`
         del overrides["weights"]
     rows = [(name, kept[name], value, "command line") for name, value in overrides.items()]
     in_files = [name for name in kept if any(_in_file(file, name) for file in arguments.files)]
@@ -214,12 +212,7 @@ def find_differences(
 
 
 def how_far(content: Mapping[str, Any], stage: str = "") -> str:
-    """How far a checkpoint's run came, in words.
-
-    Args:
-        content: of the checkpoint.
-        stage: of a fit of several stages, the last one that has ended.
-    """
+    """How far a checkpoint's run came, in words; `stage` is the last one of several that has ended."""
     epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]
     ended, begun, steps = epochs["processed"], epochs["ready"], content["global_step"]
     where = f"after epoch {ended}, step {steps}" if ended == begun else f"within epoch {begun}, after step {steps}"
@@ -238,19 +231,6 @@ def _with_full_names(content: Any) -> Any:
     return content
 
 
-def _class_path(start: Start, model: type) -> str:
-    return full_name(find_class(start.content["detkit"]["class"], model, known_classes(model)))
-
-
-def _model_arguments(start: Start, command: str) -> dict[str, Any]:
-    kept = to_plain(hyper_parameters(start.content))
-    if command == "fit":  # they are linked to the data set
-        kept = {name: value for name, value in kept.items() if name not in CLASSES}
-    if "weights" in kept:  # the checkpoint holds every weight: nothing is downloaded only to be overwritten
-        kept["weights"] = None
-    return kept
-
-
 def _refuse_linked(arguments: Arguments) -> None:
     given = [(name, f"--model.{name}") for name in CLASSES if name in arguments.names_under("model")]
     for file in arguments.files:
@@ -258,15 +238,6 @@ def _refuse_linked(arguments: Arguments) -> None:
     for name, where in given:
         other = "; give --data.class_names instead" if name == "class_names" else ""
         raise ConfigError(f"{where}: a model's {name} come from the data set{other}.")
-
-
-def _check_model(start: Start, arguments: Arguments, model: type) -> None:
-    ours, where = arguments.class_of("model")
-    theirs = _class_path(start, model)
-    if ours is not None and full_name(find_class(ours, model, known_classes(model))) != theirs:
-        raise CheckpointError(
-            f"{start.checkpoint.path} is of a {theirs.rpartition('.')[2]}, but {where} asks for a {ours}."
-        )
 
 
 def _check_classes(start: Start, arguments: Arguments) -> None:
@@ -316,12 +287,3 @@ def _data_of_run(start: Start, arguments: Arguments) -> list[str]:
 
 def _in_file(file: ConfigFile, name: str) -> bool:
     return lookup(file.content.get("model"), name) is not None
-
-
-def _without(options: list[str], name: str) -> list[str]:
-    kept, skip = [], False
-    for option in options:
-        if not skip and option != f"--{name}" and not option.startswith(f"--{name}="):
-            kept.append(option)
-        skip = option == f"--{name}"
-    return kept

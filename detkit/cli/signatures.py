@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, Union
+from typing import Any, Union
 
 from detkit.cli.arguments import Arguments, flatten
 from detkit.errors import ConfigError
@@ -30,11 +30,8 @@ WORDS = ("class_path", "dict_kwargs", "help")
 Names = dict[str, Union["Names", None]]
 
 
-class Definition(NamedTuple):
-    """A class or a function, and the module it stands in."""
-
-    module: str
-    node: ast.ClassDef | ast.FunctionDef
+#: A class or a function, and the module it stands in.
+Definition = tuple[str, ast.ClassDef | ast.FunctionDef]
 
 
 def options_of(module: str, name: str) -> Names | None:
@@ -70,7 +67,7 @@ def names_of(classes: Iterable[type]) -> list[str]:
 def check_options(
     command: str, known: Names, arguments: Arguments, run: Mapping[str, Any] = MappingProxyType({})
 ) -> None:
-    """Refuse an option or a name in a config file that is not known.
+    """Refuse an option, a class or a name in a config file that is not known.
 
     Args:
         command: for the message.
@@ -82,8 +79,13 @@ def check_options(
         ConfigError: with the near name, and the file that holds the wrong one.
     """
     chosen = {section: arguments.class_of(section)[0] for section in CLASSES if section in known}
+    ours = {name for package in PACKAGES for name in _imports(package)}
     for name in chosen.values():
-        check_class(name, arguments)
+        if name is None or "." in name or name in ours or arguments.modules or "torch" in sys.modules:
+            continue  # known, or perhaps the user's own
+        close = get_close_matches(name, ours, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"there is no class {name}{hint}\nA class of your own needs --import MODULE")
     chosen = {section: name or _class_in(run.get(section)) for section, name in chosen.items()}
     names = known | {section: options_of_class(name) for section, name in chosen.items()}
     for name, _ in arguments.pairs():
@@ -93,20 +95,6 @@ def check_options(
         names = known | {section: options_of_class(name) for section, name in own.items()}
         for name in flatten(content):
             _check(command, names, name, f"{path}: ")
-
-
-def check_class(name: str | None, arguments: Arguments) -> None:
-    """Refuse a class that is none of ours, where the user's own classes cannot be there yet.
-
-    Raises:
-        ConfigError: with the near name.
-    """
-    known = {name for package in PACKAGES for name in _imports(package)}
-    if name is None or "." in name or name in known or arguments.modules or "torch" in sys.modules:
-        return
-    close = get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    raise ConfigError(f"there is no class {name}{hint}\nA class of your own needs --import MODULE")
 
 
 def _check(command: str, names: Names, wanted: str, where: str) -> None:
@@ -175,7 +163,7 @@ def _imports(module: str) -> dict[str, tuple[str, str]]:
 def _find(module: str, name: str) -> Definition | None:
     for node in (_tree(module) or ast.Module([], [])).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
-            return Definition(module, node)
+            return module, node
     origin = _imports(module).get(name)
     return _find(*origin) if origin not in (None, (module, name)) else None
 

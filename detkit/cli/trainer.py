@@ -13,7 +13,7 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from detkit.engine.callbacks import AtomicCheckpointIO, LastCheckpoint
 from detkit.engine.checkpoints import versions
@@ -40,11 +40,9 @@ class SaveConfig(SaveConfigCallback):
 
 
 def with_absolute_paths(config: Namespace) -> None:
-    """Make the paths in a config absolute, so that they mean the same from any folder.
+    """Make the paths in a config absolute, in place, so that they mean the same from any folder.
 
-    Args:
-        config: changed in place. Its paths are the values of `path`, of names that end in `_path` or `_dir`, and
-            `weights` that are a file.
+    They are the values of `path`, of names that end in `_path` or `_dir`, and `weights` that are a file.
     """
     for name, value in list(config.items()):
         last = name.rpartition(".")[2]
@@ -54,12 +52,7 @@ def with_absolute_paths(config: Namespace) -> None:
 
 
 def make_run_folder(root: Path, rank: int) -> Path:
-    """Make the next free `version_N` of a run. Rank 0 makes it; the processes it starts find it in the environment.
-
-    Args:
-        root: the folder of all versions.
-        rank: this process's global rank.
-    """
+    """Make the next free `version_N` in root. Rank 0 makes it; the processes it starts find it in the environment."""
     if rank > 0:
         # Under torchrun there is nothing to inherit; only rank 0 writes, so a name is all that is needed.
         return Path(os.environ.get(VARIABLE) or next(iter(versions(root)), root / "version_0"))
@@ -89,7 +82,10 @@ def complete(config: dict[str, Any], callbacks: list[Callback], command: str, fo
     users = config.get("callbacks") or []
     users = list(users) if isinstance(users, list | tuple) else [users]
     if config.get("logger") in (None, True):
-        config["logger"] = default_loggers(folder) if folder is not None else False
+        config["logger"] = False
+        if folder is not None:
+            options: dict[str, Any] = {"save_dir": str(folder.parent), "name": "", "version": folder.name}
+            config["logger"] = [CSVLogger(**options), TensorBoardLogger(**options, default_hp_metric=False)]
     if command == "fit" and config.get("max_epochs") is None and config.get("max_time") is None:
         # Lightning's own default is 1000 epochs; 12 is the field's "1x". -1: max_steps alone decides.
         config["max_epochs"] = EPOCHS if config.get("max_steps", -1) == -1 else -1
@@ -114,9 +110,3 @@ def complete(config: dict[str, Any], callbacks: list[Callback], command: str, fo
     if command != "fit" or folder is None:
         config["enable_checkpointing"] = None if has_checkpoint else False
     return {**config, "callbacks": [*users, *added]}
-
-
-def default_loggers(folder: Path) -> list[Logger]:
-    """`metrics.csv` and TensorBoard's events, both in the run's folder."""
-    options: dict[str, Any] = {"save_dir": str(folder.parent), "name": "", "version": folder.name}
-    return [CSVLogger(**options), TensorBoardLogger(**options, default_hp_metric=False)]

@@ -40,9 +40,6 @@ def compress(ckpt_path: str | Path, rank: dict[str, int] | str, output: str | Pa
             {fc6: 1024, fc7: 256}. Other layers stay as they are.
         output: The new checkpoint; by default NAME_svd.ckpt, beside the old one.
 
-    Returns:
-        The path, the costs of the layers, and the text that the command prints.
-
     Raises:
         DetkitError: an argument or a checkpoint that cannot be used.
     """
@@ -84,13 +81,8 @@ def compress_checkpoint(
 ) -> tuple[dict[str, Any], list[Cost]]:
     """The content of a checkpoint of the same detector with factored layers, and what the layers cost.
 
-    Args:
-        content: of the checkpoint, as `read_checkpoint` returns it.
-        ranks: rank of each layer, by its name.
-        source: where the content is from, for messages.
-
     Raises:
-        ConfigError: a layer that does not exist, or a rank that saves nothing.
+        ConfigError: a layer that does not exist, or a rank that saves nothing; messages name ``source``.
     """
     from detkit.detectors.base import RegionDetector
     from detkit.engine.checkpoints import restore
@@ -117,7 +109,6 @@ def compress_checkpoint(
 
 
 def _costs_text(layers: Sequence[Cost]) -> str:
-    """The multiplications of each layer and of all, before and after."""
     from rich.table import Table
 
     from detkit.evaluation.tables import render

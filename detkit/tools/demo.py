@@ -57,9 +57,6 @@ def demo(output: str | Path = "runs/demo", data_path: str | Path = "data/shapes"
         data_path: Folder of the drawn images.
         fast: Train a few steps only, to see that everything works. Such a detector finds nothing.
 
-    Returns:
-        The run's folder, its metrics, and the text that the command prints at the end.
-
     Raises:
         DetkitError: one of the commands failed.
     """
@@ -89,12 +86,7 @@ def _limit(command: str, fast: bool) -> list[str]:
 
 
 def _run(heading: str, command: str, options: list[str]) -> None:
-    """Print a command of the program and run it.
-
-    Raises:
-        DetkitError: it failed.
-        KeyboardInterrupt: it was interrupted; it has ended.
-    """
+    """Print a command of the program and run it."""
     print(f"\n{heading}\n$ detkit {command} {' '.join(options)}", flush=True)
     with subprocess.Popen([sys.executable, "-m", "detkit", command, *options]) as process:
         try:

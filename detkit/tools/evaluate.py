@@ -74,9 +74,6 @@ def evaluate(
         report: Whether to write the report. Without it only metrics.json is written, and that only into an `output`
             that is given.
 
-    Returns:
-        The metrics, the path of the report, and the text that the command prints.
-
     Raises:
         DetkitError: an argument or a file that cannot be used.
     """
@@ -91,7 +88,7 @@ def evaluate(
     earlier = None if baseline is None else read_baseline(baseline)
     if images is not None and not os.path.isdir(images):
         raise ConfigError(f"images {images}: folder does not exist")
-    files = _read(str(detections), str(annotations), split, {"images": other_images, "classes": other_classes})
+    files = _read(str(detections), str(annotations), split, other_images=other_images, other_classes=other_classes)
     settings = Protocol(
         protocol or files.protocol,
         iou_thresholds=_as_list(iou_thresholds),
@@ -130,9 +127,8 @@ def evaluate(
     return EvaluationResult(metrics, path, "\n".join(lines))
 
 
-def _read(detections: str, annotations: str, split: str | None, others: dict[str, str]) -> EvaluationFiles:
+def _read(detections: str, annotations: str, split: str | None, **choices: Any) -> EvaluationFiles:
     """Read the files: a folder of annotations is in VOC's layout, a file in COCO's."""
-    choices = {f"other_{owners}": choice for owners, choice in others.items()}
     if os.path.isdir(annotations):
         if detections.endswith((".json", ".json.gz")):
             raise ConfigError(
@@ -154,7 +150,7 @@ def _as_list(values: list[Any] | float | None) -> list[Any] | None:
 
 
 def _metrics(numbers: dict[str, Any], protocol: Protocol, files: EvaluationFiles, detections: str) -> dict[str, Any]:
-    """The content of `metrics.json`: the numbers, and what was evaluated."""
+    """The content of `metrics.json`."""
     per_class = dict(zip(files.class_names, numbers["map_per_class"].tolist(), strict=True))
     return {
         **{name: value for name, value in numbers.items() if isinstance(value, float)},

@@ -124,15 +124,9 @@ def propose(
 
 
 def recall_of(store: ProposalStore, annotations: Annotations, num_classes: int) -> Recall | None:
-    """Recall of all boxes of a store, without difficult objects and crowds.
+    """Recall of all boxes of a split's store, without difficult objects and crowds; None if there are no objects.
 
-    Args:
-        store: with proposals for all images of the split.
-        annotations: the split.
-        num_classes: classes without background.
-
-    Returns:
-        None if there are no objects.
+    ``num_classes`` is without background.
     """
     counted = ~(annotations.difficult | annotations.crowd)
     if not counted.any():
@@ -177,7 +171,6 @@ def _summary(store: ProposalStore, annotations: Annotations, recall: Recall | No
 
 def _check(method: ProposalMethod, ckpt_path: str | None, workers: int | None, trainer: PlacementSettings) -> None:
     """Refuse arguments of one method that are given for another."""
-    name = type(method).__name__
     if any(way in trainer.strategy for way in ("spawn", "fork", "notebook")):
         raise ConfigError(f"trainer.strategy {trainer.strategy} is not for proposals; take ddp")
     if isinstance(method, StoredRPN):
@@ -186,7 +179,7 @@ def _check(method: ProposalMethod, ckpt_path: str | None, workers: int | None, t
         if workers is not None:
             raise ConfigError("workers is not for StoredRPN: the data set's num_workers is what reads its images")
     elif ckpt_path is not None:
-        raise ConfigError(f"ckpt_path is for method StoredRPN, but the method is {name}")
+        raise ConfigError(f"ckpt_path is for method StoredRPN, but the method is {type(method).__name__}")
     if workers is not None and workers < 1:
         raise ConfigError(f"workers must be at least 1, got {workers}")
 
@@ -215,18 +208,8 @@ def _load_rpn(ckpt_path: str, method: StoredRPN, trainer: PlacementSettings) -> 
 class _Computation(L.LightningModule):
     """Computes what is missing of a split's proposals within Trainer.predict, which places the processes.
 
-    Each process computes its share of the images; then each calls `finish`.
-
-    Args:
-        data: the data set.
-        split: name of the split.
-        settings: the method and the file.
-        detector: whose region proposal network makes the boxes; None for a method that is computed by threads.
-        workers: threads of each process; None shares out the cores of the machine.
-
-    Attributes:
-        seconds: that it took, once finished; None if the store was there already.
-        resources: to be closed in the end.
+    Each process computes its share of the images, by the detector's region proposal network or by threads; then each
+    calls `finish`, and closes ``resources``. ``seconds`` is None if the store was there already.
     """
 
     annotations: Annotations
@@ -252,15 +235,11 @@ class _Computation(L.LightningModule):
         self._group: Any = None
 
     def prepare_data(self) -> None:
-        """The data set's own: downloads and the like, once a machine."""
+        """Downloads and the like, once a machine."""
         self.data.prepare_data()
 
     def setup(self, stage: str) -> None:
-        """Find out what is to be done.
-
-        Raises:
-            DataError: there is no such split, or the store that is there does not fit.
-        """
+        """Find out what is to be done."""
         annotations = self.data.annotations(self.split)
         if annotations is None:
             raise DataError(f"{type(self.data).__name__} has no {self.split} split with annotations to propose for")
@@ -339,20 +318,17 @@ class _Computation(L.LightningModule):
         return True
 
     def finish(self) -> ProposalStore | None:
-        """Wait for all processes; the first one then makes the store, the others have None.
-
-        Raises:
-            DataError: images that cannot be read, or that other processes kept in another folder; all others are kept.
-        """
-        if not self.trainer.is_global_zero:
+        """Wait for all processes; the first one then makes the store, the others have None."""
+        first = self.trainer.is_global_zero
+        if not first:
             self.resources.close()  # the first process takes over this one's part
         if self._group is not None:
             torch.distributed.barrier(self._group)
-        if self.trainer.is_global_zero and self.store is None and self.writer is not None:
+        if first and self.store is None and self.writer is not None:
             self.store = finish(self.task, self.writer, self.trainer.world_size)
         if self.writer is not None:
             self.seconds = time.monotonic() - self._began
-        return self.store if self.trainer.is_global_zero else None
+        return self.store if first else None
 
 
 class _NumberedImages(Dataset):

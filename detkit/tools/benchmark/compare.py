@@ -79,16 +79,13 @@ def generations(
         output: Folder of generations.csv, generations.json and generations.svg.
         data: The data set; by default that of the first checkpoint's run, else Shapes, drawn for this.
 
-    Returns:
-        The rows of the table, what was measured, the files, and the text that the command prints.
-
     Raises:
         DetkitError: an argument, a checkpoint or a data set that cannot be used.
     """
-    for name, value in {"images": images, "rounds": rounds, "max_proposals": max_proposals}.items():
-        _check_positive(name, value)
-    if min_size is not None:
-        _check_positive("min_size", min_size)
+    numbers = {"images": images, "rounds": rounds, "max_proposals": max_proposals, "min_size": min_size}
+    for name, value in numbers.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}")
     given = load_contenders({"rcnn": rcnn, "fast_rcnn": fast_rcnn, "faster_rcnn": faster_rcnn})
     on = _device(device)
     folder = Path(output)
@@ -117,12 +114,17 @@ def generations(
         "of_images": total,
         "rounds": rounds,
         "backbone": contenders[0].detector.hparams["backbone"],
-        "settings": {each.key: _settings(each) for each in contenders},
+        "settings": {
+            each.key: {name: value for name, value in each.detector.hparams.items() if not name.startswith("_")}
+            for each in contenders
+        },
     }
     print(f"timing on {len(samples)} images of {name}, backbone {about['backbone']}", flush=True)
     with Progress("timing", rounds * len(samples)) as progress:
         rows = measure(contenders, samples, rounds, protocol, progress.step, progress.start_clock)
-    caption = _caption(about)
+    turns = "one round" if rounds == 1 else f"medians of {rounds} rounds"
+    caption = f"{len(samples)} of {total} images of {name}; backbone {about['backbone']}, float32; {turns}\n"
+    caption += machine_text(about["machine"])
     try:
         paths = write(rows, about, folder)
         draw(rows, caption, folder / "generations.svg")
@@ -130,21 +132,12 @@ def generations(
         raise ConfigError(f"output {folder}: cannot be written ({error})") from None
     paths.append(folder / "generations.svg")
     crop_size = contenders[0].detector.network.crop_size
-    text = _text(rows, about, caption, crop_size)
-    return GenerationsResult(rows, about, paths, "\n".join([text, *(f"written: {path}" for path in paths)]))
-
-
-def _check_positive(name: str, value: int) -> None:
-    if value < 1:
-        raise ConfigError(f"{name} must be at least 1, got {value}")
+    text = [_text(rows, about, caption, crop_size), *(f"written: {path}" for path in paths)]
+    return GenerationsResult(rows, about, paths, "\n".join(text))
 
 
 def _device(name: str) -> torch.device:
-    """The device of that name, after an allocation on it.
-
-    Raises:
-        ConfigError: it cannot be used.
-    """
+    """The device of that name, after an allocation on it."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -181,12 +174,7 @@ def _contenders(
     min_size: int | None,
     max_proposals: int,
 ) -> list[Contender]:
-    """A detector of each generation: the one that is given, else one with random weights.
-
-    Raises:
-        CheckpointError: the checkpoints are of other classes than the data set.
-        ConfigError: the checkpoints have another backbone.
-    """
+    """A detector of each generation: the one that is given, else one with random weights."""
     names = list(data.class_names) or list(SHAPE_CLASSES)
     if given:
         first = given[0]
@@ -200,31 +188,15 @@ def _contenders(
         if backbone not in (None, shared):
             raise ConfigError(f"backbone {backbone}: {first.checkpoint} has {shared}, and all must be equal")
         backbone = shared
-    sizes = _sizes(given, min_size)
+    sizes = (min_size or 600, (min_size or 600) * 5 // 3)
+    scales = [contender.detector.preprocessing for contender in given if contender.key != "rcnn"]
+    if min_size is None and scales:
+        sizes = (scales[0].settings.min_sizes[-1], scales[0].settings.max_size)
     loaded = {contender.key: contender for contender in given}
     return [
         loaded.get(key) or build_contender(key, backbone or BACKBONE, names, *sizes, max_proposals)
         for key in GENERATIONS
     ]
-
-
-def _sizes(given: Sequence[Contender], min_size: int | None) -> tuple[int, int]:
-    """Shorter and longer side for random weights: those of the Fast or Faster R-CNN with a checkpoint, if any."""
-    scales = [contender.detector.preprocessing for contender in given if contender.key != "rcnn"]
-    if min_size is None and scales:
-        return scales[0].settings.min_sizes[-1], scales[0].settings.max_size
-    min_size = min_size or 600
-    return min_size, min_size * 5 // 3
-
-
-def _settings(contender: Contender) -> dict[str, Any]:
-    return {name: value for name, value in contender.detector.hparams.items() if not name.startswith("_")}
-
-
-def _caption(about: dict[str, Any]) -> str:
-    data = f"{about['images']} of {about['of_images']} images of {about['data']}"
-    rounds = "one round" if about["rounds"] == 1 else f"medians of {about['rounds']} rounds"
-    return f"{data}; backbone {about['backbone']}, float32; {rounds}\n{machine_text(about['machine'])}"
 
 
 def _text(rows: Sequence[Row], about: dict[str, Any], caption: str, crop_size: int) -> str:

@@ -21,10 +21,10 @@ POOL_SIZES = {"alexnet": 6, "lenet5": 8}
 
 
 class Generation(NamedTuple):
-    """A generation: its name, its class, and the seconds an image of the course's table.
+    """A generation: its name, its class, and the seconds an image of the course's table, proposals counted.
 
-    The table (50, 2 and 0.2 s: 1x, 25x, 250x) counts the proposals. The papers agree with it, for VGG16 on a K40: R-CNN
-    47 s and Fast R-CNN 0.32 s without proposals (Fast R-CNN, table 4), Faster R-CNN 0.198 s with them.
+    The papers agree, for VGG16 on a K40: R-CNN 47 s and Fast R-CNN 0.32 s without proposals (Fast R-CNN, table 4),
+    Faster R-CNN 0.198 s with them.
     """
 
     name: str
@@ -46,11 +46,6 @@ class Contender(NamedTuple):
     key: str
     detector: Detector
     checkpoint: str | None
-
-    @property
-    def name(self) -> str:
-        """Name of the generation."""
-        return GENERATIONS[self.key].name
 
     @property
     def inputs(self) -> str:
@@ -86,10 +81,8 @@ def load_contenders(paths: Mapping[str, str | Path | None]) -> list[Contender]:
         contenders.append(Contender(key, detector.eval(), str(file)))
     for other in contenders[1:]:
         first = contenders[0]
-        for what, mine, theirs in (
-            ("backbone", first.detector.hparams["backbone"], other.detector.hparams["backbone"]),
-            ("classes", first.detector.class_names, other.detector.class_names),
-        ):
+        for what, option in (("backbone", "backbone"), ("classes", "class_names")):
+            mine, theirs = (each.detector.hparams[option] for each in (first, other))
             if mine != theirs:
                 raise CheckpointError(
                     f"the generations are compared with equal backbone and classes: the {what} of {first.checkpoint} "

@@ -56,7 +56,7 @@ class Row:
         return GENERATIONS[self.key].name
 
     def total(self, with_proposals: bool = True) -> float:
-        """Seconds an image of all stages, with proposals or without."""
+        """Seconds an image of all stages."""
         return sum(value for stage, value in self.seconds.items() if with_proposals or stage != PROPOSALS)
 
     @property
@@ -75,34 +75,27 @@ def measure(
 ) -> list[Row]:
     """Time the generations in turns: every image in each round, every generation on each image.
 
-    Before the rounds each generation detects the first image untimed, since code is compiled and memory allocated once.
-
-    Args:
-        contenders: the detectors, on their device.
-        samples: images, with ground truth or without.
-        rounds: at least 1.
-        protocol: of the mAP: coco, voc07 or voc10.
-        step: called after each image of each round.
-        warm: called once, after the untimed detections.
+    Before the rounds each generation detects the first image untimed, since code is compiled and memory allocated once;
+    ``warm`` is called then, and ``step`` after each image of each round.
     """
     quality = [Quality(contender, protocol) for contender in contenders]
     for contender in contenders:
         time_detection(contender.detector, _without_truth(samples[0]))
     warm()
-    times: dict[str, list[list[dict[str, float]]]] = {contender.key: [[] for _ in samples] for contender in contenders}
+    times: list[list[list[dict[str, float]]]] = [[[] for _ in samples] for _ in contenders]
     for turn in range(rounds):
         for i, sample in enumerate(samples):
-            for contender, measured in zip(contenders, quality, strict=True):
+            for contender, measured, taken in zip(contenders, quality, times, strict=True):
                 detections, seconds = time_detection(contender.detector, _without_truth(sample))
-                times[contender.key][i].append(seconds)
+                taken[i].append(seconds)
                 if turn == 0:
                     measured.update(sample, detections)
             step()
     rows = []
-    for contender, measured in zip(contenders, quality, strict=True):
-        key, checkpoint = contender.key, contender.checkpoint
-        seconds = {stage: seconds_an_image(times[key], stage) for stage in STAGES}
-        rows.append(Row(key, checkpoint, contender.inputs, seconds, **measured.compute(), times=times[key]))
+    for contender, measured, taken in zip(contenders, quality, times, strict=True):
+        seconds = {stage: seconds_an_image(taken, stage) for stage in STAGES}
+        about = (contender.key, contender.checkpoint, contender.inputs)
+        rows.append(Row(*about, seconds, **measured.compute(), times=taken))
     return rows
 
 
@@ -112,12 +105,7 @@ def seconds_an_image(times: Sequence[Sequence[dict[str, float]]], stage: str) ->
 
 
 class Quality:
-    """The number of a generation's proposals and, with ground truth, their recall and the mAP of the detections.
-
-    Args:
-        contender: the detector.
-        protocol: of the mAP.
-    """
+    """The number of a generation's proposals and, with ground truth, their recall and the mAP of the detections."""
 
     def __init__(self, contender: Contender, protocol: str) -> None:
         names = contender.detector.class_names

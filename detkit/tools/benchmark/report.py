@@ -38,15 +38,10 @@ EXPECTED_RATIO = 2.0
 
 
 def why_so_close(rows: Sequence[Row], backbone: str, crop_size: int) -> str | None:
-    """Why Fast R-CNN is hardly faster than R-CNN, from what was measured; None where it is much faster.
+    """Why Fast R-CNN is hardly faster than R-CNN with crops of that size; None where it is much faster.
 
     A shared map saves time if all crops together cost more than the map. With small crops, few proposals or a small
     network R-CNN can be the faster one.
-
-    Args:
-        rows: those of R-CNN and Fast R-CNN are looked at.
-        backbone: of all generations.
-        crop_size: side of R-CNN's crops, in pixels.
     """
     by_key = {row.key: row for row in rows}
     if not {"rcnn", "fast_rcnn"} <= by_key.keys():
@@ -83,20 +78,16 @@ def as_factor(value: float | None) -> str:
 
 def cells(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, ...]]]]:
     """The table as groups of lines, each group with its heading; a line is a label and a text for each row."""
-
-    def line(label: str, values: Sequence[str]) -> tuple[str, ...]:
-        return (label, *values)
-
-    seconds = [line(stage, [in_seconds(row.seconds[stage]) for row in rows]) for stage in STAGES]
-    seconds.append(line("all", [in_seconds(row.total()) for row in rows]))
+    seconds = [(stage, *[in_seconds(row.seconds[stage]) for row in rows]) for stage in STAGES]
+    seconds.append(("all", *[in_seconds(row.total()) for row in rows]))
     ratios = [
-        line("with proposals", [as_factor(ratio(rows, row)) for row in rows]),
-        line("without proposals", [as_factor(ratio(rows, row, False)) for row in rows]),
-        line("in 2015, with", [f"{as_factor(ratio_2015(row))} ({row.seconds_2015:g} s)" for row in rows]),
+        ("with proposals", *[as_factor(ratio(rows, row)) for row in rows]),
+        ("without proposals", *[as_factor(ratio(rows, row, False)) for row in rows]),
+        ("in 2015, with", *[f"{as_factor(ratio_2015(row))} ({row.seconds_2015:g} s)" for row in rows]),
     ]
     quality = [
-        line("input, pixels", [row.inputs for row in rows]),
-        line("proposals an image", [f"{row.boxes:,.0f}" for row in rows]),
+        ("input, pixels", *[row.inputs for row in rows]),
+        ("proposals an image", *[f"{row.boxes:,.0f}" for row in rows]),
     ]
     for name, label in (
         ("recall_50", "their recall, IoU 0.5"),
@@ -104,25 +95,26 @@ def cells(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, ...]]]]:
         ("map", "mAP of detections"),
     ):
         if any(getattr(row, name) is not None for row in rows):
-            quality.append(line(label, [_share(getattr(row, name)) for row in rows]))
+            quality.append((label, *[_share(getattr(row, name)) for row in rows]))
     return [("seconds an image", seconds), ("times as fast as R-CNN", ratios), ("", quality)]
-
-
-def content(rows: Sequence[Row], about: dict[str, Any]) -> dict[str, Any]:
-    """The content of generations.json: ``about`` (what was measured, and where) and every time."""
-    return {**about, "generations": [_plain(rows, row) | {"times": row.times} for row in rows]}
 
 
 def write(rows: Sequence[Row], about: dict[str, Any], folder: Path) -> list[Path]:
     """Write generations.csv, a row for each generation, and generations.json, with every time; returns their paths."""
     text = io.StringIO()
-    lines = [_flat(_plain(rows, row)) for row in rows]
+    lines = []
+    for row in rows:
+        line: dict[str, Any] = {}
+        for name, value in _plain(rows, row).items():
+            parts = value if isinstance(value, dict) else {"": value}
+            line |= {f"{name}_{part}".rstrip("_").replace("-", "_"): number for part, number in parts.items()}
+        lines.append(line)
     writer = csv.DictWriter(text, lines[0].keys(), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     paths = [folder / "generations.csv", folder / "generations.json"]
     write_text(paths[0], text.getvalue())
-    write_json(paths[1], content(rows, about))
+    write_json(paths[1], {**about, "generations": [_plain(rows, row) | {"times": row.times} for row in rows]})
     return paths
 
 
@@ -142,15 +134,6 @@ def _plain(rows: Sequence[Row], row: Row) -> dict[str, Any]:
         "map": row.map,
         "protocol": row.protocol,
     }
-
-
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    """The values with one column for each entry of a nested mapping."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        parts = value.items() if isinstance(value, dict) else [(None, value)]
-        flat |= {name if part is None else f"{name}_{part.replace('-', '_')}": each for part, each in parts}
-    return flat
 
 
 def _magnitude(value: float) -> int:
