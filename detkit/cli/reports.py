@@ -21,6 +21,7 @@ from detkit.engine.predictions import PredictionWriter
 from detkit.errors import ConfigError, DataError
 from detkit.evaluation.tables import baseline_text, metrics_text, render
 from detkit.files import overwrite_note, write_json
+from detkit.tools.evaluate import report_of
 
 
 def differences_text(rows: Sequence[Difference]) -> str:
@@ -104,7 +105,16 @@ def report_test(
     content = {**metrics, "detector": type(model).__name__, **about}
     earlier = overwrite_note(folder / "metrics.json", "--output")
     try:
-        path = _write_report(folder, content, model, datamodule, data, baseline, score_threshold)
+        if model.last_evaluated is None:  # a classifier: nothing to draw
+            path = folder / "metrics.json"
+            write_json(path, content)
+        else:
+            annotations = datamodule.annotations("test")
+            images = [] if annotations is None else range(len(annotations))
+            paths = {annotations.image_id(i): annotations.path(i) for i in images}
+            title = f"{type(model).__name__} on {data}"
+            found = (model.last_evaluated, model.class_names, model.metric.protocol)
+            path = report_of(*found, folder, content, paths, title, score_threshold, baseline)
     except OSError as error:
         raise ConfigError(f"the report cannot be written ({error}); choose a folder with --output") from None
     if baseline is not None:
@@ -120,30 +130,3 @@ def report_predictions(writer: PredictionWriter, world_size: int) -> None:
         limit = f"those from a score of {writer.score_threshold:g} (--predictions.score_threshold)"
         counts = f" ({share}, {limit})" if world_size == 1 else ""
         print(f"drawn: {writer.folder / 'predictions'}{counts}", flush=True)
-
-
-def _write_report(
-    folder: Path,
-    metrics: dict[str, Any],
-    model: TrainableModule,
-    datamodule: DataModule,
-    data: str,
-    baseline: dict[str, Any] | None,
-    score_threshold: float | None,
-) -> Path:
-    if model.last_evaluated is None:  # a classifier: nothing to draw
-        write_json(folder / "metrics.json", metrics)
-        return folder / "metrics.json"
-    # Imported here: numba and the templates take a second, which only tests need.
-    from detkit.evaluation.analysis import analyse
-    from detkit.evaluation.report import write_report
-
-    protocol = model.metric.protocol
-    evaluated, limits = protocol.seen(model.last_evaluated), protocol.max_detections
-    most = {} if limits is None else {"max_detections": limits[-1]}
-    analysis = analyse(evaluated, list(model.class_names), score_threshold, **most)
-    annotations = datamodule.annotations("test")
-    images = [] if annotations is None else range(len(annotations))
-    paths = {annotations.image_id(i): annotations.path(i) for i in images}
-    title = f"{type(model).__name__} on {data}"
-    return write_report(folder, metrics, evaluated, analysis, paths, title, baseline)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +15,7 @@ from detkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from detkit.evaluation.evaluation_files import EvaluationFiles
+    from detkit.evaluation.evaluation_set import EvaluationSet
     from detkit.evaluation.protocol import Protocol
 
 
@@ -117,7 +118,8 @@ def evaluate(
             if report:
                 paths = _image_paths(files, images, str(annotations))
                 title = f"{Path(detections).name} on {files.data}"
-                path = _write_report(folder, files, settings, metrics, score_threshold, paths, title, earlier)
+                found = (files.evaluation_set, files.class_names, settings)
+                path = report_of(*found, folder, metrics, paths, title, score_threshold, earlier)
             else:
                 path = folder / "metrics.json"
                 write_json(path, metrics)
@@ -201,21 +203,23 @@ def _guess_folder(annotations: Path, names: Sequence[str]) -> str:
     return ""
 
 
-def _write_report(
-    folder: Path,
-    files: EvaluationFiles,
+def report_of(
+    evaluated: EvaluationSet,
+    class_names: Sequence[str],
     protocol: Protocol,
+    folder: Path,
     metrics: dict[str, Any],
-    score_threshold: float | None,
-    image_paths: dict[int | str, str],
+    image_paths: Mapping[int | str, str],
     title: str,
+    score_threshold: float | None,
     baseline: dict[str, Any] | None,
 ) -> Path:
+    """Analyse what was evaluated, and write the report into a folder; see `write_report`."""
     # Imported here: numba and the templates take a second.
     from detkit.evaluation.analysis import analyse
     from detkit.evaluation.report import write_report
 
     limit = {} if protocol.max_detections is None else {"max_detections": protocol.max_detections[-1]}
-    seen = protocol.seen(files.evaluation_set)
-    analysis = analyse(seen, files.class_names, score_threshold, **limit)
+    seen = protocol.seen(evaluated)
+    analysis = analyse(seen, list(class_names), score_threshold, **limit)
     return write_report(folder, metrics, seen, analysis, image_paths, title, baseline)

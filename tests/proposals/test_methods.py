@@ -17,7 +17,6 @@ from detkit.proposals import (
     SlidingWindows,
     StoredRPN,
     selective_search,
-    sliding_windows,
 )
 from detkit.proposals.methods import describe, image_seed
 from detkit.proposals.selective_search import SearchParameters
@@ -99,7 +98,6 @@ def test_they_give_what_their_functions_give() -> None:
         assert torch.equal(method(image, image_id), expected)
     assert not torch.equal(method(image, "cat"), method(image, "dog"))
     assert image_seed(5, "cat") != image_seed(6, "cat")
-    assert torch.equal(SlidingWindows(stride=9)(image), sliding_windows((40, 60), stride=9))
     with pytest.raises(ConfigError, match="StoredRPN makes none from pixels; make a store with `detkit propose`"):
         StoredRPN()(image)
 

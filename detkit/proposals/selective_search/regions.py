@@ -19,7 +19,6 @@ class Regions(NamedTuple):
     """R regions of one image in one colour space.
 
     Attributes:
-        labels: (H, W) int32, 0..R-1; None from `describe_many`.
         sizes: (R,) int32, pixels.
         boxes: (R, 4) int32, half-open x1 y1 x2 y2.
         neighbours: (E, 2) int32, pairs of regions that touch, the smaller number first, ascending.
@@ -27,7 +26,6 @@ class Regions(NamedTuple):
         texture: (R, 80 C) int32, pixels in each bin of each of eight directions of each channel.
     """
 
-    labels: np.ndarray | None
     sizes: np.ndarray
     boxes: np.ndarray
     neighbours: np.ndarray
@@ -60,13 +58,13 @@ def describe(image: np.ndarray, labels: np.ndarray) -> Regions:
         )
     count = int(labels.max()) + 1
     pieces = _describe_pieces(image, labels, count)
-    return _merge(pieces, np.arange(count, dtype=np.int32), labels)
+    return _merge(pieces, np.arange(count, dtype=np.int32))
 
 
 def describe_many(image: np.ndarray, segmentations: Segmentations) -> list[Regions]:
     """The regions for each k, without label maps. Each pixel is visited once, whatever the number of k."""
     pieces = _describe_pieces(image, segmentations.pieces, segmentations.regions.shape[1])
-    return [_merge(pieces, region, None) for region in segmentations.regions]
+    return [_merge(pieces, region) for region in segmentations.regions]
 
 
 def _describe_pieces(image: np.ndarray, labels: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
@@ -75,12 +73,12 @@ def _describe_pieces(image: np.ndarray, labels: np.ndarray, count: int) -> tuple
     return *_measure(labels, count), counts, _pairs(_touching(labels))
 
 
-def _merge(pieces: tuple[np.ndarray, ...], region: np.ndarray, labels: np.ndarray | None) -> Regions:
+def _merge(pieces: tuple[np.ndarray, ...], region: np.ndarray) -> Regions:
     sizes, boxes, counts, touching = pieces
     sizes, boxes, counts = _add_up(sizes, boxes, counts, region, int(region.max()) + 1)
     neighbours = _pairs(_distinct(region[touching]))
     colours = counts.shape[1] // (COLOUR_BINS + 2 * texture.BINS * texture.AXES) * COLOUR_BINS
-    return Regions(labels, sizes, boxes, neighbours, counts[:, :colours], _spread(counts[:, colours:]))
+    return Regions(sizes, boxes, neighbours, counts[:, :colours], _spread(counts[:, colours:]))
 
 
 @jit

@@ -33,7 +33,6 @@ def plain(image: np.ndarray, labels: np.ndarray) -> PlainRegions:
 def test_regions_are_measured_as_their_masks(image: np.ndarray, labels: np.ndarray, plain: PlainRegions) -> None:
     regions = describe(image, labels)
     assert len(regions.sizes) > 8
-    assert regions.labels is labels
     for r, mask in plain.masks.items():
         assert regions.sizes[r] == mask.sum()
         assert tuple(regions.boxes[r]) == plain.box(r)
@@ -103,7 +102,7 @@ def test_many_partitions_are_described_as_one_by_one(image: np.ndarray) -> None:
     segmentations = segment_many(image, [10, 30, 90], min_size=9)
     for index, regions in enumerate(describe_many(image, segmentations)):
         alone = describe(image, segmentations.labels(index))
-        assert all(np.array_equal(a, b) for a, b in zip(regions[1:], alone[1:], strict=True))
+        assert all(np.array_equal(a, b) for a, b in zip(regions, alone, strict=True))
 
 
 @pytest.mark.parametrize("measures", [(), ("colour", "shape")], ids=str)
