@@ -29,7 +29,9 @@ BUDGETS = (100, 500, 1000, 2000)
 
 def compare_partitions(opencv: OpenCV, image: np.ndarray, file: str, folder: Path) -> dict[str, bool]:
     """Whether each (colour space, k) gives the same initial regions on both sides."""
-    from detkit.proposals.selective_search import parameters_of, segment_many, to_colour_space
+    from detkit.proposals.selective_search import parameters_of
+    from detkit.proposals.selective_search.colour_spaces import to_colour_space
+    from detkit.proposals.selective_search.segmentation import segment
 
     settings = parameters_of("opencv", "quality")  # those of fast mode are among them
     names = ("hsv", "lab", "gray", "h", "blue", "rgi")
@@ -37,7 +39,7 @@ def compare_partitions(opencv: OpenCV, image: np.ndarray, file: str, folder: Pat
     opencv.ask(work="partitions", image=file, ks=settings.ks, output=output)
     same = {}
     for name, theirs in zip(names, np.load(output), strict=True):
-        ours = segment_many(to_colour_space(image, name), settings.ks, settings.sigma, settings.min_sizes)
+        ours = segment(to_colour_space(image, name), settings.ks, settings.sigma, settings.min_sizes)
         for index, k in enumerate(settings.ks):
             same[f"{name} {k:g}"] = bool(np.array_equal(ours.labels(index), theirs[index]))
     return same

@@ -23,24 +23,20 @@ def trained(detkit: Detkit) -> Detkit:
 
 def test_validate_prints_the_metric_and_keeps_the_run_as_it_is(trained: Detkit) -> None:
     before = {p: p.stat().st_mtime_ns for p in RUN.rglob("*")}
-    result = trained("validate", "--ckpt_path", "runs/toy")
-    assert result.code == 0
-    assert result.err == ""
-    assert f"checkpoint: {RUN}/checkpoints/best.ckpt (best)" in result.out
-    assert "COCO, toy" in result.out
+    # A run, a version or a file will do.
+    for given, found in (("runs/toy", "best"), (str(RUN), "best"), (f"{RUN}/checkpoints/last.ckpt", "last")):
+        result = trained("validate", "--ckpt_path", given)
+        assert (result.code, result.err) == (0, "")
+        assert f"checkpoint: {RUN}/checkpoints/{found}.ckpt" in result.out
+        assert "COCO, toy" in result.out
     assert {p: p.stat().st_mtime_ns for p in RUN.rglob("*")} == before
-
-
-@pytest.mark.parametrize("given", ["runs/toy", "runs/toy/version_0", "runs/toy/version_0/checkpoints/last.ckpt"])
-def test_a_run_a_version_or_a_file_will_do(trained: Detkit, given: str) -> None:
-    assert trained("test", "--ckpt_path", given).code == 0
-    assert (RUN / "report/metrics.json").is_file()
 
 
 def test_a_config_may_name_the_data_and_what_a_fit_needs(trained: Detkit) -> None:
     Path("toy.yaml").write_text(Path("toy.yaml").read_text() + "checkpoint: {monitor: val/loss, mode: min}\n")
-    result = trained("test", "--config", "toy.yaml", "--ckpt_path", "best", "--data.size", "2")
-    assert result.code == 0
+    options = ["--data.size", "2", "--model.optim.lr", "0.5"]
+    result = trained("test", "--config", "toy.yaml", "--ckpt_path", "best", *options)
+    assert result.code == 0 and "model.optim.lr" in result.out
     assert json.loads((RUN / "report/metrics.json").read_text())["num_images"] == 2
 
 
@@ -138,13 +134,9 @@ def test_a_report_is_written_by_test(trained: Detkit) -> None:
     assert "COCO, toy" in result.out
     assert "AP dog" in result.out
     metrics = json.loads((RUN / "report/metrics.json").read_text())
-    assert metrics["map"] == 0.25
-    assert metrics["map_large"] is None
-    assert metrics["map_per_class"] == {"cat": 0.25, "dog": 0.25}
-    assert metrics["protocol"] == "COCO, toy"
-    assert metrics["num_images"] == 4
-    assert metrics["checkpoint"] == str(RUN / "checkpoints/best.ckpt")
-    assert metrics["data"] == "Numbers(nowhere)"
+    expected = {"map": 0.25, "map_large": None, "map_per_class": {"cat": 0.25, "dog": 0.25}, "num_images": 4}
+    expected |= {"checkpoint": str(RUN / "checkpoints/best.ckpt"), "data": "Numbers(nowhere)", "protocol": "COCO, toy"}
+    assert metrics | expected == metrics
 
 
 def test_what_is_replaced_is_told(trained: Detkit) -> None:
@@ -171,22 +163,20 @@ def test_a_report_compares_with_a_baseline_and_goes_where_it_is_told(trained: De
     assert "aseline" not in Path("first/index.html").read_text()
 
 
-def test_a_baseline_that_is_none_is_told_before_the_test(trained: Detkit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_options_of_the_report_are_told(trained: Detkit, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.cli import fakes
 
-    monkeypatch.setattr(fakes.Tiny, "test_step", lambda *_: pytest.fail("tested all the same"))
     Path("other.json").write_text("[]")
-    for baseline, told in (("nowhere", "there is no such file"), ("other.json", "not the metrics.json of a report")):
-        result = trained("test", "--ckpt_path", "runs/toy", "--baseline", baseline)
-        assert result.code == 2
-        assert f"baseline {baseline}" in result.err and told in result.err
-
-
-def test_a_folder_that_cannot_be_written_is_told(trained: Detkit) -> None:
-    Path("taken").write_text("")
-    result = trained("test", "--ckpt_path", "runs/toy", "--output", "taken")
-    assert result.code == 2
-    assert "report cannot be written" in result.err and "--output" in result.err
+    result = trained("test", "--ckpt_path", "runs/toy", "--output", "other.json")
+    assert result.code == 2 and "report cannot be written" in result.err and "--output" in result.err
+    monkeypatch.setattr(fakes.Tiny, "test_step", lambda *_: pytest.fail("tested all the same"))
+    for option, value, told in (
+        ("baseline", "nowhere", "baseline nowhere: there is no such file"),
+        ("baseline", "other.json", "not the metrics.json of a report"),
+        ("score_threshold", "7", "scores go from 0 to 1"),
+    ):
+        result = trained("test", "--ckpt_path", "runs/toy", f"--{option}", value)
+        assert result.code == 2 and told in result.err
 
 
 def test_a_baseline_of_other_data_is_told_in_the_terminal(trained: Detkit) -> None:
@@ -196,15 +186,3 @@ def test_a_baseline_of_other_data_is_told_in_the_terminal(trained: Detkit) -> No
     result = trained("test", "--ckpt_path", "runs/toy", "--baseline", "first", "--output", "second")
     assert "not comparable? The protocols differ" in " ".join(result.out.split())
     assert "points against the baseline" not in Path("second/index.html").read_text()  # no change beside the numbers
-
-
-def test_a_score_threshold_that_is_none_is_told(trained: Detkit) -> None:
-    result = trained("test", "--ckpt_path", "runs/toy", "--score_threshold", "7")
-    assert result.code == 2
-    assert "scores go from 0 to 1" in result.err
-
-
-def test_an_option_of_the_model_beside_one_of_the_runs_own_data_set(trained: Detkit) -> None:
-    result = trained("test", "--ckpt_path", "runs/toy", "--data.size", "3", "--model.optim.lr", "0.5")
-    assert result.code == 0, result.err
-    assert "model.optim.lr" in result.out

@@ -54,17 +54,8 @@ def test_from_a_fit_to_a_detectors_backbone(detkit: Callable[..., Any], tmp_path
     again = detkit(*FIT, "--trainer.fast_dev_run", "true", "--model.weights", str(best))
     assert f"weights: 10 tensors from {best} (lenet5)\n" in again.out  # of the same classes: with its last layer
 
-    detector = [
-        "fit",
-        "--model",
-        "FasterRCNN",
-        "--model.features.fpn",
-        "false",
-        "--model.image.min_size",
-        "64",
-        "--data",
-        "Shapes",
-    ]
+    detector = ["fit", "--model", "FasterRCNN", "--model.features.fpn", "false", "--model.image.min_size", "64"]
+    detector += ["--data", "Shapes"]
     detector += [f"--data.{name}={value}" for name, value in SMALL.items()]
     detector += ["--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu", "--model.weights", str(best)]
     result = detkit(*detector, "--model.backbone", "lenet5")

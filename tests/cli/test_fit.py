@@ -73,12 +73,6 @@ def test_versions_count_up_and_names_come_from_config_or_model(detkit: Detkit) -
     ]
 
 
-def test_best_and_last_are_those_epochs(detkit: Detkit) -> None:
-    assert detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "3").code == 0
-    best, last = (state(RUN / "checkpoints" / f"{name}.ckpt") for name in ("best", "last"))
-    assert (best["epoch"], last["epoch"]) == (1, 2)
-
-
 def test_an_map_that_is_not_a_number_does_not_stop_a_run(detkit: Detkit) -> None:
     assert detkit("fit", "--config", "toy.yaml", "--model.nan_map", "true").code == 0
     assert state(RUN / "checkpoints/last.ckpt")["epoch"] == 1
@@ -99,7 +93,9 @@ def test_a_metric_that_does_not_exist_is_an_error(detkit: Detkit) -> None:
 
 
 def test_an_exhausted_run_says_that_nothing_is_left(detkit: Detkit) -> None:
-    detkit("fit", "--config", "toy.yaml")
+    detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "3")
+    best, last = (state(RUN / "checkpoints" / f"{name}.ckpt") for name in ("best", "last"))
+    assert (best["epoch"], last["epoch"]) == (1, 2)
     result = detkit("fit", "--ckpt_path", "runs/toy")
     assert result.code == 0
     assert "Nothing was left to train" in result.out
@@ -123,11 +119,6 @@ def test_what_is_switched_off_stays_off(detkit: Detkit) -> None:
     assert "epoch" not in result.out
     assert [p.name for p in RUN.rglob("*") if p.is_file() and p.suffix != ".ckpt"] == ["config.yaml"]
     assert not (RUN / "checkpoints/best.ckpt").exists()
-
-
-def test_options_win_over_files_wherever_they_stand(detkit: Detkit) -> None:
-    assert detkit("fit", "--model.optim.lr", "0.25", "--config", "toy.yaml", "--trainer.max_epochs", "1").code == 0
-    assert yaml.safe_load((RUN / "config.yaml").read_text())["model"]["init_args"]["optim"]["lr"] == 0.25
 
 
 @pytest.mark.parametrize("how", [["--config", "toy.yaml", "--ckpt_path", "last"], ["--ckpt_path", "runs/toy"]])
@@ -159,21 +150,19 @@ def test_going_on_without_a_checkpoint_is_an_error(detkit: Detkit) -> None:
     assert not Path("runs/toy/version_1").exists()
 
 
-def test_the_command_line_beats_the_checkpoint_and_says_so(detkit: Detkit) -> None:
-    detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "1")
-    out = detkit("fit", "--ckpt_path", "runs/toy", "--model.optim.lr", "0.5", "--trainer.max_epochs", "2").out
-    row = next(line for line in out.splitlines() if "model.optim.lr" in line)
-    assert [cell.strip() for cell in row.strip("│").split("│")] == ["model.optim.lr", "0.05", "0.5", "command line"]
-    assert state(Path("runs/toy/version_1/checkpoints/last.ckpt"))["hyper_parameters"]["optim"]["lr"] == 0.5
-
-
-def test_the_checkpoint_beats_a_config_file_and_says_so(detkit: Detkit) -> None:
+@pytest.mark.parametrize(
+    ("options", "asked", "used", "lr"),
+    [(["--model.optim.lr", "0.5"], "0.5", "command line", 0.5), (["--config", "toy.yaml"], "0.7", "checkpoint", 0.05)],
+)
+def test_the_command_line_beats_the_checkpoint_which_beats_a_config(
+    detkit: Detkit, options: list[str], asked: str, used: str, lr: float
+) -> None:
     detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "1")
     Path("toy.yaml").write_text(Path("toy.yaml").read_text().replace("0.05", "0.7"))
-    out = detkit("fit", "--config", "toy.yaml", "--ckpt_path", "last", "--trainer.max_epochs", "2").out
+    out = detkit("fit", "--ckpt_path", "runs/toy", *options, "--trainer.max_epochs", "2").out
     row = next(line for line in out.splitlines() if "model.optim.lr" in line)
-    assert [cell.strip() for cell in row.strip("│").split("│")] == ["model.optim.lr", "0.05", "0.7", "checkpoint"]
-    assert state(Path("runs/toy/version_1/checkpoints/last.ckpt"))["hyper_parameters"]["optim"]["lr"] == 0.05
+    assert [cell.strip() for cell in row.strip("│").split("│")] == ["model.optim.lr", "0.05", asked, used]
+    assert state(Path("runs/toy/version_1/checkpoints/last.ckpt"))["hyper_parameters"]["optim"]["lr"] == lr
 
 
 def test_nothing_is_said_where_nothing_is_contradicted(detkit: Detkit) -> None:
@@ -203,9 +192,11 @@ def test_a_checkpoint_of_another_model_is_refused(detkit: Detkit) -> None:
     assert "linear.weight: (4, 4) in the file, (7, 4) in the model" in wider.err
 
 
-def test_classes_reach_the_checkpoint_from_the_data(detkit: Detkit) -> None:
-    detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "1", "--data.class_names", "[x, y]")
+def test_classes_of_the_data_and_options_before_a_file_reach_the_checkpoint(detkit: Detkit) -> None:
+    options = ["--model.optim.lr", "0.25", "--config", "toy.yaml", "--trainer.max_epochs", "1"]
+    detkit("fit", *options, "--data.class_names", "[x, y]")
     kept = state(RUN / "checkpoints/last.ckpt")["hyper_parameters"]
+    assert kept["optim"]["lr"] == 0.25  # an option wins over a file wherever it stands
     assert (kept["class_names"], kept["category_ids"]) == (["x", "y"], [3, 17])
 
 
@@ -218,14 +209,9 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
         "cli.base_classes = lambda: (fakes.Model, fakes.Data)\n"
         "from detkit.cli.main import main; sys.exit(main(['fit', '--config', 'toy.yaml']))"
     )
-    run = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    options: dict[str, Any] = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(root)}, "text": True}
+    command = [sys.executable, "-c", code]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
     assert run.stdout is not None
     for line in run.stdout:
         if line.startswith("epoch 2/"):

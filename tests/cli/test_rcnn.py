@@ -102,13 +102,8 @@ def test_the_config_goes_through_every_stage(
     config = ["--config", str(ROOT / "configs/shapes/rcnn.yaml"), "--trainer.fast_dev_run", "true"]
     few = ["--data.num_train", "10", "--data.num_val", "2", "--data.num_test", "2", "--data.image_size", "64"]
     out = detkit(capsys, "fit", *config, *few)
-    for told in (
-        "features of all regions: 8 images",
-        "\nfeatures: 8 images read, in ",
-        "\nSVMs: ",
-        "box regressors: ",
-        "SVM + boxes",
-    ):
+    assert "features of all regions: 8 images" in out and "\nfeatures: 8 images read, in " in out
+    for told in ("\nSVMs: ", "box regressors: ", "SVM + boxes"):
         assert told in out
     assert sorted(path.name for path in folder.iterdir()) == ["data", "small.yaml", "temporary"]
     assert not list((folder / "temporary").iterdir())
@@ -221,12 +216,7 @@ def test_a_pair_that_is_none_is_named(folder: Path, capsys: pytest.CaptureFixtur
     [
         (
             ROWS,
-            [
-                "0.400 0.500 n/a n/a",
-                "0.450 0.520 n/a +0.050",
-                "0.375 0.610 -0.025 n/a",
-                "0.523 0.670 +0.073 +0.148",
-            ],
+            ["0.400 0.500 n/a n/a", "0.450 0.520 n/a +0.050", "0.375 0.610 -0.025 n/a", "0.523 0.670 +0.073 +0.148"],
         ),
         (NOTHING, ["n/a n/a n/a n/a"] * 4),
     ],
@@ -240,9 +230,6 @@ def test_a_table_of_the_variants(rows: list[dict[str, Any]], numbers: list[str])
     assert [" ".join(line.split()) for line in table] == expected
     assert len({len(line) for line in table}) == 1
     assert text.endswith(ablation_table(rows))
-
-
-def test_no_table_of_one_variant() -> None:
     assert "variant" not in metrics_text({"map": 0.3, "protocol": "COCO"}, "test")
 
 

@@ -166,17 +166,6 @@ def test_a_photo_more_is_computed_into_the_store(propose: Any, search: type[Sear
     assert Path("mine.proposals").read_bytes() == before and search.calls == 1
 
 
-def test_the_data_section_of_a_config(propose: Any, search: type[Search]) -> None:
-    data = {"class_path": "Shapes", "init_args": {"path": "shapes", **SIZES}}
-    Path("my.yaml").write_text(json.dumps({"model": {"class_path": "FasterRCNN"}, "seed_everything": 3, "data": data}))
-    assert propose("--config", "my.yaml", "--output", "a.proposals")[0] == 0
-    assert len(ProposalStore("a.proposals")) == 5
-    code, _, err = propose(
-        "--config", "my.yaml", "--data.path", "elsewhere", "--data.num_train", "2", "--output", "b.proposals"
-    )
-    assert (code, err) == (0, "") and len(ProposalStore("b.proposals")) == 2
-
-
 def write_config(**proposals: Any) -> list[str]:
     """A fit's config with these proposals; returns the option that names it."""
     data = {"class_path": "Shapes", "init_args": {"path": "shapes", **SIZES}}
@@ -199,6 +188,8 @@ def test_a_fits_config_says_which_proposals(propose: Any, search: type[Search]) 
     assert (code, err) == (0, "") and ProposalStore("third.proposals").parameters["scales"] == [16, 32]
     assert propose(*write_config(path="mine.proposals"))[0] == 0
     assert len(ProposalStore("mine.proposals")) == 5
+    code, _, err = propose(*config, "--data.path", "elsewhere", "--data.num_train", "2", "--output", "two.proposals")
+    assert (code, err) == (0, "") and len(ProposalStore("two.proposals")) == 2
 
 
 @pytest.mark.parametrize(
@@ -216,12 +207,6 @@ def test_a_fit_looks_where_propose_wrote(propose: Any, name: str, options: dict[
     (path,) = Path("kept").iterdir()
     method = {"SelectiveSearch": SelectiveSearch, "SlidingWindows": SlidingWindows}[name](**options)
     assert ProposalSettings(method, "kept").store_path(annotations(), "train") == path
-
-
-def test_real_sliding_windows(propose: Any) -> None:
-    code, out, err = propose(*DATA, "--method", "SlidingWindows", "--method.scales", "[32]", "--output", "w.proposals")
-    assert (code, err) == (0, "") and "by SlidingWindows (ratios [0.5, 1.0, 2.0], scales [32.0], stride 32.0)" in out
-    assert ProposalStore("w.proposals").parameters["scales"] == [32.0]
 
 
 def test_real_selective_search(propose: Any) -> None:
@@ -272,15 +257,10 @@ def test_what_the_user_can_mend(propose: Any, search: type[Search], args: list[s
 
 
 def test_help(propose: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    for args, words in (
-        (["--help"], ["--method.help", "--split"]),
-        (["--data.help", "VOC"], ["--data.path"]),
-    ):
+    for args, word in ((["--help"], "--method.help"), (["--data.help", "VOC"], "--data.path")):
         with pytest.raises(SystemExit) as stop:
             propose(*args)
-        assert stop.value.code == 0
-        text = capsys.readouterr().out
-        assert all(word in text for word in words)
+        assert stop.value.code == 0 and word in capsys.readouterr().out
 
 
 def test_unreadable_images_then_mended(propose: Any, search: type[Search], drawn: Path, tmp_path: Path) -> None:
@@ -382,9 +362,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
 
 
 def test_rpn(propose: Any, run: Path) -> None:
-    code, out, err = propose(
-        "--method", "StoredRPN", "--ckpt_path", str(run), "--output", "a.proposals", "--trainer.accelerator", "cpu"
-    )
+    args = f"--method StoredRPN --ckpt_path {run} --output a.proposals --trainer.accelerator cpu"
+    code, out, err = propose(*args.split())
     assert (code, err) == (0, "") and "by StoredRPN (checkpoint " in out and "on cpu" in out
     store = ProposalStore("a.proposals")
     model, data = detkit.load(run), Shapes("shapes", 5, 3, 2, 64, transforms=[])
@@ -403,17 +382,7 @@ def test_rpn(propose: Any, run: Path) -> None:
 
 
 def test_rpn_with_fewer_boxes_goes_on_after_a_stop(propose: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    args = [
-        "--method",
-        "StoredRPN",
-        "--ckpt_path",
-        str(run),
-        "--method.max_boxes",
-        "9",
-        *DATA,
-        "--data.num_workers",
-        "0",
-    ]
+    args = [*f"--method StoredRPN --ckpt_path {run} --method.max_boxes 9 --data.num_workers 0".split(), *DATA]
     assert propose(*args, "--output", "at_once.proposals", "--trainer.accelerator", "cpu")[0] == 0
     assert ProposalStore("at_once.proposals").counts.tolist() == [9] * 5
     propose_boxes, calls = detkit.FasterRCNN.propose, []

@@ -47,7 +47,10 @@ def group(regions: Regions, measures: Sequence[str] = MEASURES) -> Hierarchy:
 
     Args:
         regions: from `describe`.
-        measures: the similarity is their mean; see `similarities`.
+        measures: some of `MEASURES`, each from 0 to 1 (section 3.2); the similarity is their mean. colour, texture: the
+            intersection of the two normalized histograms. size: one minus the share of the image that the two regions
+            cover, so that small regions merge early. fill: one minus the share of the image that lies in their common
+            box but in neither of them, so that holes are filled.
 
     Raises:
         ConfigError: no measure, or an unknown one.
@@ -64,45 +67,15 @@ def group(regions: Regions, measures: Sequence[str] = MEASURES) -> Hierarchy:
     return Hierarchy(*_group(count, *arrays, regions.channels, chosen, area))
 
 
-def similarities(regions: Regions, pairs: np.ndarray, measures: Sequence[str] = MEASURES) -> np.ndarray:
-    """Similarity of pairs of regions, as the mean of the measures.
-
-    colour, texture: the intersection of the two normalized histograms. size: one minus the share of the image that the
-    two regions cover, so that small regions merge early. fill: one minus the share of the image that lies in their
-    common box but in neither of them, so that holes are filled.
-
-    Args:
-        regions: from `describe`.
-        pairs: (E, 2) int, for example `regions.neighbours`.
-        measures: some of "colour", "texture", "size" and "fill".
-
-    Returns:
-        (E,) float64, 0-1.
-
-    Raises:
-        ConfigError: no measure, or an unknown one.
-    """
-    chosen = choose(measures)
-    shares = normalize(regions)
-    area = int(regions.sizes.sum())
-    pairs = np.ascontiguousarray(pairs, dtype=np.int64).reshape(-1, 2)
-    return _compare_pairs(pairs, regions.sizes, regions.boxes, *shares, chosen, area)
-
-
 def choose(measures: Sequence[str]) -> np.ndarray:
-    """(4,) bool: which of `MEASURES` are chosen; raises ConfigError as `similarities` does."""
+    """(4,) bool: which of `MEASURES` are chosen; raises ConfigError as `group` does."""
     if not measures or not set(measures) <= set(MEASURES):
         raise ConfigError(f"a strategy is one or more of {', '.join(MEASURES)}; this one is {list(measures)}")
     return np.array([name in measures for name in MEASURES])
 
 
-def normalize(
-    regions: Regions, colours: int | None = None, textures: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Histograms of colour and texture, (R, bins) int32 each, that sum to about `ONE` whatever a region's size.
-
-    Only the first ``colours`` and ``textures`` bins; all by default.
-    """
+def normalize(regions: Regions, colours: int, textures: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first bins of colour and texture, int32, that sum to about `ONE` over all bins, whatever a region's size."""
     whole = (regions.sizes * np.float64(regions.channels))[:, None]
     colour, texture = regions.colour[:, :colours], regions.texture[:, :textures]
     return (colour * (ONE / whole)).astype(np.int32), (texture * (ONE / (8 * whole))).astype(np.int32)
@@ -129,15 +102,6 @@ def compare(a, b, sizes, boxes, colour, texture, row_a, row_b, chosen, area):
         total += max(1.0 - (width * height - both) / area, 0.0)
         count += 1
     return total / count
-
-
-@jit
-def _compare_pairs(pairs, sizes, boxes, colour, texture, chosen, area):
-    out = np.empty(len(pairs), np.float64)
-    for i in range(len(pairs)):
-        a, b = pairs[i, 0], pairs[i, 1]
-        out[i] = compare(a, b, sizes, boxes, colour, texture, a, b, chosen, area)
-    return out
 
 
 @jit

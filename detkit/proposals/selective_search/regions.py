@@ -6,9 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from detkit.errors import ConfigError
 from detkit.proposals.selective_search import texture
-from detkit.proposals.selective_search.colour_spaces import as_channels
 from detkit.proposals.selective_search.segmentation import Segmentations
 from detkit.system import jit
 
@@ -38,39 +36,15 @@ class Regions(NamedTuple):
         return self.colour.shape[1] // COLOUR_BINS
 
 
-def describe(image: np.ndarray, labels: np.ndarray) -> Regions:
-    """The regions of a label map.
+def describe(image: np.ndarray, segmentations: Segmentations) -> list[Regions]:
+    """The regions for each k of an image, uint8 (H, W, C), in the colour space of the search.
 
-    Args:
-        image: uint8 (H, W, C), in the colour space of the search.
-        labels: (H, W) int32, regions 0..R-1, none missing; see `segment`.
-
-    Raises:
-        ConfigError: labels of another size, negative, or with a number missing.
-        ImageTypeError: an image of another type or shape.
+    Each pixel is visited once, whatever the number of k.
     """
-    image = as_channels(image)
-    labels = np.ascontiguousarray(labels, dtype=np.int32)
-    if labels.shape != image.shape[:2] or labels.min() < 0 or not np.bincount(labels.ravel()).all():
-        raise ConfigError(
-            f"a label map needs the image's size, here {image.shape[:2]}, and labels 0, 1, ... without a gap; "
-            f"this one has size {labels.shape} and labels from {labels.min(initial=0)} to {labels.max(initial=0)}"
-        )
-    count = int(labels.max()) + 1
-    pieces = _describe_pieces(image, labels, count)
-    return _merge(pieces, np.arange(count, dtype=np.int32))
-
-
-def describe_many(image: np.ndarray, segmentations: Segmentations) -> list[Regions]:
-    """The regions for each k, without label maps. Each pixel is visited once, whatever the number of k."""
-    pieces = _describe_pieces(image, segmentations.pieces, segmentations.regions.shape[1])
-    return [_merge(pieces, region) for region in segmentations.regions]
-
-
-def _describe_pieces(image: np.ndarray, labels: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
-    """Sizes, boxes, counts and touching pairs of the labels."""
+    labels, count = segmentations.pieces, segmentations.regions.shape[1]
     counts = _count(image, texture.texture_bins(image), labels, count)
-    return *_measure(labels, count), counts, _pairs(_touching(labels))
+    pieces = (*_measure(labels, count), counts, _pairs(_touching(labels)))
+    return [_merge(pieces, region) for region in segmentations.regions]
 
 
 def _merge(pieces: tuple[np.ndarray, ...], region: np.ndarray) -> Regions:

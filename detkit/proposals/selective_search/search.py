@@ -32,7 +32,7 @@ class SearchParameters:
     Attributes:
         colour_spaces: see `COLOUR_SPACES`.
         ks: thresholds of the initial segmentation; see `segment`.
-        strategies: for each strategy, the measures whose mean is the similarity; see `similarities`.
+        strategies: for each strategy, the measures whose mean is the similarity; see `group`.
         min_sizes: for each k, initial regions of fewer pixels are absorbed by a neighbour.
         sigma: smoothing before segmentation, in pixels.
         connectivity: 4 or 8 neighbours of a pixel.
@@ -144,16 +144,14 @@ def group_all(image: np.ndarray, parameters: SearchParameters) -> list[Hierarchy
     """The hierarchies of an image (H, W, 3): by colour space, then k, then strategy; see `Hierarchy`."""
     from detkit.proposals.selective_search.colour_spaces import to_colour_space
     from detkit.proposals.selective_search.grouping import group
-    from detkit.proposals.selective_search.regions import describe_many
-    from detkit.proposals.selective_search.segmentation import segment_many
+    from detkit.proposals.selective_search.regions import describe
+    from detkit.proposals.selective_search.segmentation import segment
 
     hierarchies = []
     for name in parameters.colour_spaces:
         converted = to_colour_space(image, name)
-        segmentations = segment_many(
-            converted, parameters.ks, parameters.sigma, parameters.min_sizes, parameters.connectivity
-        )
-        for regions in describe_many(converted, segmentations):
+        options = (parameters.sigma, parameters.min_sizes, parameters.connectivity)
+        for regions in describe(converted, segment(converted, parameters.ks, *options)):
             hierarchies += [group(regions, strategy) for strategy in parameters.strategies]
     return hierarchies
 

@@ -35,33 +35,24 @@ class Segmentations(NamedTuple):
 
 
 def segment(
-    image: np.ndarray, k: float = 150.0, sigma: float = 0.8, min_size: int = 100, connectivity: int = 4
-) -> np.ndarray:
-    """The initial regions of an image for one k, as a label map.
-
-    Args:
-        image: uint8 (H, W, C), see `to_colour_space`.
-        k: a larger k gives larger regions; in units of colour distance times pixels.
-        sigma: of the Gaussian that smooths the image first, in pixels.
-        min_size: regions of fewer pixels are absorbed by a neighbour.
-        connectivity: 4 (OpenCV's graph) or 8 (the authors') neighbours of a pixel.
-
-    Returns:
-        (H, W) int32, regions 0..R-1 in reading order of their first pixels. With 4 neighbours it equals the result of
-        OpenCV's GraphSegmentation on the same image, except where a small region has two equally near neighbours: of
-        those the one whose edge comes first absorbs it here, and any of them in OpenCV, whose sort is not stable.
-    """
-    return segment_many(image, [k], sigma, min_size, connectivity).labels(0)
-
-
-def segment_many(
     image: np.ndarray,
     ks: Sequence[float],
     sigma: float = 0.8,
     min_size: int | Sequence[int] = 100,
     connectivity: int = 4,
 ) -> Segmentations:
-    """`segment` for several k, for little more than the cost of one; min_size may differ for each.
+    """The initial regions of an image for several k, for little more than the cost of one.
+
+    Args:
+        image: uint8 (H, W, C), see `to_colour_space`.
+        ks: a larger k gives larger regions; in units of colour distance times pixels.
+        sigma: of the Gaussian that smooths the image first, in pixels.
+        min_size: regions of fewer pixels are absorbed by a neighbour; one for all k, or one for each.
+        connectivity: 4 (OpenCV's graph) or 8 (the authors') neighbours of a pixel.
+
+    Returns:
+        With 4 neighbours the result of OpenCV's GraphSegmentation on the same image, except where a small region has
+        two equally near neighbours: of those the one whose edge comes first absorbs it here, and any of them in OpenCV.
 
     Raises:
         ConfigError: no k, a k or sigma that is not positive, or another number of neighbours than 4 or 8.

@@ -1,4 +1,4 @@
-"""Colour spaces, and what the steps say of images and label maps that they cannot take."""
+"""Colour spaces, and what the steps say of images that they cannot take."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from detkit.errors import ConfigError, ImageTypeError
-from detkit.proposals.selective_search import COLOUR_SPACES, describe, segment, to_colour_space
+from detkit.proposals.selective_search.colour_spaces import COLOUR_SPACES, to_colour_space
+from detkit.proposals.selective_search.segmentation import segment
 from tests.proposals.selective_search.generated import noise
 
 RED = np.full((2, 3, 3), (255, 0, 0), np.uint8)
@@ -55,17 +56,6 @@ def test_an_unknown_space_is_refused_with_those_there_are() -> None:
     "image", [RED[..., 0], RED.astype(np.float32), RED[:0], None], ids=["flat", "float", "empty", "none"]
 )
 def test_each_step_says_what_image_it_wants(image) -> None:
-    labels = np.zeros((2, 3), np.int32)
-    for step in (lambda: to_colour_space(image, "hsv"), lambda: segment(image), lambda: describe(image, labels)):
+    for step in (lambda: to_colour_space(image, "hsv"), lambda: segment(image, [150.0])):
         with pytest.raises(ImageTypeError, match=r"a uint8 array .* is needed"):
             step()
-
-
-@pytest.mark.parametrize(
-    "labels",
-    [np.zeros((3, 3), np.int32), np.full((2, 3), -1), np.full((2, 3), 4)],
-    ids=["another size", "negative", "with gaps"],
-)
-def test_label_maps_that_do_not_fit_are_refused(labels: np.ndarray) -> None:
-    with pytest.raises(ConfigError, match="a label map needs"):
-        describe(RED, labels)

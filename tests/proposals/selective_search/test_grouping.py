@@ -6,13 +6,21 @@ import numpy as np
 import pytest
 
 from detkit.errors import ConfigError
-from detkit.proposals.selective_search import MEASURES, describe, group, segment, segment_many, similarities
-from detkit.proposals.selective_search.regions import describe_many
+from detkit.proposals.selective_search.grouping import MEASURES, group
+from detkit.proposals.selective_search.regions import Regions
+from detkit.proposals.selective_search.regions import describe as describe_all
+from detkit.proposals.selective_search.segmentation import Segmentations, segment
 from detkit.proposals.selective_search.texture import texture_bins
 from tests.proposals.selective_search.generated import blobs
 from tests.proposals.selective_search.plain import PlainRegions, neighbours
 
 STRATEGIES = [MEASURES, ("texture", "size", "fill"), ("fill",), ("size",), ("colour",), ("texture",)]
+
+
+def describe(image: np.ndarray, labels: np.ndarray) -> Regions:
+    """The regions of one label map."""
+    (regions,) = describe_all(image, Segmentations(np.ascontiguousarray(labels), np.arange(labels.max() + 1)[None]))
+    return regions
 
 
 @pytest.fixture(scope="module", params=[3, 1], ids=["rgb", "one channel"])
@@ -22,7 +30,7 @@ def image(request: pytest.FixtureRequest) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def labels(image: np.ndarray) -> np.ndarray:
-    return segment(image, k=15, min_size=12)
+    return segment(image, [15], min_size=12).labels()
 
 
 @pytest.fixture
@@ -43,15 +51,6 @@ def test_regions_are_measured_as_their_masks(image: np.ndarray, labels: np.ndarr
 
 
 @pytest.mark.parametrize("measures", STRATEGIES, ids="+".join)
-def test_similarities_are_those_of_the_pixels(measures, image, labels, plain) -> None:
-    regions = describe(image, labels)
-    values = similarities(regions, regions.neighbours, measures)
-    expected = [plain.similarity(a, b, measures) for a, b in regions.neighbours.tolist()]
-    np.testing.assert_allclose(values, expected, atol=2e-6)
-    assert values.dtype == np.float64 and (values >= 0).all() and (values <= 1).all()
-
-
-@pytest.mark.parametrize("measures", [MEASURES, ("texture", "size", "fill"), ("colour",)], ids="+".join)
 def test_regions_merge_in_the_order_of_a_plain_reading(measures, image, labels, plain) -> None:
     regions = describe(image, labels)
     hierarchy = group(regions, measures)
@@ -99,8 +98,8 @@ def test_a_single_region_has_a_hierarchy_of_its_own() -> None:
 
 
 def test_many_partitions_are_described_as_one_by_one(image: np.ndarray) -> None:
-    segmentations = segment_many(image, [10, 30, 90], min_size=9)
-    for index, regions in enumerate(describe_many(image, segmentations)):
+    segmentations = segment(image, [10, 30, 90], min_size=9)
+    for index, regions in enumerate(describe_all(image, segmentations)):
         alone = describe(image, segmentations.labels(index))
         assert all(np.array_equal(a, b) for a, b in zip(regions, alone, strict=True))
 
@@ -108,6 +107,5 @@ def test_many_partitions_are_described_as_one_by_one(image: np.ndarray) -> None:
 @pytest.mark.parametrize("measures", [(), ("colour", "shape")], ids=str)
 def test_unknown_measures_are_refused_by_name(measures) -> None:
     regions = describe(np.zeros((2, 2, 3), np.uint8), np.array([[0, 1], [0, 1]], np.int32))
-    for function in (lambda: group(regions, measures), lambda: similarities(regions, regions.neighbours, measures)):
-        with pytest.raises(ConfigError, match="colour, texture, size, fill"):
-            function()
+    with pytest.raises(ConfigError, match="colour, texture, size, fill"):
+        group(regions, measures)

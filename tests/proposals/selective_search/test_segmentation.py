@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from detkit.errors import ConfigError
-from detkit.proposals.selective_search import segment, segment_many
-from detkit.proposals.selective_search.segmentation import smooth
+from detkit.proposals.selective_search.segmentation import segment, smooth
 from tests.proposals.selective_search.generated import blobs, cases, noise
 from tests.proposals.selective_search.plain import partition
+
+
+def label(image: np.ndarray, k: float, *options: Any, **others: Any) -> np.ndarray:
+    return segment(image, [k], *options, **others).labels()
 
 
 def test_regions_are_opencvs_except_for_ties() -> None:
@@ -22,7 +26,7 @@ def test_regions_are_opencvs_except_for_ties() -> None:
     expected = np.load(Path(__file__).with_name("opencv_partitions.npz"))["labels"]
     begin, different = 0, []
     for _, image, k, sigma, least in cases():
-        labels = segment(image, k, sigma, least)
+        labels = label(image, k, sigma, least)
         end = begin + labels.size
         if not np.array_equal(labels.ravel(), expected[begin:end]):
             different.append(sigma)
@@ -37,7 +41,7 @@ def test_regions_are_opencvs_except_for_ties() -> None:
 def test_regions_are_those_of_a_plain_reading(k: float, connectivity: int) -> None:
     image = noise(14, 19, seed=3)
     for least in (1, 12):
-        labels = segment(image, k, 0.8, least, connectivity)
+        labels = label(image, k, 0.8, least, connectivity)
         assert np.array_equal(labels, partition(smooth(image, 0.8), k, least, connectivity))
 
 
@@ -48,7 +52,7 @@ def test_regions_are_those_of_a_plain_reading(k: float, connectivity: int) -> No
 )
 @settings(deadline=None, max_examples=60)
 def test_among_equal_differences_the_order_does_not_matter(image: np.ndarray, k: float, connectivity: int) -> None:
-    labels = segment(image // 32, k, 0.001, 1, connectivity)
+    labels = label(image // 32, k, 0.001, 1, connectivity)
     assert np.array_equal(labels, partition((image // 32).astype(np.float32), k, 1, connectivity))
 
 
@@ -60,29 +64,20 @@ def test_among_equal_differences_the_order_does_not_matter(image: np.ndarray, k:
 )
 @settings(deadline=None, max_examples=60)
 def test_many_k_at_once_are_as_one_by_one(image: np.ndarray, ks: list[float], least: int, sigma: float) -> None:
-    together = segment_many(image // 16, ks, sigma, least)
+    sizes = [least + index for index in range(len(ks))]
+    together = segment(image // 16, ks, sigma, sizes)
     for index, k in enumerate(ks):
-        assert np.array_equal(together.labels(index), segment(image // 16, k, sigma, least))
+        assert np.array_equal(together.labels(index), label(image // 16, k, sigma, sizes[index]))
     # Pieces are as few as can be: each has regions of its own.
     assert len(np.unique(together.regions, axis=1).T) == together.pieces.max() + 1
 
 
 def test_regions_are_numbered_by_their_first_pixel_and_none_is_too_small() -> None:
-    labels = segment(blobs(60, 47), k=40, min_size=25)
+    labels = label(blobs(60, 47), k=40, min_size=25)
     _, first = np.unique(labels, return_index=True)
     assert len(first) > 5 and (np.diff(first) > 0).all()
     assert np.bincount(labels.ravel()).min() >= 25
-
-
-def test_a_smaller_image_than_min_size_is_one_region() -> None:
-    assert (segment(noise(5, 7), k=1, min_size=100) == 0).all()
-
-
-def test_min_size_may_differ_for_each_k() -> None:
-    image = noise(30, 30)
-    both = segment_many(image, [40, 90], min_size=[40, 90])
-    assert np.array_equal(both.labels(0), segment(image, 40, min_size=40))
-    assert np.array_equal(both.labels(1), segment(image, 90, min_size=90))
+    assert (label(noise(5, 7), k=1, min_size=100) == 0).all()  # a smaller image is one region
 
 
 @pytest.mark.parametrize(
@@ -92,4 +87,4 @@ def test_min_size_may_differ_for_each_k() -> None:
 )
 def test_settings_out_of_range_are_refused(arguments) -> None:
     with pytest.raises(ConfigError, match="segmentation needs"):
-        segment_many(noise(4, 4), **arguments)
+        segment(noise(4, 4), **arguments)
