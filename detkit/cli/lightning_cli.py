@@ -60,22 +60,12 @@ def base_classes() -> tuple[type[LightningModule], type[LightningDataModule]]:
 
 
 def run(command: str, args: Sequence[str]) -> DetkitCLI:
-    """Run fit, validate, test or predict; see `execute` for the errors.
-
-    Args:
-        command: which of them.
-        args: the arguments after it.
-    """
+    """Run fit, validate, test or predict with the arguments after it; see `execute` for the errors."""
     return execute(command, *prepare(command, args))
 
 
 def execute(command: str, arguments: Arguments, start: Start) -> DetkitCLI:
-    """Run a command whose arguments are read.
-
-    Args:
-        command: fit, validate, test or predict.
-        arguments: what the user gave.
-        start: the checkpoint, if there is one.
+    """Run fit, validate, test or predict, whose arguments are read.
 
     Raises:
         DetkitError: whatever the user can mend, in a few lines.
@@ -100,15 +90,7 @@ def execute(command: str, arguments: Arguments, start: Start) -> DetkitCLI:
 
 
 class DetkitCLI(LightningCLI):
-    """LightningCLI for detectors and classifiers; see `run`.
-
-    Args:
-        command: fit, validate, test or predict.
-        arguments: what the user gave.
-        start: the checkpoint.
-        model: base class of the models.
-        data: base class of the data sets.
-    """
+    """LightningCLI for detectors and classifiers; model and data are the base classes that are chosen from."""
 
     def __init__(
         self,
@@ -250,11 +232,7 @@ class DetkitCLI(LightningCLI):
         return Trainer(**complete(config, callbacks, self.command, self.folder))
 
     def run_command(self) -> None:
-        """Run the command, and say what came of it.
-
-        Raises:
-            KeyboardInterrupt: the run was stopped; its message says how to go on.
-        """
+        """Run the command, and say what came of it, also of an interrupt."""
         if self.folder is not None and self.trainer.is_global_zero:
             print(f"run: {self.folder}", flush=True)
         if isinstance(self.trainer.accelerator, CPUAccelerator):

@@ -21,13 +21,9 @@ CULPRIT = re.compile(
 
 
 def explain(message: str, command: str, arguments: Arguments, known: Iterable[str]) -> ConfigError:
-    """The error for the user.
+    """The error for the user, of what jsonargparse says, with the config file that holds the wrong name or value.
 
-    Args:
-        message: what jsonargparse says.
-        command: the command that was run.
-        arguments: what the user gave, to name the config file that holds the wrong name or value.
-        known: the names of options and classes there are; the choices that the message itself lists are added.
+    ``known`` are the names of options and classes there are; the choices that the message itself lists are added.
     """
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     lines = [line for line in lines if line and not NOISE.match(line) and len(line) < 500]

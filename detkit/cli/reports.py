@@ -88,16 +88,9 @@ def report_test(
     output: str | None,
     score_threshold: float | None,
 ) -> None:
-    """Print the metrics of a test and write the report; an earlier one is replaced, and that is said.
+    """Print the metrics of a test and write the report, into the run's folder or ``output``.
 
-    Args:
-        model: that was tested.
-        datamodule: on what; ``data`` says it in words.
-        data: see ``datamodule``.
-        checkpoint: of the model; the report goes into the folder of its run.
-        baseline: metrics of an earlier test to compare with.
-        output: another folder for the report.
-        score_threshold: least score of what the report shows and counts, in 0..1; None takes that of the best F1.
+    ``score_threshold`` is the least score of what the report shows and counts, in 0..1; None takes that of the best F1.
     """
     metrics = report_metrics(model, f"test: {data}")
     folder = Path(output) if output else run_folder(checkpoint) / "report"

@@ -80,15 +80,13 @@ def prepare(command: str, args: Sequence[str]) -> tuple[Arguments, Start]:
 
 
 def find_start(command: str, arguments: Arguments) -> Start:
-    """Find the checkpoint that `--ckpt_path` names, and the config of its run.
-
-    A fit that names a checkpoint and no config takes the config of the checkpoint's run.
+    """Find the checkpoint that `--ckpt_path` names, and the config of its run, which a fit without a config takes.
 
     Raises:
         CheckpointError: there is no such checkpoint.
         ConfigError: a checkpoint is needed and none is named, or a fit has neither config nor model and data.
     """
-    root, wanted = run_root(arguments), arguments.setting("ckpt_path")
+    root, wanted = _run_root(arguments), arguments.setting("ckpt_path")
     if wanted in (None, "null", ""):
         if command != "fit":
             raise ConfigError(
@@ -109,7 +107,7 @@ def find_start(command: str, arguments: Arguments) -> Start:
     return Start(root, checkpoint, config)
 
 
-def run_root(arguments: Arguments) -> Path:
+def _run_root(arguments: Arguments) -> Path:
     """The folder of all versions of a run: `trainer.default_root_dir`, else `runs/` and the name of the first config
     file or, without one, of the model."""
     given = arguments.setting("trainer.default_root_dir")
@@ -178,14 +176,14 @@ def read_start(command: str, start: Start, arguments: Arguments, model: type) ->
 def find_differences(
     start: Start, arguments: Arguments, final: Any, parse: Callable[[list[str]], Any], args: Sequence[str]
 ) -> tuple[list[Difference], dict[str, Any]]:
-    """Where the checkpoint and the user's words differ.
+    """Where the checkpoint's options and the user's words differ.
 
     Args:
         start: with the checkpoint's content.
         arguments: what the user gave.
         final: the model's arguments as they are used.
-        parse: parses arguments and returns the model's arguments.
-        args: as `read_start` returns them.
+        parse: parses arguments as `read_start` returns them, and returns the model's.
+        args: those arguments.
 
     Returns:
         The rows of the table, and the options of the command line that win: dotted name -> value.

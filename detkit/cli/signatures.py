@@ -37,12 +37,7 @@ Definition = tuple[str, ast.ClassDef | ast.FunctionDef]
 def options_of(module: str, name: str) -> Names | None:
     """The arguments of a class's constructor or of a function, with the fields of settings below them.
 
-    Args:
-        module: where the name is defined or imported, such as "detkit.detectors".
-        name: of the class or function.
-
-    Returns:
-        None where they cannot be told from the source.
+    ``module`` is where the name is defined or imported. None where the arguments cannot be told from the source.
     """
     found = _find(module, name)
     annotations = _arguments(found) if found is not None else None
@@ -69,11 +64,8 @@ def check_options(
 ) -> None:
     """Refuse an option, a class or a name in a config file that is not known.
 
-    Args:
-        command: for the message.
-        known: the options of the command; those of `CLASSES` are added from the classes that are chosen.
-        arguments: what the user gave.
-        run: the config of the checkpoint's run, for classes that the user does not choose.
+    The options of `CLASSES` are those of the classes that are chosen; ``run`` is the config of the checkpoint's run,
+    for classes that the user does not choose.
 
     Raises:
         ConfigError: with the near name, and the file that holds the wrong one.

@@ -55,15 +55,7 @@ CONFIG = "--config takes a fit's config, which supplies the data set; --import M
 
 
 def run_tool(command: str, args: Sequence[str]) -> None:
-    """Run a tool, and print the `text` of its result.
-
-    Args:
-        command: one of `TOOLS`.
-        args: the arguments after it.
-
-    Raises:
-        DetkitError: an option or a file that cannot be used.
-    """
+    """Run one of `TOOLS` with the arguments after it, and print the `text` of its result."""
     tool, arguments = TOOLS[command], read_arguments(args)
     known = options_of(tool.module, tool.function) or {}
     if known:

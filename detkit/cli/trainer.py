@@ -72,11 +72,7 @@ def make_run_folder(root: Path, rank: int) -> Path:
 def complete(config: dict[str, Any], callbacks: list[Callback], command: str, folder: Path | None) -> dict[str, Any]:
     """The trainer's arguments, with detkit's defaults where the user left them open.
 
-    Args:
-        config: the arguments of the trainer.
-        callbacks: detkit's own. A callback of the same kind in `trainer.callbacks` replaces one of them.
-        command: fit, validate, test or predict.
-        folder: the run's folder; None where nothing is kept.
+    A user's callback replaces detkit's of the same kind. ``folder`` is the run's; None where nothing is kept.
     """
     config = dict(config)
     users = config.get("callbacks") or []

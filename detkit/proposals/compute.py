@@ -111,11 +111,6 @@ class ProposalTask:
 def load_or_compute(task: ProposalTask, workers: int | None = None, progress: bool = True) -> ProposalStore:
     """The proposals of a split, computed now if they are not there; a computation that was stopped goes on.
 
-    Args:
-        task: the split, the method and the file.
-        workers: threads; None for one a core.
-        progress: print what is computed, and how far it is.
-
     Raises:
         DataError: the store does not fit the split, or holds other proposals; or images cannot be read, which is said
             after all others are computed and kept.
@@ -137,7 +132,7 @@ def compute(
     workers: int | None = None,
     progress: bool = True,
 ) -> None:
-    """Compute the images ``todo``, an image a thread, and keep each as soon as it is done.
+    """Compute the images ``todo``, an image a thread (by default one a core), and keep each as soon as it is done.
 
     The boxes depend neither on the number of threads nor on the order of the images. Images that cannot be read are
     left for `finish`.
@@ -182,8 +177,7 @@ def finish(task: ProposalTask, writer: StoreWriter, processes: int = 1) -> Propo
     """Make the store from the parts of all processes; ``processes`` is their number.
 
     Raises:
-        DataError: images that cannot be read, or whose proposals other processes kept in another folder. All others
-            are kept.
+        DataError: images that cannot be read, or whose proposals other processes kept elsewhere. All others are kept.
     """
     writer.merge_parts()
     unreadable, missing = [], writer.todo()

@@ -8,15 +8,15 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from detkit.errors import ConfigError
-from detkit.proposals.selective_search import SearchParameters, selective_search
-from detkit.settings import Configurable, check_choice, check_range
+from detkit.proposals.selective_search import SearchParameters, parameters_of, selective_search
+from detkit.settings import Configurable, check_range
 
 Mode = Literal["single", "fast", "quality"]
 ParameterSet = Literal["opencv", "paper"]
@@ -67,11 +67,10 @@ class SelectiveSearch(ProposalMethod):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_choice("mode of selective search", self.mode, get_args(Mode))
-        if isinstance(self.parameters, SearchParameters | Mapping):
+        own = isinstance(self.parameters, SearchParameters | Mapping)
+        parameters_of("opencv" if own else self.parameters, self.mode)  # refuses what is unknown
+        if own:
             object.__setattr__(self, "parameters", _checked_parameters(self.parameters))
-        else:
-            check_choice("parameters of selective search", self.parameters, get_args(ParameterSet))
         for name, low in (("max_boxes", 1), ("resize_width", 1), ("seed", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) and (value is not None or name == "seed"):

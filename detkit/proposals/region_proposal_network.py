@@ -133,13 +133,7 @@ class RPNHead(nn.Module):
 
 
 class RegionProposalNetwork(nn.Module):
-    """Anchors, head, selection of proposals, and the two losses.
-
-    Args:
-        channels: of the feature maps.
-        anchor_generator: with the same number of anchors at each level.
-        settings: see `RPNSettings`.
-    """
+    """Anchors, as many at each level, the head, the selection of proposals, and the two losses."""
 
     def __init__(self, channels: int, anchor_generator: AnchorGenerator, settings: RPNSettings = RPNSettings()) -> None:
         super().__init__()
@@ -200,11 +194,6 @@ class RegionProposalNetwork(nn.Module):
         self, output: RPNOutput, images: ImageBatch, targets: Targets
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses over a balanced sample of anchors of each image.
-
-        Args:
-            output: from `forward`.
-            images: the batch.
-            targets: what is to be found in it.
 
         Returns:
             ``loss_objectness`` and ``loss_rpn_box_reg``, both over the number of sampled anchors of the batch (so

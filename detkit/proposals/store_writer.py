@@ -26,7 +26,7 @@ class StoreWriter:
     """Fills a part of a store, from which `finish` makes the store; a context manager.
 
     A part stays when the process ends or is killed, and the next writer with the same arguments goes on with it. A
-    writer that finds another one at the same part waits until that has ended.
+    writer that finds another one at the same part waits until that has ended, and calls ``on_wait`` once.
 
     Args:
         path: the store.
@@ -35,13 +35,10 @@ class StoreWriter:
         parameters: its options; plain JSON values.
         rank: of this process. The writer of rank 0 takes over all parts that are there when it begins.
         grow: take over also what the store and its parts have for another list of the data set's images.
-        on_wait: called once if another writer is at the part.
+        on_wait: see above.
 
     Attributes:
         done: (I,) bool, images that need not be computed.
-
-    Raises:
-        DataError: a part is of another computation, or the folder cannot be written to.
     """
 
     def __init__(

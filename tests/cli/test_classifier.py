@@ -109,8 +109,3 @@ def test_model_and_data_that_do_not_fit(detkit: Callable[..., Any]) -> None:
     crops = ["--data", "ObjectCrops", "--data.source", "Shapes", f"--data.source.init_args={json.dumps(SMALL)}"]
     result = detkit("fit", "--model", "FasterRCNN", *crops, "--trainer.fast_dev_run", "true")
     assert result.code == 2 and "it is for --model ImageClassifier" in result.err
-
-
-def test_names_that_are_nearly_right(detkit: Callable[..., Any], tmp_path: Path) -> None:
-    result = detkit("fit", "--model", "ImageClasifier", "--data", "ClassFolder", "--data.path", str(tmp_path))
-    assert result.code == 2 and "did you mean 'ImageClassifier'?" in result.err

@@ -13,10 +13,8 @@ import pytest
     ("given", "said"),
     [
         (["--model.optim.lrr", "3"], ["lrr", "did you mean 'optim.lr'?"]),
-        (["--model.lr", "3"], ["'lr'", "did you mean 'optim.lr'?"]),
         (["--model.optim.lr", "fast"], ['"optim.lr": Expected a', "float", "fast"]),
         (["--modle.optim.lr", "3"], ["no option --modle.optim.lr; did you mean --model.optim.lr?"]),
-        (["--trainer.max-epochz", "3"], ["no option --trainer.max_epochz; did you mean --trainer.max_epochs?"]),
         (["--trainer.max_epochs", "few"], ['"trainer.max_epochs": Expected a', "int", "few"]),
         (["--model", "Tinny"], ["Tinny", "did you mean 'Tiny'?"]),
         (["--data", "Photos"], ["Photos", "path"]),

@@ -64,6 +64,9 @@ def test_what_is_written_is_read(path: Path) -> None:
     assert all(store[image_id].dtype == np.float32 and image_id in store for image_id in store)
     assert store.images.sizes.tolist() == [[40, 30], [30, 40], [8000, 6000], [1, 1]]
     assert (store.method, store.parameters) == ("x.Y", {"k": [1, 2]})
+    store.check(*IMAGES)
+    store.check(["a"], [30], [40])  # more in the store than in the data set
+    store.check([], [], [])
     store["b"][:] = 7  # a copy: the next reader is not to see it
     np.testing.assert_array_equal(store["b"], BOXES[0])
 
@@ -194,13 +197,6 @@ def test_who_reads_a_store_goes_on_while_it_is_made_again(path: Path) -> None:
 # -- what does not fit ---------------------------------------------------------------------------
 
 
-def test_a_store_that_fits(path: Path) -> None:
-    store = ProposalStore(path)
-    store.check(*IMAGES)
-    store.check(["a"], [30], [40])  # more in the store than in the data set
-    store.check([], [], [])
-
-
 @pytest.mark.parametrize(
     ("ids", "widths", "message"),
     [
@@ -321,15 +317,11 @@ def test_a_part_of_another_computation(tmp_path: Path, other: dict[str, Any], me
     with pytest.raises(DataError, match=message) as error:
         writer(tmp_path)
     assert str(part) in str(error.value) and "delete it" in str(error.value)
-    assert len(fill_nothing(writer(tmp_path, rank=rank, **other))) == 3
+    with writer(tmp_path, rank=rank, **other) as opened:
+        assert len(opened.todo()) == 3
     part.write_bytes(b"something that is no database" * 99)
     with pytest.raises(DataError, match=r"part\d: is damaged, or no part .*delete it"):
         writer(tmp_path)
-
-
-def fill_nothing(opened: StoreWriter) -> list[int]:
-    with opened:
-        return opened.todo()
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:

@@ -10,13 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detkit.errors import ConfigError, ImageTypeError
+from detkit.errors import ImageTypeError
+from detkit.settings import check_choice, check_range
 
 if TYPE_CHECKING:
     from detkit.proposals.selective_search.grouping import Hierarchy
-
-MODES = ("single", "fast", "quality")
-SETS = ("opencv", "paper")
 
 #: 0.8 in single precision, as OpenCV passes it on: the difference changes some regions.
 OPENCV_SIGMA = 0.800000011920929
@@ -65,10 +63,8 @@ def parameters_of(name: str, mode: str) -> SearchParameters:
     Raises:
         ConfigError: an unknown set or mode.
     """
-    if name not in SETS:
-        raise ConfigError(f"unknown parameters {name!r} of selective search: use one of {', '.join(SETS)}")
-    if mode not in MODES:
-        raise ConfigError(f"unknown mode {mode!r} of selective search: use one of {', '.join(MODES)}")
+    check_choice("parameters of selective search", name, ("opencv", "paper"))
+    check_choice("mode of selective search", mode, ("single", "fast", "quality"))
     if name == "opencv":
         spaces: tuple[str, ...] = ("hsv", "lab", "gray", "blue", "rgi")
         ks: tuple[float, ...] = {"single": (200,), "fast": (150, 300, 450), "quality": (150, 300, 450, 600, 750)}[mode]
@@ -122,9 +118,8 @@ def selective_search(
 
     pixels = as_pixels(image)
     chosen = parameters if isinstance(parameters, SearchParameters) else parameters_of(parameters, mode)
-    for name, value in (("max_boxes", max_boxes), ("resize_width", resize_width)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} of selective search must be 1 or more, or null for no limit; it is {value}")
+    check_range("max_boxes of selective search", max_boxes, 1)
+    check_range("resize_width of selective search", resize_width, 1)
     height, width = pixels.shape[:2]
     searched = pixels
     if resize_width is not None and width > resize_width:

@@ -27,11 +27,8 @@ def texture_bins(image: np.ndarray) -> np.ndarray:
     As in OpenCV, the negative and the positive part are each scaled to 0-255 by their own extreme and divided into ten
     bins. Zero is in the last bin of the negative part, and counts as the first of the positive one.
 
-    Args:
-        image: uint8 (H, W, C).
-
     Returns:
-        uint8 (4, H, W * C), the channels of a pixel side by side; the axes are x, y and the two diagonals.
+        uint8 (4, H, W * C) of an image uint8 (H, W, C); the axes are x, y and the two diagonals.
 
     Raises:
         DataError: an image too long for OpenCV to rotate.

@@ -101,13 +101,8 @@ def build_contender(
 ) -> Contender:
     """A generation with random weights and the numbers of its paper.
 
-    Args:
-        key: of `GENERATIONS`.
-        backbone: one of `detkit.features.architectures.ARCHITECTURES`.
-        class_names: the classes.
-        min_size: Fast and Faster R-CNN: pixels of the shorter side. R-CNN crops from the image as it is.
-        max_size: limit of the longer side.
-        max_proposals: R-CNN and Fast R-CNN: of an image, from selective search. The RPN gives 300.
+    Sizes are pixels of the shorter and longer side, for Fast and Faster R-CNN. ``max_proposals`` of an image are from
+    selective search, for R-CNN and Fast R-CNN; the RPN gives 300.
 
     Raises:
         ConfigError: for an unknown backbone, or sizes that it does not take.

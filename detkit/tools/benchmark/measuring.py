@@ -31,9 +31,8 @@ class Row:
         inputs: sizes of the network's inputs, in pixels.
         seconds: stage of `STAGES` -> seconds an image: the mean over the images of the median over the rounds.
         boxes: mean number of proposals of an image.
-        recall_50: share of the objects that the proposals cover at IoU 0.5; None without ground truth, and for an RPN
-            with random weights.
-        recall_70: the same at IoU 0.7.
+        recall_50, recall_70: share of the objects that the proposals cover at IoU 0.5 and 0.7; None without ground
+            truth, and for an RPN with random weights.
         map: mAP by ``protocol``; None without ground truth or a checkpoint.
         protocol: its description.
         times: (images, rounds), each the seconds of each stage.

@@ -33,13 +33,7 @@ SETTINGS = {
 
 
 def draw(rows: Sequence[Row], caption: str, path: Path) -> None:
-    """Write the picture as SVG.
-
-    Args:
-        rows: one for each generation, drawn from top to bottom.
-        caption: text below: what was measured, and where.
-        path: the file.
-    """
+    """Write the picture as SVG: the rows from top to bottom, and the caption below."""
     import matplotlib.style
     from matplotlib.figure import Figure
 

@@ -54,9 +54,7 @@ def why_so_close(rows: Sequence[Row], backbone: str, crop_size: int) -> str | No
     if without >= EXPECTED_RATIO:
         share = f"{in_seconds(fast.seconds[PROPOSALS])} of its {in_seconds(fast.total())} s"
         return f"{start}proposals, which both need, take {share}; without them it is {as_factor(without)} as fast"
-    crops, shared, heads = (
-        in_seconds(s) for s in (rcnn.seconds[FEATURES], fast.seconds[FEATURES], fast.seconds[HEADS])
-    )
+    crops, shared, heads = map(in_seconds, (rcnn.seconds[FEATURES], fast.seconds[FEATURES], fast.seconds[HEADS]))
     of_crop = f"{1000 * rcnn.seconds[FEATURES] / max(rcnn.boxes, 1):.2g} ms each, {backbone}"
     usual = architecture(backbone).crop_size
     larger = f"crops of {usual} pixels (crop.size) and " if crop_size < usual else ""
@@ -89,11 +87,8 @@ def cells(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, ...]]]]:
         ("input, pixels", *[row.inputs for row in rows]),
         ("proposals an image", *[f"{row.boxes:,.0f}" for row in rows]),
     ]
-    for name, label in (
-        ("recall_50", "their recall, IoU 0.5"),
-        ("recall_70", "their recall, IoU 0.7"),
-        ("map", "mAP of detections"),
-    ):
+    labels = {"recall_50": "their recall, IoU 0.5", "recall_70": "their recall, IoU 0.7", "map": "mAP of detections"}
+    for name, label in labels.items():
         if any(getattr(row, name) is not None for row in rows):
             quality.append((label, *[_share(getattr(row, name)) for row in rows]))
     return [("seconds an image", seconds), ("times as fast as R-CNN", ratios), ("", quality)]

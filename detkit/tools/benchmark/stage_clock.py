@@ -1,7 +1,6 @@
-"""Seconds of the stages of one detection, from clocks on the parts that a detector calls.
+"""Seconds of the stages of one detection, from clocks on the functions named in `PARTS`.
 
-No code of a detector is repeated here: during one detection the functions named in `PARTS` are timed. The time of a
-part within another part is not counted for the outer one, so the stages add up to the whole.
+The time of a part within another part is not counted for the outer one, so the stages add up to the whole.
 """
 
 from __future__ import annotations
@@ -45,14 +44,7 @@ PARTS: dict[type[Detector], dict[str, str]] = {
 
 
 class StageClock:
-    """Adds up the seconds of stages, which may be nested.
-
-    Args:
-        device: a GPU is synchronized before the clock is read.
-
-    Attributes:
-        seconds: of each stage, without those of the stages nested in it.
-    """
+    """Adds up the seconds of stages, without those of the stages nested in them; a GPU is synchronized first."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
