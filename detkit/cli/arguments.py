@@ -64,12 +64,6 @@ class Arguments:
         values = (lookup(file.content, name) for file in reversed(self.files))
         return next((value for value in values if value is not None), None)
 
-    def names_under(self, section: str) -> list[str]:
-        """The options of a class on the command line: `optim.lr` for `--model.optim.lr`."""
-        prefix = f"{section}."
-        given = [name.removeprefix(prefix) for name, _ in self.pairs() if name.startswith(prefix)]
-        return [name.removeprefix("init_args.") for name in given if name not in ("class_path", "help")]
-
     def class_of(self, section: str) -> tuple[str | None, str]:
         """The class chosen for `model` or `data`, and where: the command line or a file."""
         given = self.option(section, f"{section}.class_path")

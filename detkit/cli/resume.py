@@ -229,8 +229,13 @@ def _with_full_names(content: Any) -> Any:
     return content
 
 
+def _given_classes(arguments: Arguments) -> list[str]:
+    given = [name for name, _ in arguments.pairs()]
+    return [name for name in CLASSES if f"model.{name}" in given or f"model.init_args.{name}" in given]
+
+
 def _refuse_linked(arguments: Arguments) -> None:
-    given = [(name, f"--model.{name}") for name in CLASSES if name in arguments.names_under("model")]
+    given = [(name, f"--model.{name}") for name in _given_classes(arguments)]
     for file in arguments.files:
         given += [(name, f"{file.path}: model.{name}") for name in CLASSES if _in_file(file, name)]
     for name, where in given:
@@ -241,9 +246,8 @@ def _refuse_linked(arguments: Arguments) -> None:
 def _check_classes(start: Start, arguments: Arguments) -> None:
     import yaml
 
-    for name in CLASSES:
-        if name in arguments.names_under("model"):
-            raise ConfigError(f"--model.{name}: they come from the checkpoint {start.checkpoint.path}.")
+    for name in _given_classes(arguments):
+        raise ConfigError(f"--model.{name}: they come from the checkpoint {start.checkpoint.path}.")
     names = arguments.setting("data.class_names")
     names = yaml.safe_load(names) if isinstance(names, str) else names
     if names and list(names) != start.class_names:

@@ -57,14 +57,6 @@ def test_an_error_in_a_config_names_the_file(detkit: Callable[..., Any], text: s
         assert words in result.err
 
 
-@pytest.mark.parametrize("command", ["validate", "test", "predict"])
-def test_a_checkpoint_is_asked_for(detkit: Callable[..., Any], command: str) -> None:
-    result = detkit(command, "--data", "Photos", "--data.path", "x")
-    assert result.code == 2
-    assert "--ckpt_path" in result.err
-    assert len(result.err.splitlines()) == 1
-
-
 def test_an_error_of_ours_from_a_constructor_comes_through(
     detkit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("fit --config shapes/faster_rcnn --trainer.max_epoch 3", "did you mean --trainer.max_epochs?"),
         ("fit --model FasterRCN --data VOC", "there is no class FasterRCN; did you mean FasterRCNN?"),
         ("validate", "`detkit validate` needs --ckpt_path"),
+        ("test", "`detkit test` needs --ckpt_path"),
+        ("predict --data ImageFolder --data.path x", "`detkit predict` needs --ckpt_path"),
         ("test --ckpt_path nowhere", "nowhere: no such checkpoint or run folder"),
         ("test --ckpt_path runs/x --model.svm.cc 3", "no option --model.svm.cc; did you mean --model.svm.c?"),
         ("test --ckpt_path runs/x --data.image_sise 3", "did you mean --data.image_size?"),

@@ -35,7 +35,6 @@ class Search(ProposalMethod):
     before: ClassVar[Callable[[int], None]]
 
     def __call__(self, image: np.ndarray, image_id: Any = None) -> np.ndarray:
-        """0 to 4 boxes."""
         Search.before(len(self.calls))
         self.calls.append(image_id)
         random = np.random.default_rng((self.seed, int(image.sum())))

@@ -33,7 +33,6 @@ class Grid(ProposalMethod):
     step: int = 16
 
     def __call__(self, image: np.ndarray, image_id: str | int | None = None) -> np.ndarray:
-        """Squares side by side."""
         corners = np.mgrid[0 : image.shape[1] : self.step, 0 : image.shape[0] : self.step].reshape(2, -1).T
         return np.concatenate([corners, corners + self.step], axis=1)
 

@@ -131,7 +131,9 @@ def test_the_output_is_float32_for_half_features() -> None:
     assert output.logits.dtype == output.deltas.dtype == output.anchors.dtype == torch.float32
 
 
-def test_levels_with_different_numbers_of_anchors_are_refused() -> None:
+def test_settings_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ConfigError, match="'huber'"):
+        network(box_loss="huber")
     generator = AnchorGenerator([[32.0], [64.0, 128.0]], [1.0])
     with pytest.raises(ConfigError, match=r"\[1, 2\]"):
         RegionProposalNetwork(8, generator)

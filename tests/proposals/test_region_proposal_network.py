@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detkit.boxes import box_iou
-from detkit.errors import ConfigError
 from detkit.proposals import RegionProposalNetwork
 from detkit.proposals.region_proposal_network import RPNOutput
 from detkit.training import Samples, sample
@@ -205,11 +204,6 @@ def test_every_box_loss_teaches_the_same_boxes(kind: str) -> None:
     right = rpn.codec.encode(truths[matches.index], output.anchors)[None]
     losses, _ = rpn.losses(output._replace(deltas=right), batch, Targets([truths], [], [NOTHING]))
     assert losses["loss_rpn_box_reg"].abs() < 1e-5
-
-
-def test_unknown_box_losses_are_refused() -> None:
-    with pytest.raises(ConfigError, match="'huber'"):
-        network(box_loss="huber")
 
 
 def test_losses_without_objects_have_a_graph() -> None:

@@ -111,23 +111,16 @@ def test_detections_beyond_the_limit_are_counted() -> None:
 
 def test_what_was_left_out_is_noted() -> None:
     Path("detections.json").write_text(json.dumps(FOREIGN))
-    text = evaluate(**TABLE, other_images="drop").text
-    assert "3 detections" in text
-    assert "note: detections.json: 3 of 6 detections are of 2 images" in text
-
-
-def test_no_detections_at_all() -> None:
+    before = sorted(Path().rglob("*"))
+    result = evaluate(**TABLE, other_images="drop")
+    assert "3 detections" in result.text
+    assert "note: detections.json: 3 of 6 detections are of 2 images" in result.text
+    assert result.path is None and "report" not in result.text
+    assert sorted(Path().rglob("*")) == before  # without a report nothing is written
     Path("detections.json").write_text("[]")
     text = evaluate(**COCO).text
     assert row(text, "AP") == "0.000"
     assert "note: there are no detections" in text
-
-
-def test_without_a_report_nothing_is_written() -> None:
-    before = sorted(Path().rglob("*"))
-    result = evaluate(**TABLE)
-    assert result.path is None and "report" not in result.text
-    assert sorted(Path().rglob("*")) == before
 
 
 def test_a_baseline_is_compared_with() -> None:

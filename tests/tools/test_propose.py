@@ -54,7 +54,6 @@ class Search:
 
     @classmethod
     def search(cls, image: np.ndarray, max_boxes: int | None = None, seed: int = 0, **others: Any) -> np.ndarray:
-        """300 boxes."""
         cls.before(cls.calls)
         cls.calls += 1
         corners = np.random.default_rng(seed).integers(0, 64, (300, 2, 2))
@@ -75,7 +74,6 @@ class Corner(ProposalMethod):
     side: float = 16
 
     def __call__(self, image: np.ndarray, image_id: Any = None) -> np.ndarray:
-        """One box."""
         return np.array([[0, 0, self.side, self.side]])
 
 
@@ -296,7 +294,6 @@ def test_interrupted_it_says_how_to_go_on(propose: Any, search: type[Search]) ->
 
 
 def assert_same(one: str, other: str) -> None:
-    """The same images in the same order, with the same boxes in the same order."""
     first, second = (ProposalStore(f"{name}.proposals") for name in (one, other))
     assert [*first] == [*second] and all(np.array_equal(first[image_id], second[image_id]) for image_id in first)
     assert (first.method, first.parameters) == (second.method, second.parameters)

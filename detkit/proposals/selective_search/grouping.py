@@ -27,14 +27,12 @@ class Hierarchy(NamedTuple):
         sizes: (R + M,) int32, pixels.
         children: (M, 2) int32, the two regions that each merge joined.
         similarity: (M,) float64, of those two.
-        levels: (R + M,) int32, 1 for initial regions, otherwise one more than the larger level of the children.
     """
 
     boxes: np.ndarray
     sizes: np.ndarray
     children: np.ndarray
     similarity: np.ndarray
-    levels: np.ndarray
 
     @property
     def initial(self) -> int:
@@ -152,7 +150,6 @@ def _group(regions, sizes, boxes, neighbours, counts, colour, texture, channels,
     """See `group`; the arrays have room for 2 R - 1 regions, and the histograms are overwritten."""
     room = len(sizes)
     children, similarity = np.empty((room - regions, 2), np.int32), np.empty(room - regions, np.float64)
-    levels = np.ones(room, np.int32)
     merged_into = np.full(room, -1, np.int32)
     row = np.arange(room)  # of a region's histograms: a merged region overwrites its first child's
     first, last, following, other = _list_neighbours(neighbours, regions, room)
@@ -173,7 +170,6 @@ def _group(regions, sizes, boxes, neighbours, counts, colour, texture, channels,
         similarity[new - regions] = -negative
         merged_into[a] = merged_into[b] = new
         sizes[new] = sizes[a] + sizes[b]
-        levels[new] = max(levels[a], levels[b]) + 1
         for i in range(2):
             boxes[new, i] = min(boxes[a, i], boxes[b, i])
             boxes[new, i + 2] = max(boxes[a, i + 2], boxes[b, i + 2])
@@ -198,4 +194,4 @@ def _group(regions, sizes, boxes, neighbours, counts, colour, texture, channels,
                 before = cell
             cell = following[cell]
         last[new] = before
-    return boxes[:made], sizes[:made], children[: made - regions], similarity[: made - regions], levels[:made]
+    return boxes[:made], sizes[:made], children[: made - regions], similarity[: made - regions]

@@ -60,7 +60,6 @@ class PlainRegions:
     """Regions as masks; every similarity is computed from the pixels."""
 
     def __init__(self, image: np.ndarray, bins: np.ndarray, labels: np.ndarray) -> None:
-        """image: uint8 (H, W, C); bins: texture bins (4, H, W * C); labels: (H, W)."""
         self.image, self.bins = image, bins.reshape(4, *image.shape)
         self.masks = {r: labels == r for r in range(labels.max() + 1)}
 
