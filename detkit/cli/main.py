@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 from detkit.__about__ import __version__
 from detkit.cli.help import COMMANDS, help_text
@@ -30,7 +31,11 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"detkit {__version__}")
         return 0
     if command not in COMMANDS:
-        return _fail(_unknown(command))
+        close = get_close_matches(command, COMMANDS, n=1)
+        meant = f" Did you mean `detkit {close[0]}`?" if close else ""
+        what = "option before a command" if command.startswith("-") else "command"
+        known = f"There are: {', '.join(COMMANDS)}; `detkit --help` explains them."
+        return _fail(f"Unknown {what} {command!r}.{meant}\n{known}")
     try:
         _run(command, args[1:])
         return 0
@@ -67,15 +72,6 @@ def _run(command: str, args: list[str]) -> None:
     from detkit.cli.lightning_cli import execute
 
     execute(command, arguments, start)
-
-
-def _unknown(command: str) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(command, COMMANDS, n=1)
-    meant = f" Did you mean `detkit {close[0]}`?" if close else ""
-    what = "option before a command" if command.startswith("-") else "command"
-    return f"Unknown {what} {command!r}.{meant}\nThere are: {', '.join(COMMANDS)}; `detkit --help` explains them."
 
 
 def _fail(message: str) -> int:

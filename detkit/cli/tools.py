@@ -89,7 +89,9 @@ def _parse(
     parser.add_function_arguments(function, sub_configs=True)
     options = [*_supplied(tool, arguments), *_with_values(arguments.options, function)]
     has_data = any(option.startswith("--data") for option in options)
-    if _needs_data(function) and not has_data and not arguments.ask_for_help:
+    needed = inspect.signature(function).parameters.get("data")
+    is_needed = needed is not None and needed.default is needed.empty
+    if is_needed and not has_data and not arguments.ask_for_help:
         raise ConfigError("No data set given: add --data (VOC, COCO, Shapes) and --data.path, or --config.")
     try:
         config = parser.parse_args(options)
@@ -127,11 +129,6 @@ def _classes(function: Callable[..., Any]) -> list[type]:
     """The classes among the types of a function's arguments."""
     names = [str(each.annotation).partition(" |")[0] for each in inspect.signature(function).parameters.values()]
     return [each for each in map(function.__globals__.get, names) if isinstance(each, type)]
-
-
-def _needs_data(function: Callable[..., Any]) -> bool:
-    parameter = inspect.signature(function).parameters.get("data")
-    return parameter is not None and parameter.default is parameter.empty
 
 
 def _with_values(options: Sequence[str], function: Callable[..., Any]) -> list[str]:

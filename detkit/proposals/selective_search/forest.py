@@ -84,28 +84,34 @@ def merge_common(weights, edges, steps, pixels, k):
 
 
 @jit
+def number_regions(parents):
+    """int32: the component of each member, components by their first pixel in reading order."""
+    regions, count = np.empty(len(parents), np.int32), 0
+    for i in range(len(parents)):
+        if parents[i] == i:
+            regions[i] = count
+            count += 1
+        else:
+            regions[i] = regions[parents[i]]
+    return regions
+
+
+@jit
 def number_atoms(parents, sizes, internal, edges, open_edges, steps):
     """Number the atoms of `merge_common`.
 
     Returns the atom of each pixel, int32 (pixels,); sizes int32 and internal float32 (A,) of the atoms; and the atoms
-    at the two ends of each open edge, uint32 (O,) each. The sizes and internal that are given are overwritten.
+    at the two ends of each open edge, uint32 (O,) each.
     """
-    atoms = np.empty(len(parents), np.int32)
-    count = 0
-    for i in range(len(parents)):
-        if parents[i] == i:
-            atoms[i] = count
-            sizes[count], internal[count] = sizes[i], internal[i]
-            count += 1
-        else:
-            atoms[i] = atoms[parents[i]]
+    atoms = number_regions(parents)
+    roots = parents == np.arange(len(parents))
     directions = np.uint32(len(steps))
     ends_a, ends_b = np.empty(len(open_edges), np.uint32), np.empty(len(open_edges), np.uint32)
     for i in range(len(open_edges)):
         edge = edges[open_edges[i]]
         pixel = edge // directions
         ends_a[i], ends_b[i] = atoms[pixel], atoms[pixel + steps[edge % directions]]
-    return atoms, sizes[:count].copy(), internal[:count].copy(), ends_a, ends_b
+    return atoms, sizes[roots], internal[roots], ends_a, ends_b
 
 
 @jit
@@ -147,19 +153,6 @@ def absorb_small(refused, ends_a, ends_b, parents, sizes, min_size):
             root, other = min(a, b), max(a, b)
             parents[other] = root
             sizes[root] += sizes[other]
-
-
-@jit
-def number_regions(parents):
-    """(A,) int32: the region of each atom, regions by their first pixel in reading order."""
-    regions, count = np.empty(len(parents), np.int32), 0
-    for i in range(len(parents)):
-        if parents[i] == i:
-            regions[i] = count
-            count += 1
-        else:
-            regions[i] = regions[parents[i]]
-    return regions
 
 
 @jit

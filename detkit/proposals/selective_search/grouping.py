@@ -83,13 +83,18 @@ def normalize(regions: Regions, colours: int, textures: int) -> tuple[np.ndarray
 def compare(a, b, sizes, boxes, colour, texture, row_a, row_b, chosen, area):
     """The similarity of regions a and b, whose histograms are in row_a and row_b of colour and texture."""
     total, count = 0.0, 0
-    for chosen_histogram, histogram in ((chosen[0], colour), (chosen[1], texture)):
-        if chosen_histogram:
-            common = 0
-            for i in range(histogram.shape[1]):
-                common += min(histogram[row_a, i], histogram[row_b, i])
-            total += common / ONE
-            count += 1
+    if chosen[0]:
+        common = 0
+        for i in range(colour.shape[1]):
+            common += min(colour[row_a, i], colour[row_b, i])
+        total += common / ONE
+        count += 1
+    if chosen[1]:
+        common = 0
+        for i in range(texture.shape[1]):
+            common += min(texture[row_a, i], texture[row_b, i])
+        total += common / ONE
+        count += 1
     both = np.int64(sizes[a]) + np.int64(sizes[b])
     if chosen[2]:
         total += max(1.0 - both / area, 0.0)

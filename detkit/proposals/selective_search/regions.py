@@ -141,10 +141,15 @@ def _touching(labels):
     for y in range(min(height - 1, 1), height):
         for x in range(min(width - 1, 1), width):
             here = labels[y, x]
-            for up, left in ((0, 1), (1, 0), (1, 1)):
-                if x >= left and y >= up and labels[y - up, x - left] != here:
-                    pairs[count, 0], pairs[count, 1] = here, labels[y - up, x - left]
-                    count += 1
+            if x > 0 and labels[y, x - 1] != here:
+                pairs[count, 0], pairs[count, 1] = here, labels[y, x - 1]
+                count += 1
+            if y > 0 and labels[y - 1, x] != here:
+                pairs[count, 0], pairs[count, 1] = here, labels[y - 1, x]
+                count += 1
+            if x > 0 and y > 0 and labels[y - 1, x - 1] != here:
+                pairs[count, 0], pairs[count, 1] = here, labels[y - 1, x - 1]
+                count += 1
     return _distinct(pairs[:count])
 
 
