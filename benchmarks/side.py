@@ -51,15 +51,10 @@ def data_module(config: dict[str, Any]) -> Any:
 
 def model_settings(config: dict[str, Any]) -> dict[str, Any]:
     """All arguments of the config's FasterRCNN, groups as their dataclasses, defaults where the config has none."""
-    from inspect import Parameter, signature
-
     from detkit.detectors import FasterRCNN
-    from detkit.settings import arguments_from_plain
+    from detkit.settings import arguments_from_plain, parameters_of
 
-    defaults = {}
-    for base in reversed(FasterRCNN.__mro__):
-        parameters = signature(base.__init__).parameters.values()
-        defaults |= {p.name: p.default for p in parameters if p.default is not Parameter.empty}
+    defaults = {name: default for name, (_, default) in parameters_of(FasterRCNN).items()}
     return defaults | arguments_from_plain(FasterRCNN, config["model"]["init_args"])
 
 

@@ -71,11 +71,11 @@ def construct(cls: type, arguments: Mapping[str, Any]) -> Any:
     Raises:
         ConfigError: an argument that the class does not have, or a value that it does not take.
     """
-    return _from_plain(cls, nested(arguments))
+    return cls(**arguments_from_plain(cls, nested(arguments)))
 
 
-def _from_plain(cls: type, content: Mapping[str, Any], where: str = "") -> Any:
-    """The reverse of `to_plain`, by the types of the constructor's arguments."""
+def arguments_from_plain(cls: type, content: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """A constructor's arguments from plain values, by their types: the reverse of `to_plain`."""
     known, values = parameters_of(cls), {}
     for name, value in content.items():
         if name not in known:
@@ -88,11 +88,11 @@ def _from_plain(cls: type, content: Mapping[str, Any], where: str = "") -> Any:
             if isinstance(value, Mapping) and isinstance(kind, type) and issubclass(kind, Configurable):
                 value = build(value, kind)
             elif isinstance(value, Mapping) and is_dataclass(kind):
-                value = _from_plain(kind, value, f"{where}.{name}".lstrip("."))
+                value = kind(**arguments_from_plain(kind, value, f"{where}.{name}".lstrip(".")))
             elif typing.get_origin(kind) is tuple and isinstance(value, list):
                 value = tuple(value)
         values[name] = value
-    return cls(**values)
+    return values
 
 
 def check_choice(where: str, value: str, choices: typing.Iterable[str]) -> None:

@@ -3,6 +3,7 @@
 from detkit.proposals.methods import ProposalMethod, SelectiveSearch, SlidingWindows, StoredRPN
 from detkit.proposals.region_proposal_network import Proposals, RegionProposalNetwork, RPNSettings
 from detkit.proposals.selective_search import selective_search
+from detkit.proposals.sliding_windows import sliding_windows
 from detkit.proposals.store import ProposalStore
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "SlidingWindows",
     "StoredRPN",
     "selective_search",
+    "sliding_windows",
 ]

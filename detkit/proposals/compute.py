@@ -45,7 +45,9 @@ class ProposalTask:
 
     def writer(self, rank: int = 0) -> StoreWriter:
         """What computed boxes are given to; see `StoreWriter`."""
-        return StoreWriter(self.path, self.images, *self.plain.values(), rank, self.grow, self._say_waiting)
+        plain = self.plain
+        method, parameters = plain["class_path"], plain["init_args"]
+        return StoreWriter(self.path, self.images, method, parameters, rank, self.grow, self._say_waiting)
 
     @property
     def plain(self) -> dict[str, Any]:
@@ -65,7 +67,7 @@ class ProposalTask:
         lacks_images = 0 < len(here) < len(self.images.ids) and not other_size.any()
         if not (self.grow and lacks_images):
             store.check(*self.images)
-        if (store.method, store.parameters) != tuple(self.plain.values()):
+        if {"class_path": store.method, "init_args": store.parameters} != self.plain:
             raise DataError(
                 f"{self.path}: holds proposals by {describe(store.method, store.parameters)}; asked for is "
                 f"{describe(**self.plain)}. Delete it, or choose another file"

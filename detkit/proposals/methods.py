@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import zlib
 from abc import ABC, abstractmethod
@@ -11,11 +10,11 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from detkit.errors import ConfigError
 from detkit.proposals.selective_search import SearchParameters, parameters_of, selective_search
+from detkit.proposals.sliding_windows import sliding_windows
 from detkit.settings import Configurable, check_range
 
 Mode = Literal["single", "fast", "quality"]
@@ -88,13 +87,7 @@ class SelectiveSearch(ProposalMethod):
 
 @dataclass(frozen=True)
 class SlidingWindows(ProposalMethod):
-    """Windows of every scale and ratio, a stride apart, all within the image: the baseline for other proposals.
-
-    The last window of a row or column ends at the image's border, so that the windows of each shape cover the image. A
-    window that is wider or higher than the image is cut to it; none comes twice.
-
-    No window is better than another, but detectors use only the first so many proposals. So the shapes (a scale and a
-    ratio) take turns, and the windows of a shape come in an order whose every beginning is spread over the image.
+    """Windows of every scale and ratio all over the image; see `detkit.proposals.sliding_windows`.
 
     Args:
         scales: square root of a window's area, in pixels.
@@ -119,24 +112,7 @@ class SlidingWindows(ProposalMethod):
 
     def __call__(self, image: np.ndarray, image_id: str | int | None = None) -> Tensor:
         """See `ProposalMethod`."""
-        height, width = image.shape[:2]
-        windows: list[Tensor] = []
-        turns: list[Tensor] = []
-        shapes: set[tuple[float, ...]] = set()
-        for scale, ratio in itertools.product(self.scales, self.ratios):
-            shape = (min(scale * math.sqrt(ratio), height), min(scale / math.sqrt(ratio), width))
-            key = tuple(round(side, 3) for side in shape)
-            if key in shapes:  # two shapes that are equal once they are cut to the image
-                continue
-            shapes.add(key)
-            y, x = (_positions(extent, side, self.stride) for extent, side in zip((height, width), shape, strict=True))
-            y1, x1 = (grid.flatten() for grid in torch.meshgrid(y, x, indexing="ij"))
-            boxes = torch.stack([x1, y1, x1 + shape[1], y1 + shape[0]], 1)
-            windows.append(boxes[_spread(len(y), len(x))])
-            turns.append(torch.arange(len(boxes)))
-        # In double precision so far: the far side of the last window is the border itself.
-        limit = torch.tensor([width, height, width, height], dtype=torch.float64)
-        return torch.cat(windows)[torch.cat(turns).argsort(stable=True)].minimum(limit).float()
+        return sliding_windows(image.shape[:2], self.scales, self.ratios, self.stride)
 
 
 @dataclass(frozen=True)
@@ -162,24 +138,6 @@ class StoredRPN(ProposalMethod):
             "an image came without proposals, and StoredRPN makes none from pixels; make a store with `detkit propose` "
             "and name it as proposals.path, or set proposals.method: SelectiveSearch"
         )
-
-
-def _positions(extent: float, side: float, stride: float) -> Tensor:
-    """The first coordinates of windows of that side: every stride, and one whose window ends with the image."""
-    last = max(extent - side, 0.0)
-    positions = torch.arange(0, last, stride, dtype=torch.float64)
-    # No window a thousandth of a pixel before the last.
-    return torch.cat([positions[positions < last - 1e-3], torch.tensor([last], dtype=torch.float64)])
-
-
-def _spread(rows: int, columns: int) -> Tensor:
-    """The cells of a grid, numbered row by row, in an order whose every beginning is spread over the grid.
-
-    As in a dither mask: cells below a threshold lie evenly apart, whatever the threshold (M. Roberts, "The unreasonable
-    effectiveness of quasirandom sequences", 2018; the numbers are 1/g and 1/g^2, g the root of g^3 = g + 1).
-    """
-    y, x = torch.meshgrid(torch.arange(rows).double(), torch.arange(columns).double(), indexing="ij")
-    return (0.7548776662466927 * x + 0.5698402909980532 * y).frac().flatten().argsort(stable=True)
 
 
 def _checked_parameters(given: SearchParameters | Mapping[str, Any]) -> SearchParameters:

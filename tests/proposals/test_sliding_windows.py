@@ -1,20 +1,16 @@
-"""Sliding windows: where they lie, and that they cover the image."""
+"""Sliding windows: where they lie, that they cover the image, and what is refused."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detkit.proposals import SlidingWindows
-
-
-def sliding_windows(size: tuple[int, int], scales: list[float], ratios: list[float], stride: float) -> torch.Tensor:
-    return SlidingWindows(scales, ratios, stride)(np.zeros((*size, 3), np.uint8))
+from detkit.errors import ConfigError
+from detkit.proposals import sliding_windows
 
 
 def test_windows_of_one_shape_are_a_stride_apart_and_end_at_the_border() -> None:
@@ -75,3 +71,14 @@ def test_windows_lie_in_the_image_and_cover_it_without_repeating(size, scales, r
     if stride <= side / 2:
         for y, x in ((0.5, 0.5), (height - 0.5, width - 0.5), (height / 2, width / 2)):
             assert ((windows[:, 0] <= x) & (x <= windows[:, 2]) & (windows[:, 1] <= y) & (y <= windows[:, 3])).any()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"size": (0, 5)}, {"scales": []}, {"ratios": []}, {"scales": [0]}, {"ratios": [-1.0]}, {"stride": 0.0}],
+    ids=str,
+)
+def test_what_is_not_positive_or_missing_is_refused(change) -> None:
+    arguments = {"size": (5, 5), "scales": [4], "ratios": [1.0], "stride": 2.0, **change}
+    with pytest.raises(ConfigError, match="sliding windows need"):
+        sliding_windows(**arguments)

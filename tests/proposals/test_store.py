@@ -159,7 +159,7 @@ def test_threads_and_forks_read_side_by_side(path: Path) -> None:
 @needs_fork
 def test_a_fork_waits_until_no_thread_is_in_sqlite(path: Path) -> None:
     """A child that inherits one of SQLite's mutexes locked would never end."""
-    store, inside, left = ProposalStore.open(path), threading.Event(), []
+    store, inside, left = ProposalStore(path), threading.Event(), []
 
     def read() -> None:
         with store._reading():
