@@ -29,7 +29,7 @@ from detkit.cli.reports import (
     report_predictions,
     report_test,
 )
-from detkit.cli.resume import Difference, Start, find_differences, how_far, prepare, read_start
+from detkit.cli.resume import Difference, Start, find_differences, position_of, prepare, read_start
 from detkit.cli.signatures import names_of
 from detkit.cli.trainer import SaveConfig, complete, make_run_folder, with_absolute_paths
 from detkit.engine.callbacks import BestCheckpoint
@@ -216,7 +216,7 @@ class DetkitCLI(LightningCLI):
             if "weights" in self.model.hparams:
                 self.model.hparams["weights"] = hyper_parameters(content).get("weights")
             if rank_zero_only.rank == 0:
-                print(f"goes on {how_far(content, self.model.finished_stage(content))}", flush=True)
+                print(f"goes on {position_of(content, self.model.finished_stage(content))}", flush=True)
         self.start.content = {}  # its memory is needed
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

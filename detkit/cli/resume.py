@@ -209,8 +209,8 @@ def find_differences(
     return sorted(rows), overrides
 
 
-def how_far(content: Mapping[str, Any], stage: str = "") -> str:
-    """How far a checkpoint's run came, in words; `stage` is the last one of several that has ended."""
+def position_of(content: Mapping[str, Any], stage: str = "") -> str:
+    """The position that a checkpoint's run has reached, as text; `stage` is the last one of several that has ended."""
     epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]
     ended, begun, steps = epochs["processed"], epochs["ready"], content["global_step"]
     where = f"after epoch {ended}, step {steps}" if ended == begun else f"within epoch {begun}, after step {steps}"

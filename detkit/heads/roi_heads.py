@@ -76,6 +76,9 @@ class RoISettings:
             check_range(f"roi.{name}", getattr(self, name), 1)
         for name in ("foreground_iou", "positive_fraction", "dropout"):
             check_range(f"roi.{name}", getattr(self, name), 0, 1)
+        low, high = self.background_iou
+        check_range("roi.background_iou, its end", high, 0, self.foreground_iou)
+        check_range("roi.background_iou, its start", low, 0, high)
 
 
 class RoIHeads(nn.Module):
@@ -149,11 +152,11 @@ class RoIHeads(nn.Module):
         s = self.settings
         low, high = s.background_iou
         rois = torch.cat([proposals.boxes, boxes])
-        usable = torch.cat([proposals.valid, proposals.valid.new_ones(len(boxes))])
+        valid = torch.cat([proposals.valid, proposals.valid.new_ones(len(boxes))])
         iou = box_iou(boxes, rois)
         matches = match(iou, s.foreground_iou, high, low_quality=False)
         matches = ignore_background(matches, rois, ignore_boxes)
-        excluded = ~usable | ((matches.label == 0) & (matches.iou < low))
+        excluded = ~valid | ((matches.label == 0) & (matches.iou < low))
         chosen = sample(matches.label.masked_fill(excluded, -1), s.batch_size, s.positive_fraction)
         roi, index = rois[chosen.index], matches.index[chosen.index]
         if len(boxes):

@@ -47,7 +47,7 @@ class ProposalTask:
         """What computed boxes are given to; see `StoreWriter`."""
         plain = self.plain
         method, parameters = plain["class_path"], plain["init_args"]
-        return StoreWriter(self.path, self.images, method, parameters, rank, self.grow, self._say_waiting)
+        return StoreWriter(self.path, self.images, method, parameters, rank, self.grow, self._announce_waiting)
 
     @property
     def plain(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class ProposalTask:
             raise
         return boxes, (image.shape[1], image.shape[0])
 
-    def say_what(self, done: int, means: str) -> None:
+    def announce(self, done: int, means: str) -> None:
         """Print what is about to be computed, into which file, and by what means."""
         before = f" ({done:,} of them are there already)" if done else ""
         print(
@@ -102,7 +102,7 @@ class ProposalTask:
             flush=True,
         )
 
-    def _say_waiting(self) -> None:
+    def _announce_waiting(self) -> None:
         print(
             f"proposals: another process is computing {self.path}; waiting for it ({time.strftime('%H:%M')}). If there "
             "is none, the drive has no file locks: choose another folder",
@@ -144,7 +144,7 @@ def compute(
         raise ConfigError(f"workers must be at least 1, got {workers}")
     done = int(writer.done.sum())
     if progress:
-        task.say_what(done, f"{workers} thread{'s' if workers > 1 else ''}")
+        task.announce(done, f"{workers} thread{'s' if workers > 1 else ''}")
     rest = iter(todo)
     running: dict[Future[tuple[np.ndarray, tuple[int, int]] | None], int] = {}
     with (

@@ -62,8 +62,9 @@ class RPNSettings:
 
     def __post_init__(self) -> None:
         check_choice("rpn.box_loss", self.box_loss, BOX_LOSSES)
-        for name in ("foreground_iou", "background_iou", "positive_fraction", "nms_threshold", "score_threshold"):
+        for name in ("foreground_iou", "positive_fraction", "nms_threshold", "score_threshold"):
             check_range(f"rpn.{name}", getattr(self, name), 0, 1)
+        check_range("rpn.background_iou", self.background_iou, 0, self.foreground_iou)
         for name in ("convolutions", "batch_size"):
             check_range(f"rpn.{name}", getattr(self, name), 1)
         for name in ("pre_nms", "post_nms"):

@@ -291,7 +291,7 @@ class _Computation(L.LightningModule):
         if self.detector is not None and self.writer is not None:
             done, show = int(self.writer.done.sum()), self.trainer.is_global_zero
             if show:
-                self.task.say_what(done, f"on {self.device}")
+                self.task.announce(done, f"on {self.device}")
             self.progress = self.resources.enter_context(Progress("proposals", done + len(self.todo), done, show=show))
 
     def predict_step(self, batch: Sequence[tuple[int, Sample | None]], batch_idx: int) -> bool:

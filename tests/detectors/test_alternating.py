@@ -291,8 +291,3 @@ def test_several_processes_need_a_strategy_that_allows_it(
     else:
         with pytest.raises(ConfigError, match="ddp_find_unused_parameters_true"):
             AlternatingSchedule().on_fit_start(trainer, small())
-
-
-def test_an_unknown_scheme_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"'stepwise'.*joint, alternating"):
-        small(training_scheme="stepwise")
