@@ -28,7 +28,7 @@ from detkit.proposals.compute import ProposalTask, compute, finish
 from detkit.proposals.methods import ProposalMethod, SelectiveSearch, StoredRPN
 from detkit.proposals.store import ProposalStore
 from detkit.proposals.store_writer import StoreWriter
-from detkit.system import available_cores
+from detkit.system import available_cores, keep_freed_memory
 from detkit.types import Sample
 
 CHUNK = 1_000_000  # proposals whose overlaps are computed together: 32 MB
@@ -103,6 +103,7 @@ def propose(
     else:
         automatic = {"accelerator": "cpu", "devices": 1}
         placement |= {name: value for name, value in automatic.items() if placement[name] == "auto"}
+        keep_freed_memory()
     settings = ProposalSettings(method, None if output is None else str(output))
     quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler")
     runner = L.Trainer(**placement, **dict.fromkeys(quiet, False))

@@ -98,20 +98,24 @@ def number_regions(parents):
 
 @jit
 def number_atoms(parents, sizes, internal, edges, open_edges, steps):
-    """Number the atoms of `merge_common`.
+    """Number the atoms of `merge_common`; sizes and internal are overwritten.
 
     Returns the atom of each pixel, int32 (pixels,); sizes int32 and internal float32 (A,) of the atoms; and the atoms
     at the two ends of each open edge, uint32 (O,) each.
     """
     atoms = number_regions(parents)
-    roots = parents == np.arange(len(parents))
+    count = 0
+    for i in range(len(parents)):
+        if parents[i] == i:
+            sizes[count], internal[count] = sizes[i], internal[i]
+            count += 1
     directions = np.uint32(len(steps))
     ends_a, ends_b = np.empty(len(open_edges), np.uint32), np.empty(len(open_edges), np.uint32)
     for i in range(len(open_edges)):
         edge = edges[open_edges[i]]
         pixel = edge // directions
         ends_a[i], ends_b[i] = atoms[pixel], atoms[pixel + steps[edge % directions]]
-    return atoms, sizes[roots], internal[roots], ends_a, ends_b
+    return atoms, sizes[:count].copy(), internal[:count].copy(), ends_a, ends_b
 
 
 @jit
