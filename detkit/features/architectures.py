@@ -9,16 +9,14 @@ blocks, or the fully connected layers of VGG, AlexNet and LeNet).
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import torchvision
 from torch import nn
 from torchvision.ops import Permute
 
-from detkit.errors import ConfigError
 from detkit.features.networks import LeNet5, TinyCNN
+from detkit.settings import check_choice
 
 
 @dataclass(frozen=True)
@@ -56,16 +54,9 @@ class Architecture:
         return names
 
     @property
-    def top(self) -> list[str]:
-        """The layers of the stages after the trunk, where they form the top."""
-        if self.fully_connected or self.normalize:
-            return []
-        return [name for stage in range(self.trunk + 1, len(self.stages)) for name in self.layers(stage)]
-
-    @property
     def has_top(self) -> bool:
         """Whether there is a top, which `head: top` needs."""
-        return self.fully_connected or bool(self.top)
+        return self.fully_connected or (not self.normalize and self.trunk + 1 < len(self.stages))
 
 
 _RESNET = Architecture(("conv1 bn1 relu maxpool", "layer1", "layer2", "layer3", "layer4"), containers=("",))
@@ -115,10 +106,7 @@ def architecture(name: str) -> Architecture:
     Raises:
         ConfigError: if there is none; the message lists those there are.
     """
-    if name not in ARCHITECTURES:
-        close = get_close_matches(name, ARCHITECTURES, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ConfigError(f"unknown backbone {name!r}; {hint}The known ones are {', '.join(backbone_names())}")
+    check_choice("backbone", name, backbone_names())
     return ARCHITECTURES[name]
 
 
@@ -130,39 +118,32 @@ def classification_network(name: str, num_classes: int = 1000) -> nn.Module:
     return torchvision.models.get_model(name, weights=None, num_classes=num_classes)
 
 
-def convolution_layers(name: str, network: nn.Module) -> OrderedDict[str, nn.Module]:
+def convolution_layers(name: str, network: nn.Module) -> dict[str, nn.Module]:
     """The layers of all stages by name, in the order they are applied."""
     spec = architecture(name)
     children: dict[str, nn.Module] = {}
     for container in spec.containers:
         children |= dict(network.get_submodule(container).named_children())
-    return OrderedDict((layer, children[layer]) for stage in range(len(spec.stages)) for layer in spec.layers(stage))
+    return {layer: children[layer] for stage in range(len(spec.stages)) for layer in spec.layers(stage)}
 
 
-def classifier_layers(name: str, network: nn.Module) -> list[nn.Module]:
+def classifier_layers(name: str, network: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
     """The layers between the last stage and the network's last linear layer, which knows the classes of its own set.
 
-    Of a network with fully connected layers: its last pooling layers, a Flatten, and the layers fc6 to fc7; of another:
-    what comes before its global average, the average, a norm where it has one, and a Flatten.
+    Returns:
+        of a network with fully connected layers: its last pooling layers; a Flatten and the layers fc6 to fc7. Of
+        another: none; what comes before its global average, the average, a norm where it has one, and a Flatten.
     """
     spec = architecture(name)
-    stages = convolution_layers(name, network)
+    if spec.channels_last:
+        return [], [Permute([0, 2, 3, 1]), network.norm, Permute([0, 3, 1, 2]), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     rest: list[nn.Module] = []
     if spec.containers == ("features",):
+        stages = convolution_layers(name, network)
         rest = [layer for child, layer in network.features.named_children() if child not in stages]
     if spec.fully_connected:
-        return [*rest, network.avgpool, nn.Flatten(), *fully_connected_layers(network)]
-    if spec.channels_last:
-        return [Permute([0, 2, 3, 1]), network.norm, Permute([0, 3, 1, 2]), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        # VGG has fc6, relu, dropout, fc7, relu, dropout, fc8; AlexNet dropout, fc6, relu, dropout, fc7, relu, fc8.
+        last = max(i for i, layer in enumerate(network.classifier) if isinstance(layer, nn.Linear))
+        return [*rest, network.avgpool], [nn.Flatten(), *network.classifier[:last]]
     norm = [layer for layer in network.classifier if isinstance(layer, nn.LayerNorm)] if spec.normalize else []
-    return [*rest, nn.AdaptiveAvgPool2d(1), *norm, nn.Flatten()]
-
-
-def fully_connected_layers(network: nn.Module) -> list[nn.Module]:
-    """The layers of VGG's, AlexNet's or LeNet's classifier before its last linear one.
-
-    VGG has fc6, relu, dropout, fc7, relu, dropout, fc8; AlexNet dropout, fc6, relu, dropout, fc7, relu, fc8.
-    """
-    layers = list(network.classifier)
-    last = max(i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear))
-    return layers[:last]
+    return [], [*rest, nn.AdaptiveAvgPool2d(1), *norm, nn.Flatten()]

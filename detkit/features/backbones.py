@@ -12,26 +12,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from detkit.classes import build
 from detkit.errors import ConfigError
-from detkit.features.architectures import (
-    Architecture,
-    architecture,
-    classification_network,
-    convolution_layers,
-    fully_connected_layers,
-)
-from detkit.features.layers import RULES, MapNorm, freeze_batch_norms, initialize
+from detkit.features.architectures import architecture, classification_network, classifier_layers, convolution_layers
+from detkit.features.layers import RULES, MapNorm, freeze_batch_norms, initialize, output_for_zeros
 from detkit.features.timm_networks import PREFIX, timm_network
 from detkit.features.weights import Loaded, load_classification_weights, load_state_dict_file
+from detkit.settings import check_choice, check_range
 
 #: What learns of a backbone, from nothing to everything.
 TRANSFER = ("frozen", "partial", "full")
+#: Side in pixels of the image of zeros with which a network's maps are measured.
+EMPTY_SIDE = 256
 
 
 @dataclass(frozen=True)
@@ -59,11 +55,8 @@ class FeatureSettings:
     channels_last: bool = False
 
     def __post_init__(self) -> None:
-        """Check the values."""
-        if self.transfer not in TRANSFER:
-            raise ConfigError(
-                f"features.transfer {self.transfer!r} is unknown; the known ones are {', '.join(TRANSFER)}"
-            )
+        check_choice("features.transfer", self.transfer, TRANSFER)
+        check_choice("features.initialization", self.initialization, RULES)
         if self.transfer == "partial" and (self.trainable_stages is None or self.trainable_stages < 1):
             raise ConfigError(
                 f"features.transfer partial needs features.trainable_stages of at least 1, not {self.trainable_stages}"
@@ -72,10 +65,6 @@ class FeatureSettings:
             raise ConfigError(
                 f"features.trainable_stages goes with features.transfer partial, not with {self.transfer}; set it to "
                 "null"
-            )
-        if self.initialization not in RULES:
-            raise ConfigError(
-                f"features.initialization {self.initialization!r} is unknown; the known ones are {', '.join(RULES)}"
             )
 
 
@@ -102,32 +91,27 @@ class MapSettings(FeatureSettings):
     batch_norm_eps: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the values."""
         super().__post_init__()
-        if self.fpn_channels < 1:
-            raise ConfigError(f"features.fpn_channels {self.fpn_channels} must be at least 1")
+        check_range("features.fpn_channels", self.fpn_channels, 1)
+        check_range("features.batch_norm_eps", self.batch_norm_eps, 0)
         if self.levels is not None and not self.levels:
             raise ConfigError("features.levels is empty; name one layer or more, or set it to null")
-        if self.batch_norm_eps is not None and self.batch_norm_eps < 0:
-            raise ConfigError(f"features.batch_norm_eps {self.batch_norm_eps} must not be below 0")
 
 
 class LayerMaps(nn.ModuleDict):
-    """The layers of a network in the order they are applied; it gives the maps that some of them make.
+    """The layers of a network of `ARCHITECTURES` in the order they are applied; it gives maps that some of them make.
 
     Args:
-        layers: by name.
+        name: of the network.
+        network: as `classification_network` builds it.
         levels: the names of the layers whose maps are read; what comes after the last of them is left out.
-        stages: the layers of each stage, for ``transfer: partial``.
-        channels_last: the layers pass (N, H, W, C) on.
 
     Raises:
         ConfigError: for a level that is no layer.
     """
 
-    def __init__(
-        self, layers: Mapping[str, nn.Module], levels: list[str], stages: list[list[str]], channels_last: bool = False
-    ) -> None:
+    def __init__(self, name: str, network: nn.Module, levels: list[str]) -> None:
+        spec, layers = architecture(name), convolution_layers(name, network)
         unknown = [level for level in levels if level not in layers]
         if unknown:
             raise ConfigError(f"features.levels: the backbone has no layers {unknown}; it has {', '.join(layers)}")
@@ -135,9 +119,11 @@ class LayerMaps(nn.ModuleDict):
         names = names[: max(names.index(level) for level in levels) + 1]
         super().__init__({name: layers[name] for name in names})
         self.levels = levels
-        self.channels_last = channels_last
-        self.stages = [[name for name in stage if name in self] for stage in stages]
-        self.channels, self.strides = self._measure()
+        self.channels_last = spec.channels_last
+        self.stages = [[name for name in spec.layers(i) if name in names] for i in range(len(spec.stages))]
+        maps = output_for_zeros(self, EMPTY_SIDE).values()
+        self.channels = [m.shape[1] for m in maps]
+        self.strides = [2 ** round(math.log2(EMPTY_SIDE / m.shape[-1])) for m in maps]
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         """Maps (N, C, H/s, W/s) by level of a normalised batch (N, 3, H, W)."""
@@ -148,25 +134,6 @@ class LayerMaps(nn.ModuleDict):
                 maps[name] = x.permute(0, 3, 1, 2) if self.channels_last else x
         return maps
 
-    def _measure(self) -> tuple[list[int], list[int]]:
-        maps = maps_of_empty_image(self).values()
-        return [m.shape[1] for m in maps], [2 ** round(math.log2(EMPTY_SIDE / m.shape[-1])) for m in maps]
-
-
-#: Side in pixels of the image without content with which a network's maps are measured.
-EMPTY_SIDE = 256
-
-
-@torch.no_grad()
-def maps_of_empty_image(body: nn.Module) -> Any:
-    """What the network makes of an image of zeros (1, 3, 256, 256); its mode and its statistics stay as they are."""
-    modes = {module: module.training for module in body.modules()}
-    body.eval()
-    maps = body(torch.zeros(1, 3, EMPTY_SIDE, EMPTY_SIDE))
-    for module, training in modes.items():
-        module.training = training
-    return maps
-
 
 class Backbone(nn.Module):
     """Image batch to feature maps, finest first.
@@ -175,13 +142,13 @@ class Backbone(nn.Module):
         body: a network whose forward gives a list or dict of maps (N, C, H/s, W/s), finest first, and that says their
             ``strides`` and ``channels`` in two lists. For ``transfer: partial`` it says its ``stages``: lists of the
             names of its children, in the order they are applied.
-        name: of the network, for messages.
+        name: for messages.
         settings: see `MapSettings`.
         normalize: give each map that is read a layer norm.
         loaded: what the body began with; None if it was built without weights.
 
     Attributes:
-        body, loaded: as given.
+        body, name, loaded: as given.
         norms: the layer norms, or None.
         fpn: the pyramid (Lin et al. 2017), or None.
         strides: pixels of the input per cell of each map.
@@ -201,8 +168,7 @@ class Backbone(nn.Module):
         loaded: Loaded | None = None,
     ) -> None:
         super().__init__()
-        self.body = body
-        self.loaded = loaded
+        self.body, self.name, self.loaded = body, name, loaded
         names = _check_maps(body, name)
         self.levels = list(names) if settings.levels is None else list(settings.levels)
         unknown = [level for level in self.levels if level not in names]
@@ -223,7 +189,7 @@ class Backbone(nn.Module):
             self.strides = [*self.strides, self.strides[-1] * 2]
         if settings.freeze_batch_norm:
             freeze_batch_norms(self, "body")
-        self._apply_transfer(name, settings)
+        self._apply_transfer(settings)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Feature maps [(N, C, H/s, W/s), ...] of a normalised batch (N, 3, H, W), one for each of ``strides``."""
@@ -233,32 +199,26 @@ class Backbone(nn.Module):
             maps = OrderedDict((level, self.norms[level](x)) for level, x in maps.items())
         return list(self.fpn(maps).values()) if self.fpn is not None else list(maps.values())
 
-    def _apply_transfer(self, name: str, settings: FeatureSettings) -> None:
-        """Let only a part of the body learn; norms of its maps and a pyramid always learn.
-
-        Batch norms of what does not learn are frozen with it: their running statistics would drift otherwise.
-        """
+    def _apply_transfer(self, settings: FeatureSettings) -> None:
+        """Let only a part of the body learn; batch norms of the rest are frozen, or their statistics would drift."""
         if settings.transfer == "full":
             return
         fixed = [""]
         if settings.transfer == "partial":
-            stages = _stages(self.body, name)
+            stages = _stages(self.body, self.name)
             if settings.trainable_stages > len(stages):
                 raise ConfigError(
-                    f"features.trainable_stages must be 1 to {len(stages)} for {name}, not {settings.trainable_stages}"
+                    f"features.trainable_stages must be 1 to {len(stages)} for {self.name}, not "
+                    f"{settings.trainable_stages}"
                 )
-            fixed = [part for stage in stages[: len(stages) - settings.trainable_stages] for part in stage]
+            fixed = [part for stage in stages[: -settings.trainable_stages] for part in stage]
         for part in fixed:
             self.body.get_submodule(part).requires_grad_(False)
             freeze_batch_norms(self, f"body.{part}".rstrip("."))
 
 
 def _stages(body: nn.Module, name: str) -> list[list[str]]:
-    """The stages that a body says it has, without those that have nothing to learn.
-
-    Raises:
-        ConfigError: it says none, or names children that it does not have.
-    """
+    """The stages that a body says it has, without those that have nothing to learn."""
     stages = getattr(body, "stages", None)
     if not stages or isinstance(stages, nn.Module):
         raise ConfigError(
@@ -278,11 +238,7 @@ def _by_name(maps: Any) -> Mapping[str, Tensor]:
 
 
 def _check_maps(body: nn.Module, name: str) -> list[str]:
-    """The names of a body's maps, if they are what it says they are.
-
-    Raises:
-        ConfigError: saying what is wrong with the module or its maps.
-    """
+    """The names of a body's maps, if they are what it says they are."""
     wanted = f"backbone {name}: "
     for attribute in ("strides", "channels"):
         if not isinstance(getattr(body, attribute, None), Sequence):
@@ -290,7 +246,7 @@ def _check_maps(body: nn.Module, name: str) -> list[str]:
     if isinstance(body, LayerMaps):  # measured
         return body.levels
     try:
-        maps = maps_of_empty_image(body)
+        maps = output_for_zeros(body, EMPTY_SIDE)
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         raise ConfigError(
             f"{wanted}it fails on an image of {EMPTY_SIDE} x {EMPTY_SIDE} pixels ({error}); a detector's backbone "
@@ -304,13 +260,12 @@ def _check_maps(body: nn.Module, name: str) -> list[str]:
             f"{wanted}it gives {len(maps)} maps and says {len(body.strides)} strides and {len(body.channels)} channels"
         )
     for (key, x), stride, channels in zip(maps.items(), body.strides, body.channels, strict=True):
-        shape = tuple(x.shape)
+        shape, side = tuple(x.shape), EMPTY_SIDE // stride
         # A network without padding loses a cell at the border.
         if len(shape) != 4 or shape[1] != channels or abs(shape[2] * stride - EMPTY_SIDE) > stride:
             raise ConfigError(
                 f"{wanted}of an image of {EMPTY_SIDE} x {EMPTY_SIDE} pixels, map {key} has the shape {shape}; by its "
-                f"stride {stride} and channels {channels} it would be (1, {channels}, {EMPTY_SIDE // stride}, "
-                f"{EMPTY_SIDE // stride})"
+                f"stride {stride} and channels {channels} it would be (1, {channels}, {side}, {side})"
             )
     return list(maps)
 
@@ -339,32 +294,22 @@ def build_backbone(
         result = open_backbone(backbone, weights, settings)
         if len(set(result.channels)) > 1:
             raise ConfigError(
-                f"backbone {describe(backbone)}: its maps have {result.channels} channels, and without a pyramid they "
-                "must be equal; set features.fpn to true, or choose one map by features.levels"
+                f"backbone {result.name}: its maps have {result.channels} channels, and without a pyramid they must be "
+                "equal; set features.fpn to true, or choose one map by features.levels"
             )
         return result, None
     spec = architecture(backbone)
-    network, loaded = load_network(backbone, weights, settings.initialization)
-    _set_batch_norm_eps(network, settings)
-    layers = convolution_layers(backbone, network)
-    ends = [spec.layers(stage)[-1] for stage in (spec.levels if settings.fpn else [spec.trunk])]
-    body = LayerMaps(layers, settings.levels or ends, stages_of(spec), spec.channels_last)
-    top: nn.Module | None = None
-    if not settings.fpn and spec.fully_connected:
-        top = nn.Sequential(nn.Flatten(), *fully_connected_layers(network))
-    elif not settings.fpn and spec.top:
-        top = nn.Sequential(OrderedDict((layer, layers[layer]) for layer in spec.top))
-        top.append(nn.AdaptiveAvgPool2d(1))
-        top.append(nn.Flatten())
-    if top is not None and settings.freeze_batch_norm:
-        freeze_batch_norms(top)
-    return Backbone(body, backbone, settings, spec.normalize, loaded), top
-
-
-def _set_batch_norm_eps(network: nn.Module, settings: MapSettings) -> None:
-    for layer in network.modules():
-        if settings.batch_norm_eps is not None and isinstance(layer, nn.BatchNorm2d):
-            layer.eps = settings.batch_norm_eps
+    result, network = named_backbone(backbone, weights, settings, spec.normalize)
+    if settings.fpn or not spec.has_top:
+        return result, None
+    if spec.fully_connected:
+        top = nn.Sequential(*classifier_layers(backbone, network)[1])
+    else:
+        layers = convolution_layers(backbone, network)
+        names = [name for stage in range(spec.trunk + 1, len(spec.stages)) for name in spec.layers(stage)]
+        top = nn.Sequential(OrderedDict((name, layers[name]) for name in names))
+        top.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten()])
+    return result, top
 
 
 def is_named(backbone: str | Mapping[str, Any]) -> bool:
@@ -372,36 +317,39 @@ def is_named(backbone: str | Mapping[str, Any]) -> bool:
     return isinstance(backbone, str) and not backbone.startswith(PREFIX)
 
 
-def describe(backbone: str | Mapping[str, Any]) -> str:
-    """A backbone's name, for messages."""
-    return backbone if isinstance(backbone, str) else str(backbone.get("class_path"))
-
-
-def stages_of(spec: Architecture) -> list[list[str]]:
-    """The names of each stage's layers."""
-    return [spec.layers(stage) for stage in range(len(spec.stages))]
-
-
-def load_network(name: str, weights: str | None, initialization: str) -> tuple[nn.Module, Loaded | None]:
-    """A classification network of `ARCHITECTURES`, with weights or initialised by one of `RULES`."""
-    network = classification_network(name)
+def named_backbone(
+    name: str, weights: str | None, settings: MapSettings, normalize: bool = False
+) -> tuple[Backbone, nn.Module]:
+    """A backbone of `ARCHITECTURES`, and the whole network of which it is cut; see `build_backbone`."""
+    spec, network, loaded = architecture(name), classification_network(name), None
     if weights is not None:
-        return network, load_classification_weights(network, name, weights)
-    if not architecture(name).normalize:
-        initialize([network], initialization)
-    return network, None
+        loaded = load_classification_weights(network, name, weights)
+    elif not spec.normalize:
+        initialize([network], settings.initialization)
+    _set_batch_norm_eps(network, settings)
+    if settings.freeze_batch_norm:
+        freeze_batch_norms(network)
+    ends = [spec.layers(stage)[-1] for stage in (spec.levels if settings.fpn else [spec.trunk])]
+    body = LayerMaps(name, network, settings.levels or ends)
+    return Backbone(body, name, settings, normalize, loaded), network
 
 
-def open_backbone(
-    backbone: str | Mapping[str, Any], weights: str | None = None, settings: MapSettings = MapSettings()
-) -> Backbone:
+def open_backbone(backbone: str | Mapping[str, Any], weights: str | None, settings: MapSettings) -> Backbone:
     """A backbone of timm's or of a user's own; see `build_backbone`."""
+    loaded = None
     if isinstance(backbone, str):
+        name = backbone
         body, loaded = timm_network(backbone, weights, pyramid=settings.fpn, levels=settings.levels)
         settings = replace(settings, levels=None)  # of the maps that timm gives now, all are read
     else:
-        body, loaded = build(backbone, nn.Module), None
+        name, body = str(backbone.get("class_path")), build(backbone, nn.Module)
         if weights is not None:
-            loaded = load_state_dict_file(body, weights, describe(backbone))
+            loaded = load_state_dict_file(body, weights, name)
     _set_batch_norm_eps(body, settings)
-    return Backbone(body, describe(backbone), settings, loaded=loaded)
+    return Backbone(body, name, settings, loaded=loaded)
+
+
+def _set_batch_norm_eps(network: nn.Module, settings: MapSettings) -> None:
+    for layer in network.modules():
+        if settings.batch_norm_eps is not None and isinstance(layer, nn.BatchNorm2d):
+            layer.eps = settings.batch_norm_eps

@@ -7,26 +7,16 @@ neither by name: theirs are the last map, averaged to a small grid, and its glob
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from detkit.errors import ConfigError
-from detkit.features.architectures import architecture, classifier_layers, convolution_layers
-from detkit.features.backbones import (
-    Backbone,
-    FeatureSettings,
-    LayerMaps,
-    MapSettings,
-    describe,
-    is_named,
-    load_network,
-    open_backbone,
-    stages_of,
-)
-from detkit.features.layers import freeze_batch_norms
+from detkit.features.architectures import architecture, classifier_layers
+from detkit.features.backbones import Backbone, FeatureSettings, MapSettings, is_named, named_backbone, open_backbone
+from detkit.features.layers import output_for_zeros
 
 #: Cells a side of the pool5 of networks that end in a global average.
 GRID = 3
@@ -62,9 +52,7 @@ class CropNetwork(nn.Module):
         self.top = top
         self.top_reads_pool5 = top_reads_pool5
         self.crop_size = crop_size
-        with torch.no_grad():
-            features = self.eval()(torch.zeros(1, 3, crop_size, crop_size))
-        self.train()
+        features = output_for_zeros(self, crop_size)
         self.pool5_features = features.pool5.shape[1]
         self.fc7_features = features.fc7.shape[1]
 
@@ -128,30 +116,21 @@ def build_crop_network(
         WeightsError: for weights that do not fit.
     """
     maps = MapSettings(**asdict(settings), fpn=False)
-    name = describe(backbone)
-    hint = ""
-    top_reads_pool5 = False
     if is_named(backbone):
         spec = architecture(backbone)
-        network, loaded = load_network(backbone, weights, settings.initialization)
-        layers = convolution_layers(backbone, network)
-        body = LayerMaps(layers, [list(layers)[-1]], stages_of(spec), spec.channels_last)
-        convolutions = Backbone(body, name, maps, loaded=loaded)
-        rest = classifier_layers(backbone, network)
+        maps = replace(maps, levels=[spec.layers(-1)[-1]])
+        convolutions, network = named_backbone(backbone, weights, maps)
+        pooling, classifier = classifier_layers(backbone, network)
         hint = f"; its own is {spec.crop_size}"
-        top_reads_pool5 = spec.fully_connected
     else:
         convolutions = open_backbone(backbone, weights, maps)
-        rest = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    if top_reads_pool5:
-        cut = next(i for i, layer in enumerate(rest) if isinstance(layer, nn.Flatten))
-        pool, top = nn.Sequential(*rest[:cut]), nn.Sequential(*rest[cut:])
-    else:
-        pool = nn.AdaptiveAvgPool2d(min(GRID, max(crop_size // convolutions.strides[-1], 1)))
-        top = nn.Sequential(*rest)
-    if settings.freeze_batch_norm:
-        freeze_batch_norms(top)
+        pooling, classifier = [], [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        hint = ""
+    grid = nn.AdaptiveAvgPool2d(min(GRID, max(crop_size // convolutions.strides[-1], 1)))
+    pool, top = nn.Sequential(*pooling) if pooling else grid, nn.Sequential(*classifier)
     try:
-        return CropNetwork(convolutions, pool, top, top_reads_pool5, crop_size)
+        return CropNetwork(convolutions, pool, top, bool(pooling), crop_size)
     except RuntimeError as error:
-        raise ConfigError(f"crop.size {crop_size} is too small for {name}, whose maps end up empty{hint}") from error
+        raise ConfigError(
+            f"crop.size {crop_size} is too small for {convolutions.name}, whose maps end up empty{hint}"
+        ) from error

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from detkit.errors import ConfigError
 from detkit.features.crop_network import CropFeatures, CropNetwork
+from detkit.features.layers import output_for_zeros
 from detkit.features.warping import MODES, warp
 from detkit.settings import check_choice, check_range
 
@@ -77,16 +78,15 @@ class CropReader:
 
     def read(self, image: Tensor, boxes: Tensor) -> CropFeatures:
         """Features of boxes (N, 4) of a normalised image (3, H, W), in float32; N may be 0."""
-        parts = []
-        for some in boxes.split(self.crops_per_pass(image.device)):
-            if len(some):
-                with self._precision(image.device):
-                    features = self.network(self.crops(image, some))
-                parts.append(CropFeatures(*(part.float() for part in features)))
-        if not parts:
+        if not len(boxes):
             sizes = (self.network.pool5_features, self.network.fc7_features)
             return CropFeatures(*(image.new_zeros(0, size, dtype=torch.float32) for size in sizes))
-        return CropFeatures(*(torch.cat(part) for part in zip(*parts, strict=True)))
+        passes = []
+        for some in boxes.split(self.crops_per_pass(image.device)):
+            with self._precision(image.device):
+                features = self.network(self.crops(image, some))
+            passes.append([part.float() for part in features])
+        return CropFeatures(*(torch.cat(parts) for parts in zip(*passes, strict=True)))
 
     def _precision(self, device: torch.device) -> AbstractContextManager[None]:
         if self.settings.bf16 is None and not has_bf16(device):
@@ -104,8 +104,7 @@ def has_bf16(device: torch.device) -> bool:
     return False
 
 
-@torch.no_grad()
-def _bytes_per_crop(network: nn.Module) -> int:
+def _bytes_per_crop(network: CropNetwork) -> int:
     """Bytes a crop takes on its way through the network: itself, and the largest layer's input and output."""
     largest = 0
 
@@ -116,10 +115,7 @@ def _bytes_per_crop(network: nn.Module) -> int:
 
     leaves = [layer for layer in network.modules() if not any(layer.children())]
     hooks = [layer.register_forward_hook(measure) for layer in leaves]
-    training = network.training
-    crop = torch.zeros(1, 3, network.crop_size, network.crop_size)
-    network.eval()(crop)
-    network.train(training)
+    output_for_zeros(network, network.crop_size)
     for hook in hooks:
         hook.remove()
-    return crop.numel() * crop.element_size() + largest
+    return 4 * 3 * network.crop_size**2 + largest

@@ -8,12 +8,13 @@ begin by a rule that the user names.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from detkit.errors import ConfigError
+from detkit.settings import check_choice
 
 #: ``he``: He et al. 2015, for ReLU (fan-out for convolutions, fan-in for linear layers); ``xavier``: Glorot and Bengio
 #: 2010.
@@ -26,8 +27,7 @@ def initialize(modules: Iterable[nn.Module], rule: str) -> None:
     Raises:
         ConfigError: if the rule is not one of `RULES`.
     """
-    if rule not in RULES:
-        raise ConfigError(f"unknown initialization {rule!r}; the known ones are {', '.join(RULES)}")
+    check_choice("initialization", rule, RULES)
     for root in modules:
         for layer in root.modules():
             if not isinstance(layer, (nn.Conv2d, nn.Linear)):
@@ -74,6 +74,17 @@ def freeze_batch_norms(root: nn.Module, path: str = "") -> None:
             frozen.load_state_dict(layer.state_dict())
             parent, _, child = name.rpartition(".")
             setattr(root.get_submodule(parent), child, frozen)
+
+
+@torch.no_grad()
+def output_for_zeros(network: nn.Module, side: int) -> Any:
+    """What a network makes of an image of zeros (1, 3, side, side); its mode and its statistics stay as they are."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    output = network(torch.zeros(1, 3, side, side))
+    for module, training in modes.items():
+        module.training = training
+    return output
 
 
 class MapNorm(nn.LayerNorm):

@@ -18,24 +18,12 @@ from torchvision.ops import FrozenBatchNorm2d, Permute, StochasticDepth
 from detkit.errors import ConfigError
 from detkit.features.backbones import Backbone, LayerMaps
 
-#: Layers whose output in a cell depends on that cell alone.
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.SiLU, nn.GELU)
+#: Layers whose output in a cell depends on that cell's channels alone; an nn.Sequential that is a leaf is empty.
 POINTWISE = (
-    nn.ReLU,
-    nn.ReLU6,
-    nn.Hardswish,
-    nn.Hardsigmoid,
-    nn.Sigmoid,
-    nn.SiLU,
-    nn.GELU,
-    nn.Dropout,
-    nn.Identity,
-    nn.Sequential,  # an empty one
-    nn.BatchNorm2d,
-    FrozenBatchNorm2d,
-    nn.LayerNorm,  # over the channels, as is a linear layer
-    nn.Linear,
-    Permute,
-    StochasticDepth,
+    *ACTIVATIONS,
+    *(nn.BatchNorm2d, FrozenBatchNorm2d, nn.LayerNorm, nn.Linear),
+    *(nn.Dropout, nn.Identity, nn.Sequential, Permute, StochasticDepth),
 )
 #: Operations that join branches cell by cell.
 JOINS = (operator.add, operator.iadd, operator.mul, torch.add, torch.mul, torch.cat)
@@ -58,17 +46,6 @@ class ReceptiveField(NamedTuple):
     offset: float
 
 
-class _Seen(NamedTuple):
-    """Pixels first..last, both included, are seen by cell 0; those of cell i are i * stride further on."""
-
-    stride: int
-    first: int
-    last: int
-
-    def row(self, name: str) -> ReceptiveField:
-        return ReceptiveField(name, self.stride, self.last - self.first + 1, (self.first + self.last + 1) / 2)
-
-
 def receptive_field(layers: Backbone | Mapping[str, nn.Module]) -> list[ReceptiveField]:
     """Strides and receptive fields of a backbone's maps, or of layers.
 
@@ -87,50 +64,34 @@ def receptive_field(layers: Backbone | Mapping[str, nn.Module]) -> list[Receptiv
             cells (Swin's attention), and for backbones that are not listed in `detkit.features.architectures`.
     """
     if not isinstance(layers, Backbone):
-        return [seen.row(name) for name, seen in _follow(layers, _Seen(1, 0, 0)).items()]
+        field, fields = ReceptiveField("", 1, 1, 0.5), []
+        for name, layer in layers.items():
+            field = extend(field, layer)._replace(name=name)
+            fields.append(field)
+        return fields
     if not isinstance(layers.body, LayerMaps):
         raise ConfigError(f"the receptive field of a {type(layers.body).__name__} is not known")
-    body = _follow(layers.body, _Seen(1, 0, 0))
-    found = {name: body[name] for name in layers.levels}
-    if layers.fpn is not None:
-        for name, inner, outer in zip(layers.levels, layers.fpn.inner_blocks, layers.fpn.layer_blocks, strict=True):
-            found[name] = _through(nn.Sequential(inner, outer), found[name])
-        found["pool"] = _through(nn.MaxPool2d(1, 2), found[layers.levels[-1]])
-    return [seen.row(name) for name, seen in found.items()]
+    body = {field.name: field for field in receptive_field(layers.body)}
+    read = [body[name] for name in layers.levels]
+    if layers.fpn is None:
+        return read
+    blocks = zip(layers.fpn.inner_blocks, layers.fpn.layer_blocks, strict=True)
+    maps = [extend(field, nn.Sequential(*block)) for field, block in zip(read, blocks, strict=True)]
+    return [*maps, extend(maps[-1], nn.MaxPool2d(1, 2))._replace(name="pool")]
 
 
-def extend(field: ReceptiveField, layers: nn.Module) -> ReceptiveField:
-    """The field of what is computed by further layers, such as the convolutions of an RPN, on a map of that field."""
-    first = round(field.offset - field.size / 2)
-    return _through(layers, _Seen(field.stride, first, first + field.size - 1)).row(field.name)
-
-
-def _follow(layers: Mapping[str, nn.Module], seen: _Seen) -> dict[str, _Seen]:
-    found = {}
-    for name, layer in layers.items():
-        found[name] = seen = _through(layer, seen)
-    return found
-
-
-class _Tracer(fx.Tracer):
-    """Follows the computation down to the layers that have no layers in them."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return next(m.children(), None) is None
-
-
-def _through(layer: nn.Module, seen: _Seen) -> _Seen:
-    """What the layer's output sees, where its input sees that."""
+def extend(field: ReceptiveField, layer: nn.Module) -> ReceptiveField:
+    """The field of what is computed by a further layer, such as the convolutions of an RPN, on a map of that field."""
     root = nn.Sequential(layer)
     try:
         graph = _Tracer().trace(root)
     except (fx.proxy.TraceError, TypeError) as error:
         raise ConfigError(f"the receptive field through a {type(layer).__name__} is not known: {error}") from error
-    states: dict[fx.Node, _Seen | None] = {}  # None: the whole image
+    states: dict[fx.Node, ReceptiveField | None] = {}  # None: the whole image
     for node in graph.nodes:
         inputs = [states[each] for each in node.all_input_nodes]
         if node.op == "placeholder":
-            states[node] = seen
+            states[node] = field
         elif node.op == "call_module":
             states[node] = _step(root.get_submodule(str(node.target)), inputs[0])
         elif node.op == "get_attr":  # a parameter, such as ConvNeXt's scale of a layer
@@ -145,28 +106,37 @@ def _through(layer: nn.Module, seen: _Seen) -> _Seen:
     return result
 
 
-def _step(layer: nn.Module, seen: _Seen | None) -> _Seen | None:
+class _Tracer(fx.Tracer):
+    """Follows the computation down to the layers that have no layers in them."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return next(m.children(), None) is None
+
+
+def _step(layer: nn.Module, field: ReceptiveField | None) -> ReceptiveField | None:
     """Through one layer that has no layers in it."""
-    if seen is None or isinstance(layer, POINTWISE):
-        return seen
+    if field is None or isinstance(layer, POINTWISE):
+        return field
     if isinstance(layer, nn.AdaptiveAvgPool2d):
         return None
     if not isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
         raise ConfigError(f"the receptive field through a layer {type(layer).__name__} is not known")
     dilation = _side(getattr(layer, "dilation", 1), layer)
     kernel, stride, padding = (_side(getattr(layer, n), layer) for n in ("kernel_size", "stride", "padding"))
-    first = seen.first - padding * seen.stride
-    return _Seen(seen.stride * stride, first, seen.last + first - seen.first + dilation * (kernel - 1) * seen.stride)
+    reach = dilation * (kernel - 1)  # cells from the first that is seen to the last
+    size, offset = field.size + reach * field.stride, field.offset + (reach / 2 - padding) * field.stride
+    return field._replace(stride=field.stride * stride, size=size, offset=offset)
 
 
-def _join(branches: list[_Seen | None], layer: nn.Module) -> _Seen | None:
+def _join(branches: list[ReceptiveField | None], layer: nn.Module) -> ReceptiveField | None:
     """What is seen through any of the branches; factors that come from the whole image do not count."""
-    known = [seen for seen in branches if seen is not None]
+    known = [field for field in branches if field is not None]
     if not known:
         return None
-    if len({seen.stride for seen in known}) != 1:
+    if len({field.stride for field in known}) != 1:
         raise ConfigError(f"a {type(layer).__name__} joins maps of different strides")
-    return _Seen(known[0].stride, min(s.first for s in known), max(s.last for s in known))
+    first, last = min(f.offset - f.size / 2 for f in known), max(f.offset + f.size / 2 for f in known)
+    return known[0]._replace(size=int(last - first), offset=(first + last) / 2)
 
 
 def _side(value: int | tuple[int, ...] | str, layer: nn.Module) -> int:

@@ -1,8 +1,9 @@
-"""RoI pooling: each region's features in a grid of fixed size, from one map or from a pyramid."""
+"""RoI pooling: each region's features in a grid of fixed size, from one map, a pyramid, or images at several scales."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,9 @@ from torchvision.ops import roi_align, roi_pool
 
 from detkit.boxes import area
 from detkit.errors import ConfigError
+
+#: The side of the images that backbones learn to classify, in pixels.
+SIDE = 224
 
 
 class RoIPooler(nn.Module):
@@ -41,9 +45,12 @@ class RoIPooler(nn.Module):
         Returns:
             (sum of R_i, C, output_size, output_size), in the order of ``boxes``, of the features' type.
         """
-        features = features[: len(self.strides)]
         image = torch.cat([b.new_full((len(b), 1), i) for i, b in enumerate(boxes)])
-        rois = torch.cat([image, torch.cat(boxes)], dim=1).float()
+        return self.pool(features, torch.cat([image, torch.cat(boxes)], dim=1).float())
+
+    def pool(self, features: list[Tensor], rois: Tensor) -> Tensor:
+        """As `forward`, of regions (R, 5), each of which begins with the number of its image."""
+        features = features[: len(self.strides)]
         if len(features) == 1:
             return self._pool(features[0], rois, self.strides[0])
         levels = self.levels(rois[:, 1:])
@@ -56,7 +63,7 @@ class RoIPooler(nn.Module):
     def levels(self, boxes: Tensor) -> Tensor:
         """The level (0 is the finest) that each of the boxes (R, 4) is read from, int64 (R,)."""
         finest, coarsest = math.log2(self.strides[0]), math.log2(self.strides[-1])
-        level = torch.floor(4 + torch.log2(area(boxes).sqrt() / 224) + 1e-6)
+        level = torch.floor(4 + torch.log2(area(boxes).sqrt() / SIDE) + 1e-6)
         return (level.clamp(finest, coarsest) - finest).long()
 
     def _pool(self, feature: Tensor, rois: Tensor, stride: int) -> Tensor:
@@ -69,6 +76,50 @@ class RoIPooler(nn.Module):
             inclusive = torch.cat([rois[:, :3], rois[:, 3:] - 1], dim=1)
             pooled = roi_pool(source, inclusive, self.output_size, 1 / stride)
         return pooled.to(feature.dtype)
+
+
+class PyramidFeatures(NamedTuple):
+    """Feature maps of the same N images at S scales.
+
+    maps: for each scale its maps; factors: (S, N, 4), on the CPU: pixels of a scale per pixel of the first, in x and y.
+    """
+
+    maps: list[list[Tensor]]
+    factors: Tensor
+
+
+class PyramidPooler(nn.Module):
+    """A `RoIPooler` that also takes `PyramidFeatures`; boxes are in pixels of the first scale."""
+
+    def __init__(self, pooler: RoIPooler) -> None:
+        super().__init__()
+        self.pooler = pooler
+
+    def forward(self, features: list[Tensor] | PyramidFeatures, boxes: list[Tensor]) -> Tensor:
+        """Pool every region of every image; see `RoIPooler.forward`."""
+        if not isinstance(features, PyramidFeatures):
+            return self.pooler(features, boxes)
+        image = torch.arange(len(boxes)).repeat_interleave(torch.tensor([len(b) for b in boxes]))
+        rois = torch.cat(boxes)
+        scale, rois = nearest_scale(rois, features.factors[:, image].to(rois.device))
+        rois = torch.cat([image[:, None].to(rois), rois], dim=1).float()
+        pooled = torch.cat([self.pooler.pool(maps, rois[scale == i]) for i, maps in enumerate(features.maps)])
+        return pooled[scale.argsort(stable=True).argsort()]  # in the order of the boxes again
+
+
+def nearest_scale(boxes: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+    """Which scale each region is read from: the one where its area is nearest to 224 x 224, the first of equals.
+
+    Args:
+        boxes: (R, 4), in pixels of the first scale.
+        factors: (S, 4) or (S, R, 4), pixels of each scale per pixel of the first.
+
+    Returns:
+        the scale, int64 (R,), and the boxes (R, 4) in its pixels.
+    """
+    everywhere = boxes * (factors if factors.ndim == 3 else factors[:, None])
+    scale = (area(everywhere) - SIDE**2).abs().argmin(0)
+    return scale, everywhere.gather(0, scale[None, :, None].expand(1, -1, 4))[0]
 
 
 def distinct_rois(boxes: Tensor, stride: int, groups: Tensor | None = None) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from detkit.errors import ConfigError
+from detkit.settings import check_choice
 
 MODES = ("warp", "square", "square_masked")
 #: Bytes of the crops, in float32, that the batched operations make at a time; they need some six times as much.
@@ -44,8 +45,7 @@ def crop_geometry(
     Raises:
         ConfigError: an unknown mode, or context that leaves no room for the box.
     """
-    if mode not in MODES:
-        raise ConfigError(f"unknown crop mode {mode!r}; the known ones are {', '.join(MODES)}")
+    check_choice("crop mode", mode, MODES)
     if size < 1 or context < 0 or size <= 2 * context:
         raise ConfigError(f"a crop of {size} pixels has no room for {context} pixels of context on each side")
     if boxes.device.type == "mps":  # it has no double precision
@@ -135,8 +135,7 @@ def _resize_each(image: Tensor, geometry: CropGeometry, crops: Tensor) -> None:
 
     def fill(sources: Tensor, targets: Tensor, some: Tensor) -> None:
         rows = some.permute(0, 2, 3, 1).numpy()
-        for crop, source, target in zip(rows, sources.tolist(), targets.tolist(), strict=True):
-            x1, y1, x2, y2 = source
+        for crop, (x1, y1, x2, y2), target in zip(rows, sources.tolist(), targets.tolist(), strict=True):
             left, top, right, bottom = target
             if (left, top, right, bottom) != (0, 0, *crop.shape[:2]):
                 crop[:] = 0
@@ -164,18 +163,11 @@ def _resize_batched(image: Tensor, geometry: CropGeometry, crops: Tensor) -> Non
 
 
 def _samples(source: Tensor, target: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The two pixels between which each sample of one axis lies, pixel centres at halves.
+    """The pixels below and above each of ``size`` samples of one axis, the weight of the second, and if it is seen.
 
-    Beyond the centres of the source's outermost pixels both are that pixel. Computed in whole numbers, so that nothing
-    is lost far from the image's corner.
-
-    Args:
-        source, target: (N, 2) start and stop.
-        size: samples of each crop.
-
-    Returns:
-        lower and upper int64, the weights of upper float32, and whether it shows the image: all (N, 1, 1, size).
+    ``source`` and ``target`` (N, 2) are start and stop; all results are (N, 1, 1, size).
     """
+    # In whole numbers, so that nothing is lost far from the image's corner; pixel centres are at halves.
     start = source[:, 0, None]
     extent = (source[:, 1] - source[:, 0])[:, None].clamp(min=1)
     length = (target[:, 1] - target[:, 0])[:, None].clamp(min=1)

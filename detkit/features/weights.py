@@ -36,27 +36,23 @@ class Loaded(NamedTuple):
 
 
 def load_classification_weights(network: nn.Module, name: str, weights: str, classify: bool = False) -> Loaded:
-    """Load weights into a classification network, in place and strictly.
+    """Load weights into a classification network, in place and strictly, and say what was loaded.
 
     Args:
-        network: the network, as `detkit.features.architectures.classification_network` builds it.
+        network: as `detkit.features.architectures.classification_network` builds it.
         name: the backbone's name, for torchvision's table of weights and for messages.
         weights: ``DEFAULT``, a torchvision weight name such as ``IMAGENET1K_V1`` (both are downloaded once by
             torchvision), or the path of a file: a state dict of the network, or a checkpoint of `ImageClassifier`.
         classify: the last layer is of use, too: that of a backbone will be cut off.
 
-    Returns:
-        what was loaded.
-
     Raises:
         WeightsError: if the name or the file does not exist, the file holds more than tensors, or keys or
             shapes do not fit; the message names them. A last classifier of another number of classes is fine.
     """
-    path, crop_size = Path(weights).expanduser(), architecture(name).crop_size
-    source = weights
+    path, source, crop_size = Path(weights).expanduser(), weights, architecture(name).crop_size
     if path.is_file():
         content = _read(path)
-        if _is_checkpoint(content):
+        if isinstance(content, dict) and isinstance(content.get("detkit"), dict):
             state = _of_classifier(content, name, path)
             crop_size = content.get("hyper_parameters", {}).get("crop_size", crop_size)
         else:
@@ -114,7 +110,7 @@ def load_state_dict_file(module: nn.Module, weights: str, name: str, optional: t
         raise WeightsError(f"weights {weights} of {name}: there is no such file; give the path of a local state dict")
     state = _state_dict(_read(path), path)
     taken = fit_state_dict(module, state, source=weights, optional=optional)
-    return Loaded(f"{weights} ({name})", len([key for key in taken if not key.startswith(optional or ("\0",))]), "")
+    return Loaded(f"{weights} ({name})", sum(not key.startswith(optional) for key in taken), "")
 
 
 def _read(path: Path) -> Any:
@@ -137,16 +133,8 @@ def _state_dict(state: Any, path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _is_checkpoint(content: Any) -> bool:
-    return isinstance(content, dict) and isinstance(content.get("detkit"), dict)
-
-
 def _of_classifier(checkpoint: dict[str, Any], name: str, path: Path) -> dict[str, Tensor]:
-    """The network's weights in a checkpoint of `ImageClassifier`.
-
-    Raises:
-        WeightsError: it is of a detector, or of another backbone.
-    """
+    """The network's weights in a checkpoint of `ImageClassifier`; not of a detector, nor of another backbone."""
     model = str(checkpoint["detkit"].get("class")).rpartition(".")[2]
     if model != "ImageClassifier":
         raise WeightsError(
@@ -174,32 +162,26 @@ def fit_state_dict(
         WeightsError: naming up to three missing, unexpected and misshapen keys each.
     """
     wanted = network.state_dict()
-    counters = {k for k in wanted if k.endswith("num_batches_tracked")}  # absent from frozen batch norms
-    missing = [k for k in wanted if k not in state and k not in counters and not k.startswith(optional or ("\0",))]
-    unexpected = [
-        k
-        for k in state
-        if k not in wanted and not k.endswith("num_batches_tracked") and not k.startswith(optional or ("\0",))
+    counter = "num_batches_tracked"  # absent from frozen batch norms
+    needed = {k: v for k, v in wanted.items() if not k.startswith(optional)}
+    missing = [k for k in needed if k not in state and not k.endswith(counter)]
+    unexpected = [k for k in state if k not in wanted and not k.startswith(optional) and not k.endswith(counter)]
+    misshapen = [
+        f"{k}: {tuple(state[k].shape)} instead of {tuple(v.shape)}"
+        for k, v in needed.items()
+        if k in state and state[k].shape != v.shape
     ]
-    misshapen = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
-    misshapen = [k for k in misshapen if not k.startswith(optional or ("\0",))]
-    problems = []
-    if missing:
-        problems.append(f"{len(missing)} keys are missing ({_some(missing)})")
-    if unexpected:
-        problems.append(f"{len(unexpected)} keys are not in the network ({_some(unexpected)})")
-    if misshapen:
-        shapes = [f"{k}: {tuple(state[k].shape)} instead of {tuple(wanted[k].shape)}" for k in misshapen]
-        problems.append(f"{len(misshapen)} keys have another shape ({_some(shapes)})")
+    kinds = ((missing, "are missing"), (unexpected, "are not in the network"), (misshapen, "have another shape"))
+    problems = [
+        f"{len(keys)} keys {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        for keys, what in kinds
+        if keys
+    ]
     if problems:
         raise WeightsError(f"weights {source} do not fit {type(network).__name__}: " + "; ".join(problems))
     taken = {k: v for k, v in state.items() if k in wanted and v.shape == wanted[k].shape}
     network.load_state_dict(taken, strict=False)
-    return [k for k in taken if k not in counters]
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return [k for k in taken if not k.endswith(counter)]
 
 
 def _torchvision_weights(name: str, weights: str) -> dict[str, Tensor]:

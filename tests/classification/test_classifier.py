@@ -83,12 +83,12 @@ def test_every_kind_of_backbone_has_a_classifier(name: str) -> None:
     [
         ({"class_names": ["cat"]}, r"two classes or more to tell apart, not only \['cat'\]"),
         ({"class_names": ["cat", "cat"]}, "one or more different names"),
-        ({"backbone": "lenet"}, "unknown backbone 'lenet'; did you mean 'lenet5'"),
+        ({"backbone": "lenet"}, "backbone: there is no 'lenet'; did you mean 'lenet5'"),
         ({"backbone": "alexnet", "crop_size": 32}, "crop_size 32 is too small for alexnet"),
         ({"crop_size": 0}, "crop_size 0 must be at least 1"),
         ({"label_smoothing": 1.0}, "label_smoothing 1.0 within 0 and below 1"),
         ({"image_std": [1.0, 1.0, 0.0]}, "need three values each, std above 0"),
-        ({"initialization": "ones"}, "unknown initialization 'ones'"),
+        ({"initialization": "ones"}, "initialization: there is no 'ones'"),
     ],
 )
 def test_what_cannot_be(options: dict[str, Any], message: str) -> None:

@@ -106,7 +106,7 @@ def test_class_names_in_another_order(voc: Path) -> None:
 def test_what_cannot_be(voc: Path) -> None:
     with pytest.raises(ConfigError, match="a crop of 32 pixels has no room for 16 pixels of context"):
         crops(voc, context=16)
-    with pytest.raises(ConfigError, match="unknown crop mode 'round'"):
+    with pytest.raises(ConfigError, match="crop mode: there is no 'round'"):
         crops(voc, mode="round")
     with pytest.raises(ConfigError, match="ImageFolder has no classes"):
         ObjectCrops(ImageFolder(str(voc)))

@@ -90,15 +90,15 @@ def test_only_stages_of_the_trunk_count() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"transfer": "freeze"}, "features.transfer 'freeze' is unknown; the known ones are frozen, partial, full"),
+        ({"transfer": "freeze"}, "features.transfer: there is no 'freeze'.* the choices are frozen, partial, full"),
         ({"transfer": "partial"}, "features.trainable_stages of at least 1, not None"),
         ({"transfer": "partial", "trainable_stages": 0}, "features.trainable_stages of at least 1, not 0"),
         ({"transfer": "full", "trainable_stages": 2}, "goes with features.transfer partial, not with full"),
         ({"transfer": "frozen", "trainable_stages": 2}, "goes with features.transfer partial, not with frozen"),
-        ({"initialization": "kaiming"}, "features.initialization 'kaiming' is unknown; the known ones are he, xavier"),
-        ({"fpn_channels": 0}, "features.fpn_channels 0"),
+        ({"initialization": "kaiming"}, "features.initialization: there is no 'kaiming'; the choices are he, xavier"),
+        ({"fpn_channels": 0}, "features.fpn_channels: 0 must be at least 1"),
         ({"levels": []}, "features.levels is empty"),
-        ({"batch_norm_eps": -0.1}, "features.batch_norm_eps -0.1"),
+        ({"batch_norm_eps": -0.1}, "features.batch_norm_eps: -0.1 must be at least 0"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:

@@ -282,7 +282,7 @@ def test_what_is_no_image_of_three_channels_is_refused(image: Tensor) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mode": "stretch"}, "'stretch'; the known ones are warp, square, square_masked"),
+        ({"mode": "stretch"}, "'stretch'; the choices are warp, square, square_masked"),
         ({"context": 12}, "24 pixels has no room for 12 pixels of context"),
         ({"context": -1}, "no room for -1"),
         ({"size": 0, "context": 0}, "a crop of 0 pixels"),

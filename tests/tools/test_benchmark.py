@@ -144,7 +144,7 @@ def test_the_data_of_a_config_is_taken() -> None:
         (["--rounds", "0"], "rounds must be at least 1"),
         (["--image", "3"], "there is no option"),
         (["--rounds", "many"], "rounds"),
-        (["--backbone", "lenet6"], "unknown backbone 'lenet6'"),
+        (["--backbone", "lenet6"], "backbone: there is no 'lenet6'"),
         (["--device", "abacus"], "device abacus: cannot be used"),
         (["--protocol", "voc08"], "protocol"),
         (["--output", "file"], "output file: cannot be made"),
