@@ -2,7 +2,7 @@
 
 from detkit.features.architectures import ARCHITECTURES, backbone_names
 from detkit.features.backbones import Backbone, FeatureSettings, MapSettings, build_backbone
-from detkit.features.crop_network import CropFeatures, CropNetwork, build_crop_network
+from detkit.features.crop_reader import CropFeatures, CropNetwork, build_crop_network
 from detkit.features.preprocessing import ImageBatch, Preprocessing
 from detkit.features.roi_pooling import PyramidFeatures, PyramidPooler, RoIPooler, distinct_rois, nearest_scale
 from detkit.features.warping import CropGeometry, crop_geometry, warp

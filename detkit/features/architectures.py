@@ -101,11 +101,7 @@ def backbone_names() -> list[str]:
 
 
 def architecture(name: str) -> Architecture:
-    """The `Architecture` of that name.
-
-    Raises:
-        ConfigError: if there is none; the message lists those there are.
-    """
+    """The `Architecture` of that name; where there is none, a ConfigError lists those there are."""
     check_choice("backbone", name, backbone_names())
     return ARCHITECTURES[name]
 

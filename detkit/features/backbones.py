@@ -101,13 +101,8 @@ class MapSettings(FeatureSettings):
 class LayerMaps(nn.ModuleDict):
     """The layers of a network of `ARCHITECTURES` in the order they are applied; it gives maps that some of them make.
 
-    Args:
-        name: of the network.
-        network: as `classification_network` builds it.
-        levels: the names of the layers whose maps are read; what comes after the last of them is left out.
-
-    Raises:
-        ConfigError: for a level that is no layer.
+    ``levels`` are the names of the layers whose maps are read; what comes after the last of them is left out. One that
+    is no layer is a ConfigError.
     """
 
     def __init__(self, name: str, network: nn.Module, levels: list[str]) -> None:
@@ -143,7 +138,6 @@ class Backbone(nn.Module):
             ``strides`` and ``channels`` in two lists. For ``transfer: partial`` it says its ``stages``: lists of the
             names of its children, in the order they are applied.
         name: for messages.
-        settings: see `MapSettings`.
         normalize: give each map that is read a layer norm.
         loaded: what the body began with; None if it was built without weights.
 
@@ -205,13 +199,10 @@ class Backbone(nn.Module):
             return
         fixed = [""]
         if settings.transfer == "partial":
-            stages = _stages(self.body, self.name)
-            if settings.trainable_stages > len(stages):
-                raise ConfigError(
-                    f"features.trainable_stages must be 1 to {len(stages)} for {self.name}, not "
-                    f"{settings.trainable_stages}"
-                )
-            fixed = [part for stage in stages[: -settings.trainable_stages] for part in stage]
+            stages, count = _stages(self.body, self.name), settings.trainable_stages
+            if count > len(stages):
+                raise ConfigError(f"features.trainable_stages must be 1 to {len(stages)} for {self.name}, not {count}")
+            fixed = [part for stage in stages[:-count] for part in stage]
         for part in fixed:
             self.body.get_submodule(part).requires_grad_(False)
             freeze_batch_norms(self, f"body.{part}".rstrip("."))
@@ -280,7 +271,6 @@ def build_backbone(
             of a module as `Backbone` takes it.
         weights: None (from scratch) or a local file; of torchvision's and timm's networks also DEFAULT, and of
             torchvision's a name of its weights.
-        settings: see `MapSettings`.
 
     Returns:
         the `Backbone`, and the top: the layers after the trunk (conv5 of a ResNet, fc6 and fc7 of VGG and AlexNet;

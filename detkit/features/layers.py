@@ -22,11 +22,7 @@ RULES = ("he", "xavier")
 
 
 def initialize(modules: Iterable[nn.Module], rule: str) -> None:
-    """Initialise every convolution and linear layer below ``modules`` by that rule; biases to 0.
-
-    Raises:
-        ConfigError: if the rule is not one of `RULES`.
-    """
+    """Initialise convolutions and linear layers below ``modules`` by one of `RULES`, else ConfigError; biases to 0."""
     check_choice("initialization", rule, RULES)
     for root in modules:
         for layer in root.modules():
@@ -49,10 +45,7 @@ def normal_(layer: nn.Conv2d | nn.Linear, deviation: float) -> None:
 
 
 class FrozenBatchNorm(FrozenBatchNorm2d):
-    """Batch norm as a fixed scale and shift.
-
-    torchvision's module as one operation, in the input's type (under autocast that is bfloat16 or float16).
-    """
+    """Batch norm as a fixed scale and shift: torchvision's, but as one operation and in the input's type."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the same, normalised by the stored statistics."""
@@ -64,9 +57,7 @@ class FrozenBatchNorm(FrozenBatchNorm2d):
 def freeze_batch_norms(root: nn.Module, path: str = "") -> None:
     """Replace batch norms by a `FrozenBatchNorm` of the same scale, shift and statistics, in place.
 
-    Args:
-        root: the module that holds them.
-        path: of the part of ``root`` in which they are replaced, which may be a batch norm itself; "": everywhere.
+    ``path`` is that of the part of ``root`` in which they are replaced, which may be a batch norm; "": everywhere.
     """
     for name, layer in list(root.get_submodule(path).named_modules(prefix=path)):
         if isinstance(layer, nn.BatchNorm2d):

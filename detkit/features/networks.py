@@ -1,4 +1,8 @@
-"""Small classification networks that torchvision does not have: LeNet-5, and one of seven convolutions."""
+"""Small classification networks that torchvision does not have: LeNet-5, and one of seven convolutions.
+
+They have the parts of a torchvision classification model, so that they are handled as those are. There are no published
+weights for them.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,8 @@ from torch import Tensor, nn
 class LeNet5(nn.Module):
     """LeNet-5 (LeCun et al. 1998, "Gradient-based learning applied to document recognition", section II.B).
 
-    The first convolutional network in wide use, for crops of 32 x 32 pixels; larger images are fine.
-
-    Its layers have the paper's names: C1, S2, C3 and S4 make the features (16 channels at stride 4), C5, F6 and the
-    output classify them. It has the shape of a torchvision classification model (``features``, ``avgpool`` and
-    ``classifier``), so that it is handled as they are. There are no published weights for it.
+    For crops of 32 x 32 pixels; larger images are fine. Its layers have the paper's names: C1, S2, C3 and S4 make the
+    features (16 channels at stride 4), C5, F6 and the output classify them.
 
     It differs from the paper's network in these points:
         - three input channels instead of one;
@@ -58,9 +59,6 @@ class TinyCNN(nn.Module):
     """Seven convolutions for small images, quick enough to train from scratch on a CPU.
 
     Four stages at strides 2, 4, 8 and 16 with 24, 48, 112 and 192 channels.
-
-    It has the shape of a torchvision classification model (``features`` and ``classifier``), so that it is
-    handled as they are. There are no published weights for it.
     """
 
     def __init__(self, num_classes: int = 1000) -> None:

@@ -98,9 +98,7 @@ class ImageSettings:
 class Preprocessing(nn.Module):
     """Resize the shorter side to ``min_size`` (at most ``max_size`` for the longer), normalise, pad, batch.
 
-    Args:
-        settings: see `ImageSettings`.
-        channels_last: memory format of the batch, and so of the whole network's features.
+    ``channels_last`` is the memory format of the batch, and so of the whole network's features.
     """
 
     def __init__(self, settings: ImageSettings, channels_last: bool = False) -> None:
@@ -116,21 +114,14 @@ class Preprocessing(nn.Module):
         return Preprocessing(settings, self.memory_format == torch.channels_last)
 
     def forward(self, images: list[Tensor]) -> ImageBatch:
-        """Batch uint8 images (3, H_i, W_i).
-
-        Raises:
-            ImageTypeError: for anything but uint8 tensors of three channels.
-        """
+        """Batch uint8 images (3, H_i, W_i); of anything else an ImageTypeError says what came and what is wanted."""
         for image in images:
             check_image(image)
         originals = [(image.shape[1], image.shape[2]) for image in images]
         sizes = [self.size_of(h, w) for h, w in originals]
         divisor = self.settings.divisor
-        height, width = (math.ceil(max(s[i] for s in sizes) / divisor) * divisor for i in (0, 1))
-        height, width = max(height, SMALLEST), max(width, SMALLEST)
-        batch = torch.zeros((len(images), 3, height, width), device=self.mean.device, dtype=self.mean.dtype).contiguous(
-            memory_format=self.memory_format
-        )
+        height, width = (max(math.ceil(max(s) / divisor) * divisor, SMALLEST) for s in zip(*sizes, strict=True))
+        batch = self.mean.new_zeros(len(images), 3, height, width).contiguous(memory_format=self.memory_format)
         for slot, image, (h, w) in zip(batch, images, sizes, strict=True):
             pixels = image.to(self.mean.device, non_blocking=True).to(self.mean.dtype)
             # In torchvision's order, so that its weights give the same bits.
@@ -153,11 +144,7 @@ class Preprocessing(nn.Module):
 
 
 def check_image(image: object) -> None:
-    """Refuse anything but a uint8 tensor (3, H, W) with at least one pixel.
-
-    Raises:
-        ImageTypeError: saying what came and what is wanted.
-    """
+    """Refuse, with an ImageTypeError, anything but a uint8 tensor (3, H, W) with at least one pixel."""
     wanted = "a uint8 tensor of shape (3, H, W), RGB, values 0-255"
     if not isinstance(image, Tensor):
         raise ImageTypeError(f"image is a {type(image).__name__}; wanted is {wanted}")

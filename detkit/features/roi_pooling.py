@@ -46,9 +46,9 @@ class RoIPooler(nn.Module):
             (sum of R_i, C, output_size, output_size), in the order of ``boxes``, of the features' type.
         """
         image = torch.cat([b.new_full((len(b), 1), i) for i, b in enumerate(boxes)])
-        return self.pool(features, torch.cat([image, torch.cat(boxes)], dim=1).float())
+        return self.pool_rois(features, torch.cat([image, torch.cat(boxes)], dim=1).float())
 
-    def pool(self, features: list[Tensor], rois: Tensor) -> Tensor:
+    def pool_rois(self, features: list[Tensor], rois: Tensor) -> Tensor:
         """As `forward`, of regions (R, 5), each of which begins with the number of its image."""
         features = features[: len(self.strides)]
         if len(features) == 1:
@@ -103,7 +103,7 @@ class PyramidPooler(nn.Module):
         rois = torch.cat(boxes)
         scale, rois = nearest_scale(rois, features.factors[:, image].to(rois.device))
         rois = torch.cat([image[:, None].to(rois), rois], dim=1).float()
-        pooled = torch.cat([self.pooler.pool(maps, rois[scale == i]) for i, maps in enumerate(features.maps)])
+        pooled = torch.cat([self.pooler.pool_rois(maps, rois[scale == i]) for i, maps in enumerate(features.maps)])
         return pooled[scale.argsort(stable=True).argsort()]  # in the order of the boxes again
 
 

@@ -24,13 +24,8 @@ TRUNK_STRIDE = 16
 class TimmMaps(nn.Module):
     """The maps of one of timm's networks, as `detkit.features.backbones.Backbone` takes them.
 
-    Args:
-        network: built by timm with ``features_only``.
-        ends: the paths of the modules at whose ends there are maps, up to the last one that is read.
-
-    Attributes:
-        strides, channels: of each map.
-        stages: paths of its modules up to each of ``ends``; empty where timm does not show them.
+    ``network`` is built with ``features_only``; ``ends`` are the paths of the modules at whose ends there are maps, up
+    to the last one that is read. Its ``stages`` end there too, and are empty where timm does not show them.
     """
 
     def __init__(self, network: nn.Module, ends: list[str]) -> None:

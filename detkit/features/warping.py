@@ -85,7 +85,7 @@ def crop_geometry(
 def warp(
     image: Tensor, boxes: Tensor, size: int, context: int = 16, mode: str = "warp", channels_last: bool = False
 ) -> Tensor:
-    """Crops of one size, as R-CNN shows its proposals to the network (Girshick et al. 2014, appendix A).
+    """Crops float32 (N, 3, size, size), as R-CNN shows its proposals to the network (Girshick et al. 2014, appendix A).
 
     Bilinear, without antialiasing; what lies outside the image is 0, the mean of a normalised image. No gradients. On
     the CPU OpenCV resizes each crop, on ``torch.get_num_threads()`` threads; other devices resize many in one
@@ -95,9 +95,6 @@ def warp(
         image: (3, H, W), float, normalised.
         boxes, size, context, mode: see `crop_geometry`.
         channels_last: the result's memory format.
-
-    Returns:
-        float32 (N, 3, size, size).
 
     Raises:
         ConfigError: see `crop_geometry`; or an image that does not fit.

@@ -30,7 +30,6 @@ class Loaded(NamedTuple):
     crop_size: int | None = None
 
     def __str__(self) -> str:
-        """In words."""
         rest = f"; left out: {self.left_out}, its last layer" if self.left_out else ""
         return f"{self.tensors} tensors from {self.source}{rest}"
 
@@ -94,10 +93,9 @@ def _newest_checkpoint(folder: Path) -> Path | None:
 
 
 def load_state_dict_file(module: nn.Module, weights: str, name: str, optional: tuple[str, ...] = ()) -> Loaded:
-    """Load a local file of tensors into a module, in place and strictly.
+    """Load a local file of tensors into a module of timm's or of a user's own, in place and strictly.
 
     Args:
-        module: of timm's networks or of a user's own.
         weights: the file's path; ``{"state_dict": ...}`` and ``{"model": ...}`` are opened.
         name: the module's, for messages.
         optional: prefixes of what may be missing or left over, such as a last layer.
@@ -151,12 +149,9 @@ def _of_classifier(checkpoint: dict[str, Any], name: str, path: Path) -> dict[st
 def fit_state_dict(
     network: nn.Module, state: dict[str, Tensor], source: str, optional: tuple[str, ...] = ()
 ) -> list[str]:
-    """`load_state_dict`, strict, with a message that names what does not fit.
+    """`load_state_dict`, strict; the keys of what was taken over, without the counters of batch norms.
 
     Keys that begin with one of ``optional`` may be missing, left over or of another shape: those are skipped.
-
-    Returns:
-        the keys of what was taken over, without the counters of batch norms.
 
     Raises:
         WeightsError: naming up to three missing, unexpected and misshapen keys each.
