@@ -7,7 +7,6 @@ ratio changes slowest (ratio-major), in both conventions.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,11 +40,7 @@ class AnchorSettings:
         check_choice("anchors.convention", self.convention, CONVENTIONS)
 
     def generator(self, strides: Sequence[int]) -> AnchorGenerator:
-        """The generator for feature maps of these strides.
-
-        Raises:
-            ConfigError: for another number of lists of sizes than of maps.
-        """
+        """The generator for feature maps of these strides; ConfigError for another number of lists of sizes."""
         sizes = self.sizes
         if sizes is None:
             sizes = [[128.0, 256.0, 512.0]] if len(strides) == 1 else [[32.0 * 2**i] for i in range(len(strides))]
@@ -85,22 +80,26 @@ class AnchorGenerator(nn.Module):
             raise ConfigError("anchor ratios are empty: give at least one, such as [1.0]")
         if isinstance(ratios[0], (int, float)):
             ratios = [ratios] * len(sizes)  # type: ignore[list-item]
-        counts = {"ratios": len(ratios), "levels": num_levels, "strides": None if strides is None else len(strides)}
-        for name, count in counts.items():
-            if count is not None and count != len(sizes):
-                raise ConfigError(
-                    f"anchor sizes are given for {len(sizes)} level(s) but there are {count} {name}: "
-                    "give one list of sizes for each feature map"
-                )
         self.convention = convention
         self.sizes = [[float(size) for size in level] for level in sizes]
         self.strides = None if strides is None else [int(stride) for stride in strides]
+        counts = {"ratios": len(ratios), "levels": num_levels, "strides": None if strides is None else len(strides)}
+        for name, count in counts.items():
+            if count is not None:
+                self._check_count(name, count)
         shape = _paper_cell if convention == "paper" else _torchvision_cell
         # Not buffers: half precision models would round them. `forward` moves them to the device.
         self.cell_anchors: list[Tensor] = [
             shape(level_sizes, level_ratios)
             for level_sizes, level_ratios in zip(sizes, ratios, strict=True)  # type: ignore[arg-type]
         ]
+
+    def _check_count(self, name: str, count: int) -> None:
+        if count != len(self.sizes):
+            raise ConfigError(
+                f"anchor sizes are given for {len(self.sizes)} level(s) but there are {count} {name}: "
+                "give one list of sizes for each feature map"
+            )
 
     @property
     def num_anchors(self) -> list[int]:
@@ -118,17 +117,12 @@ class AnchorGenerator(nn.Module):
         feature_sizes: (H, W) of each map; image_size: (height, width) of the padded batch.
         Raises ConfigError where the number of maps is not that of the levels.
         """
-        if len(feature_sizes) != len(self.cell_anchors):
-            raise ConfigError(
-                f"anchor sizes are given for {len(self.cell_anchors)} level(s) but there are "
-                f"{len(feature_sizes)} feature maps: give one list of sizes for each feature map"
-            )
+        self._check_count("feature maps", len(feature_sizes))
         levels = []
         for level, (cell, (height, width)) in enumerate(zip(self.cell_anchors, feature_sizes, strict=True)):
+            stride_y, stride_x = image_size[0] // height, image_size[1] // width
             if self.strides is not None:
                 stride_y = stride_x = self.strides[level]
-            else:
-                stride_y, stride_x = image_size[0] // height, image_size[1] // width
             y = torch.arange(height, device=device, dtype=torch.float32) * stride_y
             x = torch.arange(width, device=device, dtype=torch.float32) * stride_x
             grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
@@ -143,22 +137,18 @@ class AnchorGenerator(nn.Module):
 
 def _torchvision_cell(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
     """(A, 4) centred on 0, half extents rounded (papers.md 2.5). float32 throughout, as torchvision's."""
-    scale = torch.tensor([float(size) for size in sizes])
-    height_factor = torch.tensor([float(ratio) for ratio in ratios]).sqrt()
-    width = (1 / height_factor)[:, None] * scale
-    height = height_factor[:, None] * scale
+    scale = torch.tensor(sizes, dtype=torch.float32)
+    height_factor = torch.tensor(ratios, dtype=torch.float32)[:, None].sqrt()
+    width, height = 1 / height_factor * scale, height_factor * scale
     return (torch.stack((-width, -height, width, height), dim=-1).reshape(-1, 4) / 2).round()
 
 
 def _paper_cell(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
     """(A, 4) centred on a cell of 16 pixels: the base shape is rounded, then scaled without rounding again."""
-    centre = PAPER_CELL / 2
-    rows = []
-    for ratio in ratios:
-        base_width = round(math.sqrt(PAPER_CELL**2 / ratio))
-        base_height = round(base_width * ratio)
-        for size in sizes:
-            half_width = base_width * size / PAPER_CELL / 2
-            half_height = base_height * size / PAPER_CELL / 2
-            rows.append([centre - half_width, centre - half_height, centre + half_width, centre + half_height])
-    return torch.tensor(rows, dtype=torch.float32)
+    ratio = torch.tensor(ratios, dtype=torch.float64)[:, None]
+    base_width = (PAPER_CELL**2 / ratio).sqrt().round()
+    base_height = (base_width * ratio).round()
+    scale = torch.tensor(sizes, dtype=torch.float64) / PAPER_CELL
+    width, height = base_width * scale, base_height * scale
+    corners = torch.stack((-width, -height, width, height), dim=-1) / 2 + PAPER_CELL / 2
+    return corners.reshape(-1, 4).float()

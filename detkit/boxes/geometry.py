@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchvision import ops
 
-from detkit.errors import ConfigError
+from detkit.settings import check_choice
 
 FORMATS = ("xyxy", "xywh", "cxcywh")
 
@@ -29,8 +29,7 @@ def as_float(boxes: Tensor) -> Tensor:
 def area(boxes: Tensor) -> Tensor:
     """The area of each box in square pixels: (..., 4) -> (...). An empty or inverted box has area 0."""
     boxes = as_float(boxes)
-    width = (boxes[..., 2] - boxes[..., 0]).clamp(min=0)
-    height = (boxes[..., 3] - boxes[..., 1]).clamp(min=0)
+    width, height = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).unbind(-1)
     return width * height
 
 
@@ -89,8 +88,7 @@ def convert(boxes: Tensor, source: str, target: str) -> Tensor:
         ConfigError: for another format.
     """
     for name in (source, target):
-        if name not in FORMATS:
-            raise ConfigError(f"unknown box format {name!r}; the known ones are {', '.join(FORMATS)}")
+        check_choice("box format", name, FORMATS)
     return ops.box_convert(boxes, source, target)
 
 
@@ -132,15 +130,9 @@ class BoxCodec:
         width, height = width.clamp(min=smallest), height.clamp(min=smallest)
         to_width, to_height = to_width.clamp(min=smallest), to_height.clamp(min=smallest)
         wx, wy, ww, wh = self.weights
-        return torch.stack(
-            (
-                wx * (to_x - centre_x) / width,
-                wy * (to_y - centre_y) / height,
-                ww * torch.log(to_width / width),
-                wh * torch.log(to_height / height),
-            ),
-            dim=-1,
-        )
+        dx, dy = wx * (to_x - centre_x) / width, wy * (to_y - centre_y) / height
+        dw, dh = ww * torch.log(to_width / width), wh * torch.log(to_height / height)
+        return torch.stack((dx, dy, dw, dh), dim=-1)
 
     def decode(self, deltas: Tensor, proposals: Tensor) -> Tensor:
         """The boxes (..., 4) that ``deltas`` make of ``proposals``; leading dimensions broadcast.
@@ -162,8 +154,7 @@ class BoxCodec:
 def _centre_form(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Width, height, centre x and centre y, each (...)."""
     x1, y1, x2, y2 = boxes.unbind(-1)
-    width = x2 - x1
-    height = y2 - y1
+    width, height = x2 - x1, y2 - y1
     return width, height, x1 + 0.5 * width, y1 + 0.5 * height
 
 

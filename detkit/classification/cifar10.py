@@ -14,6 +14,7 @@ import numpy as np
 
 from detkit.classification.datamodule import ClassificationDataModule, Examples
 from detkit.errors import ConfigError, DataError
+from detkit.settings import check_range
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FOLDER = "cifar-10-batches-py"
@@ -36,7 +37,6 @@ class ArrayExamples(Examples):
         self.first = first
 
     def image(self, index: int) -> np.ndarray:
-        """See `Examples`."""
         return self.images[index]
 
     def image_id(self, index: int) -> str:
@@ -72,12 +72,11 @@ class CIFAR10(ClassificationDataModule):
         if class_names not in (None, names):
             raise ConfigError(f"CIFAR-10 has the classes {', '.join(names)}, in this order, not {class_names}")
         super().__init__(batch_size=batch_size, num_workers=num_workers, class_names=names, **shared)
-        if val_size < 0:
-            raise ConfigError(f"val_size must be at least 0, got {val_size}")
+        check_range("val_size", val_size, 0)
         self.val_size = val_size
         inner = os.path.join(str(path), FOLDER)
         self.path = inner if os.path.isdir(inner) else str(path)
-        check_files(self.path)
+        _check_files(self.path)
 
     def read(self, split: str) -> Examples | None:
         """Read a split's files."""
@@ -96,12 +95,8 @@ class CIFAR10(ClassificationDataModule):
         return _read(self.path, train=True)
 
 
-def check_files(path: str) -> None:
-    """Compare each file of the folder with its published checksum.
-
-    Raises:
-        DataError: naming those that are missing or differ.
-    """
+def _check_files(path: str) -> None:
+    """Compare each file of the folder with its published checksum; DataError for those missing or different."""
     from torchvision.datasets import CIFAR10 as Files
     from torchvision.datasets.utils import check_integrity
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from typing import Any
 
 import numpy as np
 
-from detkit.classification.datamodule import ClassificationDataModule, Examples, hold_out
+from detkit.classification.datamodule import ClassificationDataModule, Examples
 from detkit.data.image_io import read_image
-from detkit.data.voc_files import IMAGE_SUFFIXES
+from detkit.data.voc_files import IMAGE_SUFFIXES, is_image_name
 from detkit.errors import ConfigError, DataError
 
 
@@ -32,7 +33,7 @@ class FolderExamples(Examples):
 
         try:
             # A class without images is ours to judge: of a training set it cannot be learnt.
-            folder = ImageFolder(root, is_valid_file=_is_image, allow_empty=True)
+            folder = ImageFolder(root, is_valid_file=is_image_name, allow_empty=True)
         except FileNotFoundError:
             reason = "no class folders in it" if os.path.isdir(root) else "no such folder"
             raise DataError(
@@ -54,12 +55,31 @@ class FolderExamples(Examples):
         self.labels = label[np.array(classes)]
 
     def image(self, index: int) -> np.ndarray:
-        """See `Examples`."""
-        return read_image(os.path.join(self.root, str(self.files[index])))
+        return read_image(os.path.join(self.root, self.image_id(index)))
 
     def image_id(self, index: int) -> str:
         """The file below the folder."""
         return str(self.files[index])
+
+    def part(self, rows: np.ndarray) -> FolderExamples:
+        """Only the examples that ``rows``, (N,) bool, marks."""
+        result = copy.copy(self)
+        result.files, result.labels = self.files[rows], self.labels[rows]
+        return result
+
+
+def hold_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Which examples of the classes `labels` (N,) to validate on, the share `fraction` (0..1) of each: (N,) bool.
+
+    Of a class of two images or more, at least one is held out and at least one is not.
+    """
+    generator = np.random.default_rng(seed)
+    held = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        rows = generator.permutation(np.flatnonzero(labels == label))
+        count = min(max(round(len(rows) * fraction), 1), len(rows) - 1)
+        held[rows[:count]] = True
+    return held
 
 
 class ClassFolder(ClassificationDataModule):
@@ -90,27 +110,19 @@ class ClassFolder(ClassificationDataModule):
         if val is not None and val_fraction:
             raise ConfigError(f"val_fraction {val_fraction} goes with val: null; here val is {val!r}")
         self.path = str(path)
-        self.folders = {"train": train, "val": val, "test": test}
+        self.sources = {"train": train, "val": val, "test": test}
         self.val_fraction = val_fraction
         if not self.class_names:
             self._set_classes(self._folder(train).class_names)
 
-    @property
-    def test_split(self) -> str:
-        """The split that `test` reads: "test", or "val" where no test folder is named."""
-        return "val" if self.folders["test"] is None else "test"
-
     def read(self, split: str) -> Examples | None:
         """Read a split from disk."""
         if self.val_fraction and split in ("train", "val"):
+            examples = self._folder(self.sources["train"])
             # What is held out must be the same in a later test, whatever the seed of the shuffling.
-            return hold_out(self._folder(self.folders["train"]), self.val_fraction, seed=0)[split == "val"]
-        name = self.folders[split]
+            return examples.part(hold_out(examples.labels, self.val_fraction, seed=0) == (split == "val"))
+        name = self.sources[split]
         return None if name is None else self._folder(name)
 
     def _folder(self, name: str | None) -> FolderExamples:
         return FolderExamples(os.path.normpath(os.path.join(self.path, name or ".")), self.class_names or None)
-
-
-def _is_image(path: str) -> bool:
-    return path.lower().endswith(IMAGE_SUFFIXES) and not os.path.basename(path).startswith(".")

@@ -87,17 +87,12 @@ class ImageClassifier(TrainableModule):
             with torch.no_grad():
                 self.network.eval()(torch.zeros(1, 3, self.crop_size, self.crop_size))
         except RuntimeError as error:
-            raise ConfigError(f"crop_size {self.crop_size} is too small for {backbone}, whose maps end up empty") from (
-                error
-            )
+            text = f"crop_size {self.crop_size} is too small for {backbone}, whose maps end up empty"
+            raise ConfigError(text) from error
         self.network.train()
 
     def forward(self, images: list[Tensor]) -> Tensor:
-        """Logits (N, K) of uint8 images (3, H_i, W_i).
-
-        Raises:
-            ImageTypeError: for anything but uint8 tensors of three channels.
-        """
+        """Logits (N, K) of uint8 images (3, H_i, W_i); ImageTypeError for anything else."""
         for image in images:
             check_image(image)
         if len({image.shape for image in images}) == 1:
@@ -117,11 +112,7 @@ class ImageClassifier(TrainableModule):
     # -- Lightning -----------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Refuse a data set that has no class for each image.
-
-        Raises:
-            ConfigError: naming those that have.
-        """
+        """Refuse a data set that has no class for each image by a ConfigError that names those that have."""
         data = getattr(self.trainer, "datamodule", None)
         if data is not None and not isinstance(data, ClassificationDataModule):
             raise ConfigError(

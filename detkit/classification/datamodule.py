@@ -31,51 +31,11 @@ class Examples(ABC):
 
     @abstractmethod
     def image(self, index: int) -> np.ndarray:
-        """uint8 (H, W, 3), RGB.
-
-        Raises:
-            DataError: it cannot be read.
-        """
+        """uint8 (H, W, 3), RGB; DataError if it cannot be read."""
 
     @abstractmethod
     def image_id(self, index: int) -> str:
         """What the image is called in messages."""
-
-
-class Part(Examples):
-    """The examples `rows` (n,) int64 of others."""
-
-    def __init__(self, whole: Examples, rows: np.ndarray) -> None:
-        self.whole = whole
-        self.rows = rows
-        self.labels = whole.labels[rows]
-
-    def image(self, index: int) -> np.ndarray:
-        """See `Examples`."""
-        return self.whole.image(int(self.rows[index]))
-
-    def image_id(self, index: int) -> str:
-        """See `Examples`."""
-        return self.whole.image_id(int(self.rows[index]))
-
-
-def hold_out(examples: Examples, fraction: float, seed: int) -> tuple[Part, Part]:
-    """Split examples into those to train on and those to validate on, the same share of each class.
-
-    Of a class of two images or more, at least one is in each part.
-
-    Args:
-        examples: what is split.
-        fraction: the share to validate on, 0..1.
-        seed: of the choice.
-    """
-    generator = np.random.default_rng(seed)
-    held = np.zeros(len(examples), bool)
-    for label in np.unique(examples.labels):
-        rows = generator.permutation(np.flatnonzero(examples.labels == label))
-        count = min(max(round(len(rows) * fraction), 1), len(rows) - 1)
-        held[rows[:count]] = True
-    return Part(examples, np.flatnonzero(~held)), Part(examples, np.flatnonzero(held))
 
 
 class LabelledImage(TypedDict):
@@ -129,10 +89,6 @@ class ClassificationDataModule(DataModule):
     def __init__(self, batch_size: int = 64, **shared: Any) -> None:
         super().__init__(batch_size=batch_size, **shared)
 
-    def read(self, split: str) -> Examples | None:
-        """The examples of "train", "val" or "test"; None where there is no such split."""
-        raise NotImplementedError(f"{type(self).__name__} must implement read")
-
     def examples(self, split: str) -> Examples | None:
         """The examples of a split, read at most once; None where there is no such split, DataError for an empty one."""
         examples = self.content(split)
@@ -145,11 +101,7 @@ class ClassificationDataModule(DataModule):
         return ClassificationDataset(self.examples(split), transform, self.seed)
 
     def setup(self, stage: str | None = None) -> None:
-        """Build what the stage needs.
-
-        Raises:
-            ConfigError: the model is a detector.
-        """
+        """Build what the stage needs; ConfigError if the model is a detector."""
         from detkit.detectors.base import Detector
 
         if self.trainer is not None and isinstance(self.trainer.lightning_module, Detector):

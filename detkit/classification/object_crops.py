@@ -114,11 +114,7 @@ class ObjectCrops(ClassificationDataModule):
         return self.source.test_split
 
     def read(self, split: str) -> Examples | None:
-        """The objects of a split.
-
-        Raises:
-            DataError: the source has a class that is not among class_names.
-        """
+        """The objects of a split; DataError if the source has a class that is not among class_names."""
         annotations = self.source.annotations(split)
         if annotations is None:
             return None

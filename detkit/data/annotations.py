@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from detkit.errors import ConfigError, DataError
+from detkit.errors import DataError
+from detkit.settings import check_choice
 
 
 class Finding(NamedTuple):
@@ -58,8 +59,7 @@ class UnknownIdPolicy:
 
     def __init__(self, known_to: str, images: str = "error", classes: str = "error", advice: str = "") -> None:
         for name, value in (("other_images", images), ("other_classes", classes)):
-            if value not in ("error", "drop"):
-                raise ConfigError(f"{name} must be 'error' or 'drop', got {value!r}")
+            check_choice(name, value, ("error", "drop"))
         self.known_to = known_to
         self.advice = advice
         self.findings: list[Finding] = []
@@ -89,19 +89,18 @@ class UnknownIdPolicy:
         Raises:
             DataError: there are such rows, and they are not to be left out.
         """
-        unknown = np.flatnonzero(numbers < 0).tolist() if len(numbers) and numbers.min() < 0 else []
+        unknown = np.flatnonzero(numbers < 0).tolist()
         if not unknown:
             return
-        others = list(dict.fromkeys(map(id_of, unknown)))
-        counted = f"{len(unknown):,} of {len(numbers):,} {rows} are of {len(others):,} {owners} that {self.known_to}"
+        counts = Counter(map(id_of, unknown))
+        counted = f"{len(unknown):,} of {len(numbers):,} {rows} are of {len(counts):,} {owners} that {self.known_to}"
         if self._choices[owners] == "drop":
             kind = "other_image" if owners == "images" else "other_class"
-            most = Counter(map(id_of, unknown)).most_common(5)
-            listed = ", ".join(f"{value!r} {count:,}" for value, count in most) + (", ..." if len(others) > 5 else "")
-            text = f"{counted} does not have ({listed}): left out"
+            most = ", ".join(f"{value!r} {count:,}" for value, count in counts.most_common(5))
+            text = f"{counted} does not have ({most}{', ...' if len(counts) > 5 else ''}): left out"
             self.findings.append(Finding(kind, file, None, text, len(unknown)))
             return
-        there = list(known)
+        others, there = list(counts), list(known)
         where = file if name_of is None else name_of(unknown[0])
         raise DataError(
             f"{where}: {counted} does not have: {_some(others)}; it has {_some(there)}"
@@ -236,25 +235,19 @@ class AnnotationsBuilder:
         self._rows.append((image, number, label, difficult, crowd, area))
 
     def build(self) -> Annotations:
-        """Check, clip and drop boxes; each such step becomes a finding.
-
-        Raises:
-            DataError: no images at all.
-        """
+        """Check, clip and drop boxes; each such step becomes a finding. DataError if there is no image."""
         if not self._images:
             raise DataError(f"{self.root}: the data set has no images")
         ids, files, widths, heights, _ = zip(*self._images, strict=True)
-        size = np.array([widths, heights], np.int64).T.reshape(-1, 2)
+        size = np.array([widths, heights], np.int64).T
         raw = np.array(self._boxes, np.float64).reshape(-1, 4)
         image = np.array([row[0] for row in self._rows], np.int64)
-        limits = np.tile(size[image], 2).astype(np.float64)
-        boxes = np.clip(raw, 0.0, limits)
-        keep = self._check(raw, boxes, limits, image)
+        boxes = np.clip(raw, 0.0, np.tile(size[image], 2))
+        keep = self._check(raw, boxes)
         order = np.argsort(image, kind="stable")
         order = order[keep[order]]
         boxes = boxes[order].astype(np.float32)
         area = np.array([row[5] for row in self._rows], np.float32)[order]
-        sides = boxes[:, 2:] - boxes[:, :2]
         counts = np.bincount(image[order], minlength=len(ids))
         return Annotations(
             root=self.root,
@@ -267,11 +260,11 @@ class AnnotationsBuilder:
             labels=np.array([row[2] for row in self._rows], np.int64)[order],
             difficult=np.array([row[3] for row in self._rows], bool)[order],
             crowd=np.array([row[4] for row in self._rows], bool)[order],
-            area=np.where(np.isnan(area), sides[:, 0] * sides[:, 1], area).astype(np.float32),
+            area=np.where(np.isnan(area), (boxes[:, 2:] - boxes[:, :2]).prod(1), area),
             findings=self.findings,
         )
 
-    def _check(self, raw: np.ndarray, clipped: np.ndarray, limits: np.ndarray, image: np.ndarray) -> np.ndarray:
+    def _check(self, raw: np.ndarray, clipped: np.ndarray) -> np.ndarray:
         """Which rows stay, (N,) bool; appends to the findings."""
         finite = np.isfinite(raw).all(1)
         sides = raw[:, 2:] - raw[:, :2]
@@ -290,18 +283,9 @@ class AnnotationsBuilder:
         )
         for kind, rows, text in kinds:
             for row in np.flatnonzero(rows):
-                source = self._images[image[row]][4]
+                image, number, *_ = self._rows[row]
+                *_, width, height, source = self._images[image]
                 corners = ", ".join(f"{value:g}" for value in raw[row])
-                bounds = f" ({limits[row, 0]:g} x {limits[row, 1]:g})" if kind in ("outside", "clipped") else ""
-                self.findings.append(Finding(kind, source, self._rows[row][1], f"[{corners}]{bounds} {text}"))
+                bounds = f" ({width:g} x {height:g})" if kind in ("outside", "clipped") else ""
+                self.findings.append(Finding(kind, source, number, f"[{corners}]{bounds} {text}"))
         return good & ~outside
-
-
-def check_class_names(names: Sequence[str]) -> list[str]:
-    """The class names as a list of str; raises DataError for no class, an empty name or a name given twice."""
-    result = [str(name) for name in names]
-    doubled = sorted({name for name in result if result.count(name) > 1})
-    if not result or doubled or not all(name.strip() for name in result):
-        reason = f"given twice: {', '.join(doubled)}" if doubled else "none given, or one is empty"
-        raise DataError(f"class names must be different and not empty ({reason})")
-    return result

@@ -51,93 +51,56 @@ class COCO(DetectionDataModule):
         self.path = str(path)
         self.other_classes = other_classes
         class_policy(other_classes)  # raises where it is neither word
-        self.sources = {
-            "train": (train_annotations, train_images),
-            "val": (val_annotations, val_images),
-            "test": (test_annotations, test_images),
-        }
+        self.sources = {"train": train_annotations, "val": val_annotations, "test": test_annotations}
+        self.folders = {"train": train_images, "val": val_images, "test": test_images}
         if test_annotations is not None and test_images is None:
             raise DataError("COCO: test_annotations is given without test_images, the folder of its images")
         # Where the classes are given, their ids are read from any file that exists.
-        files = [file for file, _ in self.sources.values() if file is not None]
+        files = [file for file in self.sources.values() if file is not None]
         present = [file for file in files if os.path.isfile(os.path.join(self.path, file))]
         file = files[0] if not self.class_names or not present else present[0]
         source = os.path.join(self.path, file)
         instances = read_instances(source)
-        self._set_classes(*find_classes(instances, self.class_names, source))
+        self._set_classes(*_find_classes(instances, self.class_names, source))
         if file == train_annotations:  # read once: only the arrays are kept
             self._content["train"] = self._to_annotations(instances, "train")
 
-    @property
-    def test_split(self) -> str:
-        """The split that `test` reads: "test", or "val" where no test set is named."""
-        return "val" if self.sources["test"][0] is None else "test"
-
     def read(self, split: str) -> Annotations | None:
         """Read a split's file."""
-        file = self.sources[split][0]
-        if file is None:
-            return None
-        return self._to_annotations(read_instances(os.path.join(self.path, file)), split)
+        file = self.sources[split]
+        return None if file is None else self._to_annotations(read_instances(os.path.join(self.path, file)), split)
 
     def _to_annotations(self, instances: Instances, split: str) -> Annotations:
-        file, images = self.sources[split]
-        source, folder = os.path.join(self.path, str(file)), os.path.join(self.path, str(images))
+        source, folder = (os.path.join(self.path, str(of[split])) for of in (self.sources, self.folders))
         # A box thinner than a pixel makes training unstable; in evaluation it stays, as the official score has it.
-        min_side = 1.0 if split == "train" else 0.0
-        return to_annotations(instances, source, folder, self.class_names, min_side, self.other_classes)
+        builder = AnnotationsBuilder(folder, min_side=1.0 if split == "train" else 0.0)
+        numbers = _add_images(builder, instances.images, source, folder)
+        names, ids = _find_classes(instances, self.class_names, source)
+        rows = instances.annotations
+        name_of = {category.id: str(category.name) for category in instances.categories}
+        label_of = {category: label for label, category in enumerate(ids, 1)}
+        images = np.array([numbers.get(row.image_id, -1) for row in rows], np.int64)
+        listed = np.array([row.category_id in name_of for row in rows], np.int64) - 1
+        labels = np.array([label_of.get(row.category_id, -1) for row in rows], np.int64)
+        file_policy = UnknownIdPolicy("the file", advice="Correct the annotation, or add what it names to the file")
+        policy = class_policy(self.other_classes)
 
+        def where(row: int) -> str:
+            number = rows[row].id
+            return f"{source}: annotation {f'{row} (counted from 0)' if number is None else number}"
 
-def to_annotations(
-    instances: Instances,
-    source: str,
-    folder: str,
-    class_names: Sequence[str],
-    min_side: float,
-    other_classes: str = "error",
-) -> Annotations:
-    """Flat arrays of an annotation file.
-
-    Args:
-        instances: of `read_instances`.
-        source: the file's name, for messages.
-        folder: of the images.
-        class_names: the classes in the order of the labels.
-        min_side: boxes with a side of this many pixels or less are left out.
-        other_classes: "error", or "drop" to leave out annotations of categories that are not in class_names.
-
-    Raises:
-        DataError: an unknown id, a missing image, or an image without file name or size.
-    """
-    builder = AnnotationsBuilder(folder, min_side)
-    numbers = _add_images(builder, instances.images, source, folder)
-    names, ids = find_classes(instances, class_names, source)
-    rows = instances.annotations
-    images = np.array([numbers.get(row.image_id, -1) for row in rows], np.int64)
-    categories = {category.id: number for number, category in enumerate(instances.categories)}
-    listed = np.array([categories.get(row.category_id, -1) for row in rows], np.int64)
-    label_of = {category: label for label, category in enumerate(ids, 1)}
-    labels = np.array([label_of.get(row.category_id, -1) for row in rows], np.int64)
-    file_policy = UnknownIdPolicy("the file", advice="Correct the annotation, or add what it names to the file")
-    policy = class_policy(other_classes)
-    name_of = {category.id: str(category.name) for category in instances.categories}
-
-    def where(row: int) -> str:
-        number = rows[row].id
-        return f"{source}: annotation {f'{row} (counted from 0)' if number is None else number}"
-
-    file_policy.check(images, lambda row: rows[row].image_id, "annotations", "images", source, numbers, where)
-    file_policy.check(listed, lambda row: rows[row].category_id, "annotations", "classes", source, categories, where)
-    policy.check(labels, lambda row: name_of[rows[row].category_id], "annotations", "classes", source, names, where)
-    builder.findings.extend(policy.findings)
-    boxes = boxes_of(rows)
-    boxes[:, 2:] += boxes[:, :2]
-    columns = (images, boxes, labels, areas_of(rows))
-    for row, image, box, label, area in zip(rows, *(column.tolist() for column in columns), strict=True):
-        if label > 0:
-            number = row.id if isinstance(row.id, int) else None
-            builder.box(image, box, label, number, crowd=bool(row.iscrowd), area=area)
-    return builder.build()
+        file_policy.check(images, lambda row: rows[row].image_id, "annotations", "images", source, numbers, where)
+        file_policy.check(listed, lambda row: rows[row].category_id, "annotations", "classes", source, name_of, where)
+        policy.check(labels, lambda row: name_of[rows[row].category_id], "annotations", "classes", source, names, where)
+        builder.findings.extend(policy.findings)
+        boxes = boxes_of(rows)
+        boxes[:, 2:] += boxes[:, :2]
+        columns = (images, boxes, labels, areas_of(rows))
+        for row, image, box, label, area in zip(rows, *(column.tolist() for column in columns), strict=True):
+            if label > 0:
+                number = row.id if isinstance(row.id, int) else None
+                builder.box(image, box, label, number, crowd=bool(row.iscrowd), area=area)
+        return builder.build()
 
 
 def _add_images(builder: AnnotationsBuilder, images: Sequence[Image], source: str, folder: str) -> dict[Any, int]:
@@ -165,17 +128,8 @@ def _add_images(builder: AnnotationsBuilder, images: Sequence[Image], source: st
     return numbers
 
 
-def find_classes(instances: Instances, given: Sequence[str], source: str) -> tuple[list[str], list[int]]:
-    """Class names and category ids in the order of the labels.
-
-    Args:
-        instances: of `read_instances`.
-        given: the names in the order wanted; none for all, in the order of their ids.
-        source: the file's name, for messages.
-
-    Raises:
-        DataError: a category without a name, a name given twice, or a name that no category has.
-    """
+def _find_classes(instances: Instances, given: Sequence[str], source: str) -> tuple[list[str], list[int]]:
+    """Class names and category ids in the order of `given`; where none are given all, in the order of their ids."""
     names = {category.id: category.name for category in sorted(instances.categories, key=lambda category: category.id)}
     for number, name in names.items():
         if not isinstance(name, str):
@@ -183,9 +137,8 @@ def find_classes(instances: Instances, given: Sequence[str], source: str) -> tup
     ids = {name: number for number, name in names.items()}
     if len(ids) != len(names):
         raise DataError(f"{source}: a category name is given twice; names must be unique")
-    if not given:
-        return list(ids), list(names)
     missing = [name for name in given if name not in ids]
     if missing:
         raise DataError(f"{source}: no category {', '.join(missing)} (there are: {', '.join(ids)})")
-    return list(given), [ids[name] for name in given]
+    chosen = list(given or ids)
+    return chosen, [ids[name] for name in chosen]

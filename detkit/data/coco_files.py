@@ -90,9 +90,10 @@ def read_instances(path: str | PathLike[str]) -> Instances:
         if not rows:
             raise DataError(f"{path}: the list {name!r} is empty")
         for row in rows:
-            row.id = _whole(row.id)
             if isinstance(row.id, float):
-                raise DataError(f"{path}: {of} id {row.id} is no whole number")
+                if not row.id.is_integer():
+                    raise DataError(f"{path}: {of} id {row.id} is no whole number")
+                row.id = int(row.id)
         if len({isinstance(row.id, str) for row in rows}) > 1:
             raise DataError(f"{path}: ids of {name} are numbers and strings; write them alike")
         seen: set[int | str] = set()
@@ -104,11 +105,7 @@ def read_instances(path: str | PathLike[str]) -> Instances:
 
 
 def read_results(path: str | PathLike[str]) -> list[Result]:
-    """Read COCO's results; gzip may have packed them.
-
-    Raises:
-        DataError: the file is missing, no JSON or of another form.
-    """
+    """Read COCO's results, which gzip may have packed; raises DataError as `decode`."""
     return decode(path, list[Result], "a list of {image_id, category_id, bbox, score}")
 
 
@@ -126,11 +123,6 @@ def areas_of(rows: Sequence[Annotation]) -> np.ndarray:
 def flags_of(flags: Iterable[Flag], count: int) -> np.ndarray:
     """(N,) bool."""
     return np.fromiter((bool(flag) for flag in flags), bool, count)
-
-
-def _whole(number: ImageId) -> Any:
-    """7 for 7.0."""
-    return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 # -- JSON ----------------------------------------------------------------------------------------
@@ -170,11 +162,7 @@ def decode(path: str | PathLike[str], form: type[T], wanted: str) -> T:
 
 
 def read_bytes(path: str | PathLike[str]) -> bytes:
-    """The content of a file, unpacked if it is gzip's, without a byte order mark.
-
-    Raises:
-        DataError: the file is missing or cannot be read.
-    """
+    """The content of a file, unpacked if it is gzip's, without a byte order mark; DataError if it cannot be read."""
     try:
         content = Path(path).read_bytes()
         if content[:2] == b"\x1f\x8b":

@@ -15,7 +15,7 @@ import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
-from detkit.data.annotations import Annotations, check_class_names
+from detkit.data.annotations import Annotations
 from detkit.data.dataset import DetectionDataset
 from detkit.data.loaders import TrainLoader, default_workers, loader_options, make_eval_loader, samples_done
 from detkit.data.sampler import TrainSampler
@@ -23,6 +23,7 @@ from detkit.data.summary import DataSummary
 from detkit.data.transforms import Transform, make_transform
 from detkit.errors import ConfigError, DataError
 from detkit.proposals.store import ProposalStore
+from detkit.settings import check_range
 
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
 SPLITS = ("train", "val", "test")
@@ -47,6 +48,7 @@ class DataModule(L.LightningDataModule):
 
     Attributes:
         category_ids: the data set's own ids, in the order of class_names.
+        sources: split -> what it is read from, None where the data set has no such split; for `test_split`.
     """
 
     def __init__(
@@ -65,10 +67,12 @@ class DataModule(L.LightningDataModule):
         self.transforms = transforms
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         for name, least in (("batch_size", 1), ("eval_batch_size", 1), ("num_workers", 0), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        self.class_names: list[str] = [] if class_names is None else check_class_names(class_names)
-        self.category_ids: list[int] = list(range(1, len(self.class_names) + 1))
+            check_range(name, getattr(self, name), least)
+        self.class_names: list[str] = []
+        self.category_ids: list[int] = []
+        if class_names is not None:
+            self._set_classes(class_names)
+        self.sources: dict[str, str | None] = {}
         self._content: dict[str, Any] = {}
         self._datasets: dict[str, Any] = {}
         self._printed = False
@@ -76,7 +80,8 @@ class DataModule(L.LightningDataModule):
     def read(self, split: str) -> Any:
         """Read "train", "val" or "test" from disk; None where the data set has no such split.
 
-        Called at most once a split, and not for "test" where `test_split` is "val".
+        Called at most once a split, and not for "test" where `test_split` is "val". A data set for detection returns
+        `Annotations`, one for classification `Examples`.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement read")
 
@@ -91,15 +96,19 @@ class DataModule(L.LightningDataModule):
     @property
     def test_split(self) -> str:
         """The split that `test` reads: "test", or "val" where no test set is named."""
-        return "test"
+        return "val" if self.sources.get("test", "test") is None else "test"
 
     def _wide(self, dataset: Any) -> np.ndarray | None:
         """Which training images are wider than tall, where batches are grouped by that."""
         return None
 
     def _set_classes(self, names: Sequence[str], category_ids: Sequence[int] | None = None) -> None:
-        self.class_names = check_class_names(names)
-        self.category_ids = list(category_ids) if category_ids is not None else list(range(1, len(names) + 1))
+        self.class_names = [str(name) for name in names]
+        doubled = sorted({name for name in self.class_names if self.class_names.count(name) > 1})
+        if not self.class_names or doubled or not all(name.strip() for name in self.class_names):
+            reason = f"given twice: {', '.join(doubled)}" if doubled else "none given, or one is empty"
+            raise DataError(f"class names must be different and not empty ({reason})")
+        self.category_ids = list(range(1, len(names) + 1)) if category_ids is None else list(category_ids)
 
     @property
     def num_classes(self) -> int:
@@ -109,12 +118,10 @@ class DataModule(L.LightningDataModule):
     def content(self, split: str) -> Any:
         """What `read` gives for a split, read at most once."""
         if split not in self._content:
-            if split == "test" and self.test_split == "val":
-                self._content[split] = self.content("val")
-                if self._content[split] is not None:
-                    rank_zero_info("no test set is named: testing on the validation set")
-            else:
-                self._content[split] = self.read(split)
+            on_val = split == "test" and self.test_split == "val"
+            self._content[split] = self.content("val") if on_val else self.read(split)
+            if on_val and self._content[split] is not None:
+                rank_zero_info("no test set is named: testing on the validation set")
         return self._content[split]
 
     def dataset(self, split: str) -> Any:
@@ -128,11 +135,7 @@ class DataModule(L.LightningDataModule):
         return self._datasets[split]
 
     def setup(self, stage: str | None = None) -> None:
-        """Build what the stage needs; prints the summary once, on rank 0 of a run.
-
-        Raises:
-            DataError: there is nothing to test on.
-        """
+        """Build what the stage needs; print the summary once, on rank 0 of a run. DataError without a test set."""
         splits = STAGES[stage] if stage is not None else SPLITS
         self._datasets.clear()
         for split in splits:
@@ -153,8 +156,7 @@ class DataModule(L.LightningDataModule):
             wide=self._wide(dataset),
             samples_done=samples_done(self.trainer, self.batch_size),
         )
-        options = loader_options(self.num_workers)
-        return TrainLoader(dataset, batch_size=self.batch_size, sampler=sampler, **options)
+        return TrainLoader(dataset, batch_size=self.batch_size, sampler=sampler, **loader_options(self.num_workers))
 
     def val_dataloader(self) -> DataLoader | list[Any]:
         """Validation samples in order; an empty list where there is no validation set."""
@@ -174,10 +176,9 @@ class DataModule(L.LightningDataModule):
         if dataset is None:
             parameters = inspect.signature(type(self)).parameters
             options = {split: f"{split} SET", f"{split}_annotations": f"{split}_annotations FILE"}
-            hints = [
-                f"; name one, on the command line by --data.{options[name]}" for name in options if name in parameters
-            ]
-            raise DataError(f"{type(self).__name__}: there is no {split} set{''.join(hints[:1])}")
+            named = [option for name, option in options.items() if name in parameters]
+            hint = f"; name one, on the command line by --data.{named[0]}" if named else ""
+            raise DataError(f"{type(self).__name__}: there is no {split} set{hint}")
         return dataset
 
 
@@ -196,10 +197,6 @@ class DetectionDataModule(DataModule):
         super().__init__(**shared)
         self.group_by_aspect = group_by_aspect
         self.proposals: dict[str, Mapping[str | int, Any]] = {}
-
-    def read(self, split: str) -> Annotations | None:
-        """Read "train", "val" or "test" from disk; None where the data set has no such split."""
-        raise NotImplementedError(f"{type(self).__name__} must implement read")
 
     def annotations(self, split: str) -> Annotations | None:
         """The annotations of a split, read at most once; None where there is no such split."""
@@ -242,8 +239,7 @@ class DetectionDataModule(DataModule):
 
     def summary(self, splits: Sequence[str] = SPLITS) -> DataSummary:
         """What the splits hold and what was found in them."""
-        contents = {split: self.annotations(split) for split in splits}
-        present = {split: annotations for split, annotations in contents.items() if annotations is not None}
+        present = {split: found for split in splits if (found := self.annotations(split)) is not None}
         return DataSummary.of(present, self.class_names, self.category_ids)
 
     def print_summary(self, splits: Sequence[str]) -> None:

@@ -49,11 +49,7 @@ class DetectionDataset(Dataset):
         return len(self.annotations)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        """A sample; `key` is an index or, from the TrainSampler, (index, seed).
-
-        Raises:
-            DataError: the image cannot be read.
-        """
+        """A sample; `key` is an index or, from the TrainSampler, (index, seed). DataError for an unreadable image."""
         index, seed = key if isinstance(key, tuple) else (key, self.seed + int(key))
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")

@@ -50,11 +50,7 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(width, height) of the image once upright, from the header alone.
-
-    Raises:
-        DataError: missing or unreadable.
-    """
+    """(width, height) of the image once upright, from the header alone; DataError if it is missing or unreadable."""
     try:
         with Image.open(path) as image:
             width, height = image.size

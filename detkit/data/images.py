@@ -11,7 +11,7 @@ from detkit.data.datamodule import DetectionDataModule
 from detkit.data.dataset import image_to_tensor
 from detkit.data.image_io import read_image
 from detkit.data.loaders import make_eval_loader
-from detkit.data.voc_files import IMAGE_SUFFIXES
+from detkit.data.voc_files import IMAGE_SUFFIXES, is_image_name
 from detkit.errors import DataError
 from detkit.types import Sample
 
@@ -42,11 +42,7 @@ class ImageFolder(DetectionDataModule):
         return None
 
     def setup(self, stage: str | None = None) -> None:
-        """Nothing to build.
-
-        Raises:
-            DataError: a stage that needs annotations.
-        """
+        """Nothing to build; raises DataError for a stage that needs annotations."""
         if stage not in (None, "predict"):
             raise DataError(f"{self.path}: a folder of images has no annotations, so it is for predict, not {stage}")
 
@@ -66,36 +62,26 @@ class ImageDataset(Dataset):
     """
 
     def __init__(self, path: str) -> None:
-        self.root, self.files = _find(path)
+        suffixes = ", ".join(IMAGE_SUFFIXES)
+        if os.path.isfile(path):
+            if not path.lower().endswith(IMAGE_SUFFIXES):
+                raise DataError(f"{path}: not an image file ({suffixes})")
+            self.root, file = os.path.split(path)
+            self.files = [file]
+            return
+        if not os.path.isdir(path):
+            raise DataError(f"{path}: no such file or folder")
+        above = len(os.path.join(path, ""))
+        found = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
+        self.root, self.files = path, sorted(file[above:] for file in found if is_image_name(file))
+        if not self.files:
+            raise DataError(f"{path}: no image below this folder ({suffixes})")
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Sample:
-        """image uint8 (3, H, W), image_id (path below the folder, with "/") and path.
-
-        Raises:
-            DataError: the image cannot be read.
-        """
+        """image uint8 (3, H, W), image_id (path below the folder, with "/") and path; DataError if it is unreadable."""
         file = self.files[index]
         path = os.path.join(self.root, file)
         return {"image": image_to_tensor(read_image(path)), "image_id": file.replace(os.sep, "/"), "path": path}
-
-
-def _find(path: str) -> tuple[str, list[str]]:
-    """The folder and the images relative to it."""
-    if os.path.isfile(path):
-        if not path.lower().endswith(IMAGE_SUFFIXES):
-            raise DataError(f"{path}: not an image file ({', '.join(IMAGE_SUFFIXES)})")
-        return os.path.dirname(path), [os.path.basename(path)]
-    if not os.path.isdir(path):
-        raise DataError(f"{path}: no such file or folder")
-    files = []
-    for folder, _, names in os.walk(path):
-        inner = os.path.relpath(folder, path)
-        for name in names:
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
-                files.append(name if inner == "." else os.path.join(inner, name))
-    if not files:
-        raise DataError(f"{path}: no image below this folder ({', '.join(IMAGE_SUFFIXES)})")
-    return path, sorted(files)

@@ -13,13 +13,10 @@ import torch.distributed
 from torch.utils.data import DistributedSampler
 
 
-def world(num_replicas: int | None, rank: int | None) -> dict[str, int]:
-    """DistributedSampler's arguments; None asks torch.distributed (1 process where it is not running)."""
-    running = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if num_replicas is None:
-        num_replicas = torch.distributed.get_world_size() if running else 1
-    if rank is None:
-        rank = torch.distributed.get_rank() if running else 0
+def _world(num_replicas: int | None, rank: int | None) -> dict[str, int | None]:
+    """DistributedSampler's arguments, which ask torch.distributed where they are None; 1 and 0 if it does not run."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        num_replicas, rank = num_replicas or 1, rank or 0
     return {"num_replicas": num_replicas, "rank": rank}
 
 
@@ -35,7 +32,7 @@ class EvalSampler(DistributedSampler):
     """
 
     def __init__(self, size: int, num_replicas: int | None = None, rank: int | None = None) -> None:
-        super().__init__(range(size), **world(num_replicas, rank), shuffle=False)  # type: ignore[arg-type]
+        super().__init__(range(size), **_world(num_replicas, rank), shuffle=False)  # type: ignore[arg-type]
 
 
 class TrainSampler(DistributedSampler):
@@ -62,38 +59,27 @@ class TrainSampler(DistributedSampler):
         rank: int | None = None,
         samples_done: Callable[[], int] = lambda: 0,
     ) -> None:
-        super().__init__(range(size), **world(num_replicas, rank), seed=seed)  # type: ignore[arg-type]
+        super().__init__(range(size), **_world(num_replicas, rank), seed=seed)  # type: ignore[arg-type]
         self.batch_size = batch_size
         self.wide = wide
         self.samples_done = samples_done
 
     def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
         epoch = self.epoch
-        indices = self._indices(epoch)[self.samples_done() :]
-        seeds = (np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0] for index in indices.tolist())
-        return zip(indices.tolist(), map(int, seeds), strict=True)
-
-    def _indices(self, epoch: int) -> np.ndarray:
-        """This rank's indices of the epoch, (num_samples,) int64."""
-        size = len(self.dataset)  # type: ignore[arg-type]
-        order = np.random.default_rng((self.seed, epoch)).permutation(size)
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.dataset))  # type: ignore[arg-type]
         order = np.resize(order, self.total_size)
-        if self.wide is None:
-            return order[self.rank :: self.num_replicas]
-        return self._grouped(order, epoch)
+        mine = order[self.rank :: self.num_replicas] if self.wide is None else self._grouped(order, self.wide[order])
+        indices = mine[self.samples_done() :].tolist()
+        seeds = (np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0] for index in indices)
+        return zip(indices, map(int, seeds), strict=True)
 
-    def _grouped(self, order: np.ndarray, epoch: int) -> np.ndarray:
+    def _grouped(self, order: np.ndarray, wide: np.ndarray) -> np.ndarray:
+        """This rank's indices in batches of one orientation."""
         batch = self.batch_size
-        wide = self.wide[order]  # type: ignore[index]
-        whole = []
-        rest = []
-        for group in (order[wide], order[~wide]):
-            full = len(group) // batch * batch
-            whole.append(group[:full].reshape(-1, batch))
-            rest.append(group[full:])
-        batches = np.concatenate(whole)
-        batches = batches[np.random.default_rng((self.seed, epoch, 1)).permutation(len(batches))]
-        flat = np.concatenate([batches.reshape(-1), *rest])
+        groups = [(group, len(group) // batch * batch) for group in (order[wide], order[~wide])]
+        batches = np.concatenate([group[:full] for group, full in groups]).reshape(-1, batch)
+        batches = batches[np.random.default_rng((self.seed, self.epoch, 1)).permutation(len(batches))]
+        flat = np.concatenate([batches.reshape(-1), *(group[full:] for group, full in groups)])
         # Whole batches go round the ranks; what is left over is shared out singly.
         dealt = self.num_samples // batch * batch * self.num_replicas
         mine = flat[:dealt].reshape(-1, self.num_replicas, batch)[:, self.rank].reshape(-1)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from detkit.data.annotations import Annotations
 from detkit.data.shapes_drawing import SHAPE_CLASSES, draw_scene
 from detkit.data.voc import VOC
-from detkit.data.voc_files import VOCObject, format_annotation
+from detkit.data.voc_files import format_annotation
 from detkit.errors import ConfigError, DataError
 
 _VERSION = 3  # raised whenever the same parameters give other pictures
@@ -67,11 +68,7 @@ class Shapes(VOC):
         )
 
     def prepare_data(self) -> None:
-        """Draw the pictures, if they are not there yet.
-
-        Raises:
-            DataError: the folder holds something else.
-        """
+        """Draw the pictures, if they are not there yet; DataError if the folder holds something else."""
         draw_shapes(self.path, self.counts, self.image_size, self.drawing_seed)
 
     def read(self, split: str) -> Annotations | None:
@@ -83,14 +80,8 @@ class Shapes(VOC):
 def draw_shapes(path: str, counts: dict[str, int], image_size: int, seed: int) -> None:
     """Draw the data set into `path`, all at once: a reader sees the whole of it or nothing.
 
-    Args:
-        path: folder to be made; one that holds the same data set already is kept.
-        counts: images of each image set.
-        image_size: side of the images in pixels.
-        seed: of the pictures.
-
-    Raises:
-        DataError: the folder exists and holds something else.
+    A folder that holds the same data set already is kept, DataError is raised for one that holds something else.
+    `counts` are the images of each image set, `image_size` is their side in pixels.
     """
     parameters = {"version": _VERSION, "seed": seed, "image_size": image_size, "counts": counts}
     if _is_drawn(path, parameters):
@@ -99,17 +90,15 @@ def draw_shapes(path: str, counts: dict[str, int], image_size: int, seed: int) -
     os.makedirs(parent, exist_ok=True)
     temporary = tempfile.mkdtemp(prefix=".shapes-", dir=parent)
     try:
-        _draw_all(temporary, counts, image_size, seed)
-        with open(os.path.join(temporary, _PARAMETERS), "w", encoding="utf-8") as file:
-            json.dump(parameters, file, indent=1)
+        _draw_all(Path(temporary), counts, image_size, seed)
+        Path(temporary, _PARAMETERS).write_text(json.dumps(parameters, indent=1), encoding="utf-8")
         os.chmod(temporary, 0o755)  # mkdtemp makes it private
         try:
             if os.path.isdir(path) and not os.listdir(path):
                 os.rmdir(path)
             os.rename(temporary, path)
         except OSError:
-            # Another process was faster; what it drew must be the same.
-            if not _is_drawn(path, parameters):
+            if not _is_drawn(path, parameters):  # else another process was faster, and drew the same
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -119,8 +108,7 @@ def _is_drawn(path: str, parameters: dict[str, Any]) -> bool:
     if not os.path.exists(path) or (os.path.isdir(path) and not os.listdir(path)):
         return False
     try:
-        with open(os.path.join(path, _PARAMETERS), encoding="utf-8") as file:
-            drawn_with = json.load(file)
+        drawn_with = json.loads(Path(path, _PARAMETERS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise DataError(f"{path}: exists, but is no Shapes data set; choose another path or remove it") from None
     if drawn_with != parameters:
@@ -131,21 +119,18 @@ def _is_drawn(path: str, parameters: dict[str, Any]) -> bool:
     return True
 
 
-def _draw_all(folder: str, counts: dict[str, int], image_size: int, seed: int) -> None:
+def _draw_all(folder: Path, counts: dict[str, int], image_size: int, seed: int) -> None:
     import cv2
 
-    for name in ("Annotations", "JPEGImages", os.path.join("ImageSets", "Main")):
-        os.makedirs(os.path.join(folder, name))
+    for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True)
     for number, (image_set, count) in enumerate(sorted(counts.items())):
         ids = [f"{image_set}_{index:05d}" for index in range(count)]
         for index, image_id in enumerate(ids):
             image, objects = draw_scene(np.random.default_rng((seed, number, index)), image_size)
-            file = os.path.join(folder, "JPEGImages", f"{image_id}.jpg")
-            if not cv2.imwrite(file, image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92]):
+            file = folder / "JPEGImages" / f"{image_id}.jpg"
+            if not cv2.imwrite(str(file), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92]):
                 raise DataError(f"{file}: cannot be written")
-            written = [VOCObject(item.name, item.box, item.difficult) for item in objects]
-            text = format_annotation(f"{image_id}.jpg", image_size, image_size, written)
-            with open(os.path.join(folder, "Annotations", f"{image_id}.xml"), "w", encoding="utf-8") as output:
-                output.write(text)
-        with open(os.path.join(folder, "ImageSets", "Main", f"{image_set}.txt"), "w", encoding="utf-8") as output:
-            output.write("\n".join(ids) + "\n")
+            text = format_annotation(file.name, image_size, image_size, objects)
+            (folder / "Annotations" / f"{image_id}.xml").write_text(text, encoding="utf-8")
+        (folder / "ImageSets" / "Main" / f"{image_set}.txt").write_text("\n".join(ids) + "\n", encoding="utf-8")

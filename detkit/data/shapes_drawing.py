@@ -8,10 +8,12 @@ the same seed gives the same pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
+
+from detkit.data.voc_files import VOCObject
 
 Array = np.ndarray
 SHAPE_CLASSES = ("circle", "rectangle", "ring", "star", "triangle")
@@ -24,15 +26,6 @@ _EMPTY_SHARE = 0.08
 _FAINT_SHARE = 0.05
 
 
-class DrawnObject(NamedTuple):
-    """A shape in a picture: its class, half-open box in pixels, and flags."""
-
-    name: str
-    box: tuple[int, int, int, int]
-    difficult: bool
-    truncated: bool
-
-
 class _Placed(NamedTuple):
     name: str
     mask: Array  # bool (H, W), what of the shape lies in the picture
@@ -40,7 +33,7 @@ class _Placed(NamedTuple):
     faint: bool
 
 
-def draw_scene(rng: np.random.Generator, size: int) -> tuple[Array, list[DrawnObject]]:
+def draw_scene(rng: np.random.Generator, size: int) -> tuple[Array, list[VOCObject]]:
     """Draw one picture.
 
     Args:
@@ -48,7 +41,7 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[Array, list[DrawnOb
         size: side of the square picture in pixels.
 
     Returns:
-        The picture, uint8 (size, size, 3) RGB, and its objects from the bottom to the top.
+        The picture, uint8 (size, size, 3) RGB, and its objects with half-open boxes, from the bottom to the top.
     """
     image = _background(rng, size)
     count = 0 if rng.random() < _EMPTY_SHARE else int(rng.choice([1, 2, 3, 4, 5], p=[0.2, 0.27, 0.25, 0.18, 0.1]))
@@ -56,39 +49,40 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[Array, list[DrawnOb
     for _ in range(count):
         for _attempt in range(12):
             shape, alpha, corner = _make_shape(rng, size)
-            mask = _paste_mask(alpha, corner, size)
+            window, part = _overlap(alpha, corner, size)
+            mask = np.zeros((size, size), bool)
+            mask[window] = part >= 0.5
             if _acceptable(mask, alpha, placed):
                 faint = bool(rng.random() < _FAINT_SHARE)
                 _paint(image, alpha, corner, _colour(rng, image, mask, faint), rng)
                 placed.append(_Placed(shape, mask, float(alpha.sum()), faint))
                 break
     noise = rng.normal(0.0, rng.uniform(1.0, 5.0), image.shape)
-    return np.clip(image + noise, 0, 255).astype(np.uint8), _describe(placed)
+    return np.clip(image + noise, 0, 255).astype(np.uint8), _describe(placed, size)
 
 
-def _describe(placed: list[_Placed]) -> list[DrawnObject]:
-    objects = []
-    covered = np.zeros_like(placed[0].mask) if placed else None
+def _visible(placed: list[_Placed], covered: Array) -> Iterator[tuple[_Placed, Array]]:
+    """The shapes from the top to the bottom, with the mask of what neither `covered` nor a shape above hides."""
     for item in reversed(placed):
-        visible = item.mask & ~covered
-        covered |= item.mask
+        yield item, item.mask & ~covered
+        covered = covered | item.mask
+
+
+def _describe(placed: list[_Placed], size: int) -> list[VOCObject]:
+    objects = []
+    for item, visible in _visible(placed, np.zeros((size, size), bool)):
         rows, columns = np.flatnonzero(visible.any(1)), np.flatnonzero(visible.any(0))
         box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-        share = visible.sum() / item.area
-        objects.append(DrawnObject(item.name, box, bool(item.faint or share < _DIFFICULT_BELOW), bool(share < 0.95)))
+        difficult = item.faint or visible.sum() / item.area < _DIFFICULT_BELOW
+        objects.append(VOCObject(item.name, box, bool(difficult)))
     return objects[::-1]
 
 
 def _acceptable(mask: Array, alpha: Array, placed: list[_Placed]) -> bool:
     """Enough of the new shape lies inside, and it leaves enough of each shape below it."""
-    if mask.sum() < 0.45 * alpha.sum():
-        return False
-    covered = mask.copy()
-    for item in reversed(placed):
-        if (item.mask & ~covered).sum() < max(_MIN_VISIBLE * item.area, 12):
-            return False
-        covered |= item.mask
-    return True
+    return mask.sum() >= 0.45 * alpha.sum() and all(
+        visible.sum() >= max(_MIN_VISIBLE * item.area, 12) for item, visible in _visible(placed, mask)
+    )
 
 
 # -- shapes ------------------------------------------------------------------
@@ -109,11 +103,10 @@ def _make_shape(rng: np.random.Generator, size: int) -> tuple[str, Array, tuple[
     fixed = 16  # cv2 takes fixed-point coordinates with 4 fractional bits
     centre = side / 2 - (points.max(0) + points.min(0)) / 2
     canvas = np.zeros((side * _SUPERSAMPLING, side * _SUPERSAMPLING), np.uint8)
-    pixels = np.round((points + centre) * _SUPERSAMPLING * fixed).astype(np.int32)
-    cv2.fillPoly(canvas, [pixels], 255, shift=4)
-    if hole:
-        inner = np.round((points * hole + centre) * _SUPERSAMPLING * fixed).astype(np.int32)
-        cv2.fillPoly(canvas, [inner], 0, shift=4)
+    for scale, value in ((1.0, 255), (hole, 0)):
+        if scale:
+            corners = np.round((points * scale + centre) * _SUPERSAMPLING * fixed).astype(np.int32)
+            cv2.fillPoly(canvas, [corners], value, shift=4)
     alpha = cv2.resize(canvas, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     reach = int(extent * 0.3)  # shapes may leave the picture by about a third
     low, high = -reach, max(size - side + reach, -reach + 1)
@@ -125,34 +118,24 @@ def _outline(name: str, rng: np.random.Generator) -> tuple[Array, float]:
     if name in ("circle", "ring"):
         return _polar(np.ones(72)), float(rng.uniform(0.45, 0.65)) if name == "ring" else 0.0
     if name == "star":
-        inner = rng.uniform(0.38, 0.5)
-        return _polar(np.tile([1.0, inner], 5)), 0.0
+        return _polar(np.tile([1.0, rng.uniform(0.38, 0.5)], 5)), 0.0
     if name == "triangle":
-        points = _polar(np.ones(3))
-        return points * [1.0, rng.uniform(0.75, 1.0)], 0.0
+        return _polar(np.ones(3)) * [1.0, rng.uniform(0.75, 1.0)], 0.0
     half = rng.uniform(0.4, 1.0)
     return np.array([[-1.0, -half], [1.0, -half], [1.0, half], [-1.0, half]]), 0.0
 
 
 def _polar(radii: Array) -> Array:
     angles = np.arange(len(radii)) * (2 * math.pi / len(radii))
-    return np.stack([np.cos(angles), np.sin(angles)], 1) * np.asarray(radii)[:, None]
+    return np.stack([np.cos(angles), np.sin(angles)], 1) * radii[:, None]
 
 
 def _overlap(alpha: Array, corner: tuple[int, int], size: int) -> tuple[tuple[slice, slice], Array]:
     """The window of the image that the shape covers, and the part of the shape in it."""
     x, y = corner
     top, left = max(y, 0), max(x, 0)
-    bottom, right = min(y + alpha.shape[0], size), min(x + alpha.shape[1], size)
-    bottom, right = max(bottom, top), max(right, left)
+    bottom, right = max(min(y + alpha.shape[0], size), top), max(min(x + alpha.shape[1], size), left)
     return (slice(top, bottom), slice(left, right)), alpha[top - y : bottom - y, left - x : right - x]
-
-
-def _paste_mask(alpha: Array, corner: tuple[int, int], size: int) -> Array:
-    mask = np.zeros((size, size), bool)
-    window, part = _overlap(alpha, corner, size)
-    mask[window] = part >= 0.5
-    return mask
 
 
 def _paint(image: Array, alpha: Array, corner: tuple[int, int], colour: Array, rng: np.random.Generator) -> None:
@@ -204,7 +187,7 @@ def _background(rng: np.random.Generator, size: int) -> Array:
     hue = rng.random()
     first = _hsv(hue, rng.uniform(0.05, 0.5), rng.uniform(0.2, 0.95))
     second = _hsv(hue + rng.uniform(-0.2, 0.2), rng.uniform(0.05, 0.5), rng.uniform(0.2, 0.95))
-    kinds: list[Callable[..., Any]] = [_clouds, _gradient, _stripes, _checks]
+    kinds = (_clouds, _gradient, _stripes, _checks)
     share = kinds[int(rng.integers(len(kinds)))](rng, size)[..., None]
     return first * (1 - share) + second * share
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -49,21 +49,13 @@ class DataSummary:
         cls, splits: Mapping[str, Annotations], class_names: Sequence[str], category_ids: Sequence[int]
     ) -> DataSummary:
         """Count the splits. The same annotations under two names are counted for both."""
-        return cls(
-            {name: _count(annotations, class_names) for name, annotations in splits.items()},
-            {name: list(annotations.findings) for name, annotations in splits.items()},
-            dict(zip(class_names, category_ids, strict=True)),
-            [text for name, annotations in splits.items() for text in _warn(name, annotations)]
-            + _untrained(splits.get("train"), class_names),
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain types only; findings as dicts."""
-        result = asdict(self)
-        result["findings"] = {
-            name: [finding._asdict() for finding in findings] for name, findings in self.findings.items()
-        }
-        return result
+        counts = {name: _count(annotations, class_names) for name, annotations in splits.items()}
+        findings = {name: list(annotations.findings) for name, annotations in splits.items()}
+        warnings = [text for name, split in counts.items() for text in _warn(name, split, findings[name])]
+        per_class = counts["train"].per_class if "train" in counts else {}
+        if missing := [name for name, count in per_class.items() if count == 0]:
+            warnings.append(f"train: no box of {', '.join(missing)}, so it cannot be learnt")
+        return cls(counts, findings, dict(zip(class_names, category_ids, strict=True)), warnings)
 
     def print(self, console: Any = None) -> None:
         """Print the table, the first findings of each kind and the warnings."""
@@ -84,15 +76,14 @@ class DataSummary:
         table.add_column("")
         for name in self.splits:
             table.add_column(name, justify="right")
-        counts = {"images": "images", "empty": "without objects", "boxes": "boxes", "difficult": "difficult"}
-        counts |= {"crowd": "crowd", "dropped": "boxes left out"}
-        for key, text in counts.items():
+        texts = {"images": "images", "empty": "without objects", "boxes": "boxes", "difficult": "difficult"}
+        texts |= {"crowd": "crowd", "dropped": "boxes left out"}
+        for key, text in texts.items():
             table.add_row(text, *(f"{getattr(split, key):,}" for split in self.splits.values()))
         table.add_section()
         for name, number in self.category_ids.items():
-            table.add_row(
-                f"{escape(name)} [dim]({number})[/dim]", *(f"{s.per_class[name]:,}" for s in self.splits.values())
-            )
+            counts = (f"{split.per_class[name]:,}" for split in self.splits.values())
+            table.add_row(f"{escape(name)} [dim]({number})[/dim]", *counts)
         return table
 
     def lines(self) -> list[str]:
@@ -102,8 +93,7 @@ class DataSummary:
             for kind, count in self.splits[split].findings.items():
                 lines.append(f"{split}: {kind.replace('_', ' ')}: {count}")
                 same = [finding for finding in findings if finding.kind == kind]
-                for finding in same[:_SHOWN]:
-                    lines.append(f"  {finding}")
+                lines += [f"  {finding}" for finding in same[:_SHOWN]]
                 if len(same) > _SHOWN:
                     lines.append(f"  and {len(same) - _SHOWN} more")
         return lines + [f"warning: {text}" for text in self.warnings]
@@ -113,8 +103,7 @@ class DataSummary:
 
         from rich.console import Console
 
-        text = StringIO()
-        self.print(Console(file=text, width=100, no_color=True))
+        self.print(Console(file=(text := StringIO()), width=100, no_color=True))
         return text.getvalue()
 
 
@@ -135,28 +124,18 @@ def _count(annotations: Annotations, class_names: Sequence[str]) -> SplitSummary
     )
 
 
-def _warn(name: str, annotations: Annotations) -> list[str]:
+def _warn(name: str, split: SplitSummary, findings: Sequence[Finding]) -> list[str]:
     texts = []
-    zero = [finding for finding in annotations.findings if finding.kind == "zero_based"]
-    if zero:
+    if zero := [finding for finding in findings if finding.kind == "zero_based"]:
         texts.append(
             f"{name}: {zero[0].file} has a coordinate of 0; VOC counts pixels from 1, so the boxes of this data set "
             "may be shifted by one pixel"
         )
-    boxes, crowd = len(annotations.boxes), int(annotations.crowd.sum())
-    if boxes and crowd > 0.2 * boxes:
+    if split.crowd > 0.2 * split.boxes:
         texts.append(
-            f"{name}: {crowd} of {boxes} boxes are marked iscrowd and are not trained on; "
+            f"{name}: {split.crowd} of {split.boxes} boxes are marked iscrowd and are not trained on; "
             "some exporters set it for every mask in run-length form"
         )
-    if boxes == 0:
+    if split.boxes == 0:
         texts.append(f"{name}: no image has a box")
     return texts
-
-
-def _untrained(train: Annotations | None, class_names: Sequence[str]) -> list[str]:
-    if train is None:
-        return []
-    seen = np.bincount(train.labels, minlength=len(class_names) + 1)[1:]
-    missing = [name for name, count in zip(class_names, seen, strict=True) if count == 0]
-    return [f"train: no box of {', '.join(missing)}, so it cannot be learnt"] if missing else []

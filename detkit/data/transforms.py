@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 import numpy as np
 
-from detkit.classes import find_class
+from detkit.classes import build
 from detkit.data.annotations import PER_BOX
 from detkit.errors import ConfigError
 
@@ -21,17 +21,9 @@ from detkit.errors import ConfigError
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 
-class Item(TypedDict):
-    """A sample while it is augmented: image uint8 (H, W, 3) RGB, and the per-box arrays of Annotations."""
-
-    image: np.ndarray
-    boxes: np.ndarray
-    labels: NotRequired[np.ndarray]
-    difficult: NotRequired[np.ndarray]
-    crowd: NotRequired[np.ndarray]
-    area: NotRequired[np.ndarray]
-    #: float32 (P, 4); transformed as the boxes are.
-    proposals: NotRequired[np.ndarray]
+#: A sample while it is augmented: "image" uint8 (H, W, 3) RGB, "boxes" (N, 4), the other per-box arrays of Annotations
+#: where there are any, and "proposals" float32 (P, 4) where they are given; these are transformed as the boxes are.
+Item = dict[str, np.ndarray]
 
 
 class HorizontalFlip:
@@ -93,8 +85,7 @@ class AlbumentationsPipeline:
         solid = (boxes[:, 2:] - boxes[:, :2] >= 1.0).all(1)
         kept, boxes = kept[solid], boxes[solid]
         first = kept < count
-        rows = kept[first]
-        output = {**item, "image": image} | {name: item[name][rows] for name in PER_BOX if name in item}
+        output = {**item, "image": image} | {name: item[name][kept[first]] for name in PER_BOX if name in item}
         if "area" in item:  # changed by the factor by which the box changed
             old = (output["boxes"][:, 2:] - output["boxes"][:, :2]).prod(1)
             new = (boxes[first, 2:] - boxes[first, :2]).prod(1)
@@ -125,26 +116,22 @@ def build_transform(spec: Any) -> Any:
         return spec
     if not isinstance(spec, Mapping):
         raise ConfigError(f"transforms: {spec!r} is no albumentations transform; write class_path and init_args")
-    path = spec.get("class_path")
-    if not isinstance(path, str) or set(spec) - {"class_path", "init_args"}:
-        raise ConfigError(f"transforms: each entry needs class_path and may have init_args, got {dict(spec)}")
     known = {
-        f"albumentations.{name}": cls
+        prefix + name: cls
         for name, cls in vars(albumentations).items()
         if isinstance(cls, type) and issubclass(cls, kinds)
+        for prefix in ("albumentations.", "")
     }
-    try:
-        cls = find_class(path if "." in path else f"albumentations.{path}", kinds[0], known)
-    except ConfigError as error:
-        raise ConfigError(f"transforms: {error}") from None
     arguments = {name: _build_nested(value) for name, value in dict(spec.get("init_args") or {}).items()}
     try:
         with warnings.catch_warnings():
             # albumentations warns about an unknown argument and goes on without it.
             warnings.filterwarnings("error", message=r".*are not valid for transform.*")
-            return cls(**arguments)
+            return build({**spec, "init_args": arguments}, kinds[0], known)
+    except ConfigError as error:
+        raise ConfigError(f"transforms: {error}") from error
     except Exception as error:  # albumentations raises what its checks of arguments happen to raise
-        raise ConfigError(f"transforms: {path} does not take {arguments}: {error}") from error
+        raise ConfigError(f"transforms: {spec['class_path']} does not take {arguments}: {error}") from error
 
 
 def _build_nested(value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -11,15 +10,7 @@ import numpy as np
 from detkit.data.annotations import Annotations, AnnotationsBuilder, Finding, class_policy
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.image_io import image_size
-from detkit.data.voc_files import (
-    IMAGE_SUFFIXES,
-    VOCEntry,
-    VOCObject,
-    VOCSet,
-    find_image,
-    list_files,
-    read_voc,
-)
+from detkit.data.voc_files import IMAGE_SUFFIXES, VOCEntry, VOCSet, find_image, list_files, read_voc
 from detkit.errors import DataError
 
 VOC_CLASSES = (
@@ -60,25 +51,22 @@ class VOC(DetectionDataModule):
         self.download = download
         self.other_classes = other_classes
         class_policy(other_classes)  # raises where it is neither word
-        self.image_sets = {"train": train, "val": val, "test": test}
+        self.sources = {"train": train, "val": val, "test": test}
         if not self.class_names and self.download and self._to_download():
             self._set_classes(VOC_CLASSES)  # known before prepare_data has fetched anything
         if not self.class_names:
-            self._find_classes()
-
-    def _find_classes(self) -> None:
-        """Take the classes of the training and validation set, and keep what was read for it."""
-        sets = {split: read_voc(self.path, name) for split in ("train", "val") if (name := self.image_sets[split])}
-        names = sorted(set().union(*(voc.class_names() for voc in sets.values())))
-        if not names:
-            raise DataError(f"{self.path}: no object in {self.image_sets}, so no class to learn; give class_names")
-        self._set_classes(names)
-        self._content |= {split: to_annotations(voc, names) for split, voc in sets.items()}
+            sets = {split: read_voc(self.path, name) for split in ("train", "val") if (name := self.sources[split])}
+            images = [entry.image for voc in sets.values() for entry in voc.entries]
+            names = sorted({item.name for image in images for item in image.objects})
+            if not names:
+                raise DataError(f"{self.path}: no object in {self.sources}, so no class to learn; give class_names")
+            self._set_classes(names)
+            self._content |= {split: self._to_annotations(voc) for split, voc in sets.items()}
 
     def _to_download(self) -> list[str]:
         from detkit.data.voc_download import missing_archives
 
-        return missing_archives(self.path, [name for name in self.image_sets.values() if name])
+        return missing_archives(self.path, [name for name in self.sources.values() if name])
 
     def prepare_data(self) -> None:
         """Fetch what is missing, if that was asked for."""
@@ -93,61 +81,45 @@ class VOC(DetectionDataModule):
             self.prepare_data()
         super().setup(stage)
 
-    @property
-    def test_split(self) -> str:
-        """The split that `test` reads: "test", or "val" where no test set is named."""
-        return "val" if self.image_sets["test"] is None else "test"
-
     def read(self, split: str) -> Annotations | None:
         """Read a split's image set."""
-        image_set = self.image_sets[split]
-        if image_set is None:
-            return None
-        return to_annotations(read_voc(self.path, image_set), self.class_names, self.other_classes)
+        image_set = self.sources[split]
+        return None if image_set is None else self._to_annotations(read_voc(self.path, image_set))
 
-
-def to_annotations(voc: VOCSet, class_names: Sequence[str], other_classes: str = "error") -> Annotations:
-    """Flat arrays of an image set. Boxes with a side of 1 px or less are left out.
-
-    Args:
-        voc: of `read_voc`.
-        class_names: the classes in the order of the labels.
-        other_classes: "error", or "drop" to leave out objects of other classes.
-
-    Raises:
-        DataError: an image is missing, or an object's class is not in `class_names` and they are not to be left out.
-    """
-    policy = class_policy(other_classes)
-    builder = AnnotationsBuilder(voc.path, min_side=1.0)
-    files = {folder: list_files(os.path.join(folder, "JPEGImages"), IMAGE_SUFFIXES) for folder in set(voc.folders)}
-    objects: list[tuple[int, str, int, VOCObject]] = []
-    for entry in voc.entries:
-        image = _add_image(builder, entry, files[entry.folder])
-        objects += [(image, entry.source, number, item) for number, item in enumerate(entry.image.objects, 1)]
-    label_of = {name: label for label, name in enumerate(class_names, 1)}
-    labels = np.array([label_of.get(item.name, -1) for *_, item in objects], np.int64)
-    policy.check(
-        labels,
-        id_of=lambda row: objects[row][3].name,
-        rows="objects",
-        owners="classes",
-        file=voc.path,
-        known=class_names,
-        name_of=lambda row: f"{objects[row][1]}: object {objects[row][2]}",
-    )
-    for label, (image, source, number, item) in zip(labels.tolist(), objects, strict=True):
-        if label < 0:
-            continue
-        x1, y1, x2, y2 = item.box
-        if item.difficult is None:
-            text = "difficult is missing or unclear; taken as 0"
-            builder.findings.append(Finding("no_difficult", source, number, text))
-        if min(x1, y1) == 0:
-            text = "a coordinate is 0, but VOC counts from 1"
-            builder.findings.append(Finding("zero_based", source, number, text))
-        builder.box(image, (x1 - 1, y1 - 1, x2, y2), label, number, difficult=bool(item.difficult))
-    builder.findings = [*voc.findings, *policy.findings, *builder.findings]
-    return builder.build()
+    def _to_annotations(self, voc: VOCSet) -> Annotations:
+        policy = class_policy(self.other_classes)
+        builder = AnnotationsBuilder(voc.path, min_side=1.0)
+        files = {folder: list_files(os.path.join(folder, "JPEGImages"), IMAGE_SUFFIXES) for folder in set(voc.folders)}
+        images = [_add_image(builder, entry, files[entry.folder]) for entry in voc.entries]
+        objects = [
+            (image, entry.source, number, item)
+            for image, entry in zip(images, voc.entries, strict=True)
+            for number, item in enumerate(entry.image.objects, 1)
+        ]
+        label_of = {name: label for label, name in enumerate(self.class_names, 1)}
+        labels = np.array([label_of.get(item.name, -1) for *_, item in objects], np.int64)
+        policy.check(
+            labels,
+            id_of=lambda row: objects[row][3].name,
+            rows="objects",
+            owners="classes",
+            file=voc.path,
+            known=self.class_names,
+            name_of=lambda row: f"{objects[row][1]}: object {objects[row][2]}",
+        )
+        for label, (image, source, number, item) in zip(labels.tolist(), objects, strict=True):
+            if label < 0:
+                continue
+            x1, y1, x2, y2 = item.box
+            if item.difficult is None:
+                text = "difficult is missing or unclear; taken as 0"
+                builder.findings.append(Finding("no_difficult", source, number, text))
+            if min(x1, y1) == 0:
+                text = "a coordinate is 0, but VOC counts from 1"
+                builder.findings.append(Finding("zero_based", source, number, text))
+            builder.box(image, (x1 - 1, y1 - 1, x2, y2), label, number, difficult=bool(item.difficult))
+        builder.findings = [*voc.findings, *policy.findings, *builder.findings]
+        return builder.build()
 
 
 def _add_image(builder: AnnotationsBuilder, entry: VOCEntry, files: dict[str, str]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from detkit.errors import DataError
 
@@ -33,7 +34,7 @@ def missing_archives(path: str, image_sets: Sequence[str]) -> list[str]:
     for key in archives_of(image_sets):
         main = os.path.join(_devkit(path), f"VOC{key[:4]}", "ImageSets", "Main")
         name = "test" if key.endswith("test") else "trainval"
-        if not os.path.isfile(os.path.join(main, f"{name}.txt")) or os.path.exists(_unfinished(path, key)):
+        if not os.path.isfile(os.path.join(main, f"{name}.txt")) or _unfinished(path, key).exists():
             missing.append(key)
     return missing
 
@@ -56,8 +57,7 @@ def fetch(path: str, archives: Sequence[str]) -> None:
         entry = voc.DATASET_YEAR_DICT[key]
         # A process that is stopped while it unpacks leaves this mark, and the next one unpacks again.
         mark = _unfinished(path, key)
-        with open(mark, "w", encoding="utf-8"):
-            pass
+        mark.touch()
         try:
             voc.VOCDetection(root, year=key[:4], image_set="test" if key.endswith("test") else "train", download=True)
         except Exception as error:  # urllib, tarfile, hashing and zlib all raise their own
@@ -65,7 +65,7 @@ def fetch(path: str, archives: Sequence[str]) -> None:
                 f"{entry['url']}: cannot be downloaded, or is corrupt ({error}); remove "
                 f"{os.path.join(root, entry['filename'])} and try again, or fetch it by hand and unpack it in {root}"
             ) from error
-        os.remove(mark)
+        mark.unlink()
 
 
 def _devkit(path: str) -> str:
@@ -73,5 +73,5 @@ def _devkit(path: str) -> str:
     return path if os.path.basename(path) == "VOCdevkit" else os.path.join(path, "VOCdevkit")
 
 
-def _unfinished(path: str, key: str) -> str:
-    return os.path.join(os.path.dirname(_devkit(path)), f".voc-{key}.unfinished")
+def _unfinished(path: str, key: str) -> Path:
+    return Path(_devkit(path)).with_name(f".voc-{key}.unfinished")

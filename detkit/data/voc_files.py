@@ -18,8 +18,13 @@ from detkit.errors import DataError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
+def is_image_name(path: str) -> bool:
+    """Whether a file is an image by its suffix, and not hidden."""
+    return path.lower().endswith(IMAGE_SUFFIXES) and not os.path.basename(path).startswith(".")
+
+
 class VOCObject(NamedTuple):
-    """One object as written: VOC's 1-based inclusive box; difficult is None where it is missing or unclear."""
+    """One object; read from a file its box is VOC's 1-based inclusive one, and difficult None if missing or unclear."""
 
     name: str
     box: tuple[float, float, float, float]
@@ -59,10 +64,6 @@ class VOCSet(NamedTuple):
     entries: list[VOCEntry]
     findings: list[Finding]
 
-    def class_names(self) -> set[str]:
-        """The class names that occur."""
-        return {item.name for entry in self.entries for item in entry.image.objects}
-
 
 def read_voc(path: str, image_set: str) -> VOCSet:
     """Read the annotations of an image set; the images themselves may be missing.
@@ -74,7 +75,7 @@ def read_voc(path: str, image_set: str) -> VOCSet:
     Raises:
         DataError: anything missing, malformed or outside the folder.
     """
-    parts = split_set_name(image_set, find_folders(path))
+    parts = _split_set_name(image_set, _find_folders(path))
     entries: list[VOCEntry] = []
     findings: list[Finding] = []
     seen: dict[str, str] = {}
@@ -128,11 +129,7 @@ class _NoDoctype(ElementTree.TreeBuilder):
 
 
 def parse_annotation(path: str) -> VOCImage:
-    """Read one annotation file.
-
-    Raises:
-        DataError: missing, not XML, with a DOCTYPE, or an object without name or box.
-    """
+    """Read one annotation file; DataError if it is missing, no XML, has a DOCTYPE, or an object without name or box."""
     try:
         with open(path, "rb") as file:
             root = ElementTree.XML(file.read(), ElementTree.XMLParser(target=_NoDoctype()))
@@ -176,15 +173,8 @@ def _object(element: Any, number: int) -> VOCObject:
     return VOCObject(name, (values[0], values[1], values[2], values[3]), difficult)
 
 
-def find_folders(path: str) -> dict[str, str]:
-    """The VOC folders below `path`, which is one itself, a VOCdevkit or the folder around it.
-
-    Returns:
-        Year or other name -> folder; "VOC2007" is called "2007".
-
-    Raises:
-        DataError: no such folder, or nothing in VOC's layout in it.
-    """
+def _find_folders(path: str) -> dict[str, str]:
+    """Year or other name ("VOC2007" is called "2007") -> VOC folder: `path` itself, or those below it."""
     if not os.path.isdir(path):
         raise DataError(f"{path}: folder does not exist")
     for top in (path, os.path.join(path, "VOCdevkit")):
@@ -207,12 +197,8 @@ def _short(name: str) -> str:
     return match.group(1) if match else name
 
 
-def split_set_name(name: str, folders: dict[str, str]) -> list[tuple[str, str]]:
-    """ "2007/trainval+2012/train" to [(folder, "trainval"), ...].
-
-    Raises:
-        DataError: an unknown year, or none where there are several.
-    """
+def _split_set_name(name: str, folders: dict[str, str]) -> list[tuple[str, str]]:
+    """ "2007/trainval+2012/train" to [(folder, "trainval"), ...]."""
     parts = []
     for part in name.split("+"):
         year, _, image_set = part.strip().rpartition("/")

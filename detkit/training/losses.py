@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detkit.boxes.geometry import area, as_float
-from detkit.errors import ConfigError
+from detkit.settings import check_choice
 
 BOX_LOSSES = ("smooth_l1", "l1", "l2", "giou")
 
@@ -67,22 +67,18 @@ def box_regression_loss(
     Raises:
         ConfigError: for another kind.
     """
-    if kind not in BOX_LOSSES:
-        raise ConfigError(f"unknown box regression loss {kind!r}: use one of {', '.join(BOX_LOSSES)}")
+    check_choice("box regression loss", kind, BOX_LOSSES)
     predicted, target = as_float(predicted), as_float(target)
     if kind == "giou":
         unit = torch.zeros(4, dtype=predicted.dtype, device=predicted.device)
-        unit[2:] = 1
+        unit[2:] = 1  # rows that do not count become twice the same box, whose loss is 0
         loss = _giou_loss(*(torch.where(mask[:, None], boxes, unit) for boxes in (predicted, target)))
-        loss = torch.where(mask, loss, 0.0)
     else:
         predicted, target = (torch.where(mask[:, None], deltas, 0.0) for deltas in (predicted, target))
         if kind == "smooth_l1":
             loss = F.smooth_l1_loss(predicted, target, beta=beta, reduction="none")
-        elif kind == "l1":
-            loss = F.l1_loss(predicted, target, reduction="none")
         else:
-            loss = F.mse_loss(predicted, target, reduction="none")
+            loss = (F.l1_loss if kind == "l1" else F.mse_loss)(predicted, target, reduction="none")
     if isinstance(normalizer, Tensor):
         normalizer = torch.where(normalizer == 0, torch.ones_like(normalizer), normalizer)
     elif normalizer == 0:
@@ -91,10 +87,8 @@ def box_regression_loss(
 
 
 def _giou_loss(a: Tensor, b: Tensor) -> Tensor:
-    """1 - GIoU of a and b, row by row: (N, 4), (N, 4) -> (N,) in [0, 2].
-
-    `torchvision.ops.generalized_box_iou_loss` indexes by a mask, for which the host waits for the device.
-    """
+    """1 - GIoU of a and b, row by row: (N, 4), (N, 4) -> (N,) in [0, 2]."""
+    # `torchvision.ops.generalized_box_iou_loss` indexes by a mask, for which the host waits for the device.
     smallest = torch.finfo(a.dtype).eps
     shared = area(torch.cat((torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])), dim=1))
     around = area(torch.cat((torch.minimum(a[:, :2], b[:, :2]), torch.maximum(a[:, 2:], b[:, 2:])), dim=1))

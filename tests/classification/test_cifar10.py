@@ -61,7 +61,7 @@ def test_an_altered_file_is_refused_before_it_is_unpickled(cifar: Path, name: st
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"val_size": -1}, ConfigError, "val_size must be at least 0, got -1"),
+        ({"val_size": -1}, ConfigError, "val_size: -1 must be at least 0"),
         ({"val_size": 50}, ConfigError, "leaves none of the 50 training images"),
         ({"class_names": ["cat", "dog"]}, ConfigError, r"has the classes airplane.*not \['cat', 'dog'\]"),
         ({"path": "nowhere"}, DataError, r"nowhere: is not the folder cifar-10-batches-py, nor the one around it"),

@@ -124,7 +124,7 @@ def test_what_is_no_image_is_left_out(make_folder: MakeFolder) -> None:
     [
         ({"val_fraction": 1.0, "val": None}, "val_fraction must be within 0 and below 1"),
         ({"val_fraction": 0.1}, "val_fraction 0.1 goes with val: null; here val is 'val'"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size: 0 must be at least 1"),
     ],
 )
 def test_options_that_cannot_be(make_folder: MakeFolder, options: dict[str, Any], message: str) -> None:

@@ -126,7 +126,7 @@ def test_proposals_follow_their_boxes(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["batch_size", "eval_batch_size", "num_workers", "seed"])
 def test_wrong_numbers(folder: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name} must be at least"):
+    with pytest.raises(ConfigError, match=f"{name}: -1 must be at least"):
         VOC(str(folder), **{name: -1})
 
 

@@ -220,7 +220,7 @@ def test_other_classes_are_left_out_on_request(make_voc: Callable[..., Path]) ->
     assert (split.dropped, split.findings, split.empty) == (3, {"other_class": 3}, 1)
     (line,) = [line for line in data.summary().lines() if "left out" in line]
     assert line.endswith("3 of 4 objects are of 2 classes that class_names does not have ('dog' 2, 'cow' 1): left out")
-    with pytest.raises(ConfigError, match="'error' or 'drop'"):
+    with pytest.raises(ConfigError, match="other_classes: there is no 'keep'; the choices are error, drop"):
         VOC(path, other_classes="keep")  # type: ignore[arg-type]
 
 
