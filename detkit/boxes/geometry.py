@@ -77,15 +77,9 @@ def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def convert(boxes: Tensor, source: str, target: str) -> Tensor:
-    """Boxes (..., 4) in another format.
+    """Boxes (..., 4) of the format ``source`` in the format ``target``; ConfigError for an unknown one.
 
-    Args:
-        boxes: in the format ``source``.
-        source, target: "xyxy" (corners), "xywh" (top left corner and size, as in COCO's files) or "cxcywh" (centre and
-            size).
-
-    Raises:
-        ConfigError: for another format.
+    Formats are "xyxy" (corners), "xywh" (top left corner and size, as in COCO's files) and "cxcywh" (centre and size).
     """
     for name in (source, target):
         check_choice("box format", name, FORMATS)
@@ -187,14 +181,8 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
     """As `nms`, but boxes suppress only boxes of their own group (class, level or image).
 
-    Args:
-        boxes: (N, 4), finite.
-        scores: (N,).
-        groups: (N,), integers of any value.
-        iou_threshold: 0 to 1.
-
-    Returns:
-        what `nms` of each group keeps, sorted by score; where scores are equal, earlier boxes come first.
+    ``groups`` (N,) are integers of any value. Of all groups together, too, the best score is first; where scores are
+    equal, earlier boxes come first.
     """
     boxes = boxes.double()
     # The extra zero gives the extremes of an empty set a value.

@@ -7,6 +7,7 @@ it is unpickled, and an altered file is refused.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -20,21 +21,14 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 FOLDER = "cifar-10-batches-py"
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class ArrayExamples(Examples):
-    """Images held in memory.
+    """Images held in memory, uint8 (N, H, W, 3), called `name`/number, counted from `first`; labels int64 (N,)."""
 
-    Args:
-        images: uint8 (N, H, W, 3).
-        labels: int64 (N,), 1..K.
-        name: the first part of an image's id.
-        first: the number of the first image.
-    """
-
-    def __init__(self, images: np.ndarray, labels: np.ndarray, name: str, first: int = 0) -> None:
-        self.images = images
-        self.labels = labels
-        self.name = name
-        self.first = first
+    images: np.ndarray
+    labels: np.ndarray
+    name: str
+    first: int = 0
 
     def image(self, index: int) -> np.ndarray:
         return self.images[index]

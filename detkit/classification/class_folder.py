@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import os
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,45 +14,13 @@ from detkit.data.voc_files import IMAGE_SUFFIXES, is_image_name
 from detkit.errors import ConfigError, DataError
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class FolderExamples(Examples):
-    """The images below a folder; the folders in it are the classes, as torchvision's ImageFolder reads them.
+    """Images below the folder `root`: their files relative to it, (N,) str, and their labels, (N,) int64."""
 
-    Args:
-        root: the folder.
-        class_names: the classes in the order of the labels; None takes the folders' names, sorted.
-
-    Attributes:
-        class_names: of the labels 1..K.
-
-    Raises:
-        DataError: no such folder, no class in it, a class without images, or one that is not in class_names.
-    """
-
-    def __init__(self, root: str, class_names: list[str] | None = None) -> None:
-        from torchvision.datasets import ImageFolder
-
-        try:
-            # A class without images is ours to judge: of a training set it cannot be learnt.
-            folder = ImageFolder(root, is_valid_file=is_image_name, allow_empty=True)
-        except FileNotFoundError:
-            reason = "no class folders in it" if os.path.isdir(root) else "no such folder"
-            raise DataError(
-                f"{root}: {reason}; each class needs a folder with its images, such as {os.path.join(root, 'cat')}"
-            ) from None
-        except OSError as error:
-            raise DataError(f"{root}: cannot be read ({error})") from None
-        self.class_names = folder.classes if class_names is None else class_names
-        unknown = [name for name in folder.classes if name not in self.class_names]
-        if unknown:
-            raise DataError(f"{root}: {', '.join(unknown)} is no class; the classes are {', '.join(self.class_names)}")
-        if not folder.samples:
-            raise DataError(f"{root}: no image in its folders ({', '.join(IMAGE_SUFFIXES)})")
-        label = np.array([self.class_names.index(name) + 1 for name in folder.classes], np.int64)
-        files, classes = zip(*folder.samples, strict=True)
-        # An array: a list is copied into every worker piece by piece, as its elements are counted.
-        self.root = root
-        self.files = np.array([os.path.relpath(file, root) for file in files])
-        self.labels = label[np.array(classes)]
+    root: str
+    files: np.ndarray  # a list would be copied into every worker piece by piece, as its elements are counted
+    labels: np.ndarray
 
     def image(self, index: int) -> np.ndarray:
         return read_image(os.path.join(self.root, self.image_id(index)))
@@ -61,11 +29,39 @@ class FolderExamples(Examples):
         """The file below the folder."""
         return str(self.files[index])
 
-    def part(self, rows: np.ndarray) -> FolderExamples:
-        """Only the examples that ``rows``, (N,) bool, marks."""
-        result = copy.copy(self)
-        result.files, result.labels = self.files[rows], self.labels[rows]
-        return result
+
+def read_class_folder(root: str, class_names: list[str] | None = None) -> tuple[FolderExamples, list[str]]:
+    """The images below a folder and their classes: the folders in it, as torchvision's ImageFolder reads them.
+
+    Args:
+        root: the folder.
+        class_names: the classes in the order of the labels; None takes the folders' names, sorted.
+
+    Raises:
+        DataError: no such folder, no class in it, no images, or a class that is not in class_names.
+    """
+    from torchvision.datasets import ImageFolder
+
+    try:
+        # A class without images is ours to judge: of a training set it cannot be learnt.
+        folder = ImageFolder(root, is_valid_file=is_image_name, allow_empty=True)
+    except FileNotFoundError:
+        reason = "no class folders in it" if os.path.isdir(root) else "no such folder"
+        raise DataError(
+            f"{root}: {reason}; each class needs a folder with its images, such as {os.path.join(root, 'cat')}"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{root}: cannot be read ({error})") from None
+    names = class_names or folder.classes
+    unknown = [name for name in folder.classes if name not in names]
+    if unknown:
+        raise DataError(f"{root}: {', '.join(unknown)} is no class; the classes are {', '.join(names)}")
+    if not folder.samples:
+        raise DataError(f"{root}: no image in its folders ({', '.join(IMAGE_SUFFIXES)})")
+    label_of = np.array([names.index(name) + 1 for name in folder.classes], np.int64)
+    files, classes = zip(*folder.samples, strict=True)
+    relative = np.array([os.path.relpath(file, root) for file in files])
+    return FolderExamples(root, relative, label_of[np.array(classes)]), names
 
 
 def hold_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
@@ -113,16 +109,17 @@ class ClassFolder(ClassificationDataModule):
         self.sources = {"train": train, "val": val, "test": test}
         self.val_fraction = val_fraction
         if not self.class_names:
-            self._set_classes(self._folder(train).class_names)
+            self._set_classes(self._folder(train)[1])
 
     def read(self, split: str) -> Examples | None:
         """Read a split from disk."""
         if self.val_fraction and split in ("train", "val"):
-            examples = self._folder(self.sources["train"])
+            examples, _ = self._folder(self.sources["train"])
             # What is held out must be the same in a later test, whatever the seed of the shuffling.
-            return examples.part(hold_out(examples.labels, self.val_fraction, seed=0) == (split == "val"))
+            rows = hold_out(examples.labels, self.val_fraction, seed=0) == (split == "val")
+            return replace(examples, files=examples.files[rows], labels=examples.labels[rows])
         name = self.sources[split]
-        return None if name is None else self._folder(name)
+        return None if name is None else self._folder(name)[0]
 
-    def _folder(self, name: str | None) -> FolderExamples:
-        return FolderExamples(os.path.normpath(os.path.join(self.path, name or ".")), self.class_names or None)
+    def _folder(self, name: str | None) -> tuple[FolderExamples, list[str]]:
+        return read_class_folder(os.path.normpath(os.path.join(self.path, name or ".")), self.class_names)

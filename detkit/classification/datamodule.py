@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import numpy as np
@@ -18,13 +19,10 @@ from detkit.errors import ConfigError, DataError
 
 
 class Examples(ABC):
-    """The images of a split with one class each.
-
-    Attributes:
-        labels: int64 (N,), 1..K.
-    """
+    """The images of a split with one class each."""
 
     labels: np.ndarray
+    """int64 (N,), 1..K."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -49,19 +47,13 @@ class LabelledImage(TypedDict):
     image_id: str
 
 
+@dataclass(eq=False, repr=False)
 class ClassificationDataset(Dataset):
-    """Samples of examples.
+    """Samples of examples, augmented by `transform`; `seed` is for samples that are asked for by a plain index."""
 
-    Args:
-        examples: the split.
-        transform: augmentation, called with (item, seed); None for none.
-        seed: for samples that are asked for by a plain index.
-    """
-
-    def __init__(self, examples: Examples, transform: Transform | None = None, seed: int = 0) -> None:
-        self.examples = examples
-        self.transform = transform
-        self.seed = seed
+    examples: Examples
+    transform: Transform | None = None
+    seed: int = 0
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -24,12 +24,8 @@ CONTEXT, CONTEXT_SIDE = 16, 227
 class ObjectExamples(Examples):
     """The boxes of a split as images of their own; crowds and difficult objects are left out.
 
-    Args:
-        annotations: the split.
-        labels: class of each label of the annotations, (K + 1,) int64, of which the first is not used.
-        crop_size: pixels a side of a crop.
-        context: pixels of the crop on each side of the box.
-        mode: warp or square.
+    `labels`, (K + 1,) int64, is the class of each label of the annotations, of which 0 is not used; for the other
+    arguments see `ObjectCrops`.
     """
 
     def __init__(self, annotations: Annotations, labels: np.ndarray, crop_size: int, context: int, mode: str) -> None:

@@ -141,12 +141,7 @@ def no_garbage_collection() -> Iterator[None]:
 
 
 def decode(path: str | PathLike[str], form: type[T], wanted: str) -> T:
-    """The content of a JSON file, as `form`.
-
-    Args:
-        path: the file, which gzip may have packed.
-        form: what it is to hold, in msgspec's types.
-        wanted: the same in words.
+    """The content of a JSON file, which gzip may have packed, as `form` (msgspec's); `wanted` says it in words.
 
     Raises:
         DataError: the file is missing, no JSON or of another form; names the entry and what is wanted.

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from detkit.data.annotations import Annotations
-from detkit.data.dataset import DetectionDataset
+from detkit.data.dataset import DetectionDataset, Proposals
 from detkit.data.loaders import TrainLoader, default_workers, loader_options, make_eval_loader, samples_done
 from detkit.data.sampler import TrainSampler
 from detkit.data.summary import DataSummary
@@ -196,7 +196,7 @@ class DetectionDataModule(DataModule):
     def __init__(self, group_by_aspect: bool = False, **shared: Any) -> None:
         super().__init__(**shared)
         self.group_by_aspect = group_by_aspect
-        self.proposals: dict[str, Mapping[str | int, Any]] = {}
+        self.proposals: dict[str, Proposals] = {}
 
     def annotations(self, split: str) -> Annotations | None:
         """The annotations of a split, read at most once; None where there is no such split."""
@@ -206,7 +206,7 @@ class DetectionDataModule(DataModule):
         """Samples of the split's images."""
         return DetectionDataset(content, transform, self._proposals_of(split, self.proposals), self.seed)
 
-    def use_proposals(self, stores: Mapping[str, Mapping[str | int, Any]]) -> None:
+    def use_proposals(self, stores: Mapping[str, Proposals]) -> None:
         """Let the samples of some splits carry "proposals".
 
         Args:
@@ -226,9 +226,7 @@ class DetectionDataModule(DataModule):
         for split, dataset in self._datasets.items():
             dataset.proposals = checked[split]
 
-    def _proposals_of(
-        self, split: str, proposals: Mapping[str, Mapping[str | int, Any]]
-    ) -> Mapping[str | int, Any] | None:
+    def _proposals_of(self, split: str, proposals: Mapping[str, Proposals]) -> Proposals | None:
         store = proposals.get(split)
         if store is None and split == "test":
             store = proposals.get(self.test_split)

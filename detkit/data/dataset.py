@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,16 @@ from detkit.data.transforms import Item, Transform
 from detkit.errors import DataError
 from detkit.types import Sample
 
+#: image_id -> its boxes (P, 4), for example a `ProposalStore`.
+Proposals = Mapping[str | int, Any]
+
 
 def image_to_tensor(image: np.ndarray) -> Tensor:
     """uint8 (H, W, 3) to a contiguous uint8 tensor (3, H, W)."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
+@dataclass(eq=False, repr=False)
 class DetectionDataset(Dataset):
     """Samples of one split.
 
@@ -33,17 +38,10 @@ class DetectionDataset(Dataset):
         seed: for samples that are asked for by a plain index.
     """
 
-    def __init__(
-        self,
-        annotations: Annotations,
-        transform: Transform | None = None,
-        proposals: Mapping[str | int, Any] | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.annotations = annotations
-        self.transform = transform
-        self.proposals = proposals
-        self.seed = seed
+    annotations: Annotations
+    transform: Transform | None = None
+    proposals: Proposals | None = None
+    seed: int = 0
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -88,7 +86,7 @@ class DetectionDataset(Dataset):
         return item
 
 
-def _proposals(proposals: Mapping[str | int, Any], image_id: str | int) -> np.ndarray:
+def _proposals(proposals: Proposals, image_id: str | int) -> np.ndarray:
     """A copy of an image's proposals, (P, 4) float32."""
     try:
         return np.array(proposals[image_id], np.float32).reshape(-1, 4)
@@ -101,11 +99,10 @@ def _proposals(proposals: Mapping[str | int, Any], image_id: str | int) -> np.nd
 
 def _clip(item: Item, width: int, height: int) -> None:
     """Keep what of the boxes lies within the image."""
-    limit = np.array([width, height, width, height], np.float32)
+    limit = np.array([width, height] * 2, np.float32)
     if "proposals" in item:
         proposals = np.clip(item["proposals"], 0, limit)
         item["proposals"] = proposals[(proposals[:, 2:] > proposals[:, :2]).all(1)]
-    item["boxes"] = np.clip(item["boxes"], 0, limit)
-    solid = (item["boxes"][:, 2:] - item["boxes"][:, :2] >= 1).all(1)
-    for name in PER_BOX:
-        item[name] = item[name][solid]
+    boxes = item["boxes"] = np.clip(item["boxes"], 0, limit)
+    solid = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
+    item |= {name: item[name][solid] for name in PER_BOX}

@@ -52,14 +52,7 @@ class ImageFolder(DetectionDataModule):
 
 
 class ImageDataset(Dataset):
-    """Image files in the order of their names.
-
-    Args:
-        path: as ImageFolder's.
-
-    Raises:
-        DataError: no such path, or no image there.
-    """
+    """Image files in the order of their names; DataError if there is no such path, or no image there."""
 
     def __init__(self, path: str) -> None:
         suffixes = ", ".join(IMAGE_SUFFIXES)

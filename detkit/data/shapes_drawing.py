@@ -34,14 +34,9 @@ class _Placed(NamedTuple):
 
 
 def draw_scene(rng: np.random.Generator, size: int) -> tuple[Array, list[VOCObject]]:
-    """Draw one picture.
+    """Draw one square picture of `size` pixels a side.
 
-    Args:
-        rng: source of all randomness.
-        size: side of the square picture in pixels.
-
-    Returns:
-        The picture, uint8 (size, size, 3) RGB, and its objects with half-open boxes, from the bottom to the top.
+    Returns it, uint8 (size, size, 3) RGB, and its objects with half-open boxes, from the bottom to the top.
     """
     image = _background(rng, size)
     count = 0 if rng.random() < _EMPTY_SHARE else int(rng.choice([1, 2, 3, 4, 5], p=[0.2, 0.27, 0.25, 0.18, 0.1]))

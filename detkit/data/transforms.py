@@ -20,18 +20,13 @@ from detkit.errors import ConfigError
 # Its look-up of newer versions on the network must be off before anyone imports it.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
-
 #: A sample while it is augmented: "image" uint8 (H, W, 3) RGB, "boxes" (N, 4), the other per-box arrays of Annotations
 #: where there are any, and "proposals" float32 (P, 4) where they are given; these are transformed as the boxes are.
 Item = dict[str, np.ndarray]
 
 
 class HorizontalFlip:
-    """Mirror left and right half of the time: the default, as in all three papers.
-
-    Args:
-        p: probability, 0..1.
-    """
+    """Mirror left and right with the probability `p`: the default, as in all three papers."""
 
     def __init__(self, p: float = 0.5) -> None:
         self.p = p

@@ -11,11 +11,7 @@ from detkit.errors import DataError
 
 
 def archives_of(image_sets: Sequence[str]) -> list[str]:
-    """torchvision's keys of the archives that image set names speak of: "2007/test" is in "2007-test".
-
-    Raises:
-        DataError: a name that does not begin with 2007 or 2012.
-    """
+    """torchvision's keys of the archives that image sets are in: "2007-test" for "2007/test"; DataError for no year."""
     keys = set()
     for part in "+".join(image_sets).split("+"):
         match = re.fullmatch(r"(?:VOC)?(2007|2012)/(\S+)", part.strip())

@@ -50,14 +50,7 @@ class VOCEntry(NamedTuple):
 
 
 class VOCSet(NamedTuple):
-    """An image set as written on disk.
-
-    Attributes:
-        path: as `read_voc` was given it.
-        folders: the VOC folders that the image set is in.
-        entries: the images, in the order of the set.
-        findings: what was met on the way.
-    """
+    """An image set as written below `path`: the VOC folders it is in, its images in their order, and the findings."""
 
     path: str
     folders: list[str]
@@ -180,11 +173,9 @@ def _find_folders(path: str) -> dict[str, str]:
     for top in (path, os.path.join(path, "VOCdevkit")):
         if _is_voc(top):
             return {_short(os.path.basename(os.path.abspath(top))): top}
-        if os.path.isdir(top):
-            inside = {_short(name): os.path.join(top, name) for name in sorted(os.listdir(top))}
-            inside = {name: folder for name, folder in inside.items() if _is_voc(folder)}
-            if inside:
-                return inside
+        names = sorted(os.listdir(top)) if os.path.isdir(top) else []
+        if inside := {_short(name): folder for name in names if _is_voc(folder := os.path.join(top, name))}:
+            return inside
     raise DataError(f"{path}: no VOC folder here (it holds Annotations, JPEGImages and ImageSets/Main)")
 
 

@@ -18,31 +18,23 @@ BOX_LOSSES = ("smooth_l1", "l1", "l2", "giou")
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-    """Softmax cross entropy, the mean over valid rows.
+    """Softmax cross entropy of ``logits`` (N, C), the mean over the rows that are ``valid``, bool (N,).
 
-    Args:
-        logits: (N, C).
-        labels: int64 (N,), in [0, C) where valid.
-        valid: bool (N,).
+    ``labels`` are int64 (N,), in [0, C) where valid.
     """
     logits = torch.where(valid[:, None], as_float(logits), 0.0)
     labels = torch.where(valid, labels, 0)
-    loss = F.cross_entropy(logits, labels, reduction="none")
-    return _mean(loss, valid)
+    return _mean(F.cross_entropy(logits, labels, reduction="none"), valid)
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
-    """Sigmoid cross entropy, the mean over valid rows.
+    """Sigmoid cross entropy of ``logits`` (N,), the mean over the rows that are ``valid``, bool (N,).
 
-    Args:
-        logits: (N,).
-        targets: (N,), bool or in [0, 1].
-        valid: bool (N,).
+    ``targets`` (N,) are bool or in [0, 1].
     """
     logits = torch.where(valid, as_float(logits), 0.0)
     targets = torch.where(valid, targets.to(logits.dtype), 0.0)
-    loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return _mean(loss, valid)
+    return _mean(F.binary_cross_entropy_with_logits(logits, targets, reduction="none"), valid)
 
 
 def box_regression_loss(

@@ -68,11 +68,7 @@ def ignore_background(
 ) -> Matches:
     """Set the label of background in ignore boxes to -1: crowds and difficult objects are no background either.
 
-    Args:
-        matches: of ``boxes``.
-        boxes: (N, 4).
-        ignore_boxes: (I, 4).
-        threshold: a box is in an ignore box if at least this share of its area is.
+    ``matches`` are those of ``boxes`` (N, 4), of which one is in an ignore box (I, 4) if ``threshold`` of its area is.
     """
     if ignore_boxes.shape[0] == 0:
         return matches

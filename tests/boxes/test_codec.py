@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -43,18 +41,6 @@ def test_decode_undoes_encode(seed: int, weights: tuple[float, ...]) -> None:
     boxes = torch.cat((corner, corner + side), dim=1).double()
     codec = BoxCodec(weights)
     torch.testing.assert_close(codec.decode(codec.encode(boxes, proposals.double()), proposals.double()), boxes)
-
-
-def test_the_weights_are_the_papers_normalisation() -> None:
-    """proposal_target_layer.py: the targets of bbox_transform, minus mean 0, over the stds (.1, .1, .2, .2)."""
-    boxes, proposals = some_boxes(5, 3), some_boxes(5, 4)
-    for box, proposal, delta in zip(boxes, proposals, BoxCodec((10, 10, 5, 5)).encode(boxes, proposals), strict=True):
-        w, h = proposal[2] - proposal[0], proposal[3] - proposal[1]
-        to_w, to_h = box[2] - box[0], box[3] - box[1]
-        dx = ((box[0] + to_w / 2) - (proposal[0] + w / 2)) / w
-        dy = ((box[1] + to_h / 2) - (proposal[1] + h / 2)) / h
-        expected = [dx / 0.1, dy / 0.1, math.log(to_w / w) / 0.2, math.log(to_h / h) / 0.2]
-        assert delta.tolist() == pytest.approx([float(e) for e in expected], rel=1e-4, abs=1e-5)
 
 
 def test_a_delta_without_limit_grows_a_box_no_more_than_the_clamp() -> None:

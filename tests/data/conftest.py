@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jsonargparse import ArgumentParser
 from PIL import Image
 
+from detkit.data import DetectionDataModule
 from detkit.data.voc_files import VOCObject, format_annotation
 
 
@@ -48,6 +50,20 @@ def make_voc(tmp_path: Path) -> Callable[..., Path]:
         return root
 
     return make
+
+
+@pytest.fixture
+def parse_data() -> Callable[..., DetectionDataModule]:
+    """`parse_data("detkit.data.VOC", path=...)` -> the data set, through the parser of the command line."""
+
+    def parse(class_path: str, **init_args: object) -> DetectionDataModule:
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(DetectionDataModule, "data")
+        return parser.instantiate(
+            parser.parse_object({"data": {"class_path": class_path, "init_args": init_args}})
+        ).data
+
+    return parse
 
 
 @pytest.fixture

@@ -136,21 +136,7 @@ def test_wrong_class_names(folder: Path, names: list[str]) -> None:
         VOC(str(folder), class_names=names)
 
 
-def test_wrong_transform_is_told_in_setup(folder: Path) -> None:
-    data = VOC(str(folder), transforms=[{"class_path": "albumentations.Nothing"}])
-    with pytest.raises(ConfigError, match=r"albumentations\.Nothing"):
-        data.setup("fit")
-
-
-def test_command_line_parses_transforms_from_yaml(folder: Path) -> None:
-    from jsonargparse import ArgumentParser
-
-    from detkit.data import DetectionDataModule
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(DetectionDataModule, "data")
-    arguments = {"path": str(folder), "num_workers": 0, "transforms": [FLIP]}
-    parsed = parser.parse_object({"data": {"class_path": "detkit.data.VOC", "init_args": arguments}})
-    data = parser.instantiate_classes(parsed).data
+def test_command_line_parses_transforms_from_yaml(folder: Path, parse_data: Callable[..., Any]) -> None:
+    data = parse_data("detkit.data.VOC", path=str(folder), num_workers=0, transforms=[FLIP])
     assert data.transforms == [FLIP]
     assert len(data.dataset("train")[(0, 1)]["boxes"]) == 0

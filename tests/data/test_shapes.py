@@ -38,16 +38,13 @@ def test_more_images_keep_the_first(tmp_path: Path) -> None:
 def test_a_data_module_like_any_other(tmp_path: Path) -> None:
     data = Shapes(str(tmp_path / "new" / "shapes"), 6, 2, 3, 64, num_workers=0)
     assert data.class_names == list(SHAPE_CLASSES) and not (tmp_path / "new").exists()
+    assert data.summary(["train"]).splits["train"].images == 6  # drawn when it is first looked at
     data.setup("fit")
     assert [len(batch) for batch in data.train_dataloader()] == [2, 2, 2]
     assert len(data.annotations("test")) == 3
     assert data.summary().splits["train"].dropped == 0
     again = Shapes(str(tmp_path / "new" / "shapes"), 6, 2, 3, 64, seed=9, num_workers=0)
     again.setup("test")  # another seed of the shuffle is no other data set
-
-
-def test_drawn_when_first_looked_at(tmp_path: Path) -> None:
-    assert Shapes(str(tmp_path / "a"), 3, 1, 1, 48).summary().splits["train"].images == 3
 
 
 def test_other_parameters_are_refused(tmp_path: Path) -> None:

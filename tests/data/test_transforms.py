@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -118,22 +119,14 @@ def test_wrong_transform_is_named(transform: Any, message: str, nested: bool) ->
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_nothing_but_a_transform_is_called(tmp_path: Path, nested: bool) -> None:
+def test_nothing_but_a_transform_is_called(tmp_path: Path, parse_data: Callable[..., Any], nested: bool) -> None:
     """From a config, through the parser of the command line."""
-    from jsonargparse import ArgumentParser
-
-    from detkit.data import DetectionDataModule
-
     file = tmp_path / "written"
     harmful: dict[str, Any] = {"class_path": "pathlib.Path.touch", "init_args": {"self": str(file)}}
     calls = {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", str(file)]}}
     for each in (harmful, calls):
         transforms = [spec("HorizontalFlip", p=each)] if nested else [each]
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_subclass_arguments(DetectionDataModule, "data")
-        arguments = {"path": str(tmp_path), "transforms": transforms}
-        parsed = parser.parse_object({"data": {"class_path": "detkit.data.Shapes", "init_args": arguments}})
-        data = parser.instantiate(parsed).data
+        data = parse_data("detkit.data.Shapes", path=str(tmp_path), transforms=transforms)
         with pytest.raises(ConfigError, match="transforms: "):
             make_transform(data.transforms)
     assert not file.exists()

@@ -37,11 +37,6 @@ def test_reads_classes_boxes_and_flags(two_cats: Path) -> None:
     assert fields["boxes"].dtype == np.float32 and fields["labels"].dtype == np.int64
 
 
-def test_boxes_are_one_based_inclusive_on_disk(two_cats: Path) -> None:
-    first = parse_annotation(str(two_cats / "Annotations" / "a.xml")).objects[0]
-    assert first.box == (2, 3, 20, 22)
-
-
 @given(
     st.lists(
         st.tuples(
@@ -183,14 +178,6 @@ def test_external_entity_is_not_read(two_cats: Path, tmp_path: Path) -> None:
         VOC(str(two_cats))
 
 
-def test_unknown_label_names_file_object_and_classes(two_cats: Path) -> None:
-    data = VOC(str(two_cats), class_names=["cat", "cow"])
-    with pytest.raises(
-        DataError, match=r"a\.xml: object 2: 1 of 3 objects are of 1 classes .*: 'dog'; it has 'cat', 'cow'"
-    ):
-        data.setup("fit")
-
-
 def test_given_classes_keep_their_order(two_cats: Path) -> None:
     data = VOC(str(two_cats), class_names=["dog", "cat", "cow"])
     assert data.annotations("train").fields(0)["labels"].tolist() == [2, 1]
@@ -251,15 +238,12 @@ def test_names_that_leave_the_folder_are_refused(two_cats: Path, name: str) -> N
     (two_cats / "ImageSets" / "Main" / "bad.txt").write_text(name)
     with pytest.raises(DataError, match="refused"):
         VOC(str(two_cats), train="bad")
+    with pytest.raises(DataError):
+        VOC(str(two_cats), train=name)
     (two_cats / "JPEGImages" / "a.png").unlink()
     edit(two_cats / "Annotations" / "a.xml", "<filename>a.png<", f"<filename>{name}.png<")
     with pytest.raises(DataError, match="refused"):
         VOC(str(two_cats))
-
-
-def test_image_set_name_cannot_leave_either(two_cats: Path) -> None:
-    with pytest.raises(DataError):
-        VOC(str(two_cats), train="../../secret")
 
 
 def test_file_name_in_the_xml_is_the_second_choice(two_cats: Path) -> None:
