@@ -56,8 +56,7 @@ class VOC(DetectionDataModule):
             self._set_classes(VOC_CLASSES)  # known before prepare_data has fetched anything
         if not self.class_names:
             sets = {split: read_voc(self.path, name) for split in ("train", "val") if (name := self.sources[split])}
-            images = [entry.image for voc in sets.values() for entry in voc.entries]
-            names = sorted({item.name for image in images for item in image.objects})
+            names = sorted(set().union(*(voc.class_names() for voc in sets.values())))
             if not names:
                 raise DataError(f"{self.path}: no object in {self.sources}, so no class to learn; give class_names")
             self._set_classes(names)

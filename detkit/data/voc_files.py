@@ -57,6 +57,10 @@ class VOCSet(NamedTuple):
     entries: list[VOCEntry]
     findings: list[Finding]
 
+    def class_names(self) -> set[str]:
+        """The class names that occur."""
+        return {item.name for entry in self.entries for item in entry.image.objects}
+
 
 def read_voc(path: str, image_set: str) -> VOCSet:
     """Read the annotations of an image set; the images themselves may be missing.
