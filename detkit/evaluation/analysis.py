@@ -11,13 +11,13 @@ import numpy as np
 
 from detkit.evaluation.coco import RECALL_THRESHOLDS
 from detkit.evaluation.confusion import confusion_matrix
-from detkit.evaluation.curves import ClassCurve, WorkingPoint, best_f1, overall_curve, precision_recall
+from detkit.evaluation.curves import ClassCurve, WorkingPoint, best_f1, precision_recall
 from detkit.evaluation.error_ap import error_ap
 from detkit.evaluation.errors import BACKGROUND, FOREGROUND, Errors, find_errors
 from detkit.evaluation.evaluation_set import EvaluationSet
-from detkit.evaluation.grouping import best_first
 from detkit.evaluation.matching import Assignment, assign
 from detkit.evaluation.sensitivity import Bin, by_aspect, by_class, by_size
+from detkit.files import to_json
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -25,41 +25,26 @@ class Analysis:
     """Errors, curves, confusions and sensitivities of K classes, by COCO's matching at one IoU threshold.
 
     Shares and average precisions are in 0..1, and NaN where there is nothing to count.
-
-    Attributes:
-        class_names: K names.
-        foreground, background: the IoU thresholds of a hit and of an error about an object.
-        base_ap: mean AP at the IoU `foreground`.
-        error_ap: what would be added to it if all errors of one of errors.ERROR_KINDS were mended.
-        false_positive_ap, false_negative_ap: likewise without misses, and if nothing were left to find.
-        error_counts: how many errors there are of each kind.
-        curves: precision and recall of each class.
-        working_points: for each class, the score threshold with the best F1.
-        score_threshold: of the confusion matrix.
-        confusion: (K + 1, K + 1) int64, see `confusion_matrix`.
-        by_size, by_quantile, by_aspect, by_class: AP and recall of parts of the objects.
-        errors: what is wrong with each detection, and which objects are missed.
-        assignment: what each detection took.
     """
 
-    class_names: list[str]
-    foreground: float
-    background: float
-    base_ap: float
-    error_ap: dict[str, float]
-    false_positive_ap: float
-    false_negative_ap: float
-    error_counts: dict[str, int]
-    curves: list[ClassCurve]
-    working_points: list[WorkingPoint]
-    score_threshold: float
-    confusion: np.ndarray
-    by_size: list[Bin]
+    class_names: list[str]  # K names
+    foreground: float  # the IoU threshold of a hit
+    background: float  # that of an error about an object
+    base_ap: float  # mean AP at the IoU `foreground`
+    error_ap: dict[str, float]  # what would be added to it if all errors of one of errors.ERROR_KINDS were mended
+    false_positive_ap: float  # likewise without misses
+    false_negative_ap: float  # likewise if nothing were left to find
+    error_counts: dict[str, int]  # how many errors there are of each kind
+    score_threshold: float  # of the confusion matrix
+    by_size: list[Bin]  # AP and recall of parts of the objects, here and in the next three
     by_quantile: list[Bin]
     by_aspect: list[Bin]
     by_class: list[Bin]
-    errors: Errors
-    assignment: Assignment
+    confusion: np.ndarray  # (K + 1, K + 1) int64, see `confusion_matrix`
+    working_points: list[WorkingPoint]  # for each class, the score threshold with the best F1
+    curves: list[ClassCurve]  # precision and recall of each class
+    errors: Errors  # what is wrong with each detection, and which objects are missed
+    assignment: Assignment  # what each detection took
 
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold: NaN and infinity are None, and single detections and objects are left out.
@@ -67,15 +52,14 @@ class Analysis:
         Of a curve, the best precision at each of COCO's 101 recalls or beyond is kept, and the score at which it is
         reached (0 and None where it is not), to six digits.
         """
-        single = ("curves", "working_points", "confusion", "errors", "assignment")
-        names = [name for name in self.__dataclass_fields__ if name not in single]
-        result = {name: getattr(self, name) for name in names if not name.startswith("by_")}
-        result |= {name: [asdict(row) for row in getattr(self, name)] for name in names if name.startswith("by_")}
-        result["confusion"] = self.confusion.tolist()
-        result["working_points"] = [asdict(point) for point in self.working_points]
+        result = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        for name in ("by_size", "by_quantile", "by_aspect", "by_class", "working_points"):
+            result[name] = [asdict(row) for row in result[name]]
+        for name in ("curves", "errors", "assignment"):
+            del result[name]
         result["curve_recalls"] = [round(recall, 2) for recall in RECALL_THRESHOLDS]
         result["curves"] = [_sampled(curve) for curve in self.curves]
-        return _finite(result)
+        return to_json(result)
 
 
 def analyse(
@@ -103,12 +87,11 @@ def analyse(
     names = [str(label) for label in range(1, classes + 1)] if isinstance(classes, int) else list(classes)
     s, count = evaluation_set, len(names)
     assignment = assign(s, count, foreground, max_detections)
-    errors = find_errors(s, count, foreground, background, max_detections, assignment)
-    ranked = best_first(s.scores)
-    costs = error_ap(s, count, errors, assignment, ranked)
-    curves = precision_recall(s, count, assignment, ranked)
+    errors = find_errors(s, count, assignment, foreground, background)
+    costs = error_ap(s, count, errors, assignment)
+    overall, *curves = precision_recall(s, count, assignment)
     if score_threshold is None:
-        best = best_f1(overall_curve(s, count, assignment, ranked)).score
+        best = best_f1(overall).score
         score_threshold = 0.5 if math.isnan(best) else best
     sizes, quantiles = by_size(s, count, foreground, max_detections)
     return Analysis(
@@ -120,14 +103,14 @@ def analyse(
         false_positive_ap=costs.false_positives,
         false_negative_ap=costs.false_negatives,
         error_counts=errors.counts(),
-        curves=curves,
-        working_points=[best_f1(curve) for curve in curves],
         score_threshold=float(score_threshold),
-        confusion=confusion_matrix(s, count, score_threshold, foreground, assignment),
         by_size=sizes,
         by_quantile=quantiles,
-        by_aspect=by_aspect(s, count, foreground, max_detections, ranked),
+        by_aspect=by_aspect(s, count, foreground, max_detections),
         by_class=by_class(curves, costs.base_per_class, names),
+        confusion=confusion_matrix(s, count, assignment, score_threshold, foreground),
+        working_points=[best_f1(curve) for curve in curves],
+        curves=curves,
         errors=errors,
         assignment=assignment,
     )
@@ -141,12 +124,3 @@ def _sampled(curve: ClassCurve) -> dict[str, Any]:
         columns = np.stack((curve.best_precision(RECALL_THRESHOLDS), np.append(curve.scores, np.nan)[at]))
     precision, scores = ([float(f"{value:.6g}") for value in column] for column in columns.tolist())
     return {"label": curve.label, "num_objects": curve.num_objects, "precision": precision, "scores": scores}
-
-
-def _finite(value: Any) -> Any:
-    """`value` with None for NaN and infinity, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

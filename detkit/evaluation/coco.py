@@ -23,18 +23,11 @@ AREA_RANGES = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 
 
 
 class Curves(NamedTuple):
-    """Precision and recall of K classes; NaN where a class has nothing to find.
+    """Precision and recall of K classes, T IoU thresholds and A ranges of areas; NaN where there is nothing to find."""
 
-    Attributes:
-        precision: (T, R, K, A) at each IoU threshold, recall threshold, class and range of areas, of the largest
-            number of detections.
-        recall: (T, K, A, M) at each number of detections.
-        over_limit: detections beyond the largest number, which were not counted.
-    """
-
-    precision: np.ndarray
-    recall: np.ndarray
-    over_limit: int
+    precision: np.ndarray  # (T, R, K, A) at each recall threshold, of the largest number of detections
+    recall: np.ndarray  # (T, K, A, M) at each number of detections
+    over_limit: int  # detections beyond the largest number, which were not counted
 
 
 def evaluate(
@@ -55,7 +48,7 @@ def evaluate(
         max_detections: M, ascending, numbers of detections of an image and class.
         area_ranges: A, least and largest area of what counts, both included, in square pixels.
     """
-    grouped = group_by_class(evaluation_set, num_classes)
+    s = evaluation_set
     ious = np.minimum(np.array(iou_thresholds, np.float64), ALMOST_ONE)
     recalls = np.array(recall_thresholds, np.float64)
     limits = np.array(max_detections, np.int64)
@@ -63,15 +56,10 @@ def evaluate(
     precision = np.full((num_classes, len(areas), len(ious), len(recalls)), np.nan)
     recall = np.full((num_classes, len(areas), len(ious), len(limits)), np.nan)
     over_limit = np.zeros(num_classes, np.int64)
-    s = evaluation_set
-
-    def work(classes: np.ndarray) -> None:
-        _evaluate(
-            classes, *grouped, len(s), s.boxes, s.ignored, s.crowd, s.area, s.detected_boxes,
-            ious, recalls, limits, areas, precision, recall, over_limit,
-        )  # fmt: skip
-
-    for_classes(work, grouped)
+    for_classes(
+        _evaluate, group_by_class(s, num_classes), len(s), s.boxes, s.ignored, s.crowd, s.area, s.detected_boxes,
+        ious, recalls, limits, areas, precision, recall, over_limit,
+    )  # fmt: skip
     return Curves(precision.transpose(2, 3, 0, 1), recall.transpose(2, 0, 1, 3), int(over_limit.sum()))
 
 
@@ -84,11 +72,10 @@ def average_precision(hits: np.ndarray, num_objects: int) -> float:
     """
     if not num_objects:
         return float("nan")
-    thresholds = np.array(RECALL_THRESHOLDS)
     reached = np.flatnonzero(hits)
     precision = np.arange(1, len(reached) + 1) / (reached + 1 + np.spacing(1))
-    interpolated = np.zeros(len(thresholds))
-    _interpolate(precision, len(precision), num_objects, thresholds, interpolated)
+    interpolated = np.zeros(len(RECALL_THRESHOLDS))
+    interpolate(precision, len(precision), num_objects, np.array(RECALL_THRESHOLDS), interpolated)
     return float(interpolated.mean())
 
 
@@ -165,7 +152,7 @@ def _evaluate(
             if wanted[a] == 0:
                 continue
             for t in range(num_ious):
-                _interpolate(at_hit[a, t], hits[a, t, num_limits - 1], wanted[a], recalls, precision[k, a, t])
+                interpolate(at_hit[a, t], hits[a, t, num_limits - 1], wanted[a], recalls, precision[k, a, t])
                 for m in range(num_limits):
                     recall[k, a, t, m] = hits[a, t, m] / wanted[a]
         clear(mine, object_images, count)
@@ -173,10 +160,11 @@ def _evaluate(
 
 
 @jit
-def _interpolate(at_hit, num_hits, num_objects, recalls, result):
+def interpolate(at_hit, num_hits, num_objects, recalls, result):
     """Write the best precision at each recall or beyond, 0 where it is not reached.
 
-    Of at_hit (N,), the precision at each hit, the first `num_hits` count; it is changed.
+    Of at_hit (N,), the precision at each hit, the first `num_hits` count; each becomes the best of itself and later
+    ones.
     """
     for j in range(num_hits - 2, -1, -1):
         at_hit[j] = max(at_hit[j], at_hit[j + 1])

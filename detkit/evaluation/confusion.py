@@ -7,17 +7,17 @@ import numpy as np
 from detkit.errors import ConfigError
 from detkit.evaluation.errors import objects_to_find
 from detkit.evaluation.evaluation_set import EvaluationSet
-from detkit.evaluation.grouping import best_first
-from detkit.evaluation.matching import ALMOST_ONE, Assignment, assign, overlap
+from detkit.evaluation.grouping import count_by_class
+from detkit.evaluation.matching import ALMOST_ONE, Assignment, overlap
 from detkit.system import jit
 
 
 def confusion_matrix(
     evaluation_set: EvaluationSet,
     num_classes: int,
+    assignment: Assignment,
     score_threshold: float = 0.5,
     iou_threshold: float = 0.5,
-    assignment: Assignment | None = None,
 ) -> np.ndarray:
     """Count objects by their class and by the class of the detection that covers them.
 
@@ -28,9 +28,9 @@ def confusion_matrix(
     Args:
         evaluation_set: objects and detections.
         num_classes: K.
+        assignment: of the detections, at this IoU threshold.
         score_threshold: least score of a detection that counts.
         iou_threshold: least IoU with the object.
-        assignment: that of `assign` at this IoU threshold, if it is known already.
 
     Returns:
         (K + 1, K + 1) int64: rows are the objects' classes, columns the detections', the background last.
@@ -44,22 +44,18 @@ def confusion_matrix(
             "choose an IoU above 0 and up to 1, and a number as score"
         )
     s = evaluation_set
-    if assignment is None:
-        assignment = assign(s, num_classes, iou_threshold)
     kept = s.scores >= score_threshold
     hits, misses = assignment.hits & kept, assignment.misses & kept
     free = objects_to_find(s, num_classes)
     free[assignment.object[hits]] = False
     matrix = np.zeros((num_classes + 1, num_classes + 1), np.int64)
-    diagonal = np.arange(num_classes)
-    matrix[diagonal, diagonal] = np.bincount(s.detected_labels[hits] - 1, minlength=num_classes)
+    np.fill_diagonal(matrix[:-1, :-1], count_by_class(s.detected_labels[hits], num_classes))
     rows = np.flatnonzero(misses)
-    rows = rows[best_first(s.scores[rows])]
-    images = s.detection_images[rows]
-    order = np.argsort(images, kind="stable")
-    starts = np.searchsorted(images[order], np.arange(len(s) + 1))
+    images = s.detection_images[rows]  # in their order
+    rows = rows[np.lexsort((-s.scores[rows], images))]
+    starts = np.searchsorted(images, np.arange(len(s) + 1))
     _confuse(
-        s.object_offsets, s.boxes, s.labels, free, rows[order], starts, s.detected_boxes, s.detected_labels,
+        s.object_offsets, s.boxes, s.labels, free, rows, starts, s.detected_boxes, s.detected_labels,
         min(iou_threshold, ALMOST_ONE), matrix,
     )  # fmt: skip
     return matrix

@@ -9,27 +9,19 @@ import numpy as np
 
 from detkit.evaluation.errors import objects_to_find
 from detkit.evaluation.evaluation_set import EvaluationSet
-from detkit.evaluation.grouping import best_first, split_by_class
+from detkit.evaluation.grouping import split_by_class
 from detkit.evaluation.matching import Assignment
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ClassCurve:
-    """What the first n detections are worth, for each n; detections on ignored objects are left out.
+    """What the first n detections are worth, for each n; detections on ignored objects are left out."""
 
-    Attributes:
-        label: the class, 1..K; 0 for all classes together.
-        scores: (N,) float64, descending.
-        precision: (N,) float64, share of the detections so far that are hits.
-        recall: (N,) float64, share of the objects that are found so far; NaN without objects.
-        num_objects: how many there are to find.
-    """
-
-    label: int
-    scores: np.ndarray
-    precision: np.ndarray
-    recall: np.ndarray
-    num_objects: int
+    label: int  # the class, 1..K; 0 for all classes together
+    scores: np.ndarray  # (N,) float64, descending
+    precision: np.ndarray  # (N,) float64, share of the detections so far that are hits
+    recall: np.ndarray  # (N,) float64, share of the objects that are found so far; NaN without objects
+    num_objects: int  # how many there are to find
 
     @property
     def last_recall(self) -> float:
@@ -52,27 +44,20 @@ class WorkingPoint:
     f1: float
 
 
-def precision_recall(
-    evaluation_set: EvaluationSet, num_classes: int, assignment: Assignment, ranked: np.ndarray | None = None
-) -> list[ClassCurve]:
-    """The curve of each class 1..num_classes, at the IoU threshold of `assignment`.
+def precision_recall(evaluation_set: EvaluationSet, num_classes: int, assignment: Assignment) -> list[ClassCurve]:
+    """K + 1 curves at the IoU threshold of `assignment`: of all classes together, then of each class 1..num_classes.
 
-    ranked: `best_first` of the scores, where it is at hand already.
+    Of all classes the detections are ranked together: what one score threshold for all of them gives.
     """
-    hits, points = assignment.hits, _points(evaluation_set, assignment, ranked)
-    rows = split_by_class(points, evaluation_set.detected_labels, num_classes)
-    labels = evaluation_set.labels[objects_to_find(evaluation_set, num_classes)]
-    objects = np.bincount(labels, minlength=num_classes + 1).tolist()
-    return [_curve(k + 1, evaluation_set.scores[rows[k]], hits[rows[k]], objects[k + 1]) for k in range(num_classes)]
-
-
-def overall_curve(
-    evaluation_set: EvaluationSet, num_classes: int, assignment: Assignment, ranked: np.ndarray | None = None
-) -> ClassCurve:
-    """The curve of all classes' detections ranked together: what one threshold for all classes gives."""
-    rows = _points(evaluation_set, assignment, ranked)
-    objects = int(objects_to_find(evaluation_set, num_classes).sum())
-    return _curve(0, evaluation_set.scores[rows], assignment.hits[rows], objects)
+    s, ranked = evaluation_set, assignment.ranked
+    objects = np.bincount(s.labels[objects_to_find(s, num_classes)], minlength=num_classes + 1)
+    objects[0] = objects.sum()
+    curves = []
+    for label, rows in enumerate([ranked, *split_by_class(ranked, s.detected_labels, num_classes)]):
+        found, count = np.cumsum(assignment.hits[rows]), int(objects[label])
+        recall = found / count if count else np.full(len(rows), np.nan)
+        curves.append(ClassCurve(label, s.scores[rows], found / np.arange(1, len(rows) + 1), recall, count))
+    return curves
 
 
 def best_f1(curve: ClassCurve) -> WorkingPoint:
@@ -89,15 +74,3 @@ def best_f1(curve: ClassCurve) -> WorkingPoint:
     best = int(f1.argmax())
     at = kept[best]
     return WorkingPoint(float(curve.scores[at]), float(curve.precision[at]), float(curve.recall[at]), float(f1[best]))
-
-
-def _points(evaluation_set: EvaluationSet, assignment: Assignment, ranked: np.ndarray | None) -> np.ndarray:
-    """Rows of the detections that are hits or misses, best first."""
-    ranked = best_first(evaluation_set.scores) if ranked is None else ranked
-    return ranked[(assignment.counted & ~assignment.ignored)[ranked]]
-
-
-def _curve(label: int, scores: np.ndarray, hits: np.ndarray, num_objects: int) -> ClassCurve:
-    found = np.cumsum(hits)
-    recall = found / num_objects if num_objects else np.full(len(hits), np.nan)
-    return ClassCurve(label, scores, found / np.arange(1, len(hits) + 1), recall, num_objects)

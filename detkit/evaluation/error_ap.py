@@ -23,49 +23,25 @@ import numpy as np
 from detkit.evaluation.coco import average_precision
 from detkit.evaluation.errors import ERROR_KINDS, Errors, objects_to_find
 from detkit.evaluation.evaluation_set import EvaluationSet
-from detkit.evaluation.grouping import best_first, split_by_class
+from detkit.evaluation.grouping import count_by_class, mean_of_known, split_by_class
 from detkit.evaluation.matching import Assignment
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ErrorAP:
-    """Average precision, and what would be added to it; in 0..1, NaN where there is no object to find.
+    """Average precision, and what would be added to it; in 0..1, NaN where there is no object to find."""
 
-    Attributes:
-        base: mean AP of the classes with objects.
-        dap: what mending each of ERROR_KINDS adds to it, at least 0.
-        false_positives: what it adds to remove all misses.
-        false_negatives: what it adds if only what was found need be found.
-        base_per_class: (K,) AP of each class.
-    """
-
-    base: float
-    dap: dict[str, float]
-    false_positives: float
-    false_negatives: float
-    base_per_class: np.ndarray
+    base: float  # mean AP of the classes with objects
+    dap: dict[str, float]  # what mending each of ERROR_KINDS adds to it, at least 0
+    false_positives: float  # what it adds to remove all misses
+    false_negatives: float  # what it adds if only what was found need be found
+    base_per_class: np.ndarray  # (K,) AP of each class
 
 
-def error_ap(
-    evaluation_set: EvaluationSet,
-    num_classes: int,
-    errors: Errors,
-    assignment: Assignment,
-    ranked: np.ndarray | None = None,
-) -> ErrorAP:
-    """Compute what mending the errors of each kind adds to the mean AP.
-
-    Args:
-        evaluation_set: objects and detections.
-        num_classes: K.
-        errors: of `find_errors`.
-        assignment: what `errors` were found in.
-        ranked: `best_first` of the scores, where it is at hand already.
-    """
-    s, hits = evaluation_set, assignment.hits
-    objects = _count(s.labels[objects_to_find(s, num_classes)], num_classes)
-    ranked = best_first(s.scores) if ranked is None else ranked
-    ranked = ranked[(assignment.counted & ~assignment.ignored)[ranked]]
+def error_ap(evaluation_set: EvaluationSet, num_classes: int, errors: Errors, assignment: Assignment) -> ErrorAP:
+    """Compute what mending the errors of each kind adds to the mean AP; `errors` are those of `assignment`."""
+    s, hits, ranked = evaluation_set, assignment.hits, assignment.ranked
+    objects = count_by_class(s.labels[objects_to_find(s, num_classes)], num_classes)
 
     def average(keep=None, hits=hits, labels=s.detected_labels, objects_left=objects) -> np.ndarray:
         rows = split_by_class(ranked if keep is None else ranked[keep[ranked]], labels, num_classes)
@@ -79,7 +55,7 @@ def error_ap(
 
     def mended(kind: str) -> np.ndarray:
         if kind == "missed":
-            return average(objects_left=objects - _count(s.labels[errors.missed], num_classes))
+            return average(objects_left=objects - count_by_class(s.labels[errors.missed], num_classes))
         wrong = errors.kind == ERROR_KINDS.index(kind)
         repaired = wrong & errors.repairs
         labels = s.detected_labels.copy()
@@ -87,12 +63,12 @@ def error_ap(
         return average(~wrong | repaired, hits | repaired, labels)
 
     base_per_class = average()
-    base = _mean(base_per_class)
-    found = _count(s.labels[assignment.object[hits]], num_classes)
+    base = mean_of_known(base_per_class)
+    found = count_by_class(s.labels[assignment.object[hits]], num_classes)
 
     def added(result: np.ndarray) -> float:
         # Mending never takes anything away; less than 0 is the last digit of a mean.
-        return float("nan") if np.isnan(base) else max(_mean(result, nothing_left=1.0) - base, 0.0)
+        return float("nan") if np.isnan(base) else max(mean_of_known(result, of_none=1.0) - base, 0.0)
 
     return ErrorAP(
         base=base,
@@ -101,13 +77,3 @@ def error_ap(
         false_negatives=added(average(objects_left=found)),
         base_per_class=base_per_class,
     )
-
-
-def _count(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """(K,) int64: how often each of the labels 1..num_classes occurs."""
-    return np.bincount(labels, minlength=num_classes + 1)[1 : num_classes + 1]
-
-
-def _mean(values: np.ndarray, nothing_left: float = float("nan")) -> float:
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else nothing_left

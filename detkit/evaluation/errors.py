@@ -23,7 +23,7 @@ import numpy as np
 
 from detkit.errors import ConfigError
 from detkit.evaluation.evaluation_set import EvaluationSet
-from detkit.evaluation.matching import ALMOST_ONE, Assignment, assign, overlap
+from detkit.evaluation.matching import ALMOST_ONE, Assignment, overlap
 from detkit.system import jit
 
 ERROR_KINDS = ("classification", "localization", "both", "duplicate", "background", "missed")
@@ -34,19 +34,14 @@ FOREGROUND, BACKGROUND = 0.5, 0.1
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Errors:
-    """The errors of D detections and G objects.
+    """The errors of D detections and G objects."""
 
-    Attributes:
-        kind: (D,) int8, position in ERROR_KINDS; -1 for hits, for detections on ignored objects, and beyond the limit.
-        missed: (G,) bool, objects that count as `missed`.
-        object: (D,) int64, row of the object that a classification, localization or duplicate error is about, else -1.
-        repairs: (D,) bool, the best-scored error about an object not found: corrected, it would find the object.
-    """
-
+    # (D,) int8, position in ERROR_KINDS; -1 for hits, for detections on ignored objects, and beyond the limit.
     kind: np.ndarray
-    missed: np.ndarray
+    missed: np.ndarray  # (G,) bool, objects that count as `missed`
+    # (D,) int64, row of the object that a classification, localization or duplicate error is about, else -1.
     object: np.ndarray
-    repairs: np.ndarray
+    repairs: np.ndarray  # (D,) bool, the best-scored error about an object not found: corrected, it would find it
 
     def counts(self) -> dict[str, int]:
         """How many errors there are of each kind."""
@@ -63,20 +58,18 @@ def objects_to_find(evaluation_set: EvaluationSet, num_classes: int) -> np.ndarr
 def find_errors(
     evaluation_set: EvaluationSet,
     num_classes: int,
+    assignment: Assignment,
     foreground: float = FOREGROUND,
     background: float = BACKGROUND,
-    max_detections: int = 100,
-    assignment: Assignment | None = None,
 ) -> Errors:
     """Sort errors into TIDE's kinds.
 
     Args:
         evaluation_set: objects and detections.
         num_classes: K; labels beyond 1..K do not count.
+        assignment: of the detections, at the IoU threshold `foreground`.
         foreground: t_f, least IoU of a hit.
         background: t_b, least IoU of a detection that meant an object.
-        max_detections: how many detections of an image and class count.
-        assignment: that of `assign` with these settings, where it is at hand already.
 
     Raises:
         ConfigError: unless 0 < background < foreground <= 1.
@@ -87,8 +80,6 @@ def find_errors(
             "choose 0 < background < foreground <= 1"
         )
     s = evaluation_set
-    if assignment is None:
-        assignment = assign(s, num_classes, foreground, max_detections)
     to_find = objects_to_find(s, num_classes)
     taken = np.zeros(len(s.labels), bool)
     taken[assignment.object[assignment.hits]] = True
@@ -134,10 +125,8 @@ def _classify(
             elif same >= foreground:
                 kind[row] = DUPLICATE_ERROR
                 object_of[row] = same_object
-            elif other >= background:
-                kind[row] = BOTH_ERROR
             else:
-                kind[row] = BACKGROUND_ERROR
+                kind[row] = BOTH_ERROR if other >= background else BACKGROUND_ERROR
             if chosen >= 0:
                 object_of[row] = chosen
                 rival = best_claim[chosen]

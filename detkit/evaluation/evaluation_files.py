@@ -3,38 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from detkit.data.annotations import Finding, UnknownIdPolicy
-from detkit.evaluation.evaluation_set import EvaluationSet
+from detkit.evaluation.evaluation_set import DETECTION_FIELDS, OBJECT_FIELDS, EvaluationSet, offsets_of
 
 
 @dataclass(frozen=True)
 class EvaluationFiles:
-    """Ground truth and detections as read from files.
+    """Ground truth and detections as read from files."""
 
-    Attributes:
-        evaluation_set: I images in the order of their ids, boxes as the files have them.
-        class_names: K, in the order of the labels.
-        category_ids: K, the files' own; of VOC 1..K.
-        image_files: I, relative to the folder of the images in COCO's files, full paths in VOC's; "" where unknown.
-        data: the ground truth as it was named.
-        protocol: the protocol that goes with the layout of the files.
-        split: the image set; None for COCO's files.
-        findings: what was met and a user should know.
-    """
-
-    evaluation_set: EvaluationSet
-    class_names: list[str]
-    category_ids: list[int]
-    image_files: list[str]
-    data: str
-    protocol: str
-    split: str | None = None
-    findings: list[Finding] = field(default_factory=list)
+    evaluation_set: EvaluationSet  # I images in the order of their ids, boxes as the files have them
+    class_names: list[str]  # K, in the order of the labels
+    category_ids: list[int]  # K, the files' own; of VOC 1..K
+    image_files: list[str]  # I, relative to the images' folder in COCO's files, full paths in VOC's; "" where unknown
+    data: str  # the ground truth as it was named
+    protocol: str  # the protocol that goes with the layout of the files
+    findings: list[Finding]  # what was met and a user should know
+    split: str | None = None  # the image set; None for COCO's files
 
 
 def unknown_id_policy(ground_truth: str, other_images: str, other_classes: str) -> UnknownIdPolicy:
@@ -71,32 +60,24 @@ def assemble(image_ids: Sequence[int | str], objects: Objects, detected: Detecte
 
     Rows whose image number or label is negative are left out.
     """
-    count = len(image_ids)
-    rows, object_offsets = _by_image(objects.images, objects.labels, count)
-    boxes, labels, difficult, crowd, area = (values if rows is None else values[rows] for values in objects[1:])
-    rows, detection_offsets = _by_image(detected.images, detected.labels, count)
-    detected_boxes, scores, detected_labels = (values if rows is None else values[rows] for values in detected[1:])
+    object_offsets, *object_fields = _by_image(objects, len(image_ids))
+    detection_offsets, *detection_fields = _by_image(detected, len(image_ids))
     return EvaluationSet(
         image_ids=list(image_ids),
-        boxes=boxes,
-        labels=labels,
-        difficult=difficult,
-        crowd=crowd,
-        area=area,
         object_offsets=object_offsets,
-        detected_boxes=detected_boxes,
-        scores=scores,
-        detected_labels=detected_labels,
         detection_offsets=detection_offsets,
+        **dict(zip(OBJECT_FIELDS, object_fields, strict=True)),
+        **dict(zip(DETECTION_FIELDS, detection_fields, strict=True)),
     )
 
 
-def _by_image(images: np.ndarray, labels: np.ndarray, count: int) -> tuple[np.ndarray | None, np.ndarray]:
-    """The rows that are kept, image by image, and the offsets; no rows where all stay as they lie."""
-    kept = np.flatnonzero((images >= 0) & (labels >= 0))
-    inside = images if len(kept) == len(images) else images[kept]
-    offsets = np.zeros(count + 1, np.int64)
-    np.cumsum(np.bincount(inside, minlength=count), out=offsets[1:])
-    if (inside[1:] >= inside[:-1]).all():
-        return (None if len(kept) == len(images) else kept), offsets
-    return kept[np.argsort(inside, kind="stable")], offsets
+def _by_image(rows: Objects | Detected, count: int) -> list[np.ndarray]:
+    """The offsets of `count` images, and the fields of the rows that are kept, image by image."""
+    kept = np.flatnonzero((rows.images >= 0) & (rows.labels >= 0))
+    images = rows.images[kept]
+    offsets = offsets_of(np.bincount(images, minlength=count))
+    if (images[1:] < images[:-1]).any():
+        kept = kept[np.argsort(images, kind="stable")]
+    elif len(kept) == len(rows.images):
+        return [offsets, *rows[1:]]  # all stay where they are
+    return [offsets, *(values[kept] for values in rows[1:])]

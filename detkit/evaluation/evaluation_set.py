@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -67,20 +67,9 @@ DETECTION_FIELDS = ("detected_boxes", "scores", "detected_labels")
 
 def empty_set() -> EvaluationSet:
     """A set without images."""
-    whole, none = np.zeros(1, np.int64), np.zeros(0)
-    return EvaluationSet(
-        image_ids=[],
-        boxes=np.zeros((0, 4)),
-        labels=none.astype(np.int32),
-        difficult=none.astype(bool),
-        crowd=none.astype(bool),
-        area=none,
-        object_offsets=whole,
-        detected_boxes=np.zeros((0, 4)),
-        scores=none,
-        detected_labels=none.astype(np.int32),
-        detection_offsets=whole,
-    )
+    boxes, labels, flags, numbers = np.zeros((0, 4)), np.zeros(0, np.int32), np.zeros(0, bool), np.zeros(0)
+    offsets = np.zeros(1, np.int64)
+    return EvaluationSet([], boxes, labels, flags, flags, numbers, offsets, boxes, numbers, labels, offsets)
 
 
 def merge(parts: Sequence[EvaluationSet]) -> EvaluationSet:
@@ -104,6 +93,13 @@ def first_of_each(image_ids: Sequence[ImageId]) -> list[int]:
     return order + [position for position, image_id in enumerate(image_ids) if image_id is None]
 
 
+def offsets_of(counts: np.ndarray) -> np.ndarray:
+    """(I + 1,) int64: where the rows of each image begin and end, from how many each of the I images has."""
+    offsets = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets
+
+
 def select(whole: EvaluationSet, images: np.ndarray) -> EvaluationSet:
     """The images of these numbers (int64), in this order."""
     object_rows, object_offsets = _rows(whole.object_offsets, images)
@@ -120,8 +116,7 @@ def select(whole: EvaluationSet, images: np.ndarray) -> EvaluationSet:
 def _rows(offsets: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The rows of `images`, one image after the other, and their new offsets."""
     counts = np.diff(offsets)[images]
-    new = np.zeros(len(images) + 1, np.int64)
-    np.cumsum(counts, out=new[1:])
+    new = offsets_of(counts)
     return np.arange(new[-1]) + np.repeat(offsets[images] - new[:-1], counts), new
 
 
@@ -129,12 +124,8 @@ def _concatenate(parts: Sequence[EvaluationSet]) -> EvaluationSet:
     if len(parts) == 1:
         return parts[0]
     parts = [empty_set(), *parts]
-    joined = {
-        field.name: np.concatenate([getattr(part, field.name) for part in parts])
-        for field in fields(EvaluationSet)
-        if field.name in (*OBJECT_FIELDS, *DETECTION_FIELDS)
-    }
+    names = (*OBJECT_FIELDS, *DETECTION_FIELDS)
+    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     for name in ("object_offsets", "detection_offsets"):
-        counts = np.concatenate([np.diff(getattr(part, name)) for part in parts])
-        joined[name] = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
+        joined[name] = offsets_of(np.concatenate([np.diff(getattr(part, name)) for part in parts]))
     return EvaluationSet(image_ids=[image_id for part in parts for image_id in part.image_ids], **joined)

@@ -1,10 +1,10 @@
-"""Detections and objects by class, best detection first, and the classes shared out to threads."""
+"""Detections and objects by class, best detection first; counts and means of classes; classes shared out to threads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,46 +15,44 @@ from detkit.system import available_cores, jit
 ROWS_A_THREAD = 20_000
 
 
-def best_first(scores: np.ndarray) -> np.ndarray:
-    """Rows (int64) of `scores` (D,), best first; equal scores keep their order."""
-    return np.argsort(-scores, kind="stable")
+def best_first(scores: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """The rows (int64) of `scores` (D,) that are `kept` (D,) bool, best first; equal scores keep their order."""
+    rows = np.flatnonzero(kept)
+    return rows[np.argsort(-scores[rows], kind="stable")]
 
 
 def split_by_class(rows: np.ndarray, labels: np.ndarray, num_classes: int) -> list[np.ndarray]:
     """`rows` (N,) of each class 1..num_classes, in their order; those with other `labels` (D,) are left out."""
-    # NumPy sorts 16 bits by counting; more would be many times slower.
-    kind = np.int16 if num_classes < 2**15 - 1 else np.int32
-    small = np.clip(labels[rows], 0, num_classes + 1).astype(kind)
-    order = np.argsort(small, kind="stable")
-    ends = np.searchsorted(small[order], np.arange(num_classes + 1, dtype=kind), side="right")
-    rows = rows[order]
-    return [rows[ends[k] : ends[k + 1]] for k in range(num_classes)]
+    rows, starts = _by_label(labels, rows, num_classes)
+    return [rows[starts[k] : starts[k + 1]] for k in range(num_classes)]
+
+
+def count_by_class(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """(K,) int64: how often each of the labels 1..num_classes occurs; others, from 0 on, are not counted."""
+    return np.bincount(labels, minlength=num_classes + 1)[1 : num_classes + 1]
+
+
+def mean_of_known(values: np.ndarray, of_none: float = float("nan")) -> float:
+    """The mean of all values that are not NaN, or `of_none` where all are."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if values.size else of_none
 
 
 class Grouped(NamedTuple):
-    """Rows of an EvaluationSet by class; class k (from 0) has rows starts[k]:starts[k + 1] of each order.
+    """Rows of an EvaluationSet by class; class k (from 0) has rows starts[k]:starts[k + 1] of each order."""
 
-    Attributes:
-        detections: (D,) int64, detections of a class, best score first; equal ones keep their order.
-        detection_starts: (K + 1,) int64.
-        detection_images: (D,) int32, by the detection's own row.
-        objects: (G,) int64, objects of a class in the order of their images.
-        object_starts: (K + 1,) int64.
-        object_images: (G,) int32, by the object's own row.
-    """
-
-    detections: np.ndarray
-    detection_starts: np.ndarray
-    detection_images: np.ndarray
-    objects: np.ndarray
-    object_starts: np.ndarray
-    object_images: np.ndarray
+    detections: np.ndarray  # (D,) int64, detections of a class, best score first; equal ones keep their order
+    detection_starts: np.ndarray  # (K + 1,) int64
+    detection_images: np.ndarray  # (D,) int32, by the detection's own row
+    objects: np.ndarray  # (G,) int64, objects of a class in the order of their images
+    object_starts: np.ndarray  # (K + 1,) int64
+    object_images: np.ndarray  # (G,) int32, by the object's own row
 
 
 def group_by_class(evaluation_set: EvaluationSet, num_classes: int) -> Grouped:
     """Sort detections and objects by class; labels beyond 1..num_classes are left out."""
     s = evaluation_set
-    detections, detection_starts = _by_label(s.detected_labels, best_first(s.scores), num_classes)
+    detections, detection_starts = _by_label(s.detected_labels, np.argsort(-s.scores, kind="stable"), num_classes)
     objects, object_starts = _by_label(s.labels, np.arange(len(s.labels)), num_classes)
     return Grouped(detections, detection_starts, s.detection_images, objects, object_starts, s.object_images)
 
@@ -62,6 +60,7 @@ def group_by_class(evaluation_set: EvaluationSet, num_classes: int) -> Grouped:
 @jit
 def _by_label(labels: np.ndarray, order: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """The rows of `order` by label 1..num_classes in a counting sort, and where each label starts."""
+    labels = labels[order]
     starts = np.zeros(num_classes + 1, np.int64)
     for label in labels:
         if 1 <= label <= num_classes:
@@ -70,23 +69,23 @@ def _by_label(labels: np.ndarray, order: np.ndarray, num_classes: int) -> tuple[
         starts[k + 1] += starts[k]
     rows = np.empty(starts[num_classes], np.int64)
     following = starts[:-1].copy()
-    for row in order:
-        label = labels[row]
+    for i in range(len(order)):
+        label = labels[i]
         if 1 <= label <= num_classes:
-            rows[following[label - 1]] = row
+            rows[following[label - 1]] = order[i]
             following[label - 1] += 1
     return rows, starts
 
 
-def for_classes(work: Callable[[np.ndarray], None], grouped: Grouped) -> None:
-    """Call `work` with class numbers (int64, from 0), on as many threads as there are cores.
+def for_classes(work: Callable[..., None], grouped: Grouped, *arguments: Any) -> None:
+    """Call `work` with class numbers (int64, from 0), `grouped` field by field and the arguments, on all cores.
 
     `work` must release the interpreter's lock, and write the results of a class where no other class does.
     """
     load = np.diff(grouped.detection_starts) + np.diff(grouped.object_starts)
     threads = min(available_cores(), len(load), 1 + int(load.sum()) // ROWS_A_THREAD)
     if threads <= 1:
-        work(np.arange(len(load)))
+        work(np.arange(len(load)), *grouped, *arguments)
         return
     # The largest class first, to whoever has least to do.
     shares: list[list[int]] = [[] for _ in range(threads)]
@@ -96,5 +95,5 @@ def for_classes(work: Callable[[np.ndarray], None], grouped: Grouped) -> None:
         shares[least].append(k)
         loads[least] += load[k]
     with ThreadPoolExecutor(threads) as pool:
-        for future in [pool.submit(work, np.array(sorted(share), np.int64)) for share in shares]:
-            future.result()
+        classes = [np.array(sorted(share), np.int64) for share in shares]
+        list(pool.map(lambda each: work(each, *grouped, *arguments), classes))

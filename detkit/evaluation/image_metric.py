@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,8 @@ import torch.distributed as dist
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from detkit.errors import DataError
-from detkit.evaluation.evaluation_set import EvaluationSet
+from detkit.errors import ConfigError, DataError
+from detkit.evaluation.evaluation_set import EvaluationSet, offsets_of
 
 
 class ImageMetric:
@@ -22,13 +22,22 @@ class ImageMetric:
     of images. `compute` begins with `gathered`: a collective call, which each rank has to make.
 
     Args:
+        class_names: the classes without background, in the order of their labels; None: the labels that come.
         process_group: the ranks that evaluate together; None for all.
 
     Attributes:
         parts: what this rank has kept.
+        num_classes: K, the largest label; None for any.
+
+    Raises:
+        ConfigError: class_names are a single text, or have a name twice.
     """
 
-    def __init__(self, process_group: Any | None = None) -> None:
+    def __init__(self, class_names: Sequence[str] | None = None, process_group: Any | None = None) -> None:
+        if class_names is not None and (isinstance(class_names, str) or len(set(class_names)) != len(class_names)):
+            raise ConfigError(f"class_names must be a list of different names, not {class_names!r}")
+        self.class_names = None if class_names is None else list(class_names)
+        self.num_classes = None if class_names is None else len(class_names)
         self.process_group = process_group
         self.parts: list[Any] = []
 
@@ -82,17 +91,16 @@ def collect(detections: Images, targets: Images, num_classes: int | None) -> Eva
     ids = [_image_id(target) for target in targets]
     truth = _Fields(targets, "target", ids)
     found = _Fields(detections, "detections", ids)
-    boxes = truth.boxes()  # first: they set the offsets
-    detected_boxes = found.boxes()
+    none = np.zeros(len(truth.boxes), bool)
     return EvaluationSet(
         image_ids=ids,
-        boxes=boxes,
+        boxes=truth.boxes,
         labels=truth.labels(num_classes),
-        difficult=truth.values("difficult", _zeros).astype(bool),
-        crowd=truth.values("crowd", _zeros).astype(bool),
-        area=truth.values("area", _area),
+        difficult=truth.values("difficult", none).astype(bool),
+        crowd=truth.values("crowd", none).astype(bool),
+        area=truth.values("area", truth.boxes[:, 2] * truth.boxes[:, 3]),
         object_offsets=truth.offsets,
-        detected_boxes=detected_boxes,
+        detected_boxes=found.boxes,
         scores=found.values("scores"),
         detected_labels=found.labels(num_classes),
         detection_offsets=found.offsets,
@@ -100,26 +108,17 @@ def collect(detections: Images, targets: Images, num_classes: int | None) -> Eva
 
 
 class _Fields:
-    """The fields of B images, each field of all images joined; `boxes` must be asked for first."""
+    """The fields of B images, each field of all images joined; `boxes` are (N, 4) float64, x y width height."""
 
     def __init__(self, images: Images, owner: str, ids: Sequence[Any]) -> None:
-        self.images = images
-        self.owner = owner
-        self.ids = ids
-        self.offsets = np.zeros(len(images) + 1, np.int64)
-
-    def boxes(self) -> np.ndarray:
-        """(N, 4) float64, x y width height, from x1 y1 x2 y2; sets `offsets`."""
-        parts = []
-        for index, image in enumerate(self.images):
-            boxes = self._tensor(image, index, "boxes", "of shape (0, 4) for none")
+        self.images, self.owner, self.ids = images, owner, ids
+        parts = [self._tensor(index, "boxes", "of shape (0, 4) for none") for index in range(len(images))]
+        for index, boxes in enumerate(parts):
             if boxes.ndim != 2 or boxes.shape[1] != 4:
                 raise self._error(index, f"'boxes' of shape {tuple(boxes.shape)}: give (N, 4), and (0, 4) for none")
-            self.offsets[index + 1] = self.offsets[index] + len(boxes)
-            parts.append(boxes)
-        boxes = self._joined("boxes", parts).reshape(-1, 4)
-        boxes[:, 2:] -= boxes[:, :2]
-        return boxes
+        self.offsets = offsets_of(np.array([len(boxes) for boxes in parts], np.int64))
+        self.boxes = self._joined("boxes", parts).reshape(-1, 4)
+        self.boxes[:, 2:] -= self.boxes[:, :2]
 
     def labels(self, num_classes: int | None) -> np.ndarray:
         """(N,) int32, checked."""
@@ -128,29 +127,28 @@ class _Fields:
         wrong = (labels < 1) | (labels > limit) | (labels % 1 != 0)
         if wrong.any():
             row = int(wrong.argmax())
-            text = f"the label {labels[row]:g}: labels are 1..{limit}, 0 is background"
-            raise self._error(self._image_of(row), text)
+            raise self._row_error(row, f"the label {labels[row]:g}: labels are 1..{limit}, 0 is background")
         return labels.astype(np.int32)
 
-    def values(self, key: str, default: Callable[[Tensor], Tensor] | None = None) -> np.ndarray:
-        """(N,) float64; `default` makes those of an image that has none, from its boxes."""
+    def values(self, key: str, default: np.ndarray | None = None) -> np.ndarray:
+        """(N,) float64; an image without them has its part of `default` (N,)."""
+        if default is not None and not any(key in image for image in self.images):
+            return default
         parts = []
-        for index, image in enumerate(self.images):
-            count = int(self.offsets[index + 1] - self.offsets[index])
-            if key not in image and default is not None:
-                parts.append(default(torch.as_tensor(image["boxes"])))
+        for index, count in enumerate(np.diff(self.offsets).tolist()):
+            if key not in self.images[index] and default is not None:
+                parts.append(torch.from_numpy(default[self.offsets[index] : self.offsets[index + 1]]))
                 continue
-            values = self._tensor(image, index, key, "one value for each box")
-            if values.shape != (count,):
-                text = f"{count} boxes but {key!r} of shape {tuple(values.shape)}: give ({count},)"
-                raise self._error(index, text)
-            parts.append(values)
+            parts.append(self._tensor(index, key, "one value for each box"))
+            shape = tuple(parts[-1].shape)
+            if shape != (count,):
+                raise self._error(index, f"{count} boxes but {key!r} of shape {shape}: give ({count},)")
         return self._joined(key, parts)
 
-    def _tensor(self, image: Mapping[str, Any], index: int, key: str, hint: str) -> Tensor:
-        if key not in image:
+    def _tensor(self, index: int, key: str, hint: str) -> Tensor:
+        if key not in self.images[index]:
             raise self._error(index, f"no {key!r}: give it, {hint}")
-        return torch.as_tensor(image[key])
+        return torch.as_tensor(self.images[index][key])
 
     def _joined(self, key: str, parts: Sequence[Tensor]) -> np.ndarray:
         """All images' values as float64, which holds every float and every integer that occurs; finite."""
@@ -162,19 +160,20 @@ class _Fields:
         values = joined.cpu().to(torch.float64).numpy()
         finite = np.isfinite(values)
         if not finite.all():
-            row = int(np.flatnonzero(~finite.reshape(len(values), -1).all(axis=1))[0])
-            raise self._error(
-                self._image_of(row), f"{key!r} that are not finite: look for NaN or infinity in the model"
-            )
+            row = int(finite.reshape(len(values), -1).all(axis=1).argmin())
+            raise self._row_error(row, f"{key!r} that are not finite: look for NaN or infinity in the model")
         return values
 
-    def _image_of(self, row: int) -> int:
-        return int(np.searchsorted(self.offsets, row, side="right")) - 1
+    def _row_error(self, row: int, text: str) -> DataError:
+        return self._error(int(np.searchsorted(self.offsets, row, side="right")) - 1, text)
 
     def _error(self, index: int, text: str) -> DataError:
-        image_id = self.ids[index]
-        where = "an image without image_id" if image_id is None else f"image {image_id!r}"
-        return DataError(f"{where}: {self.owner} has {text}")
+        return DataError(f"{image_name(self.ids[index])}: {self.owner} has {text}")
+
+
+def image_name(image_id: Any) -> str:
+    """What an error calls an image."""
+    return "an image without image_id" if image_id is None else f"image {image_id!r}"
 
 
 def _image_id(target: Mapping[str, Any]) -> Any:
@@ -184,12 +183,3 @@ def _image_id(target: Mapping[str, Any]) -> Any:
     if image_id is not None and type(image_id) not in (int, str):
         raise DataError(f"image_id must be a whole number or a text, not {image_id!r} ({type(image_id).__name__})")
     return image_id
-
-
-def _zeros(boxes: Tensor) -> Tensor:
-    return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-
-
-def _area(boxes: Tensor) -> Tensor:
-    boxes = boxes.detach().to(torch.float64)
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

@@ -5,40 +5,42 @@ The detections of a class are taken from the best score to the worst, over all i
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from detkit.evaluation.evaluation_set import EvaluationSet
-from detkit.evaluation.grouping import for_classes, group_by_class
+from detkit.evaluation.grouping import best_first, for_classes, group_by_class
 from detkit.system import jit
 
 # COCOeval lowers a threshold of 1 to this.
 ALMOST_ONE = 1 - 1e-10
 
 
-class Assignment(NamedTuple):
-    """What the D detections of an EvaluationSet took.
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """What the D detections of an EvaluationSet took."""
 
-    Attributes:
-        object: (D,) int64, the object's row in the set, -1 for none.
-        ignored: (D,) bool, took an ignored object: neither hit nor miss.
-        counted: (D,) bool, among the best of its image and class; the others do not count at all.
-    """
+    object: np.ndarray  # (D,) int64, the object's row in the set, -1 for none
+    ignored: np.ndarray  # (D,) bool, took an ignored object: neither hit nor miss
+    counted: np.ndarray  # (D,) bool, among the best of its image and class; the others do not count at all
+    scores: np.ndarray  # (D,) float64, the set's
 
-    object: np.ndarray
-    ignored: np.ndarray
-    counted: np.ndarray
-
-    @property
+    @cached_property
     def hits(self) -> np.ndarray:
         """(D,) bool: true positives."""
         return self.counted & ~self.ignored & (self.object >= 0)
 
-    @property
+    @cached_property
     def misses(self) -> np.ndarray:
         """(D,) bool: false positives."""
         return self.counted & (self.object < 0)
+
+    @cached_property
+    def ranked(self) -> np.ndarray:
+        """(N,) int64: the rows of hits and misses, best score first; equal scores keep their order."""
+        return best_first(self.scores, self.hits | self.misses)
 
 
 def assign(
@@ -52,19 +54,13 @@ def assign(
         iou_threshold: least IoU with the object; with a crowd the intersection over the detection's area.
         max_detections: how many detections of an image and class count.
     """
-    grouped = group_by_class(evaluation_set, num_classes)
-    count = len(evaluation_set.scores)
-    result = Assignment(np.full(count, -1, np.int64), np.zeros(count, bool), np.zeros(count, bool))
-    s = evaluation_set
-
-    def work(classes: np.ndarray) -> None:
-        _assign(
-            classes, *grouped, len(s), s.boxes, s.ignored, s.crowd, s.detected_boxes,
-            min(float(iou_threshold), ALMOST_ONE), int(max_detections), *result,
-        )  # fmt: skip
-
-    for_classes(work, grouped)
-    return result
+    s, count = evaluation_set, len(evaluation_set.scores)
+    result = np.full(count, -1, np.int64), np.zeros(count, bool), np.zeros(count, bool)
+    for_classes(
+        _assign, group_by_class(s, num_classes), len(s), s.boxes, s.ignored, s.crowd, s.detected_boxes,
+        min(float(iou_threshold), ALMOST_ONE), int(max_detections), *result,
+    )  # fmt: skip
+    return Assignment(*result, s.scores)
 
 
 @jit
@@ -123,13 +119,8 @@ def find_candidates(detected, boxes, crowd, rows, start, count, least, candidate
 def choose(candidates, overlaps, found, least, taken, ignored, crowd):
     """The position of the object that a detection takes, or -1 (COCOeval.evaluateImg); of equal overlaps the last one.
 
-    Args:
-        candidates, overlaps: the first `found` are objects of the detection's image and class.
-        found: see candidates.
-        least: least overlap.
-        taken: by position, whether a better detection took the object; only crowds are taken more than once.
-        ignored: by position, objects that are chosen only where no other will do.
-        crowd: by position.
+    The first `found` of candidates and overlaps are objects of the detection's image and class. By position: taken by
+    a better detection, which only crowds can be again; ignored, chosen only where no other will do; crowd.
     """
     for wanted in (False, True):
         best, chosen = least, -1
@@ -156,11 +147,7 @@ def _assign(
         mine = objects[object_starts[k] : object_starts[k + 1]]
         found = detections[detection_starts[k] : detection_starts[k + 1]]
         mark_objects(mine, object_images, first, count)
-        my_ignored = np.zeros(len(mine), np.bool_)
-        my_crowd = np.zeros(len(mine), np.bool_)
-        for position in range(len(mine)):
-            my_ignored[position] = ignored[mine[position]]
-            my_crowd[position] = crowd[mine[position]]
+        my_ignored, my_crowd = ignored[mine], crowd[mine]
         taken = np.zeros(len(mine), np.bool_)
         candidates = np.zeros(len(mine), np.int64)
         overlaps = np.zeros(len(mine))

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from detkit.errors import ConfigError
 from detkit.evaluation.evaluation_set import EvaluationSet, merge
 from detkit.evaluation.image_metric import ImageMetric, collect
 from detkit.evaluation.protocol import Protocol
@@ -33,6 +32,8 @@ class MeanAveragePrecision(ImageMetric):
         ConfigError: an unknown protocol, or a setting that it does not have.
     """
 
+    merge = staticmethod(merge)
+
     def __init__(
         self,
         protocol: str = "coco",
@@ -45,11 +46,10 @@ class MeanAveragePrecision(ImageMetric):
         difficult: str = "ignore",
         process_group: Any | None = None,
     ) -> None:
-        super().__init__(process_group)
         self.protocol = Protocol(
             protocol, iou_thresholds, recall_thresholds, max_detections, area_ranges, hit_rule, difficult
         )
-        self.class_names = check_class_names(class_names)
+        super().__init__(class_names, process_group)
         self.evaluated: EvaluationSet | None = None
 
     def update(self, detections: Sequence[Mapping[str, Any]], targets: Sequence[Mapping[str, Any]]) -> None:
@@ -62,7 +62,7 @@ class MeanAveragePrecision(ImageMetric):
             DataError: with the image's id, for fields that are missing, of unequal length or not finite, and for
                 labels outside 1..K; then nothing of the batch is kept.
         """
-        self.parts.append(collect(detections, targets, None if self.class_names is None else len(self.class_names)))
+        self.parts.append(collect(detections, targets, self.num_classes))
 
     def compute(self) -> dict[str, Any]:
         """The numbers of all ranks' images, under torchmetrics' names; float64 on the CPU, NaN for nothing to count.
@@ -87,33 +87,14 @@ class MeanAveragePrecision(ImageMetric):
         }
 
     def reset(self) -> None:
-        """Forget all images."""
         super().reset()
         self.evaluated = None
 
     def _classes(self, evaluated: EvaluationSet) -> tuple[list[int], EvaluationSet]:
         """The labels that are evaluated, and the set with these labels as 1..K."""
-        if self.class_names is not None:
-            return list(range(1, len(self.class_names) + 1)), evaluated
+        if self.num_classes is not None:
+            return list(range(1, self.num_classes + 1)), evaluated
         labels = np.union1d(evaluated.labels, evaluated.detected_labels)
         position = {name: np.searchsorted(labels, getattr(evaluated, name)) for name in ("labels", "detected_labels")}
         dense = replace(evaluated, **{name: (rows + 1).astype(np.int32) for name, rows in position.items()})
         return labels.tolist(), dense
-
-    @staticmethod
-    def merge(parts: Sequence[EvaluationSet]) -> EvaluationSet:
-        """One set of all images, each once."""
-        return merge(parts)
-
-
-def check_class_names(class_names: Sequence[str] | None) -> list[str] | None:
-    """The names as a list.
-
-    Raises:
-        ConfigError: a single text, or a name given twice.
-    """
-    if class_names is None:
-        return None
-    if isinstance(class_names, str) or len(set(class_names)) != len(class_names):
-        raise ConfigError(f"class_names must be a list of different names, not {class_names!r}")
-    return list(class_names)

@@ -12,8 +12,7 @@ from torch import Tensor
 from detkit.errors import DataError
 from detkit.evaluation.coco import IOU_THRESHOLDS
 from detkit.evaluation.evaluation_set import first_of_each
-from detkit.evaluation.image_metric import ImageMetric, collect
-from detkit.evaluation.mean_ap import check_class_names
+from detkit.evaluation.image_metric import ImageMetric, collect, image_name
 from detkit.evaluation.proposal_recall import COUNTS, best_overlaps, check_settings, summarise
 
 
@@ -49,9 +48,8 @@ class ProposalRecall(ImageMetric):
         iou_thresholds: Sequence[float] = IOU_THRESHOLDS,
         process_group: Any | None = None,
     ) -> None:
-        super().__init__(process_group)
         check_settings(counts, iou_thresholds)
-        self.class_names = check_class_names(class_names)
+        super().__init__(class_names, process_group)
         self.counts = tuple(counts)
         self.iou_thresholds = tuple(iou_thresholds)
 
@@ -72,7 +70,7 @@ class ProposalRecall(ImageMetric):
             raise DataError(f"proposals of {len(proposals)} images for {len(targets)} targets: give one of each")
         boxes = [self._best(*pair) for pair in zip(proposals, targets, strict=True)]
         found = [{"boxes": b, "scores": torch.zeros(len(b)), "labels": torch.ones(len(b))} for b in boxes]
-        batch = collect(found, targets, None if self.class_names is None else len(self.class_names))
+        batch = collect(found, targets, self.num_classes)
         best = best_overlaps(
             batch.boxes, batch.object_offsets, batch.detected_boxes, batch.detection_offsets, self.counts
         )
@@ -93,11 +91,11 @@ class ProposalRecall(ImageMetric):
         images = self.gathered()
         labels = np.concatenate([np.zeros(0, np.int32), *(image.labels for image in images)])
         best = np.concatenate([np.zeros((0, len(self.counts))), *(image.best for image in images)])
-        if self.class_names is None:
+        if self.num_classes is None:
             classes, labels = np.unique(labels, return_inverse=True)
             labels = labels + 1
         else:
-            classes = np.arange(1, len(self.class_names) + 1)
+            classes = np.arange(1, self.num_classes + 1)
         given = np.array([image.num_proposals for image in images], np.float64)
         average = np.minimum(given[:, None], self.counts).mean(axis=0) if images else np.full(len(self.counts), np.nan)
         recall = summarise(best, labels, len(classes), self.iou_thresholds)
@@ -111,7 +109,7 @@ class ProposalRecall(ImageMetric):
 
     def _best(self, proposals: Tensor | Mapping[str, Any], target: Mapping[str, Any]) -> Tensor:
         """The largest number of proposals that is asked for, best first, checked."""
-        where = f"image {target['image_id']!r}" if target.get("image_id") is not None else "an image without image_id"
+        where = image_name(target.get("image_id"))
         boxes, scores = proposals, None
         if isinstance(proposals, Mapping):
             if "boxes" not in proposals:

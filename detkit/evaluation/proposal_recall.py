@@ -16,6 +16,7 @@ import numpy as np
 
 from detkit.errors import ConfigError
 from detkit.evaluation.coco import IOU_THRESHOLDS
+from detkit.evaluation.grouping import count_by_class
 from detkit.evaluation.matching import overlap
 from detkit.system import jit
 
@@ -24,22 +25,14 @@ COUNTS = (10, 20, 50, 100, 200, 300, 500, 1000, 2000)
 
 
 class Recall(NamedTuple):
-    """Recall of G objects at C numbers of proposals and T IoU thresholds; NaN without objects.
+    """Recall of G objects at C numbers of proposals and T IoU thresholds; NaN without objects."""
 
-    Attributes:
-        recall: (T, C) float64, share of the objects that a proposal overlaps by the IoU or more.
-        average_recall: (C,) its mean over the thresholds: AR if they are 0.5, 0.55, ..., 0.95.
-        recall_50, recall_70: (C,) at the IoUs 0.5 and 0.7, whatever the thresholds are.
-        abo: (K, C) average best overlap: the mean over a class's objects of the best IoU; NaN for a class without.
-        mabo: (C,) mean over the classes that have objects.
-    """
-
-    recall: np.ndarray
-    average_recall: np.ndarray
-    recall_50: np.ndarray
-    recall_70: np.ndarray
-    abo: np.ndarray
-    mabo: np.ndarray
+    recall: np.ndarray  # (T, C) float64, share of the objects that a proposal overlaps by the IoU or more
+    average_recall: np.ndarray  # (C,) its mean over the thresholds: AR if they are 0.5, 0.55, ..., 0.95
+    recall_50: np.ndarray  # (C,) at the IoU 0.5, whatever the thresholds are
+    recall_70: np.ndarray  # (C,) likewise at 0.7
+    abo: np.ndarray  # (K, C) average best overlap: the mean over a class's objects of the best IoU; NaN without any
+    mabo: np.ndarray  # (C,) mean over the classes that have objects
 
 
 def proposal_recall(
@@ -100,10 +93,9 @@ def best_overlaps(
 
 def summarise(best: np.ndarray, labels: np.ndarray, num_classes: int, iou_thresholds: Sequence[float]) -> Recall:
     """The numbers, from what `best_overlaps` gave for the objects that count: `best` (G, C) and labels (G,) in 1..K."""
-    objects = np.bincount(labels, minlength=num_classes + 1)[1:]
+    objects = count_by_class(labels, num_classes)
     total = np.stack([np.bincount(labels, column, minlength=num_classes + 1)[1:] for column in best.T], axis=1)
-    abo = np.full(total.shape, np.nan)
-    np.divide(total, objects[:, None], out=abo, where=objects[:, None] > 0)
+    abo = total / np.where(objects > 0, objects, np.nan)[:, None]
 
     def recall_at(threshold: float) -> np.ndarray:
         return (best >= threshold).mean(axis=0) if len(best) else np.full(best.shape[1], np.nan)

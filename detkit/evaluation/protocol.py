@@ -11,10 +11,17 @@ import numpy as np
 from detkit.errors import ConfigError
 from detkit.evaluation import coco, voc
 from detkit.evaluation.evaluation_set import EvaluationSet
+from detkit.evaluation.grouping import mean_of_known
 
+#: Settings of each family of protocols, with their defaults.
+COCO_SETTINGS: dict[str, Any] = {
+    "iou_thresholds": coco.IOU_THRESHOLDS,
+    "recall_thresholds": coco.RECALL_THRESHOLDS,
+    "max_detections": coco.MAX_DETECTIONS,
+    "area_ranges": coco.AREA_RANGES,
+}
+VOC_SETTINGS: dict[str, Any] = {"iou_thresholds": (0.5,), "hit_rule": ">"}
 PROTOCOLS = ("coco", "voc07", "voc10")
-HIT_RULES = (">", ">=")
-DIFFICULT = ("ignore", "count")
 
 
 @dataclass(frozen=True)
@@ -49,41 +56,19 @@ class Protocol:
         if self.name not in PROTOCOLS:
             raise ConfigError(f"unknown evaluation protocol {self.name!r}: use one of {', '.join(PROTOCOLS)}")
         is_coco = self.name == "coco"
-        others = ("hit_rule",) if is_coco else ("recall_thresholds", "max_detections", "area_ranges")
+        defaults, others = (COCO_SETTINGS, VOC_SETTINGS) if is_coco else (VOC_SETTINGS, COCO_SETTINGS)
         for setting in others:
-            if getattr(self, setting) is not None:
+            if setting not in defaults and getattr(self, setting) is not None:
                 whose = "the protocols voc07 and voc10" if is_coco else "the protocol coco"
                 raise ConfigError(f"{setting} is for {whose}, not for {self.name}")
-        defaults: dict[str, Any] = {"iou_thresholds": coco.IOU_THRESHOLDS if is_coco else (0.5,)}
-        if is_coco:
-            defaults |= {"recall_thresholds": coco.RECALL_THRESHOLDS, "max_detections": coco.MAX_DETECTIONS}
-            defaults |= {"area_ranges": coco.AREA_RANGES}
-        else:
-            defaults["hit_rule"] = ">"
-        for setting, value in defaults.items():
-            if getattr(self, setting) is None:
-                object.__setattr__(self, setting, value)
-        self._check()
+        if self.difficult not in ("ignore", "count"):
+            raise ConfigError(f"difficult must be 'ignore' or 'count', not {self.difficult!r}")
+        for setting, default in defaults.items():
+            value = getattr(self, setting)
+            object.__setattr__(self, setting, _checked(setting, default if value is None else value))
 
     def __str__(self) -> str:
         return self.name
-
-    def _check(self) -> None:
-        if self.hit_rule not in (None, *HIT_RULES):
-            raise ConfigError(f"hit_rule must be '>' or '>=', not {self.hit_rule!r}")
-        if self.difficult not in DIFFICULT:
-            raise ConfigError(f"difficult must be 'ignore' or 'count', not {self.difficult!r}")
-        ious = _sorted_numbers("iou_thresholds", self.iou_thresholds, 0.0, 1.0)
-        object.__setattr__(self, "iou_thresholds", ious)
-        if self.name != "coco":
-            return
-        recalls = _sorted_numbers("recall_thresholds", self.recall_thresholds, 0.0, 1.0)
-        limits = _sorted_numbers("max_detections", self.max_detections, 1, 2**31 - 1)
-        if any(limit != int(limit) for limit in limits):
-            raise ConfigError(f"max_detections must be whole numbers, not {list(limits)}")
-        object.__setattr__(self, "area_ranges", _ranges(self.area_ranges))
-        object.__setattr__(self, "recall_thresholds", recalls)
-        object.__setattr__(self, "max_detections", tuple(int(limit) for limit in limits))
 
     @property
     def description(self) -> str:
@@ -132,8 +117,12 @@ class Protocol:
             eleven_points=self.name == "voc07",
             strict=self.hit_rule == ">",
         )
-        at = self._at_thresholds(average)
-        return {"map": _mean(average), **at, "map_per_class": _means(average), "num_over_limit": 0}
+        return {
+            "map": mean_of_known(average),
+            **self._at_thresholds(average),
+            "map_per_class": _means(average),
+            "num_over_limit": 0,
+        }
 
     def _evaluate_coco(self, evaluation_set: EvaluationSet, num_classes: int) -> dict[str, Any]:
         precision, recall, over_limit = coco.evaluate(
@@ -144,36 +133,46 @@ class Protocol:
             self.max_detections,
             self.area_ranges,
         )
-        result: dict[str, Any] = {"map": _mean(precision[..., 0]), **self._at_thresholds(precision[..., 0])}
-        names, most = list(self.area_ranges), self.max_detections[-1]
-        for index, name in enumerate(names[1:], start=1):
-            result[f"map_{name}"] = _mean(precision[..., index])
-        for index, limit in enumerate(self.max_detections):
-            result[f"mar_{limit}"] = _mean(recall[..., 0, index])
-        for index, name in enumerate(names[1:], start=1):
-            result[f"mar_{name}"] = _mean(recall[..., index, -1])
-        result["map_per_class"] = _means(precision[..., 0])
-        result[f"mar_{most}_per_class"] = _means(recall[..., 0, -1])
-        return {**result, "num_over_limit": over_limit}
+        further = list(enumerate(self.area_ranges))[1:]
+        return {
+            "map": mean_of_known(precision[..., 0]),
+            **self._at_thresholds(precision[..., 0]),
+            **{f"map_{name}": mean_of_known(precision[..., a]) for a, name in further},
+            **{f"mar_{limit}": mean_of_known(recall[..., 0, m]) for m, limit in enumerate(self.max_detections)},
+            **{f"mar_{name}": mean_of_known(recall[..., a, -1]) for a, name in further},
+            "map_per_class": _means(precision[..., 0]),
+            f"mar_{self.max_detections[-1]}_per_class": _means(recall[..., 0, -1]),
+            "num_over_limit": over_limit,
+        }
 
     def _at_thresholds(self, values: np.ndarray) -> dict[str, float]:
         values_at = {}
         for percent in (50, 75):
             near = np.flatnonzero(np.isclose(self.iou_thresholds, percent / 100, rtol=0, atol=1e-9))
             if len(near):
-                values_at[f"map_{percent}"] = _mean(values[near[0]])
+                values_at[f"map_{percent}"] = mean_of_known(values[near[0]])
         return values_at
-
-
-def _mean(values: np.ndarray) -> float:
-    """The mean of what could be computed, or NaN."""
-    values = values[~np.isnan(values)]
-    return float(np.mean(values)) if values.size else float("nan")
 
 
 def _means(values: np.ndarray) -> np.ndarray:
     """The mean for each class, the last axis; a class has all of its values or, all NaN, none."""
     return values.mean(axis=tuple(range(values.ndim - 1)))
+
+
+def _checked(setting: str, value: Any) -> Any:
+    """The value of a setting as plain numbers, sorted; raises ConfigError if it is out of its range."""
+    if setting == "area_ranges":
+        return _ranges(value)
+    if setting == "hit_rule":
+        if value not in (">", ">="):
+            raise ConfigError(f"hit_rule must be '>' or '>=', not {value!r}")
+        return value
+    if setting != "max_detections":
+        return _sorted_numbers(setting, value, 0.0, 1.0)
+    limits = _sorted_numbers(setting, value, 1, 2**31 - 1)
+    if any(limit != int(limit) for limit in limits):
+        raise ConfigError(f"max_detections must be whole numbers, not {list(limits)}")
+    return tuple(int(limit) for limit in limits)
 
 
 def _sorted_numbers(setting: str, values: Any, least: float, most: float) -> tuple[float, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from detkit.evaluation.coco import AREA_RANGES, average_precision, evaluate
 from detkit.evaluation.curves import ClassCurve
 from detkit.evaluation.errors import objects_to_find
 from detkit.evaluation.evaluation_set import EvaluationSet
-from detkit.evaluation.grouping import best_first, split_by_class
+from detkit.evaluation.grouping import best_first, count_by_class, mean_of_known, split_by_class
 from detkit.evaluation.matching import assign
 
 SIZES = ("small", "medium", "large")
@@ -34,22 +35,14 @@ ASPECTS = {
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Some of the objects.
+    """Some of the objects."""
 
-    Attributes:
-        name: as a report names it.
-        low, high: from where to where (area in square pixels, or width to height); NaN for a class.
-        objects: how many there are to find.
-        recall: share of them that any detection found, NaN for no objects.
-        ap: mean AP of the classes that have objects in it, NaN for no objects.
-    """
-
-    name: str
-    low: float
-    high: float
-    objects: int
-    recall: float
-    ap: float
+    name: str  # as a report names it
+    low: float  # the least area in square pixels, or width to height; NaN for a class
+    high: float  # likewise the largest
+    objects: int  # how many there are to find
+    recall: float  # share of them that any detection found, NaN for no objects
+    ap: float  # mean AP of the classes that have objects in it, NaN for no objects
 
 
 def by_size(
@@ -60,39 +53,29 @@ def by_size(
     areas = s.area[to_find]
     # Without objects any edge will do: there is nothing in the bins.
     edges = np.quantile(areas, list(QUANTILES.values())[:-1]) if len(areas) else np.arange(1.0, len(QUANTILES))
-    edges = [0.0, *edges.tolist(), float("inf")]
-    names = [*SIZES, *QUANTILES]
-    lows = [*(AREA_RANGES[name][0] for name in SIZES), *edges[:-1]]
-    highs = [*(AREA_RANGES[name][1] for name in SIZES), *edges[1:]]
+    between = zip(QUANTILES, pairwise([0.0, *edges.tolist(), float("inf")]), strict=True)
+    parts = [(name, *AREA_RANGES[name], AREA_RANGES[name][1]) for name in SIZES]
     # A quantile's upper end belongs to the next one only: no object is counted twice.
-    most = [*highs[: len(SIZES)], *np.nextafter(edges[1:], -1).tolist()]
-    ranges = {str(a): limits for a, limits in enumerate(zip(lows, most, strict=True))}
+    parts += [(name, low, high, float(np.nextafter(high, -1))) for name, (low, high) in between]
+    ranges = {str(a): (low, most) for a, (_, low, _, most) in enumerate(parts)}
     curves = evaluate(s, num_classes, (iou_threshold,), max_detections=(max_detections,), area_ranges=ranges)
     bins = []
-    for a, (name, low, high) in enumerate(zip(names, lows, highs, strict=True)):
-        inside = to_find & (s.area >= low) & (s.area <= most[a])
-        objects = np.bincount(s.labels[inside], minlength=num_classes + 1)[1:]
+    for a, (name, low, high, most) in enumerate(parts):
+        inside = to_find & (s.area >= low) & (s.area <= most)
+        objects = count_by_class(s.labels[inside], num_classes)
         present = objects > 0
         recall = _share(curves.recall[0, present, a, 0] @ objects[present], objects.sum())
-        ap = _mean(curves.precision[0, :, :, a].mean(axis=0)[present])
+        ap = mean_of_known(curves.precision[0, :, :, a].mean(axis=0)[present])
         bins.append(Bin(name, low, high, int(objects.sum()), recall, ap))
     return bins[: len(SIZES)], bins[len(SIZES) :]
 
 
 def by_aspect(
-    evaluation_set: EvaluationSet,
-    num_classes: int,
-    iou_threshold: float = 0.5,
-    max_detections: int = 100,
-    ranked: np.ndarray | None = None,
+    evaluation_set: EvaluationSet, num_classes: int, iou_threshold: float = 0.5, max_detections: int = 100
 ) -> list[Bin]:
-    """Tall to wide objects: ASPECTS, of which each begins where the one before ends.
-
-    ranked: `best_first` of the scores, where it is at hand already.
-    """
+    """Tall to wide objects: ASPECTS, of which each begins where the one before ends."""
     s, to_find = evaluation_set, objects_to_find(evaluation_set, num_classes)
     ratio, detected_ratio = _ratio(s.boxes), _ratio(s.detected_boxes)
-    ranked = best_first(s.scores) if ranked is None else ranked
     result = []
     for name, (low, high) in ASPECTS.items():
         inside = (ratio >= low) & (ratio < high)
@@ -100,12 +83,12 @@ def by_aspect(
         part = replace(s, difficult=s.difficult | ~inside)
         assignment = assign(part, num_classes, iou_threshold, max_detections)
         hits = assignment.hits
-        points = ranked[(hits | (assignment.misses & detected_inside))[ranked]]
-        rows = split_by_class(points, s.detected_labels, num_classes)
-        objects = np.bincount(s.labels[to_find & inside], minlength=num_classes + 1)[1:].tolist()
+        ranked = best_first(s.scores, hits | (assignment.misses & detected_inside))
+        rows = split_by_class(ranked, s.detected_labels, num_classes)
+        objects = count_by_class(s.labels[to_find & inside], num_classes).tolist()
         ap = [average_precision(hits[rows[k]], n) for k, n in enumerate(objects) if n]
         found, total = int(hits.sum()), sum(objects)
-        result.append(Bin(name, low, high, total, _share(found, total), _mean(np.array(ap))))
+        result.append(Bin(name, low, high, total, _share(found, total), mean_of_known(np.array(ap))))
     return result
 
 
@@ -127,7 +110,3 @@ def _ratio(boxes: np.ndarray) -> np.ndarray:
 
 def _share(part: float, whole: int) -> float:
     return float(part / whole) if whole else float("nan")
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if len(values) else float("nan")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from detkit.evaluation.coco import interpolate
 from detkit.evaluation.evaluation_set import EvaluationSet
 from detkit.evaluation.grouping import for_classes, group_by_class
 from detkit.evaluation.matching import clear, mark_objects, overlap
@@ -38,18 +39,12 @@ def evaluate(
         strict: a hit's IoU is above the threshold, as in the Python port (voc_eval.py:181); otherwise it may be equal,
             as in the MATLAB devkit (VOCevaldet.m).
     """
-    grouped = group_by_class(evaluation_set, num_classes)
-    thresholds = np.array(iou_thresholds, np.float64)
+    s, thresholds = evaluation_set, np.array(iou_thresholds, np.float64)
     result = np.full((len(thresholds), num_classes), np.nan)
-    s = evaluation_set
-
-    def work(classes: np.ndarray) -> None:
-        _evaluate(
-            classes, *grouped, len(s), s.boxes, s.ignored, s.detected_boxes,
-            thresholds, ELEVEN_POINTS if eleven_points else ELEVEN_POINTS[:0], strict, result,
-        )  # fmt: skip
-
-    for_classes(work, grouped)
+    for_classes(
+        _evaluate, group_by_class(s, num_classes), len(s), s.boxes, s.ignored, s.detected_boxes,
+        thresholds, ELEVEN_POINTS if eleven_points else ELEVEN_POINTS[:0], strict, result,
+    )  # fmt: skip
     return result
 
 
@@ -99,16 +94,11 @@ def _evaluate(
 @jit
 def _average(at_hit, num_hits, num_objects, points):
     """The mean of the best precision at each point of recall or beyond; without points the area. Changes `at_hit`."""
-    for j in range(num_hits - 2, -1, -1):
-        at_hit[j] = max(at_hit[j], at_hit[j + 1])
-    total, j = 0.0, 0
-    if len(points) == 0:
-        for j in range(num_hits):
-            total += ((j + 1) / num_objects - j / num_objects) * at_hit[j]
-        return total
-    for point in points:
-        while j < num_hits and (j + 1) / num_objects < point:
-            j += 1
-        if j < num_hits:
-            total += at_hit[j]
-    return total / len(points)
+    best = np.zeros(len(points))
+    interpolate(at_hit, num_hits, num_objects, points, best)
+    if len(points):
+        return best.sum() / len(points)
+    area = 0.0
+    for j in range(num_hits):
+        area += ((j + 1) / num_objects - j / num_objects) * at_hit[j]
+    return area

@@ -182,11 +182,9 @@ def _rows(path: Path) -> tuple[list[bytes], np.ndarray]:
                 return [row[0] for row in rows], values
         except ValueError:
             pass
-    for number, line in enumerate(lines, 1):
-        if line and not _is_row(line):
-            text = b" ".join(line).decode(errors="replace")
-            raise DataError(f"{path}, line {number}: {text!r} is not '{' '.join(COLUMNS)}' with finite numbers")
-    raise DataError(f"{path}: is not made of lines '{' '.join(COLUMNS)}'")
+    number, line = next((number, line) for number, line in enumerate(lines, 1) if line and not _is_row(line))
+    text = b" ".join(line).decode(errors="replace")
+    raise DataError(f"{path}, line {number}: {text!r} is not '{' '.join(COLUMNS)}' with finite numbers")
 
 
 def _is_row(line: Sequence[bytes]) -> bool:

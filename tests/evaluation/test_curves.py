@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detkit.evaluation.curves import ClassCurve, WorkingPoint, best_f1, overall_curve, precision_recall
+from detkit.evaluation.curves import ClassCurve, WorkingPoint, best_f1, precision_recall
 from detkit.evaluation.matching import assign
 from tests.evaluation.sets import Found, Image, Thing, average_precisions, flat, match, random_images
 
@@ -18,7 +18,7 @@ HERE, THERE = (0.0, 0.0, 10.0, 10.0), (50.0, 50.0, 10.0, 10.0)
 
 def curves_of(images: list[Image], classes: int) -> list[ClassCurve]:
     whole = flat(images)
-    return precision_recall(whole, classes, assign(whole, classes))
+    return precision_recall(whole, classes, assign(whole, classes))[1:]
 
 
 def test_a_curve_worked_by_hand() -> None:
@@ -56,9 +56,7 @@ def test_without_detections_there_is_no_threshold() -> None:
 def test_working_points_are_the_best_of_all_thresholds(seed: int) -> None:
     images = random_images(seed)
     whole = flat(images)
-    assignment = assign(whole, 3)
-    curves = [overall_curve(whole, 3, assignment), *precision_recall(whole, 3, assignment)]
-    for curve in curves:
+    for curve in precision_recall(whole, 3, assign(whole, 3)):
         wanted = {curve.label} if curve.label else {1, 2, 3}
         objects = sum(t.label in wanted and not t.ignored for things, _ in images for t in things)
         assert curve.num_objects == objects

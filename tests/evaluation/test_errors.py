@@ -24,9 +24,10 @@ NARROW = (0.0, 0.0, 10.0, 4.0)  # IoU 0.4 with HERE
 
 def look_at(images: list[Image], classes: int = 2) -> tuple[list[str | None], Errors, ErrorAP]:
     whole = flat(images)
-    errors = find_errors(whole, classes)
+    assignment = assign(whole, classes)
+    errors = find_errors(whole, classes, assignment)
     names = [None if kind < 0 else ERROR_KINDS[kind] for kind in errors.kind]
-    return names, errors, error_ap(whole, classes, errors, assign(whole, classes))
+    return names, errors, error_ap(whole, classes, errors, assignment)
 
 
 def numbers(result: ErrorAP) -> dict[str, float]:
@@ -145,7 +146,7 @@ def test_what_is_ignored_is_no_error() -> None:
 
 def test_beyond_the_limit_is_no_error() -> None:
     whole = flat([([Thing(HERE, CAT)], [Found(THERE, CAT, 0.9), Found(NARROW, CAT, 0.8)])])
-    errors = find_errors(whole, 2, max_detections=1)
+    errors = find_errors(whole, 2, assign(whole, 2, max_detections=1))
     assert errors.kind.tolist() == [ERROR_KINDS.index("background"), -1] and errors.missed.tolist() == [True]
 
 
@@ -168,7 +169,7 @@ def test_no_images() -> None:
 @pytest.mark.parametrize(("foreground", "background"), [(0.5, 0.5), (0.5, 0.0), (1.1, 0.1), (math.nan, 0.1)])
 def test_thresholds_without_sense_are_refused(foreground: float, background: float) -> None:
     with pytest.raises(ConfigError, match="choose 0 < background < foreground"):
-        find_errors(flat([]), 1, foreground, background)
+        find_errors(flat([]), 1, assign(flat([]), 1), foreground, background)
 
 
 def explain(images: list[Image]) -> tuple[list[list[str | None]], list[list[int]], list[list[bool]], list[list[bool]]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
 from dataclasses import replace
 from itertools import chain
@@ -12,35 +10,28 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from detkit.evaluation.curves import precision_recall
 from detkit.evaluation.evaluation_set import EvaluationSet
 from detkit.evaluation.matching import assign
 from detkit.evaluation.sensitivity import ASPECTS, QUANTILES, by_aspect, by_class, by_size
 from tests.evaluation.sets import Box, Found, Image, Thing, average_precision, flat, match, random_images
+from tests.evaluation.test_coco import run_pycocotools
 
 
 def pycocotools_at_50(whole: EvaluationSet, classes: int, ranges: list[tuple[float, float]]) -> tuple[list, list]:
     """AP and recall of each range of areas, over all classes with objects in it; NaN for none."""
-    truth = COCO()
-    truth.dataset = {
-        "info": {},
-        "images": [{"id": i + 1} for i in whole.image_ids],
-        "categories": [{"id": k} for k in range(1, classes + 1)],
-        "annotations": [
-            {
-                "id": g + 1,
-                "image_id": int(image) + 1,
-                "category_id": int(whole.labels[g]),
-                "bbox": whole.boxes[g].tolist(),
-                "area": float(whole.area[g]),
-                "iscrowd": int(whole.crowd[g]),
-            }
-            for g, image in enumerate(whole.object_images)
-        ],
-    }
+    annotations = [
+        {
+            "id": g + 1,
+            "image_id": int(image) + 1,
+            "category_id": int(whole.labels[g]),
+            "bbox": whole.boxes[g].tolist(),
+            "area": float(whole.area[g]),
+            "iscrowd": int(whole.crowd[g]),
+        }
+        for g, image in enumerate(whole.object_images)
+    ]
     results = [
         {
             "image_id": int(image) + 1,
@@ -50,14 +41,8 @@ def pycocotools_at_50(whole: EvaluationSet, classes: int, ranges: list[tuple[flo
         }
         for d, image in enumerate(whole.detection_images)
     ]
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
-        run = COCOeval(truth, truth.loadRes(results), "bbox")
-        run.params.areaRng = [list(limits) for limits in ranges]
-        run.params.areaRngLbl = [str(limits) for limits in ranges]
-        run.params.iouThrs = np.array([0.5])
-        run.evaluate()
-        run.accumulate()
+    areas = {"areaRng": [list(limits) for limits in ranges], "areaRngLbl": [str(limits) for limits in ranges]}
+    run = run_pycocotools(annotations, results, len(whole), classes, iouThrs=np.array([0.5]), **areas)
     ap, recall = [], []
     for a in range(len(ranges)):
         precision = run.eval["precision"][0, :, :, a, 2]
@@ -77,8 +62,6 @@ def pycocotools_at_50(whole: EvaluationSet, classes: int, ranges: list[tuple[flo
 @given(seed=st.integers(0, 2**32 - 1))
 def test_sizes_are_pycocotools(seed: int) -> None:
     whole = flat(random_images(seed))
-    if not len(whole.scores):
-        return
     # Sides of 16 to 96 pixels: areas around 32 and 96 squared, and on them.
     whole = replace(
         whole,
@@ -173,7 +156,7 @@ def test_boxes_without_height_or_width_have_a_place() -> None:
 def test_classes() -> None:
     box = (0.0, 0.0, 10.0, 10.0)
     whole = flat([([Thing(box, 1), Thing(box, 2)], [Found(box, 1, 0.9), Found(box, 3, 0.9)])])
-    curves = precision_recall(whole, 4, assign(whole, 4))
+    _, *curves = precision_recall(whole, 4, assign(whole, 4))
     rows = by_class(curves, np.array([1, 0, math.nan, math.nan]), ["cat", "dog", "cow", "hen"])
     assert [row.name for row in rows] == ["cat", "dog", "cow", "hen"]
     assert [row.objects for row in rows] == [1, 1, 0, 0]
