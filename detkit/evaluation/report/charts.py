@@ -21,17 +21,11 @@ SHADES = 20  # of a confusion matrix
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A precision-recall curve to draw.
+    """A precision-recall curve to draw."""
 
-    Attributes:
-        name: of the class.
-        points: "x,y x,y ..." in pixels from the upper left corner of the axes.
-        dot: x and y of the score threshold with the best F1; None where no detection is right.
-    """
-
-    name: str
-    points: str
-    dot: tuple[float, float] | None
+    name: str  # of the class
+    points: str  # "x,y x,y ..." in pixels from the upper left corner of the axes
+    dot: tuple[float, float] | None  # the score threshold with the best F1; None where no detection is right
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +38,11 @@ class Overview:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """A confusion matrix to draw; the unit is a cell.
+    """A confusion matrix to draw; the unit is a cell."""
 
-    Attributes:
-        names: of the rows and columns.
-        shades: opacity (0 to 1) -> the path of all cells whose share of their row has it.
-        counts: (column, row, count, whether the cell is dark), where the counts are to be written.
-    """
-
-    names: list[str]
-    shades: dict[float, str]
-    counts: list[tuple[int, int, str, bool]]
+    names: list[str]  # of the rows and columns
+    shades: dict[float, str]  # opacity (0 to 1) -> the path of all cells whose share of their row has it
+    counts: list[tuple[int, int, str, bool]]  # column, row, count, whether the cell is dark; where there is room
 
 
 def draw_curve(curve: ClassCurve, point: WorkingPoint, name: str, size: tuple[int, int] = SMALL) -> Curve:

@@ -39,30 +39,23 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The differences between an evaluation and its baseline.
+    """The differences between an evaluation and its baseline."""
 
-    Attributes:
-        source: the checkpoint or the file of detections of the baseline.
-        warnings: why the numbers may not be comparable.
-        numbers: the metric's numbers and, where the baseline has them, the AP that each kind of error costs.
-        classes: AP of each class that both have, largest change first.
-        only_now, only_before: classes that only one of the two has.
-    """
-
-    source: str
-    warnings: list[str]
-    numbers: list[Difference]
-    classes: list[Difference]
-    only_now: list[str]
+    source: str  # the checkpoint or the file of detections of the baseline
+    warnings: list[str]  # why the numbers may not be comparable
+    numbers: list[Difference]  # the metric's and, where the baseline has them, the AP that each kind of error costs
+    classes: list[Difference]  # AP of each class that both have, largest change first
+    only_now: list[str]  # classes that only one of the two has
     only_before: list[str]
 
 
 def compare(now: Mapping[str, Any], before: Mapping[str, Any]) -> Comparison:
     """Compares the contents of two `metrics.json`; `before` may have another version's keys, or be any JSON object."""
     numbers = [Difference(n.name, to_float(before.get(n.key)), n.value) for n in metric_numbers(now)]
+    costs_before = _costs(before)
     numbers += [
-        Difference(f"AP50 lost: {name}", to_float(_analysis(before, *path)), to_float(_analysis(now, *path)), True)
-        for name, path in _error_numbers(now).items()
+        Difference(f"AP50 lost: {name}", to_float(costs_before.get(name)), to_float(ap), lower_is_better=True)
+        for name, ap in _costs(now).items()
     ]
     classes_now, classes_before = _mapping(now.get("map_per_class")), _mapping(before.get("map_per_class"))
     both = [
@@ -98,23 +91,17 @@ def _quote(value: Any) -> str:
 
 
 def _objects(metrics: Mapping[str, Any]) -> int | None:
-    bins = _analysis(metrics, "by_class")
     try:
-        return sum(int(row["objects"]) for row in bins)
+        return sum(int(row["objects"]) for row in _mapping(metrics.get("analysis")).get("by_class"))
     except (TypeError, KeyError, ValueError):
         return None
 
 
-def _error_numbers(now: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    kinds = {str(kind): ("error_ap", kind) for kind in _mapping(_analysis(now, "error_ap"))}
-    return {**kinds, "all false positives": ("false_positive_ap",), "all missed objects": ("false_negative_ap",)}
-
-
-def _analysis(metrics: Mapping[str, Any], *path: str) -> Any:
-    value: Any = metrics.get("analysis")
-    for name in path:
-        value = _mapping(value).get(name)
-    return value
+def _costs(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The AP that errors cost, as far as the metrics have it, by kind."""
+    analysis = _mapping(metrics.get("analysis"))
+    totals = {"all false positives": "false_positive_ap", "all missed objects": "false_negative_ap"}
+    return {**_mapping(analysis.get("error_ap")), **{name: analysis.get(key) for name, key in totals.items()}}
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

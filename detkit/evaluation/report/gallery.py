@@ -50,74 +50,47 @@ MAX_COVERED = 0.3  # share of a label that other labels may cover; otherwise it 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Assessment:
-    """The images of a set at the score threshold.
+    """The images of a set at the score threshold."""
 
-    Attributes:
-        shown: (D,) bool, detections that count and reach the threshold.
-        wrong: (D,) bool, those of them that are errors.
-        to_find: (G,) bool, objects that count.
-        found: (G,) bool, objects that a shown detection found.
-        found_score: (G,) float64, score of the detection that found the object, shown or not; NaN for none.
-        cost: (I,) float64, see above.
-        margin: (I,) float64, see above; NaN for an image that has an error or no objects.
-    """
-
-    shown: np.ndarray
-    wrong: np.ndarray
-    to_find: np.ndarray
-    found: np.ndarray
-    found_score: np.ndarray
-    cost: np.ndarray
-    margin: np.ndarray
+    evaluation_set: EvaluationSet
+    analysis: Analysis
+    shown: np.ndarray  # (D,) bool, detections that count and reach the threshold
+    wrong: np.ndarray  # (D,) bool, those of them that are errors
+    to_find: np.ndarray  # (G,) bool, objects that count
+    found: np.ndarray  # (G,) bool, objects that a shown detection found
+    found_score: np.ndarray  # (G,) float64, score of the detection that found the object, shown or not; NaN for none
+    cost: np.ndarray  # (I,) float64, see above
+    margin: np.ndarray  # (I,) float64, see above; NaN for an image that has an error or no objects
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A box to draw over a picture, in the picture's pixels.
+    """A box to draw over a picture, in the picture's pixels."""
 
-    Attributes:
-        kind: an error, "hit", "found", "missed", "below" (found with too low a score) or "ignored".
-        text: of its label.
-        x, y, width, height: the box.
-        label: x, y, width and height of its label; None where there is no room for it.
-    """
-
-    kind: str
-    text: str
+    kind: str  # an error, "hit", "found", "missed", "below" (found with too low a score) or "ignored"
+    text: str  # of its label
     x: float
     y: float
     width: float
     height: float
-    label: Rectangle | None
+    label: Rectangle | None  # x, y, width and height of its label; None where there is no room for it
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image of the gallery.
+    """An image of the gallery."""
 
-    Attributes:
-        number: of the image in the set; unique in the page.
-        name: its id, and the file's name where it says more.
-        summary: its objects found and its errors, in words.
-        photo: the JPEG as a data URI; None where the file cannot be read.
-        problem: why it cannot be read; "" where it can.
-        width, height: of the picture, in pixels.
-        font_size: of the labels, in these pixels.
-        truth, detections: the boxes to draw, in this order.
-        left_out: how many boxes are not drawn because there are too many.
-    """
-
-    number: int
-    name: str
-    summary: str
-    photo: str | None
-    problem: str
-    width: int
+    number: int  # of the image in the set; unique in the page
+    name: str  # its id, and the file's name where it says more
+    summary: str  # its objects found and its errors, in words
+    photo: str | None  # the JPEG as a data URI; None where the file cannot be read
+    problem: str  # why it cannot be read; "" where it can
+    width: int  # of the picture, in pixels
     height: int
-    font_size: int
-    truth: list[Mark]
-    detections: list[Mark]
-    left_out: int
+    font_size: int  # of the labels, in these pixels
+    truth: list[Mark]  # the boxes to draw, in this order
+    detections: list[Mark]  # likewise
+    left_out: int  # how many boxes are not drawn because there are too many
 
 
 def assess_images(evaluation_set: EvaluationSet, analysis: Analysis) -> Assessment:
@@ -135,9 +108,8 @@ def assess_images(evaluation_set: EvaluationSet, analysis: Analysis) -> Assessme
 
     wrong, images = shown & errors, s.detection_images
     weights = np.clip(s.scores[wrong], 0.0, 1.0)
-    cost = np.bincount(images[wrong], weights, minlength=len(s)) + np.bincount(
-        s.object_images[to_find & ~found], minlength=len(s)
-    )
+    cost = np.bincount(images[wrong], weights, minlength=len(s))
+    cost += np.bincount(s.object_images[to_find & ~found], minlength=len(s))
     lowest_hit, highest_error = np.full(len(s), np.inf), np.zeros(len(s))
     np.minimum.at(lowest_hit, images[hits & shown], s.scores[hits & shown])
     np.maximum.at(highest_error, images[errors], s.scores[errors])
@@ -145,7 +117,7 @@ def assess_images(evaluation_set: EvaluationSet, analysis: Analysis) -> Assessme
     # A wrong detection with a score of 0 costs nothing and is still an error.
     best &= np.bincount(images[wrong], minlength=len(s)) == 0
     margin = np.where(best, lowest_hit - highest_error, np.nan)
-    return Assessment(shown, wrong, to_find, found, found_score, cost, margin)
+    return Assessment(s, analysis, shown, wrong, to_find, found, found_score, cost, margin)
 
 
 def worst_images(assessment: Assessment, most: int = MAX_IMAGES) -> list[int]:
@@ -160,36 +132,29 @@ def best_images(assessment: Assessment, most: int = MAX_IMAGES) -> list[int]:
     return [int(image) for image in order if not math.isnan(assessment.margin[image])]
 
 
-def make_picture(
-    evaluation_set: EvaluationSet,
-    analysis: Analysis,
-    assessment: Assessment,
-    image: int,
-    images: Images,
-    font_size: int = 15,
-) -> Picture:
+def make_picture(assessment: Assessment, image: int, images: Images, font_size: int = 15) -> Picture:
     """The picture of image number `image` of the set."""
-    s = evaluation_set
+    s = assessment.evaluation_set
+    image_id = s.image_ids[image]
     objects = np.arange(*s.object_offsets[image : image + 2])
     detections = np.arange(*s.detection_offsets[image : image + 2])
     detections = detections[assessment.shown[detections]]
-    path = _path(images, s.image_ids[image])
+    path = _path(images, image_id)
     photo, size, problem = _read(path)
     if size is None:
         size = _extent(np.concatenate((s.boxes[objects], s.detected_boxes[detections])))
     scale = LONGEST_SIDE / max(size)
     width, height = (max(1, round(side * scale)) for side in size)
 
-    truth = [(*_describe_object(s, analysis, assessment, row), s.boxes[row]) for row in objects.tolist()]
-    detected = [(*_describe_detection(s, analysis, row), s.detected_boxes[row]) for row in detections.tolist()]
-    image_id = s.image_ids[image]
+    truth = [(*_describe_object(assessment, row), s.boxes[row]) for row in objects.tolist()]
+    detected = [(*_describe_detection(assessment, row), s.detected_boxes[row]) for row in detections.tolist()]
     name = "image without an id" if image_id is None else str(image_id)
     if path is not None and Path(path).stem != name and Path(path).name != name:
         name += f" ({Path(path).name})"
     return Picture(
         number=image,
         name=plain_label(name, 60),
-        summary=_summary(s, analysis, assessment, image),
+        summary=_summary(assessment, objects, detections),
         photo=photo,
         problem=problem,
         width=width,
@@ -201,14 +166,12 @@ def make_picture(
     )
 
 
-def _summary(evaluation_set: EvaluationSet, analysis: Analysis, assessment: Assessment, image: int) -> str:
-    """The objects found and the errors of an image, in words."""
-    s, kind = evaluation_set, analysis.errors.kind
-    objects = slice(*s.object_offsets[image : image + 2])
-    detections = slice(*s.detection_offsets[image : image + 2])
+def _summary(assessment: Assessment, objects: np.ndarray, detections: np.ndarray) -> str:
+    """The objects found and the errors of an image, in words, from their rows."""
     to_find, found = int(assessment.to_find[objects].sum()), int(assessment.found[objects].sum())
     words = [f"{found} of {to_find} object{'s' if to_find != 1 else ''} found" if to_find else "no objects to find"]
-    counts = np.bincount(kind[detections][assessment.wrong[detections]], minlength=len(ERROR_KINDS))
+    wrong = detections[assessment.wrong[detections]]
+    counts = np.bincount(assessment.analysis.errors.kind[wrong], minlength=len(ERROR_KINDS))
     words += [f"{count} {name}" for name, count in zip(ERROR_KINDS, counts.tolist(), strict=True) if count]
     return ", ".join(words)
 
@@ -246,8 +209,9 @@ def _extent(boxes: np.ndarray) -> tuple[int, int]:
     return max(1, round(float(right) * 1.03)), max(1, round(float(bottom) * 1.03))
 
 
-def _describe_object(s: EvaluationSet, analysis: Analysis, assessment: Assessment, row: int) -> tuple[str, str]:
+def _describe_object(assessment: Assessment, row: int) -> tuple[str, str]:
     """Kind and text of an object."""
+    s, analysis = assessment.evaluation_set, assessment.analysis
     name = _name(analysis, s.labels[row])
     if not assessment.to_find[row]:
         why = "crowd" if s.crowd[row] else "difficult" if s.difficult[row] else "class not evaluated"
@@ -259,8 +223,9 @@ def _describe_object(s: EvaluationSet, analysis: Analysis, assessment: Assessmen
     return "missed", f"{name} · {'missed' if analysis.errors.missed[row] else 'not found'}"
 
 
-def _describe_detection(s: EvaluationSet, analysis: Analysis, row: int) -> tuple[str, str]:
+def _describe_detection(assessment: Assessment, row: int) -> tuple[str, str]:
     """Kind and text of a detection."""
+    s, analysis = assessment.evaluation_set, assessment.analysis
     text, kind = f"{_name(analysis, s.detected_labels[row])} {s.scores[row]:.2f}", analysis.errors.kind[row]
     if kind >= 0:
         return ERROR_KINDS[kind], f"{text} · {ERROR_KINDS[kind]}"
@@ -282,7 +247,8 @@ def _marks(boxes: list[tuple[str, str, np.ndarray]], scale: float, size: tuple[i
         label = None
         if number < MAX_LABELS and (kind not in RIGHT or len(boxes) <= FEW_BOXES):
             others = frames[:number] + frames[number + 1 :]
-            label = _label_rectangle(_text_width(text, font_size) + 8, font_size + 5, frame, size, labels, others)
+            width = round(_font(font_size).getlength(text)) + 8
+            label = _label_rectangle(width, font_size + 5, frame, size, labels, others)
         if label is not None:
             labels.append((label[0], label[1], label[0] + label[2], label[1] + label[3]))
         x1, y1, x2, y2 = frame
@@ -314,7 +280,3 @@ def _font(size: int) -> Any:
     from PIL import ImageFont
 
     return ImageFont.load_default(size)
-
-
-def _text_width(text: str, font_size: int) -> int:
-    return round(_font(font_size).getlength(text))

@@ -7,10 +7,12 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from detkit.evaluation.grouping import count_by_class
 
 if TYPE_CHECKING:
     from detkit.evaluation.analysis import Analysis
@@ -32,48 +34,28 @@ MAIN = ("map", "map_50", "map_75", "mar_100")
 
 
 class Number(NamedTuple):
-    """A number of the metric.
+    """A number of the metric."""
 
-    Attributes:
-        key: its name in metrics.json.
-        name: its name on the page.
-        value: 0 to 1, NaN where it is not defined.
-        meaning: one line.
-        is_main: whether the page shows it first and large.
-    """
-
-    key: str
-    name: str
-    value: float
-    meaning: str
-    is_main: bool
+    key: str  # its name in metrics.json
+    name: str  # its name on the page
+    value: float  # 0 to 1, NaN where it is not defined
+    meaning: str  # one line
+    is_main: bool  # whether the page shows it first and large
 
 
 @dataclass(frozen=True, slots=True)
 class ClassRow:
-    """The numbers of a class; NaN where they are not defined.
-
-    Attributes:
-        name: the class.
-        ap: by the protocol of the evaluation.
-        ap_50: at IoU 0.5 with COCO's 101 recall points.
-        objects: how many objects count.
-        ignored: how many objects are ignored: difficult ones and crowds.
-        images: how many images have an object that counts.
-        detections: how many detections count, of any score.
-        threshold: the score threshold with the best F1.
-        precision, recall, f1: of the detections with at least that score.
-    """
+    """The numbers of a class; NaN where they are not defined."""
 
     name: str
-    ap: float
-    ap_50: float
-    objects: int
-    ignored: int
-    images: int
-    detections: int
-    threshold: float
-    precision: float
+    ap: float  # by the protocol of the evaluation
+    ap_50: float  # at IoU 0.5 with COCO's 101 recall points
+    objects: int  # how many objects count
+    ignored: int  # how many objects are ignored: difficult ones and crowds
+    images: int  # how many images have an object that counts
+    detections: int  # how many detections count, of any score
+    threshold: float  # the score threshold with the best F1
+    precision: float  # of the detections with at least that score, as the next two
     recall: float
     f1: float
 
@@ -104,28 +86,14 @@ def describe(key: str) -> tuple[str, str]:
 def class_rows(metrics: Mapping[str, Any], evaluation_set: EvaluationSet, analysis: Analysis) -> list[ClassRow]:
     """A row for each class, in the order of the labels."""
     s, names = evaluation_set, analysis.class_names
-    count = len(names)
-    objects = np.bincount(s.labels[~s.ignored], minlength=count + 1)
-    ignored = np.bincount(s.labels[s.ignored], minlength=count + 1)
+    objects, ignored = s.labels[~s.ignored], s.labels[s.ignored]
     pairs = np.unique(np.stack((s.labels, s.object_images), axis=1)[~s.ignored], axis=0)
-    images = np.bincount(pairs[:, 0], minlength=count + 1)
-    detections = np.bincount(s.detected_labels[analysis.assignment.counted], minlength=count + 1)
+    detections = s.detected_labels[analysis.assignment.counted]
+    counts = [count_by_class(labels, len(names)).tolist() for labels in (objects, ignored, pairs[:, 0], detections)]
     average = metrics.get("map_per_class") or {}
     return [
-        ClassRow(
-            name=name,
-            ap=to_float(average.get(name)),
-            ap_50=to_float(analysis.by_class[k].ap),
-            objects=int(objects[k + 1]),
-            ignored=int(ignored[k + 1]),
-            images=int(images[k + 1]),
-            detections=int(detections[k + 1]),
-            threshold=point.score,
-            precision=point.precision,
-            recall=point.recall,
-            f1=point.f1,
-        )
-        for k, (name, point) in enumerate(zip(names, analysis.working_points, strict=True))
+        ClassRow(name, to_float(average.get(name)), part.ap, *numbers, *astuple(point))
+        for name, part, point, *numbers in zip(names, analysis.by_class, analysis.working_points, *counts, strict=True)
     ]
 
 
@@ -135,7 +103,7 @@ def to_csv(rows: Sequence[ClassRow]) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["class", *(field.name for field in fields(ClassRow)[1:])])
     for row in rows:
-        writer.writerow(["n/a" if is_missing(value) else value for value in asdict(row).values()])
+        writer.writerow(["n/a" if is_missing(value) else value for value in astuple(row)])
     return buffer.getvalue()
 
 

@@ -60,34 +60,17 @@ def write_report(
     Returns:
         The path of `index.html`, a single file that needs no other file and no network.
     """
-    content = {**to_json(metrics), "analysis": analysis.to_dict()}
-    rows = class_rows(content, evaluation_set, analysis)
-    page = render_page(content, rows, evaluation_set, analysis, images, title, baseline)
-    write_json(folder / "metrics.json", content)
-    write_text(folder / "per_class.csv", to_csv(rows))
-    write_text(folder / "index.html", page)
-    return folder / "index.html"
-
-
-def render_page(
-    metrics: Mapping[str, Any],
-    rows: Sequence[ClassRow],
-    evaluation_set: EvaluationSet,
-    analysis: Analysis,
-    images: Images,
-    title: str,
-    baseline: Mapping[str, Any] | None = None,
-) -> str:
-    """The HTML of the report; the arguments are those of `write_report`, `metrics` with its analysis."""
+    metrics = {**to_json(metrics), "analysis": analysis.to_dict()}
+    rows = class_rows(metrics, evaluation_set, analysis)
     assessment = assess_images(evaluation_set, analysis)
     pictures = {
-        name: [make_picture(evaluation_set, analysis, assessment, image, images, font_size) for image in chosen]
+        name: [make_picture(assessment, image, images, font_size) for image in chosen]
         # The best images are shown smaller, so their labels are larger.
         for name, chosen, font_size in (("worst", worst_images(assessment), 14), ("best", best_images(assessment), 22))
     }
     comparison = None if baseline is None else compare(metrics, baseline)
     comparable = comparison is not None and all(metrics.get(key) == baseline.get(key) for key in ("protocol", "data"))
-    return _environment().get_template("index.html").render(
+    page = _environment().get_template("index.html").render(
         title=title,
         metrics=metrics,
         date=metrics.get("date") or datetime.now().astimezone().isoformat(" ", "minutes"),
@@ -105,6 +88,10 @@ def render_page(
         comparison=comparison,
         differences=_largest_differences(comparison),
     )  # fmt: skip
+    write_json(folder / "metrics.json", metrics)
+    write_text(folder / "per_class.csv", to_csv(rows))
+    write_text(folder / "index.html", page)
+    return folder / "index.html"
 
 
 def _data_numbers(s: EvaluationSet, analysis: Analysis, shown: np.ndarray) -> dict[str, int]:
@@ -125,28 +112,24 @@ def _data_numbers(s: EvaluationSet, analysis: Analysis, shown: np.ndarray) -> di
 def _curves(analysis: Analysis, rows: Sequence[ClassRow]) -> dict[str, Any]:
     """The overview, and the curve of each class: the worst and the best shown, the others hidden at first."""
     names = analysis.class_names
-    result: dict[str, Any] = {
-        "overview": draw_overview(analysis.curves, analysis.working_points, names),
-        "none": [name for curve, name in zip(analysis.curves, names, strict=True) if not curve.num_objects],
-        "groups": [],
-        "hidden": [],
-        "left_out": 0,
-    }
     order = [k for k, curve in enumerate(analysis.curves) if curve.num_objects]
     order.sort(key=lambda k: rows[k].ap_50)
-    if len(order) < 2:
-        return result
+    groups, rest = [("Each class, the worst first", order)] if len(order) > 1 else [], []
+    if len(order) > MAX_CURVES:
+        half = MAX_CURVES // 2
+        groups = [("The worst classes", order[:half]), ("The best classes", order[: -half - 1 : -1])]
+        rest = order[half:-half]
 
     def draw(chosen: Sequence[int]) -> list[tuple[ClassRow, Curve]]:
         return [(rows[k], draw_curve(analysis.curves[k], analysis.working_points[k], names[k])) for k in chosen]
 
-    if len(order) <= MAX_CURVES:
-        return {**result, "groups": [("Each class, the worst first", draw(order))]}
-    half = MAX_CURVES // 2
-    rest = order[half:-half]
-    hidden = rest[:MAX_HIDDEN_CURVES]
-    groups = [("The worst classes", draw(order[:half])), ("The best classes", draw(order[: -half - 1 : -1]))]
-    return {**result, "groups": groups, "hidden": draw(hidden), "left_out": len(rest) - len(hidden)}
+    return {
+        "overview": draw_overview(analysis.curves, analysis.working_points, names),
+        "none": [name for curve, name in zip(analysis.curves, names, strict=True) if not curve.num_objects],
+        "groups": [(heading, draw(chosen)) for heading, chosen in groups],
+        "hidden": draw(rest[:MAX_HIDDEN_CURVES]),
+        "left_out": len(rest[MAX_HIDDEN_CURVES:]),
+    }
 
 
 def _confusion(analysis: Analysis) -> dict[str, Any]:
@@ -175,22 +158,20 @@ def _confusion(analysis: Analysis) -> dict[str, Any]:
 
 def _sensitivity(analysis: Analysis) -> list[tuple[str, str, list[tuple[Bin, str]]]]:
     """(heading, what the ranges are of, the bins with their ranges) of size and shape."""
-
-    def with_ranges(bins: Sequence[Bin], power: float) -> list[tuple[Bin, str]]:
-        if not any(b.objects for b in bins):
-            return [(b, "") for b in bins]
-        # Annotation files may contain negative areas.
-        return [(b, _range(max(b.low, 0.0) ** power, max(b.high, 0.0) ** power)) for b in bins]
-
     side = "square root of the area, in pixels"
+    parts = (
+        ("COCO's sizes", side, 0.5, analysis.by_size),
+        ("Sizes relative to this data set", side, 0.5, analysis.by_quantile),
+        ("Shape", "width divided by height", 1.0, analysis.by_aspect),
+    )
     return [
-        ("COCO's sizes", side, with_ranges(analysis.by_size, 0.5)),
-        ("Sizes relative to this data set", side, with_ranges(analysis.by_quantile, 0.5)),
-        ("Shape", "width divided by height", with_ranges(analysis.by_aspect, 1.0)),
+        (heading, unit, [(row, _range(row, power) if any(each.objects for each in bins) else "") for row in bins])
+        for heading, unit, power, bins in parts
     ]
 
 
-def _range(low: float, high: float) -> str:
+def _range(part: Bin, power: float) -> str:
+    low, high = (max(value, 0.0) ** power for value in (part.low, part.high))  # annotations may have negative areas
     if not low:
         return f"below {high:.3g}"
     return f"above {low:.3g}" if high >= 1e5 else f"{low:.3g} to {high:.3g}"

@@ -99,7 +99,7 @@ def texts(marks: list[Mark]) -> dict[str, str]:
 def picture(
     s: EvaluationSet, analysis: Analysis, image_id: str, images: dict[str, Path] | None = None, **more: int
 ) -> Picture:
-    return make_picture(s, analysis, assess_images(s, analysis), s.image_ids.index(image_id), images or {}, **more)
+    return make_picture(assess_images(s, analysis), s.image_ids.index(image_id), images or {}, **more)
 
 
 def test_each_box_is_labelled_with_its_kind(assessed: tuple[EvaluationSet, Analysis]) -> None:
@@ -152,7 +152,7 @@ def test_an_image_that_cannot_be_read_is_drawn_as_empty_ground(tmp_path: Path, k
         raise KeyError(image_id)
 
     images = {"no mapping": {}, "unknown": {"b": path}, "raises": look_up}.get(kind, {"a": path})
-    drawn = make_picture(s, analyse(s, NAMES), assess_images(s, analyse(s, NAMES)), 0, images)
+    drawn = make_picture(assess_images(s, analyse(s, NAMES)), 0, images)
     assert drawn.photo is None
     problem = {"missing": "is missing"}.get(kind, "cannot be read" if path.exists() else "is not known")
     assert problem in drawn.problem
@@ -196,10 +196,9 @@ def test_boxes_beyond_the_image_are_cut(tmp_path: Path) -> None:
 
 def test_the_name_says_id_and_file(tmp_path: Path) -> None:
     s = named([(7, ([Thing(LEFT, 1)], [])), ("x", ([Thing(LEFT, 1)], [])), (None, ([Thing(LEFT, 1)], []))])
-    analysis = analyse(s, NAMES)
     images = {7: tmp_path / "0007.jpg", "x": tmp_path / "x.jpg"}
-    assessment = assess_images(s, analysis)
-    names = [make_picture(s, analysis, assessment, i, images).name for i in range(3)]
+    assessment = assess_images(s, analyse(s, NAMES))
+    names = [make_picture(assessment, i, images).name for i in range(3)]
     assert names == ["7 (0007.jpg)", "x", "image without an id"]
 
 
