@@ -12,11 +12,10 @@ import numpy as np
 from detkit.evaluation.coco import RECALL_THRESHOLDS
 from detkit.evaluation.confusion import confusion_matrix
 from detkit.evaluation.curves import ClassCurve, WorkingPoint, best_f1, precision_recall
-from detkit.evaluation.error_ap import error_ap
-from detkit.evaluation.errors import BACKGROUND, FOREGROUND, Errors, find_errors
+from detkit.evaluation.errors import BACKGROUND, FOREGROUND, Errors, error_ap, find_errors
 from detkit.evaluation.evaluation_set import EvaluationSet
 from detkit.evaluation.matching import Assignment, assign
-from detkit.evaluation.sensitivity import Bin, by_aspect, by_class, by_size
+from detkit.evaluation.sensitivity import Bin, by_aspect, by_size
 from detkit.files import to_json
 
 
@@ -73,7 +72,6 @@ def analyse(
     """Compute errors, curves, confusions and sensitivities.
 
     Args:
-        evaluation_set: objects and detections.
         classes: the names of the classes in the order of their labels, or how many there are.
         score_threshold: least score in the confusion matrix. None: the one with the best F1 over the detections of all
             classes together (0.5 where there is none).
@@ -107,7 +105,10 @@ def analyse(
         by_size=sizes,
         by_quantile=quantiles,
         by_aspect=by_aspect(s, count, foreground, max_detections),
-        by_class=by_class(curves, costs.base_per_class, names),
+        by_class=[
+            Bin(name, math.nan, math.nan, curve.num_objects, curve.last_recall, float(ap))
+            for name, curve, ap in zip(names, curves, costs.base_per_class, strict=True)
+        ],
         confusion=confusion_matrix(s, count, assignment, score_threshold, foreground),
         working_points=[best_f1(curve) for curve in curves],
         curves=curves,

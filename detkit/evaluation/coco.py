@@ -41,7 +41,6 @@ def evaluate(
     """Precision and recall of the classes 1..num_classes.
 
     Args:
-        evaluation_set: objects and detections.
         num_classes: K; labels beyond are not counted.
         iou_thresholds: T, least IoU of a hit.
         recall_thresholds: R, ascending, in 0..1.
@@ -87,7 +86,7 @@ def _evaluate(
 ):  # fmt: skip
     """Write (K, A, T, R) precision, (K, A, T, M) recall and (K,) over_limit of some classes, which count from 0.
 
-    The shapes of the settings are ious (T,), recalls (R,), limits (M,) and areas (A, 2), all ascending.
+    The settings ious (T,), recalls (R,), limits (M,) and areas (A, 2) are all ascending.
     """
     num_ious, num_areas, num_limits = len(ious), len(areas), len(limits)
     least = ious.min()
@@ -101,12 +100,10 @@ def _evaluate(
         found = detections[detection_starts[k] : detection_starts[k + 1]]
         size = len(mine)
         mark_objects(mine, object_images, first, count)
-        my_crowd = np.zeros(size, np.bool_)
+        my_crowd = crowd[mine]
         ignore = np.zeros((num_areas, size), np.bool_)
         wanted = np.zeros(num_areas, np.int64)
-        for i in range(size):
-            row = mine[i]
-            my_crowd[i] = crowd[row]
+        for i, row in enumerate(mine):
             for a in range(num_areas):
                 ignore[a, i] = ignored[row] or area[row] < areas[a, 0] or area[row] > areas[a, 1]
                 wanted[a] += not ignore[a, i]

@@ -85,9 +85,7 @@ class _Index:
         self.labels = {category: label for label, category in enumerate(category_ids, 1)}
         self.policy = policy
 
-    def of(
-        self, rows: Sequence[Annotation] | Sequence[Result], what: str, source: str
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def of(self, rows: Sequence[Annotation | Result], what: str, source: str) -> tuple[np.ndarray, np.ndarray]:
         """Image numbers (N,) int64 and labels (N,) int32; negative for rows to be left out."""
         numbers = np.fromiter((self.numbers.get(row.image_id, -1) for row in rows), np.int64, len(rows))
         self.policy.check(numbers, lambda row: rows[row].image_id, what, "images", source, self.numbers)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from detkit.errors import ConfigError
-from detkit.evaluation.errors import objects_to_find
 from detkit.evaluation.evaluation_set import EvaluationSet
 from detkit.evaluation.grouping import count_by_class
 from detkit.evaluation.matching import ALMOST_ONE, Assignment, overlap
@@ -26,7 +25,6 @@ def confusion_matrix(
     over are in the row of the background, objects in its column. Ignored objects and detections on them do not count.
 
     Args:
-        evaluation_set: objects and detections.
         num_classes: K.
         assignment: of the detections, at this IoU threshold.
         score_threshold: least score of a detection that counts.
@@ -46,7 +44,7 @@ def confusion_matrix(
     s = evaluation_set
     kept = s.scores >= score_threshold
     hits, misses = assignment.hits & kept, assignment.misses & kept
-    free = objects_to_find(s, num_classes)
+    free = s.to_find(num_classes)
     free[assignment.object[hits]] = False
     matrix = np.zeros((num_classes + 1, num_classes + 1), np.int64)
     np.fill_diagonal(matrix[:-1, :-1], count_by_class(s.detected_labels[hits], num_classes))
@@ -65,10 +63,7 @@ def confusion_matrix(
 def _confuse(
     object_offsets, boxes, labels, free, rows, starts, detected_boxes, detected_labels, threshold, matrix
 ):  # fmt: skip
-    """Add the misses, and the `free` objects that no hit took, to `matrix`.
-
-    The misses of image i are rows[starts[i] : starts[i + 1]], best first.
-    """
+    """Add the misses, rows[starts[i] : starts[i + 1]] of image i, and the `free` objects that no hit took."""
     background = len(matrix) - 1
     for image in range(len(object_offsets) - 1):
         objects = range(object_offsets[image], object_offsets[image + 1])

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detkit.evaluation.errors import objects_to_find
 from detkit.evaluation.evaluation_set import EvaluationSet
 from detkit.evaluation.grouping import split_by_class
 from detkit.evaluation.matching import Assignment
@@ -50,7 +49,7 @@ def precision_recall(evaluation_set: EvaluationSet, num_classes: int, assignment
     Of all classes the detections are ranked together: what one score threshold for all of them gives.
     """
     s, ranked = evaluation_set, assignment.ranked
-    objects = np.bincount(s.labels[objects_to_find(s, num_classes)], minlength=num_classes + 1)
+    objects = np.bincount(s.labels[s.to_find(num_classes)], minlength=num_classes + 1)
     objects[0] = objects.sum()
     curves = []
     for label, rows in enumerate([ranked, *split_by_class(ranked, s.detected_labels, num_classes)]):

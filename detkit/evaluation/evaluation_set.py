@@ -16,31 +16,19 @@ class EvaluationSet:
 
     Boxes are x, y, width, height in the pixels of the original image, in float64: COCO's own form, so that numbers
     from COCO's files are used as they are written.
-
-    Attributes:
-        image_ids: I ids; None where none was given.
-        boxes: (G, 4) float64.
-        labels: (G,) int32, 1..K.
-        difficult, crowd: (G,) bool; both are ignored, and a crowd is a region rather than an object.
-        area: (G,) float64, square pixels: what COCO's ranges of areas go by.
-        object_offsets: (I + 1,) int64; the objects of image i are rows object_offsets[i]:object_offsets[i + 1].
-        detected_boxes: (D, 4) float64.
-        scores: (D,) float64.
-        detected_labels: (D,) int32, 1..K.
-        detection_offsets: (I + 1,) int64, likewise.
     """
 
-    image_ids: list[ImageId]
-    boxes: np.ndarray
-    labels: np.ndarray
-    difficult: np.ndarray
-    crowd: np.ndarray
-    area: np.ndarray
-    object_offsets: np.ndarray
-    detected_boxes: np.ndarray
-    scores: np.ndarray
-    detected_labels: np.ndarray
-    detection_offsets: np.ndarray
+    image_ids: list[ImageId]  # I ids; None where none was given
+    boxes: np.ndarray  # (G, 4) float64
+    labels: np.ndarray  # (G,) int32, 1..K
+    difficult: np.ndarray  # (G,) bool; difficult and crowd are both ignored
+    crowd: np.ndarray  # (G,) bool; a crowd is a region rather than an object
+    area: np.ndarray  # (G,) float64, square pixels: what COCO's ranges of areas go by
+    object_offsets: np.ndarray  # (I + 1,) int64; image i has the rows object_offsets[i]:object_offsets[i + 1]
+    detected_boxes: np.ndarray  # (D, 4) float64
+    scores: np.ndarray  # (D,) float64
+    detected_labels: np.ndarray  # (D,) int32, 1..K
+    detection_offsets: np.ndarray  # (I + 1,) int64, likewise
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -49,6 +37,10 @@ class EvaluationSet:
     def ignored(self) -> np.ndarray:
         """(G,) bool: objects that need not be found, and may be."""
         return self.difficult | self.crowd
+
+    def to_find(self, num_classes: int) -> np.ndarray:
+        """(G,) bool: objects that count, of the classes 1..num_classes."""
+        return ~self.ignored & (self.labels >= 1) & (self.labels <= num_classes)
 
     @property
     def object_images(self) -> np.ndarray:

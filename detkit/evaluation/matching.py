@@ -49,7 +49,6 @@ def assign(
     """Give each object to the best detection of its class, by COCO's rule (COCOeval.evaluateImg, areas of all sizes).
 
     Args:
-        evaluation_set: objects and detections.
         num_classes: K; labels beyond 1..K are not counted.
         iou_threshold: least IoU with the object; with a crowd the intersection over the detection's area.
         max_detections: how many detections of an image and class count.

@@ -110,18 +110,16 @@ class ProposalRecall(ImageMetric):
     def _best(self, proposals: Tensor | Mapping[str, Any], target: Mapping[str, Any]) -> Tensor:
         """The largest number of proposals that is asked for, best first, checked."""
         where = image_name(target.get("image_id"))
-        boxes, scores = proposals, None
-        if isinstance(proposals, Mapping):
-            if "boxes" not in proposals:
-                raise DataError(f"{where}: proposals have no 'boxes': give them, of shape (0, 4) for none")
-            boxes, scores = proposals["boxes"], proposals.get("scores")
-        boxes = torch.as_tensor(boxes).detach()
+        given = proposals if isinstance(proposals, Mapping) else {"boxes": proposals}
+        if "boxes" not in given:
+            raise DataError(f"{where}: proposals have no 'boxes': give them, of shape (0, 4) for none")
+        boxes = torch.as_tensor(given["boxes"]).detach()
         if boxes.ndim != 2 or boxes.shape[1] != 4:
             raise DataError(f"{where}: proposals of shape {tuple(boxes.shape)}: give (P, 4), and (0, 4) for none")
         if not boxes.isfinite().all():
             raise DataError(f"{where}: proposals that are not finite: look for NaN or infinity where they are made")
-        if scores is not None:
-            scores = torch.as_tensor(scores).detach()
+        if given.get("scores") is not None:
+            scores = torch.as_tensor(given["scores"]).detach()
             if scores.shape != boxes.shape[:1]:
                 raise DataError(
                     f"{where}: {len(boxes)} proposals but scores of shape {tuple(scores.shape)}: give one each"

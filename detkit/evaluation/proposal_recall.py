@@ -86,9 +86,7 @@ def best_overlaps(
     counts: Sequence[int],
 ) -> np.ndarray:
     """(G, C) float64: the best IoU of each object with the first `counts` proposals of its image, 0 without any."""
-    best = np.zeros((len(boxes), len(counts)))
-    _best_overlaps(boxes, object_offsets, proposals, proposal_offsets, np.array(counts, np.int64), best)
-    return best
+    return _best_overlaps(boxes, object_offsets, proposals, proposal_offsets, np.array(counts, np.int64))
 
 
 def summarise(best: np.ndarray, labels: np.ndarray, num_classes: int, iou_thresholds: Sequence[float]) -> Recall:
@@ -107,8 +105,8 @@ def summarise(best: np.ndarray, labels: np.ndarray, num_classes: int, iou_thresh
 
 
 @jit
-def _best_overlaps(boxes, object_offsets, proposals, proposal_offsets, counts, result):
-    """Write the best IoUs into `result` (G, C); the others are as in `best_overlaps`."""
+def _best_overlaps(boxes, object_offsets, proposals, proposal_offsets, counts):
+    result = np.zeros((len(boxes), len(counts)))
     for image in range(len(object_offsets) - 1):
         first, end = proposal_offsets[image], proposal_offsets[image + 1]
         for row in range(object_offsets[image], object_offsets[image + 1]):
@@ -119,3 +117,4 @@ def _best_overlaps(boxes, object_offsets, proposals, proposal_offsets, counts, r
                     best = max(best, overlap(proposals[p], boxes[row], False))
                 result[row, c] = best
                 start = stop
+    return result

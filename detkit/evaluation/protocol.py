@@ -146,12 +146,8 @@ class Protocol:
         }
 
     def _at_thresholds(self, values: np.ndarray) -> dict[str, float]:
-        values_at = {}
-        for percent in (50, 75):
-            near = np.flatnonzero(np.isclose(self.iou_thresholds, percent / 100, rtol=0, atol=1e-9))
-            if len(near):
-                values_at[f"map_{percent}"] = mean_of_known(values[near[0]])
-        return values_at
+        near = {p: np.flatnonzero(np.isclose(self.iou_thresholds, p / 100, rtol=0, atol=1e-9)) for p in (50, 75)}
+        return {f"map_{percent}": mean_of_known(values[rows[0]]) for percent, rows in near.items() if len(rows)}
 
 
 def _means(values: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Which objects are found worse than others: AP and recall by size, by aspect ratio and by class.
+"""Which objects are found worse than others: AP and recall by size and by aspect ratio.
 
 AP by size is COCO's AP by area, at one IoU threshold: objects and misses outside the range are ignored. Aspect ratios
 are treated in the same way. The quantiles' shares are those of Hoiem et al., Diagnosing Error in Object Detectors
@@ -7,15 +7,12 @@ are treated in the same way. The quantiles' shares are those of Hoiem et al., Di
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
 from detkit.evaluation.coco import AREA_RANGES, average_precision, evaluate
-from detkit.evaluation.curves import ClassCurve
-from detkit.evaluation.errors import objects_to_find
 from detkit.evaluation.evaluation_set import EvaluationSet
 from detkit.evaluation.grouping import best_first, count_by_class, mean_of_known, split_by_class
 from detkit.evaluation.matching import assign
@@ -49,7 +46,7 @@ def by_size(
     evaluation_set: EvaluationSet, num_classes: int, iou_threshold: float = 0.5, max_detections: int = 100
 ) -> tuple[list[Bin], list[Bin]]:
     """COCO's small, medium and large, whose ends belong to both sides; and the set's own quantiles of area."""
-    s, to_find = evaluation_set, objects_to_find(evaluation_set, num_classes)
+    s, to_find = evaluation_set, evaluation_set.to_find(num_classes)
     areas = s.area[to_find]
     # Without objects any edge will do: there is nothing in the bins.
     edges = np.quantile(areas, list(QUANTILES.values())[:-1]) if len(areas) else np.arange(1.0, len(QUANTILES))
@@ -74,7 +71,7 @@ def by_aspect(
     evaluation_set: EvaluationSet, num_classes: int, iou_threshold: float = 0.5, max_detections: int = 100
 ) -> list[Bin]:
     """Tall to wide objects: ASPECTS, of which each begins where the one before ends."""
-    s, to_find = evaluation_set, objects_to_find(evaluation_set, num_classes)
+    s, to_find = evaluation_set, evaluation_set.to_find(num_classes)
     ratio, detected_ratio = _ratio(s.boxes), _ratio(s.detected_boxes)
     result = []
     for name, (low, high) in ASPECTS.items():
@@ -90,15 +87,6 @@ def by_aspect(
         found, total = int(hits.sum()), sum(objects)
         result.append(Bin(name, low, high, total, _share(found, total), mean_of_known(np.array(ap))))
     return result
-
-
-def by_class(curves: Sequence[ClassCurve], ap: np.ndarray, class_names: Sequence[str]) -> list[Bin]:
-    """One bin a class, from its curve and its AP (K,)."""
-    nan = float("nan")
-    return [
-        Bin(name, nan, nan, curve.num_objects, curve.last_recall, float(value))
-        for name, curve, value in zip(class_names, curves, ap, strict=True)
-    ]
 
 
 def _ratio(boxes: np.ndarray) -> np.ndarray:

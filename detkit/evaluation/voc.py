@@ -61,9 +61,7 @@ def _evaluate(
         mine = objects[object_starts[k] : object_starts[k + 1]]
         found = detections[detection_starts[k] : detection_starts[k + 1]]
         mark_objects(mine, object_images, first, count)
-        wanted = 0
-        for row in mine:
-            wanted += not ignored[row]
+        wanted = len(mine) - ignored[mine].sum()
         num_thresholds = len(thresholds)
         taken = np.zeros((num_thresholds, len(mine)), np.bool_)
         at_hit = np.zeros((num_thresholds, len(mine)))  # precision up to each hit

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detkit.errors import ConfigError
-from detkit.evaluation.error_ap import ErrorAP, error_ap
-from detkit.evaluation.errors import ERROR_KINDS, Errors, find_errors
+from detkit.evaluation.errors import ERROR_KINDS, ErrorAP, Errors, error_ap, find_errors
 from detkit.evaluation.matching import assign
 from tests.evaluation.sets import Found, Image, Thing, average_precisions, flat, iou, match, random_images
 

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detkit.evaluation.curves import precision_recall
+from detkit.evaluation.analysis import analyse
 from detkit.evaluation.evaluation_set import EvaluationSet
-from detkit.evaluation.matching import assign
-from detkit.evaluation.sensitivity import ASPECTS, QUANTILES, by_aspect, by_class, by_size
+from detkit.evaluation.sensitivity import ASPECTS, QUANTILES, by_aspect, by_size
 from tests.evaluation.sets import Box, Found, Image, Thing, average_precision, flat, match, random_images
 from tests.evaluation.test_coco import run_pycocotools
 
@@ -156,9 +155,9 @@ def test_boxes_without_height_or_width_have_a_place() -> None:
 def test_classes() -> None:
     box = (0.0, 0.0, 10.0, 10.0)
     whole = flat([([Thing(box, 1), Thing(box, 2)], [Found(box, 1, 0.9), Found(box, 3, 0.9)])])
-    _, *curves = precision_recall(whole, 4, assign(whole, 4))
-    rows = by_class(curves, np.array([1, 0, math.nan, math.nan]), ["cat", "dog", "cow", "hen"])
+    rows = analyse(whole, ["cat", "dog", "cow", "hen"]).by_class
     assert [row.name for row in rows] == ["cat", "dog", "cow", "hen"]
     assert [row.objects for row in rows] == [1, 1, 0, 0]
-    assert (rows[0].recall, rows[1].recall, rows[0].ap) == (1, 0, 1)
+    assert (rows[0].recall, rows[1].recall, rows[1].ap) == (1, 0, 0)
+    assert rows[0].ap == pytest.approx(1)
     assert all(math.isnan(row.recall) and math.isnan(row.ap) for row in rows[2:])

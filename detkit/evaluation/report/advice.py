@@ -82,16 +82,10 @@ def error_kinds(analysis: Analysis, detector: str | None = None) -> list[ErrorKi
         analysis: of the evaluation.
         detector: the name of the detector's class; the advice names what can be changed in it.
     """
-    remedies = REMEDIES.get(detector or "", REMEDIES[""])
     thresholds = {"foreground": f"{analysis.foreground:g}", "background": f"{analysis.background:g}"}
+    words = thresholds | REMEDIES.get(detector or "", REMEDIES[""])
     kinds = [
-        ErrorKind(
-            kind,
-            analysis.error_ap[kind],
-            analysis.error_counts[kind],
-            meaning.format(**thresholds),
-            remedy.format(**remedies),
-        )
-        for kind, (meaning, remedy) in WORDS.items()
+        ErrorKind(kind, analysis.error_ap[kind], analysis.error_counts[kind], *(text.format(**words) for text in texts))
+        for kind, texts in WORDS.items()
     ]
     return sorted(kinds, key=lambda kind: -1.0 if math.isnan(kind.ap) else kind.ap, reverse=True)

@@ -53,9 +53,7 @@ def draw_curve(curve: ClassCurve, point: WorkingPoint, name: str, size: tuple[in
     bend = np.ones(len(recalls), bool)  # points on a horizontal line are left out
     bend[1:-1] = (precision[1:-1] != precision[:-2]) | (precision[1:-1] != precision[2:])
     width, height = size
-    dot = None
-    if point.f1 > 0:
-        dot = (round(width * point.recall, 1), round(height * (1 - point.precision), 1))
+    dot = (round(width * point.recall, 1), round(height * (1 - point.precision), 1)) if point.f1 > 0 else None
     return Curve(name, _points(recalls[bend], precision[bend], size), dot)
 
 

@@ -30,7 +30,7 @@ import numpy as np
 from detkit.data.image_io import read_image
 from detkit.drawing import Rectangle, place_label
 from detkit.errors import DataError
-from detkit.evaluation.errors import ERROR_KINDS, objects_to_find
+from detkit.evaluation.errors import ERROR_KINDS
 from detkit.evaluation.report.charts import plain_label
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def assess_images(evaluation_set: EvaluationSet, analysis: Analysis) -> Assessme
     shown = assignment.counted & (s.scores >= threshold)
     errors = analysis.errors.kind >= 0
     hits = assignment.hits
-    to_find = objects_to_find(s, len(analysis.class_names))
+    to_find = s.to_find(len(analysis.class_names))
     found_score = np.full(len(s.labels), np.nan)
     found_score[assignment.object[hits]] = s.scores[hits]
     found = np.zeros(len(s.labels), bool)
@@ -246,26 +246,18 @@ def _marks(boxes: list[tuple[str, str, np.ndarray]], scale: float, size: tuple[i
     for number, ((kind, text, _), frame) in enumerate(zip(boxes, frames, strict=True)):
         label = None
         if number < MAX_LABELS and (kind not in RIGHT or len(boxes) <= FEW_BOXES):
-            others = frames[:number] + frames[number + 1 :]
-            width = round(_font(font_size).getlength(text)) + 8
-            label = _label_rectangle(width, font_size + 5, frame, size, labels, others)
-        if label is not None:
-            labels.append((label[0], label[1], label[0] + label[2], label[1] + label[3]))
+            width, height = round(_font(font_size).getlength(text)) + 8, font_size + 5
+            x, y = place_label((width, height), frame, size, labels, frames[:number] + frames[number + 1 :])
+            covered = sum(
+                max(min(x + width, right) - max(x, left), 0) * max(min(y + height, bottom) - max(y, top), 0)
+                for left, top, right, bottom in labels
+            )
+            if covered <= MAX_COVERED * width * height:
+                label = (x, y, width, height)
+                labels.append((x, y, x + width, y + height))
         x1, y1, x2, y2 = frame
         marks.append(Mark(kind, text, round(x1, 1), round(y1, 1), round(x2 - x1, 1), round(y2 - y1, 1), label))
     return marks[::-1]
-
-
-def _label_rectangle(
-    width: int, height: int, frame: Rectangle, size: tuple[int, int], labels: list[Rectangle], others: list[Rectangle]
-) -> Rectangle | None:
-    """x, y, width and height of a label; None where other labels would cover too much of it."""
-    x, y = place_label((width, height), frame, size, labels, others)
-    covered = sum(
-        max(min(x + width, right) - max(x, left), 0) * max(min(y + height, bottom) - max(y, top), 0)
-        for left, top, right, bottom in labels
-    )
-    return (x, y, width, height) if covered <= MAX_COVERED * width * height else None
 
 
 def _frame(box: np.ndarray, scale: float, size: tuple[int, int]) -> Rectangle:

@@ -102,8 +102,7 @@ def to_csv(rows: Sequence[ClassRow]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["class", *(field.name for field in fields(ClassRow)[1:])])
-    for row in rows:
-        writer.writerow(["n/a" if is_missing(value) else value for value in astuple(row)])
+    writer.writerows(["n/a" if is_missing(value) else value for value in astuple(row)] for row in rows)
     return buffer.getvalue()
 
 

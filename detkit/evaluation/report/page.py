@@ -50,8 +50,6 @@ def write_report(
         metrics: the metric's numbers in 0..1 by torchmetrics' names, `map_per_class` by class name, `protocol`, and
             where known `checkpoint` or `detections` (their file), `data`, `split`, `detkit` (its version) and `date`,
             which the page shows, and `detector` (the name of its class), which the advice depends on.
-        evaluation_set: objects and detections.
-        analysis: of the evaluation set.
         images: the path of an image file by image id: a mapping or a function. Where a file is missing or cannot be
             read, its boxes are drawn on an empty background.
         title: what was evaluated.
