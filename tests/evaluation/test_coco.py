@@ -15,9 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detkit.evaluation import MeanAveragePrecision
-
-KEYS = ["map", "map_50", "map_75", "map_small", "map_medium", "map_large"]
-KEYS += ["mar_1", "mar_10", "mar_100", "mar_small", "mar_medium", "mar_large"]
+from tests.evaluation.test_coco_files import TWELVE
 
 
 def random_set(seed: int, images: int, classes: int, crowded: bool) -> tuple[list[dict], list[dict]]:
@@ -90,7 +88,7 @@ def pycocotools_says(annotations: list[dict], results: list[dict], images: int, 
     run = run_pycocotools(annotations, results, images, classes)
     precision, recall = run.eval["precision"][:, :, :, 0, 2], run.eval["recall"][:, :, 0, 2]
     return {
-        **{key: np.array(value) for key, value in zip(KEYS, run.stats, strict=True)},
+        **{key: np.array(value) for key, value in zip(TWELVE, run.stats, strict=True)},
         "map_per_class": precision.mean(axis=(0, 1)),
         "mar_100_per_class": recall.mean(axis=0),
     }

@@ -16,9 +16,9 @@ import detkit.evaluation
 HERE = Path(__file__).parent
 
 
-def some_images(count: int) -> list[tuple[dict, dict]]:
+def some_images(count: int, seed: int = 0) -> list[tuple[dict, dict]]:
     """Images with ids of both kinds, equal scores, and some without detections or objects."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
 
     def boxes(number: int) -> torch.Tensor:
         corner = torch.randint(0, 30, (number, 2), generator=generator).float()
@@ -30,15 +30,17 @@ def some_images(count: int) -> list[tuple[dict, dict]]:
         objects = boxes(truths)
         near = objects.repeat(2, 1) + torch.randint(-3, 4, (2 * truths, 4), generator=generator)
         found = torch.cat((near, boxes(others)))
-        labels = torch.randint(1, 3, (truths,), generator=generator)
-        other_labels = torch.randint(1, 3, (others,), generator=generator)
+        labels = torch.randint(1, 4, (truths,), generator=generator)
+        other_labels = torch.randint(1, 4, (others,), generator=generator)
         detections = {
             "boxes": found,
             "scores": torch.randint(1, 5, (len(found),), generator=generator) / 4,
             "labels": torch.cat((labels.repeat(2), other_labels)),
         }
         image_id = image if image % 2 else f"{image:03}"
-        images.append((detections, {"boxes": objects, "labels": labels, "image_id": image_id}))
+        target = {"boxes": objects, "labels": labels, "image_id": image_id}
+        target |= {name: torch.rand(truths, generator=generator) < 0.2 for name in ("difficult", "crowd")}
+        images.append((detections, target))
     return images
 
 
@@ -54,8 +56,8 @@ SHARDINGS = {
     "only the last of three has some": ([], [], IMAGES),
 }
 METRICS: list[tuple[str, dict[str, Any]]] = [
-    ("MeanAveragePrecision", {"protocol": "coco", "class_names": ["cat", "dog"]}),
-    ("MeanAveragePrecision", {"protocol": "voc07", "class_names": ["cat", "dog"]}),
+    ("MeanAveragePrecision", {"protocol": "coco", "class_names": ["cat", "dog", "cow"]}),
+    ("MeanAveragePrecision", {"protocol": "voc07", "class_names": ["cat", "dog", "cow"]}),
     ("ProposalRecall", {"counts": [1, 3, 100]}),
 ]
 WORLD_SIZE = 3

@@ -58,10 +58,11 @@ def test_both() -> None:
     # The dog is found second, with precision 1/2. No error is about the cat: it is missed, and without it there is one
     # class less.
     things = [Thing(HERE, CAT), Thing(THERE, DOG)]
-    kinds, errors, result = look_at([(things, [Found(NARROW, DOG, 0.9), Found(THERE, DOG, 0.8)])])
+    kinds, errors, result = look_at([(things, [Found(NARROW, DOG, 0.9), Found(THERE, DOG, 0.8)])], classes=3)
     assert kinds == ["both", None] and errors.missed.tolist() == [True, False]
     expected = {"base": 0.25, "both": 0.25, "missed": 0.25, "false positives": 0.25, "false negatives": 0.25}
     assert numbers(result) == pytest.approx(expected)
+    np.testing.assert_allclose(result.base_per_class, [0, 0.5, math.nan])
 
 
 def test_duplicate() -> None:
@@ -257,9 +258,3 @@ def test_costs_are_those_of_the_mended_set(seed: int) -> None:
         assert result.dap[kind] == pytest.approx(average(mend(images, kind)) - base, abs=1e-12), kind
     assert result.false_positives == pytest.approx(average(mend(images, "false positives")) - base, abs=1e-12)
     assert result.false_negatives == pytest.approx(average(mend(images, "false negatives")) - base, abs=1e-12)
-
-
-def test_costs_of_each_class() -> None:
-    things = [Thing(HERE, CAT), Thing(THERE, DOG)]
-    _, _, result = look_at([(things, [Found(NARROW, DOG, 0.9), Found(THERE, DOG, 0.8)])], classes=3)
-    np.testing.assert_allclose(result.base_per_class, [0, 0.5, math.nan])

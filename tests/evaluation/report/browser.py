@@ -6,7 +6,6 @@ nothing has to be installed besides it.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -65,13 +64,6 @@ class Page:
         while not self.run(expression):
             assert time.monotonic() < deadline, f"still not true after a minute: {expression}"
             time.sleep(0.02)
-
-    def screenshot(self, path: Path) -> None:
-        """The whole page, as PNG."""
-        picture = self.browser.call(
-            "Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True}, session=self.session
-        )
-        path.write_bytes(base64.b64decode(picture["data"]))
 
     def hear(self, method: str, parameters: dict[str, Any]) -> None:
         if method == "Runtime.exceptionThrown":
