@@ -75,7 +75,11 @@ def construct(cls: type, arguments: Mapping[str, Any]) -> Any:
 
 
 def arguments_from_plain(cls: type, content: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """A constructor's arguments from plain values, by their types: the reverse of `to_plain`."""
+    """A constructor's arguments from plain values, by their types: the reverse of `to_plain`.
+
+    Raises:
+        ConfigError: an argument that the class does not have (``where`` is its own dotted name), or a wrong value.
+    """
     known, values = parameters_of(cls), {}
     for name, value in content.items():
         if name not in known:
@@ -83,16 +87,21 @@ def arguments_from_plain(cls: type, content: Mapping[str, Any], where: str = "")
         annotation, default = known[name]
         if isinstance(value, Mapping) and is_dataclass(default) and not isinstance(default, Configurable):
             value = {**vars(default), **value}  # what is left out is the constructor's default, not the group's
-        is_union = typing.get_origin(annotation) in (typing.Union, type(int | str))
-        for kind in typing.get_args(annotation) if is_union else (annotation,):
-            if isinstance(value, Mapping) and isinstance(kind, type) and issubclass(kind, Configurable):
-                value = build(value, kind)
-            elif isinstance(value, Mapping) and is_dataclass(kind):
-                value = kind(**arguments_from_plain(kind, value, f"{where}.{name}".lstrip(".")))
-            elif typing.get_origin(kind) is tuple and isinstance(value, list):
-                value = tuple(value)
-        values[name] = value
+        values[name] = _from_plain(annotation, value, f"{where}.{name}".lstrip("."))
     return values
+
+
+def _from_plain(annotation: Any, value: Any, where: str) -> Any:
+    """The value as the first type of the annotation that takes it."""
+    is_union = typing.get_origin(annotation) in (typing.Union, type(int | str))
+    for kind in typing.get_args(annotation) if is_union else (annotation,):
+        if isinstance(value, Mapping) and isinstance(kind, type) and issubclass(kind, Configurable):
+            return build(value, kind)
+        if isinstance(value, Mapping) and is_dataclass(kind):
+            return kind(**arguments_from_plain(kind, value, where))
+        if typing.get_origin(kind) is tuple and isinstance(value, list):
+            return tuple(value)
+    return value
 
 
 def check_choice(where: str, value: str, choices: typing.Iterable[str]) -> None:

@@ -187,7 +187,7 @@ class DetkitCLI(LightningCLI):
     # -- the run --------------------------------------------------------------------------------
 
     def before_instantiate_classes(self) -> None:
-        """Say which checkpoint is used, and where it and the user's words differ."""
+        """Say which checkpoint is used, and in which options the user's arguments differ from it."""
         if rank_zero_only.rank == 0 and self.start.checkpoint is not None:
             print(f"checkpoint: {self.start.checkpoint}", flush=True)
             if self.differences:

@@ -25,7 +25,7 @@ from detkit.tools.evaluate import report_of
 
 
 def differences_text(rows: Sequence[Difference]) -> str:
-    """A table of where the checkpoint and the user's words differ."""
+    """A table of the options in which the checkpoint and the user's arguments differ."""
     table = Table()
     for column in ("option", "checkpoint", "asked for", "used"):
         table.add_column(column)
@@ -91,6 +91,9 @@ def report_test(
     """Print the metrics of a test and write the report, into the run's folder or ``output``.
 
     ``score_threshold`` is the least score of what the report shows and counts, in 0..1; None takes that of the best F1.
+
+    Raises:
+        ConfigError: the report cannot be written.
     """
     metrics = report_metrics(model, f"test: {data}")
     folder = Path(output) if output else run_folder(checkpoint) / "report"
@@ -105,9 +108,17 @@ def report_test(
             annotations = datamodule.annotations("test")
             images = [] if annotations is None else range(len(annotations))
             paths = {annotations.image_id(i): annotations.path(i) for i in images}
-            title = f"{type(model).__name__} on {data}"
-            found = (model.last_evaluated, model.class_names, model.metric.protocol)
-            path = report_of(*found, folder, content, paths, title, score_threshold, baseline)
+            path = report_of(
+                model.last_evaluated,
+                model.class_names,
+                model.metric.protocol,
+                folder=folder,
+                metrics=content,
+                image_paths=paths,
+                title=f"{type(model).__name__} on {data}",
+                score_threshold=score_threshold,
+                baseline=baseline,
+            )
     except OSError as error:
         raise ConfigError(f"the report cannot be written ({error}); choose a folder with --output") from None
     if baseline is not None:

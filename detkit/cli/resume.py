@@ -176,7 +176,7 @@ def read_start(command: str, start: Start, arguments: Arguments, model: type) ->
 def find_differences(
     start: Start, arguments: Arguments, final: Any, parse: Callable[[list[str]], Any], args: Sequence[str]
 ) -> tuple[list[Difference], dict[str, Any]]:
-    """Where the checkpoint's options and the user's words differ.
+    """The options in which the checkpoint and the user's arguments differ.
 
     Args:
         start: with the checkpoint's content.

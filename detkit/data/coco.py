@@ -80,7 +80,7 @@ class COCO(DetectionDataModule):
         name_of = {category.id: str(category.name) for category in instances.categories}
         label_of = {category: label for label, category in enumerate(ids, 1)}
         images = np.array([numbers.get(row.image_id, -1) for row in rows], np.int64)
-        listed = np.array([row.category_id in name_of for row in rows], np.int64) - 1
+        listed = np.array([0 if row.category_id in name_of else -1 for row in rows], np.int64)
         labels = np.array([label_of.get(row.category_id, -1) for row in rows], np.int64)
         file_policy = UnknownIdPolicy("the file", advice="Correct the annotation, or add what it names to the file")
         policy = class_policy(self.other_classes)

@@ -117,7 +117,13 @@ class GivenProposals:
         return [boxes[:limit] for boxes in proposals]
 
     def of_images(self, images: Sequence[Tensor], image_ids: Sequence[str | int | None]) -> list[Tensor]:
-        """Proposals (P, 4) of images, uint8 (3, H, W), in their pixels; computed side by side on all cores."""
+        """Proposals (P, 4) of images, uint8 (3, H, W), in their pixels; computed side by side on all cores.
+
+        They are those that a store would have, but for its rounding to eighths of a pixel.
+
+        Raises:
+            ConfigError: for proposals that are not made from pixels.
+        """
 
         def one(image: Tensor, image_id: str | int | None) -> Tensor:
             pixels = np.ascontiguousarray(image.detach().cpu().permute(1, 2, 0).numpy())
@@ -130,7 +136,11 @@ class GivenProposals:
             return list(pool.map(one, images, image_ids))
 
     def of_first(self, annotations: Annotations, count: int) -> dict[str | int, np.ndarray]:
-        """Proposals (P, 4) of a split's first ``count`` images, by their ids; computed now and kept nowhere."""
+        """Proposals (P, 4) of a split's first ``count`` images, by their ids; computed now and kept nowhere.
+
+        Raises:
+            DataError: an image cannot be read.
+        """
         task = self.settings.task(annotations, "train")
         boxes: dict[str | int, np.ndarray] = {}
         for index in range(count):

@@ -30,7 +30,7 @@ class Analysis:
     foreground: float  # the IoU threshold of a hit
     background: float  # that of an error about an object
     base_ap: float  # mean AP at the IoU `foreground`
-    error_ap: dict[str, float]  # what would be added to it if all errors of one of errors.ERROR_KINDS were mended
+    error_ap: dict[str, float]  # what would be added to it if all errors of one of errors.ERROR_KINDS were corrected
     false_positive_ap: float  # likewise without misses
     false_negative_ap: float  # likewise if nothing were left to find
     error_counts: dict[str, int]  # how many errors there are of each kind

@@ -109,7 +109,7 @@ class ErrorAP:
     """Average precision, and what would be added to it; in 0..1, NaN where there is no object to find."""
 
     base: float  # mean AP of the classes with objects
-    dap: dict[str, float]  # what mending each of ERROR_KINDS adds to it, at least 0
+    dap: dict[str, float]  # what correcting each of ERROR_KINDS adds to it, at least 0
     false_positives: float  # what it adds to remove all misses
     false_negatives: float  # what it adds if only what was found need be found
     base_per_class: np.ndarray  # (K,) AP of each class
@@ -130,7 +130,7 @@ def error_ap(evaluation_set: EvaluationSet, num_classes: int, errors: Errors, as
                 result[k] = 0.0
         return result
 
-    def mended(kind: str) -> np.ndarray:
+    def corrected(kind: str) -> np.ndarray:
         if kind == "missed":
             return average(objects_left=objects - count_by_class(s.labels[errors.missed], num_classes))
         wrong = errors.kind == ERROR_KINDS.index(kind)
@@ -144,12 +144,12 @@ def error_ap(evaluation_set: EvaluationSet, num_classes: int, errors: Errors, as
     found = count_by_class(s.labels[assignment.object[hits]], num_classes)
 
     def added(result: np.ndarray) -> float:
-        # Mending never takes anything away; less than 0 is the last digit of a mean.
+        # Correcting never takes anything away; less than 0 is the last digit of a mean.
         return float("nan") if np.isnan(base) else max(mean_of_known(result, of_none=1.0) - base, 0.0)
 
     return ErrorAP(
         base=base,
-        dap={kind: added(mended(kind)) for kind in ERROR_KINDS},
+        dap={kind: added(corrected(kind)) for kind in ERROR_KINDS},
         false_positives=added(average(keep=hits)),
         false_negatives=added(average(objects_left=found)),
         base_per_class=base_per_class,

@@ -22,7 +22,7 @@ class EvaluationFiles:
     image_files: list[str]  # I, relative to the images' folder in COCO's files, full paths in VOC's; "" where unknown
     data: str  # the ground truth as it was named
     protocol: str  # the protocol that goes with the layout of the files
-    findings: list[Finding]  # what was met and a user should know
+    findings: list[Finding]  # what a user should know about the files
     split: str | None = None  # the image set; None for COCO's files
 
 

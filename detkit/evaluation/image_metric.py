@@ -47,7 +47,7 @@ class ImageMetric:
         raise NotImplementedError("a metric over images must implement merge")
 
     def reset(self) -> None:
-        """Forget all images."""
+        """Start again, without images."""
         self.parts = []
 
     def gathered(self) -> Any:

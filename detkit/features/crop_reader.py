@@ -32,7 +32,7 @@ MEMORY, MEMORY_CPU = 1.0, 0.05
 
 
 class CropFeatures(NamedTuple):
-    """What is read of each of N crops: ``pool5`` (N, D5), which knows where, and ``fc7`` (N, D7), which knows what."""
+    """What is read of each of N crops: ``pool5`` (N, D5), for the boxes, and ``fc7`` (N, D7), for the classes."""
 
     pool5: Tensor
     fc7: Tensor

@@ -138,6 +138,6 @@ def distinct_rois(boxes: Tensor, stride: int, groups: Tensor | None = None) -> T
     if groups is not None:
         cells = torch.cat([cells, groups[:, None]], dim=1)
     _, kind = cells.unique(dim=0, return_inverse=True)
-    place = torch.arange(len(boxes), device=boxes.device)
-    first = torch.full_like(place, len(boxes)).scatter_reduce(0, kind, place, "amin")
+    position = torch.arange(len(boxes), device=boxes.device)
+    first = torch.full_like(position, len(boxes)).scatter_reduce(0, kind, position, "amin")
     return first[first < len(boxes)].sort().values

@@ -4,7 +4,7 @@ from detkit.heads.box_regressor import BoxRegressors, BoxRegressorSettings, regr
 from detkit.heads.crop_classifier import CropClassifier, SetLimit, Variant
 from detkit.heads.detection import DetectionSettings
 from detkit.heads.hard_negatives import HardNegativeMiner, SVMSettings, Training
-from detkit.heads.linear_svm import LinearSVMs, feature_scale, fit_svm, objective
+from detkit.heads.linear_svm import LinearSVMs, Objective, feature_scale, fit_svm, objective
 from detkit.heads.ridge import Ridge, fit_ridge
 from detkit.heads.roi_heads import BoxPredictor, RoIHeads, RoISettings, build_box_head
 
@@ -16,6 +16,7 @@ __all__ = [
     "DetectionSettings",
     "HardNegativeMiner",
     "LinearSVMs",
+    "Objective",
     "Ridge",
     "RoIHeads",
     "RoISettings",

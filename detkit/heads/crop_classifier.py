@@ -124,7 +124,10 @@ class CropClassifier(nn.Module):
         return [Variant(classifier, boxes) for classifier in classifiers for boxes in refinements]
 
     def scores(self, fc7: Tensor, classifier: str) -> Tensor:
-        """Scores (R, K) in 0..1 of fc7 (R, D7): probabilities, or SVM margins through a sigmoid (0 without an SVM)."""
+        """Scores (R, K) in 0..1 of fc7 (R, D7): the softmax's probabilities, or the SVMs' margins through a sigmoid.
+
+        There 0.5 is the separating plane, and 0 is for classes without an SVM.
+        """
         return self(fc7).softmax(1)[:, 1:] if classifier == "softmax" else self.svms(fc7).sigmoid()
 
     def detect(

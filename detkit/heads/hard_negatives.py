@@ -24,6 +24,7 @@ from detkit.heads.linear_svm import (
     MINING_TOLERANCES,
     TOLERANCES,
     LinearSVMs,
+    Objective,
     fit_svm,
     objective,
 )
@@ -91,7 +92,7 @@ class Training(NamedTuple):
 
     @property
     def objective(self) -> float:
-        return self.positive + self.negative + self.regularization
+        return Objective(self.positive, self.negative, self.regularization).total
 
 
 class HardNegativeMiner:
@@ -104,7 +105,8 @@ class HardNegativeMiner:
         settings: see `SVMSettings`.
         scale: the factor that all features were multiplied by; stored in `svms`.
         max_negatives: limit on a class's negatives after a training, for features so weak that nearly every negative is
-            hard; those with the largest margins are kept, at least `MIN_NEGATIVES` times the positives' weight.
+            hard; those with the largest margins are kept, at least `MIN_NEGATIVES` times the positives' weight. None:
+            no limit.
         retrain_after: see `RETRAIN_AFTER`.
 
     Attributes:
@@ -139,7 +141,9 @@ class HardNegativeMiner:
 
     @torch.no_grad()
     def update(self, image: int, features: Tensor, overlaps: Tensor) -> int:
-        """Add an image's hard negatives, and train the SVMs that have enough new ones, or any at first.
+        """Add an image's hard negatives, and train the SVMs that have enough new ones.
+
+        A class is first trained at the first image that has negatives for it.
 
         Args:
             image: its number, from 0; the same one in each pass.

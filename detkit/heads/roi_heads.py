@@ -77,14 +77,22 @@ class RoISettings:
         for name in ("foreground_iou", "positive_fraction", "dropout"):
             check_range(f"roi.{name}", getattr(self, name), 0, 1)
         low, high = self.background_iou
-        check_range("roi.background_iou, its end", high, 0, self.foreground_iou)
-        check_range("roi.background_iou, its start", low, 0, high)
+        if not 0 <= low <= high <= self.foreground_iou:
+            raise ConfigError(
+                f"roi.background_iou {[low, high]} and roi.foreground_iou {self.foreground_iou}: background must be a "
+                "range from 0 on that ends at foreground_iou or below"
+            )
 
 
 class RoIHeads(nn.Module):
     """RoI pooling, box head and predictor, with what training and detection need around them.
 
-    The predictor gives logits (R, K + 1) and deltas (R, K + 1, 4) of the head's vectors.
+    Args:
+        pooler: from feature maps to regions.
+        box_head: from pooled regions to vectors.
+        box_predictor: from vectors to logits (R, K + 1) and deltas (R, K + 1, 4).
+        settings: sampling and losses.
+        detection: which regions become detections.
     """
 
     def __init__(

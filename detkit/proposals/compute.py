@@ -113,6 +113,11 @@ class ProposalTask:
 def load_or_compute(task: ProposalTask, workers: int | None = None, progress: bool = True) -> ProposalStore:
     """The proposals of a split, computed now if they are not there; a computation that was stopped goes on.
 
+    Args:
+        task: what is wanted.
+        workers: threads; None for one a core.
+        progress: print what is computed, and how far it is.
+
     Raises:
         DataError: the store does not fit the split, or holds other proposals; or images cannot be read, which is said
             after all others are computed and kept.

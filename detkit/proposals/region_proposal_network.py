@@ -64,7 +64,11 @@ class RPNSettings:
         check_choice("rpn.box_loss", self.box_loss, BOX_LOSSES)
         for name in ("foreground_iou", "positive_fraction", "nms_threshold", "score_threshold"):
             check_range(f"rpn.{name}", getattr(self, name), 0, 1)
-        check_range("rpn.background_iou", self.background_iou, 0, self.foreground_iou)
+        if not 0 <= self.background_iou <= self.foreground_iou:
+            raise ConfigError(
+                f"rpn.background_iou {self.background_iou} must be at least 0 and not above rpn.foreground_iou "
+                f"{self.foreground_iou}"
+            )
         for name in ("convolutions", "batch_size"):
             check_range(f"rpn.{name}", getattr(self, name), 1)
         for name in ("pre_nms", "post_nms"):

@@ -120,14 +120,14 @@ class StoreWriter:
             self.commit()
 
     def commit(self) -> None:
-        """Keep what was added so far, whatever happens to the process."""
+        """Keep what was added so far, whatever happens to the process; DataError if it cannot be written."""
         with _writing(self.part):
             if self._connection.in_transaction:
                 self._connection.execute("COMMIT")
         self._committed = time.monotonic()
 
     def merge_parts(self) -> None:
-        """Take over the parts of all other processes, which must have ended."""
+        """Take over the parts of all other processes, which must have ended; DataError for another computation's."""
         self.commit()
         for part in sorted(self.path.parent.glob(f".{glob.escape(self.path.name)}.part*[0-9]")):
             if part != self.part:

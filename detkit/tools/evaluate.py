@@ -117,9 +117,17 @@ def evaluate(
         try:
             if report:
                 paths = _image_paths(files, images, str(annotations))
-                title = f"{Path(detections).name} on {files.data}"
-                found = (files.evaluation_set, files.class_names, settings)
-                path = report_of(*found, folder, metrics, paths, title, score_threshold, earlier)
+                path = report_of(
+                    files.evaluation_set,
+                    files.class_names,
+                    settings,
+                    folder=folder,
+                    metrics=metrics,
+                    image_paths=paths,
+                    title=f"{Path(detections).name} on {files.data}",
+                    score_threshold=score_threshold,
+                    baseline=earlier,
+                )
             else:
                 path = folder / "metrics.json"
                 write_json(path, metrics)
@@ -207,6 +215,7 @@ def report_of(
     evaluated: EvaluationSet,
     class_names: Sequence[str],
     protocol: Protocol,
+    *,
     folder: Path,
     metrics: dict[str, Any],
     image_paths: Mapping[int | str, str],

@@ -93,9 +93,10 @@ def _count(image, textures, labels, count):
 
 @jit
 def _spread(counts):
-    """Counts by axis, int32 (R, n * 20), to counts by direction: what rises along an axis is flat in the falling one.
+    """Counts by axis, int32 (R, n * 20), to counts by direction.
 
-    Flat pixels are in the last bin of the falling direction and in the first of the rising one.
+    What rises along an axis is flat in the falling direction, and vice versa. Flat pixels are in the last bin of the
+    falling direction and in the first of the rising one.
     """
     out = np.empty(counts.shape, np.int32)
     bins = texture.BINS

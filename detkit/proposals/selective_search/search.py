@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detkit.errors import ImageTypeError
-from detkit.settings import check_choice, check_range
+from detkit.errors import ConfigError, ImageTypeError
+from detkit.settings import check_choice
 
 if TYPE_CHECKING:
     from detkit.proposals.selective_search.grouping import Hierarchy
@@ -118,8 +118,9 @@ def selective_search(
 
     pixels = as_pixels(image)
     chosen = parameters if isinstance(parameters, SearchParameters) else parameters_of(parameters, mode)
-    check_range("max_boxes of selective search", max_boxes, 1)
-    check_range("resize_width of selective search", resize_width, 1)
+    for name, value in (("max_boxes", max_boxes), ("resize_width", resize_width)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} of selective search must be 1 or more, or null for no limit; it is {value}")
     height, width = pixels.shape[:2]
     searched = pixels
     if resize_width is not None and width > resize_width:
