@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detkit.boxes.geometry import area, as_float
-from detkit.settings import check_choice
+from detkit.errors import ConfigError
 
 BOX_LOSSES = ("smooth_l1", "l1", "l2", "giou")
 
@@ -59,7 +59,8 @@ def box_regression_loss(
     Raises:
         ConfigError: for another kind.
     """
-    check_choice("box regression loss", kind, BOX_LOSSES)
+    if kind not in BOX_LOSSES:
+        raise ConfigError(f"unknown box regression loss {kind!r}: use one of {', '.join(BOX_LOSSES)}")
     predicted, target = as_float(predicted), as_float(target)
     if kind == "giou":
         unit = torch.zeros(4, dtype=predicted.dtype, device=predicted.device)
