@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,9 @@ def test_images_of_another_kind_are_refused(image: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("name", [n for n in ARCHITECTURES if n not in ("vgg16", "resnet101", "resnet34")])
 def test_every_kind_of_backbone_has_a_classifier(name: str) -> None:
-    model = classifier(backbone=name, crop_size=64)
-    assert all(m.training for m in model.modules())
-    with torch.no_grad():
+    with torch.no_grad(), nullcontext() if name.startswith("regnet") else torch.device("meta"):
+        model = classifier(backbone=name, crop_size=64)
+        assert all(m.training for m in model.modules())
         assert model.eval()([torch.zeros(3, 40, 50, dtype=torch.uint8)]).shape == (1, 3)
 
 
