@@ -100,12 +100,25 @@ def read_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
             f"{path}: not a checkpoint written by detkit. Weights from elsewhere are given by --model.weights, "
             "torchvision detectors by FasterRCNN.from_torchvision."
         )
+    about, state = checkpoint["detkit"], checkpoint["state_dict"]
+    right = {
+        "detkit": isinstance(about, dict) and isinstance(about.get("class"), str),
+        "state_dict": isinstance(state, dict) and all(isinstance(value, torch.Tensor) for value in state.values()),
+        "hyper_parameters": isinstance(checkpoint.get("hyper_parameters", {}), dict),
+    }
+    for name in [name for name in right if not right[name]]:
+        raise CheckpointError(f"{path}: is damaged: its entry {name!r} is not as detkit writes it.")
     return checkpoint
 
 
 def hyper_parameters(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """The constructor arguments kept in a checkpoint, without what Lightning notes for itself (`_class_path`, ...)."""
-    return {k: v for k, v in checkpoint.get("hyper_parameters", {}).items() if not k.startswith("_")}
+    """The constructor arguments kept in a checkpoint.
+
+    Without what Lightning notes for itself (`_class_path`, ...), and without an optimizer or schedule: detkit does not
+    keep them, a fit has them from its config or code.
+    """
+    arguments = checkpoint.get("hyper_parameters", {}).items()
+    return {k: v for k, v in arguments if not str(k).startswith("_") and k not in ("optimizer", "lr_scheduler")}
 
 
 def check_fits(state: dict[str, Any], expected: dict[str, Any], path: str | PathLike[str], limit: int = 3) -> None:
@@ -149,10 +162,11 @@ def restore(checkpoint: dict[str, Any], source: str) -> TrainableModule:
             arguments["weights"] = None
         model = construct(model_class, arguments)
         model.on_load_checkpoint(checkpoint)
+        check_fits(checkpoint["state_dict"], model.state_dict(), source)
         model.load_state_dict(checkpoint["state_dict"])
     except ConfigError as error:
         raise CheckpointError(f"{source}: {error}") from error
-    except (TypeError, RuntimeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (TypeError, ValueError, AttributeError, RuntimeError, LookupError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{source}: does not fit {name.rpartition('.')[2]} of this version ({reason})") from error
     return model

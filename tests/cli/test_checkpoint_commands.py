@@ -14,6 +14,13 @@ Detkit = Callable[..., Any]
 RUN = Path("runs/toy/version_0")
 
 
+class Harm:
+    """Any class of an imported module."""
+
+    def __init__(self, *args: Any) -> None:
+        Path("harmed").touch()
+
+
 @pytest.fixture
 def trained(detkit: Detkit) -> Detkit:
     """A run of one epoch lies in runs/toy."""
@@ -60,6 +67,18 @@ def test_no_weights_are_looked_for(trained: Detkit, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(fakes.Tiny, "test_step", lambda self, batch, i: seen.append(self.hparams.weights))
     assert trained("test", "--ckpt_path", str(path)).code == 0
     assert set(seen) == {None}
+
+
+@pytest.mark.parametrize("name", ["optimizer", "lr_scheduler"])
+def test_an_optimizer_that_a_checkpoint_names_is_not_called(trained: Detkit, name: str) -> None:
+    path = RUN / "checkpoints/last.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["hyper_parameters"][name] = {"class_path": f"{__name__}.Harm", "init_args": {}}
+    torch.save(content, path)
+    for command in ("validate", "test", "predict", "fit"):
+        options = ["--trainer.max_epochs", "2"] if command == "fit" else []
+        assert trained(command, "--ckpt_path", str(path), *options).code == 0
+        assert not Path("harmed").exists()
 
 
 def test_contradicting_class_names_are_refused(trained: Detkit) -> None:
