@@ -21,19 +21,25 @@ def full_name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def find_class(name: str, base: type, among: Mapping[str, type] | None = None) -> type:
+def find_class(name: str, base: type | tuple[type, ...], among: Mapping[str, type] | None = None) -> type:
     """The class of a full name, or of a short one of ``among``.
 
     Raises:
-        ConfigError: no such class is imported, or it is no subclass of ``base``.
+        ConfigError: no such class is imported, or it is derived from none of ``base``.
     """
     known = dict(among or {})
     if name in known:
         return known[name]
     module, _, attribute = name.rpartition(".")
-    found = getattr(sys.modules.get(module), attribute, None) if module else None
+    found = None
+    if module.partition(".")[0] == "detkit":  # our packages import their classes when these are asked for
+        found = getattr(sys.modules.get(module), attribute, None)
+    elif module in sys.modules:  # a foreign name must not set off the imports of other packages that do so
+        found = vars(sys.modules[module]).get(attribute)
     if isinstance(found, type) and issubclass(found, base):
         return found
+    if found is not None and isinstance(base, tuple):
+        raise ConfigError(f"{name} is not a class that a config may name")
     if found is not None:
         raise ConfigError(f"{name} is not a {base.__name__}; give a class that is derived from {full_name(base)}")
     if module and module not in sys.modules:
@@ -43,7 +49,7 @@ def find_class(name: str, base: type, among: Mapping[str, type] | None = None) -
         )
     shown = [*list(known)[:20], *["..."] * (len(known) > 20)]
     hint = did_you_mean(name, known) or (f"; there are: {', '.join(shown)}" if known else "")
-    raise ConfigError(f"there is no {base.__name__} {name!r}{hint}")
+    raise ConfigError(f"there is no {'class' if isinstance(base, tuple) else base.__name__} {name!r}{hint}")
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
@@ -52,12 +58,17 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def known_classes(base: type) -> dict[str, type]:
-    """The imported classes derived from `base`, by their short names."""
+def subclasses(base: type) -> list[type]:
+    """`base` and the imported classes derived from it."""
     classes = [base]
     for cls in classes:
         classes.extend(cls.__subclasses__())
-    return {cls.__name__: cls for cls in classes}
+    return classes
+
+
+def known_classes(base: type) -> dict[str, type]:
+    """The imported classes derived from `base`, by their short names."""
+    return {cls.__name__: cls for cls in subclasses(base)}
 
 
 def build(spec: Mapping[str, Any], base: type, among: Mapping[str, type] | None = None) -> Any:

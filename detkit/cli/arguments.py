@@ -6,17 +6,24 @@ Options win over files wherever they stand on the command line, so files are put
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
+from detkit.classes import did_you_mean
 from detkit.errors import ConfigError
 from detkit.files import find_config
+
+#: What a config file may hold.
+SECTIONS = ("model", "data", "trainer", "checkpoint", "predictions", "seed_everything", "ckpt_path", "print_config")
+SECTIONS += ("output", "baseline", "score_threshold")
+MAX_VALUES, MAX_DEPTH = 100_000, 50
 
 
 class ConfigFile(NamedTuple):
@@ -103,7 +110,16 @@ def read_config(path: Path) -> dict[str, Any]:
         ConfigError: as `read_arguments`.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        size, depth = _size(yaml.compose(text, yaml.SafeLoader), {})
+        if size > MAX_VALUES or depth > MAX_DEPTH:
+            raise RecursionError
+        content = yaml.safe_load(text)
+    except RecursionError:
+        limits = (
+            f"more than {MAX_DEPTH} levels, or {MAX_VALUES:,} values (an alias, *NAME, counts as what it stands for)"
+        )
+        raise ConfigError(f"{path}: holds {limits}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from error
     except yaml.MarkedYAMLError as error:
@@ -116,7 +132,20 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: must hold `model:`, `data:` and `trainer:` sections, not a {type(content).__name__}"
         )
+    for name in content or {}:
+        if name not in SECTIONS:
+            raise ConfigError(f"{path}: there is no option {name}{did_you_mean(str(name), SECTIONS)}")
     return content or {}
+
+
+def _size(node: yaml.Node | None, known: dict[int, tuple[float, int]]) -> tuple[float, int]:
+    """Values and levels of a YAML document once its aliases are filled in, counted without filling them in."""
+    if id(node) not in known:
+        known[id(node)] = math.inf, 0  # an alias of what holds it
+        value = node.value if isinstance(node, yaml.CollectionNode) else []
+        children = [_size(each, known) for each in (chain(*value) if isinstance(node, yaml.MappingNode) else value)]
+        known[id(node)] = 1 + sum(size for size, _ in children), 1 + max((depth for _, depth in children), default=0)
+    return known[id(node)]
 
 
 def lookup(content: Any, name: str, missing: Any = None) -> Any:

@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from detkit.classes import find_class, import_modules, known_classes
 from detkit.cli.arguments import Arguments
 from detkit.cli.help import OPTIONS, describe
+from detkit.cli.imports import restrict_imports
 from detkit.cli.messages import explain, own_cause
 from detkit.cli.reports import (
     describe_data,
@@ -73,6 +74,7 @@ def execute(command: str, arguments: Arguments, start: Start) -> DetkitCLI:
     """
     import_modules(arguments.modules)
     model, data = base_classes()
+    restrict_imports(arguments.modules)
     try:
         cli = DetkitCLI(command, arguments, start, model, data)
         cli.run_command()

@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from detkit.classes import find_class
 from detkit.cli.arguments import Arguments, flatten
+from detkit.cli.imports import kinds
 from detkit.errors import ConfigError, DetkitError
 
 #: Lines that say nothing of what the user gave.
@@ -18,6 +20,8 @@ NOISE = re.compile(
 CULPRIT = re.compile(
     r"(?:unrecognized arguments: -*|[Oo]ption '|import path string: |Got value: |Given value: )([\w.-]+)"
 )
+#: What jsonargparse says of a name that `detkit.cli.imports` does not allow.
+DENIED = re.compile(r"Importing '([\w.]+)' is not allowed, denied by")
 
 
 def explain(message: str, command: str, arguments: Arguments, known: Iterable[str]) -> ConfigError:
@@ -25,6 +29,9 @@ def explain(message: str, command: str, arguments: Arguments, known: Iterable[st
 
     ``known`` are the names of options and classes there are; the choices that the message itself lists are added.
     """
+    if denied := DENIED.search(message):
+        file = next((f"{path}: " for path, content in arguments.files if denied[1] in str(content)), "")
+        return ConfigError(f"{file}{_not_allowed(denied[1])}")
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     lines = [line for line in lines if line and not NOISE.match(line) and len(line) < 500]
     text = " ".join(lines) or message
@@ -40,8 +47,19 @@ def own_cause(error: BaseException) -> DetkitError | None:
     """The error of ours that another one was made of: jsonargparse wraps what a constructor raises."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, DetkitError):
+        if denied := DENIED.match(str(cause)):
+            return _not_allowed(denied[1])
         cause = cause.__cause__ or cause.__context__
     return cause
+
+
+def _not_allowed(name: str) -> ConfigError:
+    """Why a class must not be named."""
+    try:
+        find_class(name, kinds())
+    except ConfigError as error:
+        return error
+    return ConfigError(f"{name}: is not the name under which this class is imported")
 
 
 def _file_of(culprit: str, arguments: Arguments) -> str:

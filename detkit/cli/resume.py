@@ -14,6 +14,7 @@ from typing import Any
 
 from detkit.classes import find_class, full_name, known_classes
 from detkit.cli.arguments import Arguments, ConfigFile, flatten, lookup, read_arguments, read_config
+from detkit.cli.imports import check_names
 from detkit.cli.signatures import check_options, options_of
 from detkit.engine.checkpoints import FoundCheckpoint, find_checkpoint, hyper_parameters, read_checkpoint, run_folder
 from detkit.errors import CheckpointError, ConfigError
@@ -152,16 +153,21 @@ def read_start(command: str, start: Start, arguments: Arguments, model: type) ->
             f"{path}: holds the weights only, as `detkit compress` writes them, and not the state of its run, "
             "which cannot go on from here. Go on from the run's own checkpoint."
         )
-    class_path = full_name(find_class(start.content["detkit"]["class"], model, known_classes(model)))
+    class_path = _class_of(start.content, model, path)
     asked, where = arguments.class_of("model")
     if asked is not None and full_name(find_class(asked, model, known_classes(model))) != class_path:
         raise CheckpointError(f"{path} is of a {class_path.rpartition('.')[2]}, but {where} asks for a {asked}.")
-    _check_imported(start.content.get("hyper_parameters"), path)
-    if start.config is not None:
-        _check_imported(start.config.content, start.config.path)
-    kept = to_plain(hyper_parameters(start.content))
+    try:
+        kept = json.loads(json.dumps(to_plain(hyper_parameters(start.content))))
+    except (TypeError, RecursionError):
+        raise CheckpointError(f"{path}: is damaged: its hyper_parameters are not plain values.") from None
+    if not isinstance(kept.get("class_names"), list):
+        raise CheckpointError(f"{path}: is damaged: it holds no class_names.")
     if command == "fit":  # they are linked to the data set
         kept = {name: value for name, value in kept.items() if name not in CLASSES}
+    check_names(kept, path)
+    if start.config in arguments.files:
+        check_names(start.config.content, start.config.path)
     if "weights" in kept:  # the checkpoint holds every weight: nothing is downloaded only to be overwritten
         kept["weights"] = None
     model_option = [f"--model={json.dumps({'class_path': class_path, 'init_args': kept})}"]
@@ -217,6 +223,14 @@ def position_of(content: Mapping[str, Any], stage: str = "") -> str:
     return f"{where} and stage {stage}" if stage else where
 
 
+def _class_of(content: Mapping[str, Any], model: type, path: Path) -> str:
+    """The full name of a checkpoint's class."""
+    try:
+        return full_name(find_class(content["detkit"]["class"], model, known_classes(model)))
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
 def _with_full_names(content: Any) -> Any:
     """The content with every class by its full name: it may be known by a shorter one, of a package that imports it."""
     if isinstance(content, list):
@@ -257,32 +271,17 @@ def _check_classes(start: Start, arguments: Arguments) -> None:
         )
 
 
-def _check_imported(content: Any, where: Path) -> None:
-    """Refuse a class that a run's files name and that is not imported: a file imports and calls nothing.
-
-    Augmentations of albumentations are looked up by the data sets themselves.
-    """
-    items = content.items() if isinstance(content, dict) else enumerate(content if isinstance(content, list) else ())
-    for key, value in items:
-        named = isinstance(value, str) and key in ("class_path", "optimizer", "lr_scheduler")
-        if named and "." in value and not value.startswith("albumentations."):
-            try:
-                find_class(value, object)
-            except ConfigError as error:
-                raise ConfigError(f"{where}: {error}") from error
-        _check_imported(value, where)
-
-
 def _data_of_run(start: Start, arguments: Arguments) -> list[str]:
     """The data set of the checkpoint's run, as an option, where the user names none."""
     if arguments.class_of("data")[0] is not None or arguments.option("data") is not None:
         return []
     section = start.config.content.get("data") if start.config is not None else None
-    if not section:
+    if not section or not isinstance(section, str | dict):
         raise ConfigError(
             "No data set given: add --data (VOC, COCO, ImageFolder, Shapes) and --data.path, or --config."
         )
     section = {"class_path": section} if isinstance(section, str) else section
+    check_names(section, start.config.path)
     init_args = {**(section.get("init_args") or {}), "class_names": start.class_names}
     return [f"--data={json.dumps({**section, 'init_args': init_args})}"]
 

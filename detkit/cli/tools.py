@@ -13,6 +13,7 @@ from typing import Any
 
 from detkit.classes import import_modules, known_classes
 from detkit.cli.arguments import Arguments, lookup, read_arguments, read_config
+from detkit.cli.imports import check_names, restrict_imports
 from detkit.cli.messages import explain, own_cause
 from detkit.cli.signatures import check_options, dotted, options_of
 from detkit.errors import ConfigError
@@ -83,6 +84,7 @@ def _parse(
 
         for name in detkit.data.__all__:  # importing them makes their short names known
             getattr(detkit.data, name)
+        restrict_imports(arguments.modules)
     parser = ArgumentParser(
         prog=f"detkit {command}", description=CONFIG if "data" in known else None, exit_on_error=False
     )
@@ -121,6 +123,7 @@ def _supplied(tool: Tool, arguments: Arguments) -> list[str]:
 
         path = run_folder(find_checkpoint(run).path) / "config.yaml"
         section = read_config(path).get("data") if path.is_file() else None
+        check_names({"class_path": section} if isinstance(section, str) else section, path)
         options += [("data", section)] if section else []
     return [f"--{option}={value if isinstance(value, str) else json.dumps(value)}" for option, value in options]
 

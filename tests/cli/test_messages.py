@@ -41,7 +41,7 @@ def test_a_wrong_option_gets_a_few_lines(detkit: Callable[..., Any], given: list
         ("model: Tinny\ndata: Numbers\n", ["Tinny", "'Tiny'"]),
         (
             "model: Tiny\ndata: Numbers\ntrainor: {max_epochs: 1}",
-            ["no option trainor.max_epochs; did you mean trainer"],
+            ["no option trainor; did you mean 'trainer'"],
         ),
         ("model: Tiny\n  lr: [\n", ["wrong.yaml, line 2"]),
         ("- model\n", ["list"]),

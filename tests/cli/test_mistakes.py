@@ -16,6 +16,12 @@ ROOT = Path(__file__).parents[2]
 BAD = {
     "wrong.yaml": "model:\n  class_path: FasterRCNN\n  init_args:\n    rpn: {nms_treshold: 0.7}\ndata: Shapes\n",
     "broken.yaml": "model: FasterRCNN\n  rpn: [\n",
+    "aliases.yaml": "".join(["model: &a0 [1]\n", *(f"m{i}: &a{i} [{f'*a{i - 1}, ' * 10}]\n" for i in range(1, 7))]),
+    "merged.yaml": "".join(["m0: &a0 {}\n", *(f"m{i}: &a{i} {{<<: [{f'*a{i - 1}, ' * 10}]}}\n" for i in range(1, 7))]),
+    "round.yaml": "model: &a [*a]\n",
+    "deep.yaml": f"model: {'[' * 900}{']' * 900}\n",
+    "levels.yaml": f"model: {'[' * 60}{']' * 60}\n",
+    "section.yaml": "model: FasterRCNN\ndata: Shapes\nmodle:\n",
     "runs/x/version_0/config.yaml": "model: {class_path: detkit.RCNN}\ndata: {class_path: detkit.data.Shapes}\n",
     "runs/x/version_0/checkpoints/best.ckpt": "",
     "torch/__init__.py": "raise SystemExit('torch was imported')\n",
@@ -39,6 +45,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("fit --config faster_rcnn/custom_vok", "no such config file; did you mean faster_rcnn/custom_voc?"),
         ("fit --config broken.yaml", "broken.yaml, line 2, column 6: not valid YAML"),
         ("fit --config wrong.yaml", "wrong.yaml: there is no option model.init_args.rpn.nms_treshold; did you mean"),
+        (
+            "fit --config aliases.yaml",
+            "aliases.yaml: holds more than 50 levels, or 100,000 values (an alias, *NAME, counts",
+        ),
+        ("fit --config merged.yaml", "merged.yaml: holds more than 50 levels"),
+        ("propose --config round.yaml", "round.yaml: holds more than 50 levels"),
+        ("fit --config deep.yaml", "deep.yaml: holds more than 50 levels"),
+        ("propose --config levels.yaml", "levels.yaml: holds more than 50 levels"),
+        ("fit --config section.yaml", "section.yaml: there is no option modle; did you mean 'model'?"),
+        ("propose --config section.yaml", "section.yaml: there is no option modle; did you mean 'model'?"),
         ("fit --config shapes/faster_rcnn --model.lr 3", "no option --model.lr; did you mean --model.optim.lr?"),
         ("fit --config shapes/rcnn --model.image.min-sice 3", "did you mean --model.image.min_size?"),
         ("fit --config shapes/fast_rcnn --data.batch_sise 3", "did you mean --data.batch_size?"),
@@ -92,6 +108,19 @@ def test_a_class_of_ones_own_is_imported_by_the_command_line(
     assert detkit("test", "--import", "my_nets", "--ckpt_path", "runs/Mine").code == 0
     result = detkit("test", "--import", "my_netz", "--ckpt_path", "runs/Mine")
     assert result.code == 2 and "--import my_netz: cannot be imported" in result.err
+
+
+def test_a_config_names_what_import_has_imported(detkit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "from lightning.pytorch import Callback\n\nclass Mine(Callback):\n    pass\n\n"
+    Path("my_parts.py").write_text(f"{text}def say(*args):\n    print('said')\n")
+    monkeypatch.syspath_prepend(Path.cwd())
+    called = {"class_path": "LambdaCallback", "init_args": {"on_fit_start": "my_parts.say"}}
+    trainer = {"accelerator": "cpu", "max_epochs": 1, "callbacks": [{"class_path": "my_parts.Mine"}, called]}
+    Path("mine.yaml").write_text(yaml.safe_dump({"model": "Tiny", "data": "Numbers", "trainer": trainer}))
+    result = detkit("fit", "--config", "mine.yaml")
+    assert result.code == 2 and "mine.yaml: my_parts.Mine: the module my_parts is not imported; import it" in result.err
+    result = detkit("fit", "--config", "mine.yaml", "--import", "my_parts")
+    assert (result.code, result.err) == (0, "") and "said" in result.out
 
 
 @pytest.mark.parametrize("named", ["harm.Harm", "os.system"])
