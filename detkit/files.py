@@ -2,26 +2,102 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from detkit.errors import ConfigError
+from detkit.signals import SIGNALS
+
+#: What keeps a file from being written.
+WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A new folder in `folder`, from which `publish` moves the files up when the block ends; nothing where it fails.
+
+    Raises:
+        ConfigError: something cannot be written; see `writing`.
+    """
+    part = stage(folder)
+    try:
+        with writing(folder):
+            yield part
+        publish(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def stage(folder: Path) -> Path:
+    """Make the new folder of `staged`."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(".part", ".", folder))
+
+
+def publish(part: Path, folder: Path) -> bool:
+    """Move files from a stage into its folder, and delete the stage; returns whether earlier files were replaced.
+
+    Of several processes the last one wins with all its files. Symbolic links are replaced, not followed.
+    """
+    with writing(folder), SIGNALS.postponed(), ExitStack() as stack:
+        targets = {file: folder / file.relative_to(part) for file in part.rglob("*") if not file.is_dir()}
+        for target in targets.values():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.is_dir():
+                raise IsADirectoryError(errno.EISDIR, f"{target.name} is a folder")
+        with suppress(ImportError, OSError):  # Windows, or a drive without locks
+            import fcntl
+
+            stack.callback(os.close, descriptor := os.open(folder, os.O_RDONLY))
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        replaced = any(target.exists() for target in targets.values())
+        for file, target in targets.items():
+            os.replace(file, target)
+    shutil.rmtree(part, ignore_errors=True)
+    return replaced
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn an OSError into a ConfigError that names the folder, what is wrong, and how much is free there."""
+    try:
+        yield
+    except OSError as error:
+        raise output_error(folder, error) from error
+
+
+def output_error(path: Path, error: OSError) -> ConfigError:
+    """What to raise where an output cannot be written."""
+    in_the_way = isinstance(error, FileExistsError | NotADirectoryError)
+    why = "a file is where a folder is needed" if in_the_way else error.strerror or str(error)
+    free = shutil.disk_usage(next(each for each in (path, *path.absolute().parents) if each.exists())).free / 1e6
+    return ConfigError(f"{path}: cannot be written ({why}; {free:,.0f} MB are free there); choose another folder")
+
+
+def check_output(folder: Path) -> None:
+    """Refuse, before the work begins, a folder that cannot be made or written to, or whose disk is full."""
+    above = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    with writing(folder), tempfile.TemporaryFile(dir=above) as probe:
+        probe.write(bytes(4096))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file as UTF-8 under another name and renames it; its folder is created where missing.
+    """Writes a text file as UTF-8 by `staged`.
 
     A lone surrogate, as undecodable file names contain it, is written as a backslash escape, which is valid JSON too.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
-    os.replace(part, path)
+    with staged(path.parent) as part:
+        (part / path.name).write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -29,9 +105,9 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(to_json(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def overwrite_note(path: Path, option: str) -> str:
-    """A note that a file overwrites an earlier one, naming the option of another folder; "" where there is none."""
-    return f" (instead of an earlier one; {option} FOLDER keeps both)" if path.is_file() else ""
+def overwrite_note(replaced: bool, option: str) -> str:
+    """A note that an output replaced an earlier one, naming the option of another folder; "" where it did not."""
+    return f" (instead of an earlier one; {option} FOLDER keeps both)" if replaced else ""
 
 
 def to_json(value: Any) -> Any:

@@ -34,10 +34,12 @@ from detkit.cli.resume import Difference, Start, find_differences, position_of, 
 from detkit.cli.signatures import names_of
 from detkit.cli.trainer import SaveConfig, complete, make_run_folder, with_absolute_paths
 from detkit.engine.callbacks import BestCheckpoint
-from detkit.engine.checkpoints import check_fits, hyper_parameters
+from detkit.engine.checkpoints import check_fits, hyper_parameters, run_folder
 from detkit.engine.predictions import PredictionWriter
 from detkit.errors import CheckpointError, ConfigError
 from detkit.evaluation.tables import read_baseline
+from detkit.files import check_output
+from detkit.signals import SIGNALS, Stopped
 from detkit.system import keep_freed_memory
 
 REPORT_OPTIONS: tuple[tuple[str, type, str], ...] = (
@@ -243,15 +245,29 @@ class DetkitCLI(LightningCLI):
         options = {quiet[self.command]: False} if self.command in quiet else {}
         method = getattr(self.trainer, self.command)
         path = None if self.start.checkpoint is None else self.start.checkpoint.path
+        if self.command == "test":
+            check_output(self._report_folder)
         try:
             method(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, **options)
-        except SystemExit:
-            # What Lightning makes of Ctrl-C; `detkit.cli.main` ends with 130.
+            if self.trainer.is_global_zero:
+                self._report()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(self._how_to_go_on()) from None
+        except SystemExit as end:
+            # What Lightning makes of a KeyboardInterrupt.
             if not self.trainer.interrupted:
                 raise
-            raise KeyboardInterrupt(self._how_to_go_on()) from None
-        if self.trainer.is_global_zero:
-            self._report()
+            raise KeyboardInterrupt(self._how_to_go_on(isinstance(end.__context__, Stopped))) from None
+        except OSError as error:
+            error.filename = error.filename or self.folder  # a logger's has none
+            raise
+        finally:
+            SIGNALS.waits = False
+
+    @property
+    def _report_folder(self) -> Path:
+        output = self.config.output
+        return Path(output) if output else run_folder(self.start.checkpoint.path) / "report"
 
     def _report(self) -> None:
         data = describe_data(self.config.data)
@@ -260,17 +276,21 @@ class DetkitCLI(LightningCLI):
         elif self.command == "validate":
             report_metrics(self.model, f"validation: {data}")
         elif self.command == "test":
-            options = {name: self.config[name] for name in ("output", "score_threshold")}
-            report_test(self.model, self.datamodule, data, self.start.checkpoint.path, self.baseline, **options)
+            found = (self.start.checkpoint.path, self.baseline, self._report_folder, self.config.score_threshold)
+            report_test(self.model, self.datamodule, data, *found)
         else:
             report_predictions(self.config_init.predictions, self.trainer.world_size)
 
-    def _how_to_go_on(self) -> str:
+    def _how_to_go_on(self, in_epoch: bool = False) -> str:
+        """How to go on; ``in_epoch``: the last checkpoint is of the step at which the fit was stopped."""
+        if self.command == "predict" and (path := self.config_init.predictions.written) is not None:
+            return f"What was predicted is in {path}; the same command begins again with the first image."
         if self.folder is None:
             return ""
         unit = self.model.progress_unit
         if (self.folder / "checkpoints" / "last.ckpt").is_file():
-            return f"Go on from the last {unit} that ended with: detkit fit --ckpt_path {self.folder}"
+            position = f"step {self.trainer.global_step}" if in_epoch else f"the last {unit} that ended"
+            return f"Go on from {position} with: detkit fit --ckpt_path {self.folder}"
         if self.start.checkpoint is not None:  # the file: this run's own folder has no more than a copied best
             same = ", and this run's --model options again" if self.overrides else ""
             path = self.start.checkpoint.path

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import Path
 
 from detkit.__about__ import __version__
 from detkit.cli.help import COMMANDS, help_text
 from detkit.errors import ConfigError, DetkitError
+from detkit.files import WRITE_ERRORS, output_error
+from detkit.signals import SIGNALS
 
 LIGHTNING = ("fit", "validate", "test", "predict")
 
@@ -20,7 +24,7 @@ def main(args: Sequence[str] | None = None) -> int:
         args: the arguments after the program's name; `sys.argv[1:]` by default.
 
     Returns:
-        The exit code: 0, 2 for what the user can mend (one message, no traceback), 130 after an interrupt.
+        The exit code: 0, 2 for what the user can mend (one message, no traceback), 130 after Ctrl-C, 143 after SIGTERM.
     """
     args = list(sys.argv[1:] if args is None else args)
     command = args[0] if args else "--help"
@@ -36,19 +40,27 @@ def main(args: Sequence[str] | None = None) -> int:
         what = "option before a command" if command.startswith("-") else "command"
         known = f"There are: {', '.join(COMMANDS)}; `detkit --help` explains them."
         return _fail(f"Unknown {what} {command!r}.{meant}\n{known}")
+    SIGNALS.received, SIGNALS.waits = None, False
+    earlier = SIGNALS.install()
     try:
         _run(command, args[1:])
         return 0
     except DetkitError as error:
         return _fail(str(error))
     except KeyboardInterrupt as interrupt:
-        hint = str(interrupt)
-        print(f"\nStopped.{' ' + hint if hint else ''}", file=sys.stderr)
-        return 130
+        print(f"\nStopped. {str(interrupt) or 'The same command begins again.'}", file=sys.stderr)
+        return 128 + (SIGNALS.received or signal.SIGINT)
     except BrokenPipeError:
         # The reader of our output has gone (`detkit test ... | head`): nothing is left to say.
         sys.stderr.close()
         return 1
+    except OSError as error:
+        if error.filename is None or error.errno not in WRITE_ERRORS:
+            raise
+        return _fail(str(output_error(Path(error.filename), error)))
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 def _run(command: str, args: list[str]) -> None:

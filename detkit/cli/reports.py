@@ -15,12 +15,11 @@ from rich.table import Table
 from detkit.__about__ import __version__
 from detkit.cli.resume import Difference
 from detkit.data.datamodule import DataModule
-from detkit.engine.checkpoints import run_folder
 from detkit.engine.module import TrainableModule
 from detkit.engine.predictions import PredictionWriter
-from detkit.errors import ConfigError, DataError
+from detkit.errors import DataError
 from detkit.evaluation.tables import baseline_text, metrics_text, render
-from detkit.files import overwrite_note, write_json
+from detkit.files import overwrite_note, publish, staged, write_json
 from detkit.tools.evaluate import report_of
 
 
@@ -85,10 +84,10 @@ def report_test(
     data: str,
     checkpoint: Path,
     baseline: dict[str, Any] | None,
-    output: str | None,
+    folder: Path,
     score_threshold: float | None,
 ) -> None:
-    """Print the metrics of a test and write the report, into the run's folder or ``output``.
+    """Print the metrics of a test and write the report into a folder.
 
     ``score_threshold`` is the least score of what the report shows and counts, in 0..1; None takes that of the best F1.
 
@@ -96,39 +95,37 @@ def report_test(
         ConfigError: the report cannot be written.
     """
     metrics = report_metrics(model, f"test: {data}")
-    folder = Path(output) if output else run_folder(checkpoint) / "report"
     about = {"checkpoint": str(checkpoint), "data": data, "split": datamodule.test_split, "detkit": __version__}
     content = {**metrics, "detector": type(model).__name__, **about}
-    earlier = overwrite_note(folder / "metrics.json", "--output")
-    try:
+    with staged(folder) as part:
         if model.last_evaluated is None:  # a classifier: nothing to draw
             path = folder / "metrics.json"
-            write_json(path, content)
+            write_json(part / path.name, content)
         else:
             annotations = datamodule.annotations("test")
             images = [] if annotations is None else range(len(annotations))
             paths = {annotations.image_id(i): annotations.path(i) for i in images}
-            path = report_of(
+            page = report_of(
                 model.last_evaluated,
                 model.class_names,
                 model.metric.protocol,
-                folder=folder,
+                folder=part,
                 metrics=content,
                 image_paths=paths,
                 title=f"{type(model).__name__} on {data}",
                 score_threshold=score_threshold,
                 baseline=baseline,
             )
-    except OSError as error:
-        raise ConfigError(f"the report cannot be written ({error}); choose a folder with --output") from None
+            path = folder / page.name
+        replaced = publish(part, folder)
     if baseline is not None:
         print(baseline_text(content, baseline))
-    print(f"report: {path}{earlier}", flush=True)
+    print(f"report: {path}{overwrite_note(replaced, '--output')}", flush=True)
 
 
 def report_predictions(writer: PredictionWriter, world_size: int) -> None:
     """Say where the predictions are, and, where one process has counted them all, how many are drawn."""
-    print(f"predictions: {writer.folder / 'predictions.json'}{writer.overwrite_note}", flush=True)
+    print(f"predictions: {writer.written}{writer.overwrite_note}", flush=True)
     if writer.draw:
         share = f"{writer.num_drawn:,} of {writer.num_detections:,} detections"
         limit = f"those from a score of {writer.score_threshold:g} (--predictions.score_threshold)"

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
 import re
+import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
+from PIL import Image
 from torch import Tensor
 
+from detkit.data.images import ImageDataset
 from detkit.engine.checkpoints import run_folder
 from detkit.engine.module import TrainableModule
-from detkit.errors import ConfigError
-from detkit.files import overwrite_note
+from detkit.errors import ConfigError, DataError
+from detkit.files import check_output, overwrite_note, publish, stage, writing
+from detkit.signals import SIGNALS, Stopped
 from detkit.types import Batch, Detections, Sample
+
+DRAWN = "predictions"  # the folder of the drawings
+COMMENT = b"drawn by detkit"  # in their JPEG files
 
 
 def coco_results(image_id: str | int, detections: Detections, category_ids: Sequence[int]) -> Iterator[dict[str, Any]]:
@@ -48,6 +55,8 @@ def _decimals(values: Tensor) -> Any:
 class PredictionWriter(BasePredictionWriter):
     """Writes `predictions.json`, a list in COCO's results format; each process its part, which the first one joins.
 
+    A run that is stopped writes `predictions.stopped.json`, of the images that are done.
+
     Args:
         output: the folder to write into; the folder of the checkpoint's run by default.
         draw: write each image with its detections drawn into `predictions/`.
@@ -60,6 +69,7 @@ class PredictionWriter(BasePredictionWriter):
             raise ConfigError(f"predictions.score_threshold is {score_threshold}; scores go from 0 to 1")
         self.output, self.draw, self.score_threshold = output, draw, score_threshold
         self.folder = Path(output) if output else Path()
+        self.written: Path | None = None
         self._file: Any = None
 
     def use_run(self, checkpoint: Path) -> None:
@@ -67,14 +77,34 @@ class PredictionWriter(BasePredictionWriter):
         if not self.output:
             self.folder = run_folder(checkpoint)
 
+    def setup(self, trainer: Trainer, pl_module: TrainableModule, stage: str) -> None:
+        """Refuse an output that cannot be written or is not detkit's own, and leave its drawings out of the images."""
+        super().setup(trainer, pl_module, stage)
+        check_output(self.folder)
+        drawn = self.folder / DRAWN
+        for path in [drawn, *drawn.glob("*")] if self.draw else []:
+            if path.is_symlink() or (path.is_file() and not is_drawing(path)):
+                raise ConfigError(
+                    f"{path}: was not drawn by detkit and might be overwritten; choose another folder by "
+                    "--predictions.output"
+                )
+        images = getattr(trainer.datamodule, "images", None)
+        if isinstance(images, ImageDataset):
+            paths = {file: Path(images.root, file) for file in images.files}
+            images.files = [file for file, path in paths.items() if path.parent.name != DRAWN or not is_drawing(path)]
+            if not images.files:
+                raise DataError(f"{images.root}: has no image that detkit did not draw itself")
+
     def on_predict_start(self, trainer: Trainer, pl_module: TrainableModule) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.overwrite_note = overwrite_note(self.folder / "predictions.json", "--predictions.output")
         self._drawn: set[str] = set()
         # Detections of this process, and those of them that are drawn.
         self.num_detections = 0
         self.num_drawn = 0
+        self._parts = Path(trainer.strategy.broadcast(str(stage(self.folder)) if trainer.is_global_zero else ""))
         self._file = self._part(trainer.global_rank).open("w", encoding="utf-8")
+
+    def on_predict_batch_start(self, *_: Any) -> None:
+        SIGNALS.begin_item()
 
     def write_on_batch_end(
         self,
@@ -89,38 +119,55 @@ class PredictionWriter(BasePredictionWriter):
         for sample, detections in zip(batch, prediction, strict=True):
             image_id = sample["image_id"]
             rows = list(coco_results(image_id, detections, pl_module.category_ids))
-            self._file.write(json.dumps([image_id, rows]) + "\n")
-            if self.draw:
-                self.num_detections += len(detections["scores"])
-                self.num_drawn += int((detections["scores"] >= self.score_threshold).sum())
-                self._draw(sample, detections, pl_module.class_names)
+            with writing(self.folder):
+                self._file.write(json.dumps([image_id, rows]) + "\n")
+                if self.draw:
+                    self.num_detections += len(detections["scores"])
+                    self.num_drawn += int((detections["scores"] >= self.score_threshold).sum())
+                    self._draw(sample, detections, pl_module.class_names)
+        if trainer.strategy.reduce_boolean_decision(SIGNALS.received is not None, all=False):
+            raise Stopped
 
     def on_predict_end(self, trainer: Trainer, pl_module: TrainableModule) -> None:
         """Join the parts of all processes into `predictions.json`."""
-        self._file.close()
-        trainer.strategy.barrier("predictions")
-        if not trainer.is_global_zero:
-            return
-        parts = [self._part(rank) for rank in range(trainer.world_size)]
-        whole = self.folder / ".predictions.json.part"
-        with whole.open("w", encoding="utf-8") as out:
-            out.write("[")
-            separator = "\n"
-            for row in _rows(parts):
-                out.write(separator + json.dumps(row, ensure_ascii=False))
-                separator = ",\n"
-            out.write("\n]\n")
-        os.replace(whole, self.folder / "predictions.json")
-        for part in parts:
-            part.unlink()
+        self._publish(trainer, "predictions.json")
+        SIGNALS.waits = False
+        if SIGNALS.received is not None:  # after the last image
+            raise KeyboardInterrupt
 
     def on_exception(self, trainer: Trainer, pl_module: TrainableModule, exception: BaseException) -> None:
-        if self._file is not None and not self._file.closed:
+        if self._file is None:
+            return
+        try:
+            if isinstance(exception, Stopped):
+                self._publish(trainer, "predictions.stopped.json")
+        finally:
+            with suppress(OSError):
+                self._file.close()
+            if trainer.is_global_zero:  # which has joined the parts
+                shutil.rmtree(self._parts, ignore_errors=True)
+
+    def _publish(self, trainer: Trainer, name: str) -> None:
+        with writing(self.folder):
             self._file.close()
-            self._part(trainer.global_rank).unlink(missing_ok=True)
+            trainer.strategy.barrier("predictions")
+            if not trainer.is_global_zero:
+                return
+            parts = [self._part(rank) for rank in range(trainer.world_size)]
+            with (self._parts / name).open("w", encoding="utf-8") as out:
+                out.write("[")
+                separator = "\n"
+                for row in _rows(parts):
+                    out.write(separator + json.dumps(row, ensure_ascii=False))
+                    separator = ",\n"
+                out.write("\n]\n")
+            for part in parts:
+                part.unlink()
+        self.overwrite_note = overwrite_note(publish(self._parts, self.folder), "--predictions.output")
+        self.written = self.folder / name
 
     def _part(self, rank: int) -> Path:
-        return self.folder / f".predictions.{rank}.part"
+        return self._parts / f"{rank}.part"
 
     def _draw(self, sample: Sample, detections: Detections, class_names: list[str]) -> None:
         import detkit
@@ -128,9 +175,9 @@ class PredictionWriter(BasePredictionWriter):
         picture = detkit.draw(
             sample["image"].cpu(), detections, class_names=class_names, score_threshold=self.score_threshold
         )
-        path = self.folder / "predictions" / self._name(sample["image_id"])
+        path = self._parts / DRAWN / self._name(sample["image_id"])
         path.parent.mkdir(exist_ok=True)
-        picture.save(path, quality=90)
+        picture.save(path, quality=90, comment=COMMENT)
 
     def _name(self, image_id: str | int) -> str:
         # Image ids come from annotation files of any origin: only plain characters reach the file system.
@@ -141,6 +188,15 @@ class PredictionWriter(BasePredictionWriter):
             name = f"{stem}-{number}"
         self._drawn.add(name)
         return f"{name}.jpg"
+
+
+def is_drawing(path: Path) -> bool:
+    """Whether a file was drawn by a `PredictionWriter`."""
+    try:
+        with Image.open(path) as picture:
+            return picture.info.get("comment") == COMMENT
+    except (OSError, ValueError, SyntaxError):
+        return False
 
 
 def _rows(parts: list[Path]) -> Iterator[dict[str, Any]]:

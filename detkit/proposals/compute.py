@@ -20,6 +20,7 @@ from detkit.proposals.methods import ProposalMethod, describe
 from detkit.proposals.store import Images, ProposalStore
 from detkit.proposals.store_writer import COMMIT_INTERVAL, StoreWriter
 from detkit.settings import to_plain
+from detkit.signals import SIGNALS
 from detkit.system import available_cores
 
 SUFFIX = ".proposals"
@@ -153,11 +154,14 @@ def compute(
     rest = iter(todo)
     running: dict[Future[tuple[np.ndarray, tuple[int, int]] | None], int] = {}
     with (
+        SIGNALS.postponed(),
         Progress("proposals", done + len(todo), done, show=progress) as bar,
         ThreadPoolExecutor(workers, "proposals") as pool,
     ):
         try:
             while True:
+                if SIGNALS.received is not None:  # what runs is finished and kept
+                    rest, running = iter(()), {future: i for future, i in running.items() if not future.cancel()}
                 while len(running) < 2 * workers and (index := next(rest, None)) is not None:
                     running[pool.submit(task.propose, index)] = index
                 if not running:

@@ -46,6 +46,7 @@ def compress(ckpt_path: str | Path, rank: dict[str, int] | str, output: str | Pa
     ranks = parse_ranks(rank) if isinstance(rank, str) else dict(rank)
     from detkit.engine.callbacks import AtomicCheckpointIO
     from detkit.engine.checkpoints import find_checkpoint, read_checkpoint
+    from detkit.files import check_output
 
     source = find_checkpoint(ckpt_path)
     path = source.path.with_name(f"{source.path.stem}_svd.ckpt") if output is None else Path(output)
@@ -53,11 +54,9 @@ def compress(ckpt_path: str | Path, rank: dict[str, int] | str, output: str | Pa
         raise ConfigError(f"output {path}: is the checkpoint that is compressed; name another file")
     if path.is_dir():
         raise ConfigError(f"output {path}: is a folder; name a file")
+    check_output(path.parent)
     content, layers = compress_checkpoint(read_checkpoint(source.path), ranks, str(source.path))
-    try:
-        AtomicCheckpointIO().save_checkpoint(content, path)
-    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError where the disk is full
-        raise ConfigError(f"output {path}: cannot be written ({error})") from None
+    AtomicCheckpointIO().save_checkpoint(content, path)
     return CompressResult(path, layers, f"checkpoint: {source}\n{_costs_text(layers)}\ncompressed: {path}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from detkit.errors import DetkitError
+from detkit.signals import SIGNALS
 
 CONFIG = "shapes/faster_rcnn"
 #: Trainer options of a fast demo: one epoch of a few steps.
@@ -92,9 +94,11 @@ def _run(heading: str, command: str, options: list[str]) -> None:
         try:
             code = process.wait()
         except KeyboardInterrupt:  # Ctrl-C reaches the process too; it may still be writing a checkpoint
+            if SIGNALS.received == signal.SIGTERM:
+                process.terminate()
             process.wait()
             raise
-    if code == 130:
+    if code in (130, 143):
         raise KeyboardInterrupt
     if code:
         raise DetkitError(f"`detkit {command}` failed with code {code}; its message is above")
@@ -105,6 +109,7 @@ def _draw_overview(folder: Path, data_path: str | Path, count: int = 12, columns
     from PIL import Image
 
     import detkit
+    from detkit.files import staged
 
     dataset = detkit.data.Shapes(path=str(data_path)).dataset("test")
     samples = [dataset[i] for i in range(count)]
@@ -118,4 +123,5 @@ def _draw_overview(folder: Path, data_path: str | Path, count: int = 12, columns
     sheet = Image.new("RGB", (columns * (width + 8) - 8, rows * (height + 8) - 8), "white")
     for i, image in enumerate(drawn):
         sheet.paste(image, ((i % columns) * (width + 8), (i // columns) * (height + 8)))
-    sheet.save(folder / "overview.png")
+    with staged(folder) as part:
+        sheet.save(part / "overview.png")

@@ -81,7 +81,7 @@ def evaluate(
     began = time.monotonic()
     from detkit.evaluation.protocol import Protocol
     from detkit.evaluation.tables import baseline_text, metrics_text, read_baseline
-    from detkit.files import overwrite_note, write_json
+    from detkit.files import check_output, overwrite_note, publish, staged, write_json
     from detkit.system import has_compiled
 
     if score_threshold is not None and not 0 <= score_threshold <= 1:
@@ -89,6 +89,9 @@ def evaluate(
     earlier = None if baseline is None else read_baseline(baseline)
     if images is not None and not os.path.isdir(images):
         raise ConfigError(f"images {images}: folder does not exist")
+    folder = Path(output or Path(detections).parent / "report") if report or output is not None else None
+    if folder is not None:
+        check_output(folder)
     files = _read(str(detections), str(annotations), split, other_images=other_images, other_classes=other_classes)
     settings = Protocol(
         protocol or files.protocol,
@@ -111,28 +114,26 @@ def evaluate(
     if earlier is not None:
         lines.append(baseline_text(metrics, earlier))
     path = None
-    if report or output is not None:
-        folder = Path(output or Path(detections).parent / "report")
-        note = overwrite_note(folder / "metrics.json", "--output")
-        try:
+    if folder is not None:
+        with staged(folder) as part:
             if report:
                 paths = _image_paths(files, images, str(annotations))
-                path = report_of(
+                page = report_of(
                     files.evaluation_set,
                     files.class_names,
                     settings,
-                    folder=folder,
+                    folder=part,
                     metrics=metrics,
                     image_paths=paths,
                     title=f"{Path(detections).name} on {files.data}",
                     score_threshold=score_threshold,
                     baseline=earlier,
                 )
+                path = folder / page.name
             else:
                 path = folder / "metrics.json"
-                write_json(path, metrics)
-        except OSError as error:
-            raise ConfigError(f"the report cannot be written ({error}); choose a folder by output") from None
+                write_json(part / path.name, metrics)
+            note = overwrite_note(publish(part, folder), "--output")
         lines.append(f"{'report' if report else 'metrics'}: {path}{note}")
     return EvaluationResult(metrics, path, "\n".join(lines))
 

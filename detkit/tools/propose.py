@@ -28,6 +28,7 @@ from detkit.proposals.compute import ProposalTask, compute, finish
 from detkit.proposals.methods import ProposalMethod, SelectiveSearch, StoredRPN
 from detkit.proposals.store import ProposalStore
 from detkit.proposals.store_writer import StoreWriter
+from detkit.signals import SIGNALS
 from detkit.system import available_cores, keep_freed_memory
 from detkit.types import Sample
 
@@ -310,10 +311,11 @@ class _Computation(L.LightningModule):
             if sample is None:
                 continue
             height, width = sample["image"].shape[-2:]
-            encoded = self.detector.encode([sample])
-            (proposals,) = self.detector.propose([sample], encoded)
-            boxes = encoded.images.to_original(proposals.boxes[proposals.valid], 0)
-            self.writer.add(index, boxes.float().cpu().numpy(), (width, height))
+            with SIGNALS.postponed():
+                encoded = self.detector.encode([sample])
+                (proposals,) = self.detector.propose([sample], encoded)
+                boxes = encoded.images.to_original(proposals.boxes[proposals.valid], 0)
+                self.writer.add(index, boxes.float().cpu().numpy(), (width, height))
             if self.progress is not None:
                 self.progress.step()
         return True

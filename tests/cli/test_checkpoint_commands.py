@@ -192,8 +192,6 @@ def test_wrong_options_of_the_report_are_told(trained: Detkit, monkeypatch: pyte
     from tests.cli import fakes
 
     Path("other.json").write_text("[]")
-    result = trained("test", "--ckpt_path", "runs/toy", "--output", "other.json")
-    assert result.code == 2 and "report cannot be written" in result.err and "--output" in result.err
     monkeypatch.setattr(fakes.Tiny, "test_step", lambda *_: pytest.fail("tested all the same"))
     for option, value, told in (
         ("baseline", "nowhere", "baseline nowhere: there is no such file"),

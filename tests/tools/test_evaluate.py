@@ -159,7 +159,10 @@ def test_the_pictures_are_found() -> None:
         ({**COCO, "detections": "voc/results"}, "voc/results: is a folder"),
         ({**COCO, "detections": "none.json"}, "none.json: file does not exist"),
         ({**COCO, "images": "nowhere"}, "images nowhere: folder does not exist"),
-        ({**COCO, "output": "annotations.json"}, "the report cannot be written"),
+        (
+            {**COCO, "output": "annotations.json"},
+            "annotations.json: cannot be written (a file is where a folder is needed; ",
+        ),
         ({**COCO, "score_threshold": float("nan")}, "score_threshold"),
     ],
 )

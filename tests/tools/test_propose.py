@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -291,6 +292,22 @@ def test_interrupted_it_says_how_to_go_on(propose: Any, search: type[Search]) ->
     search.before = lambda call: None
     code, out, _ = propose(*DATA, "--output", "a.proposals")
     assert code == 0 and search.calls == 5 and "(3 of them are there already)" in out
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_after_the_image_in_hand(propose: Any, search: type[Search], number: int, code: int) -> None:
+    def kill(call: int) -> None:
+        if call == 2:
+            os.kill(os.getpid(), number)
+            time.sleep(0.8)
+
+    search.before = kill
+    ended, _, err = propose(*DATA, "--output", "a.proposals", "--workers", "1")
+    assert ended == code and "Stopped. What is computed is kept: the same command goes on from there.\n" in err
+    assert search.calls == 3
+    search.before = lambda call: None
+    ended, out, _ = propose(*DATA, "--output", "a.proposals")
+    assert ended == 0 and search.calls == 5 and "(3 of them are there already)" in out
 
 
 def assert_same(one: str, other: str) -> None:

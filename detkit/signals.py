@@ -1,0 +1,61 @@
+"""SIGINT (Ctrl-C) and SIGTERM: they end a command at once, or after the item in hand where it would be lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Stopped(KeyboardInterrupt):
+    """Raised between two items after a signal."""
+
+
+class Signals:
+    """The handler of both. While it ``waits``, the first signal is only noted; a second one ends at once."""
+
+    received: int | None = None
+    waits = False
+
+    def install(self) -> dict[int, Any]:
+        """Handle the signals that are not ignored; only the main thread may. Returns the handlers of before."""
+        self._process = os.getpid()
+        if threading.current_thread() is not threading.main_thread():
+            return {}
+        earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        handled = [number for number, handler in earlier.items() if handler not in (signal.SIG_IGN, None)]
+        return {number: signal.signal(number, self) for number in handled}
+
+    def __call__(self, number: int, frame: Any) -> None:
+        if os.getpid() != self._process:  # a forked worker, which Ctrl-C reaches too: its process ends it
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
+        at_once, self.received = self.received is not None or not self.waits, number
+        if at_once:
+            raise KeyboardInterrupt
+        os.write(2, b"\ndetkit: ends after the item in hand; a second signal ends it at once\n")
+
+    def begin_item(self) -> None:
+        """Wait from now on, also where Lightning has put its own handler."""
+        self.install()
+        if not self.waits:
+            self.received, self.waits = None, True
+
+    @contextmanager
+    def postponed(self) -> Iterator[None]:
+        """Wait in the block; a signal in it raises KeyboardInterrupt at its end, unless others wait too."""
+        others, earlier = self.waits, self.received
+        self.waits, self.received = True, None
+        try:
+            yield
+        finally:
+            self.waits, came, self.received = others, self.received is not None, self.received or earlier
+        if came and not others:
+            raise KeyboardInterrupt
+
+
+SIGNALS = Signals()

@@ -1,0 +1,272 @@
+"""What is written: under a name of its own, never over an input, and one message where it cannot be written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detkit.errors import ConfigError
+from detkit.files import staged, write_text
+from tests.cli import fakes
+
+Detkit = Callable[..., Any]
+RUN = Path("runs/toy/version_0")
+DRAW = ["--predictions.draw", "true"]
+ROOT = Path(__file__).parents[2]
+#: `predict` that waits for a line of input within its first batch.
+WAITS = """
+import sys
+from tests.cli import fakes
+from detkit.cli import lightning_cli
+from detkit.cli.main import main
+lightning_cli.base_classes = lambda: (fakes.Model, fakes.Data)
+step = fakes.Tiny.predict_step
+def predict_step(self, batch, batch_idx):
+    if batch_idx == 0:
+        print("waits", flush=True)
+        sys.stdin.readline()
+    return [dict(each, scores=each["scores"] * 0 + 0.75) for each in step(self, batch, batch_idx)]
+fakes.Tiny.predict_step = predict_step
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def trained(detkit: Detkit) -> Detkit:
+    """A run of one epoch lies in runs/toy."""
+    assert detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "1").code == 0
+    return detkit
+
+
+@pytest.fixture
+def folder_detkit(trained: Detkit, monkeypatch: pytest.MonkeyPatch) -> Detkit:
+    """`trained`, and the real folder of images to predict on."""
+    from detkit.cli import lightning_cli
+    from detkit.data.images import DetectionDataModule  # which makes ImageFolder known
+
+    monkeypatch.setattr(lightning_cli, "base_classes", lambda: (fakes.Model, DetectionDataModule))
+    return trained
+
+
+def photo(path: Path, value: int = 99) -> bytes:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((20, 30, 3), value, np.uint8)).save(path)
+    return path.read_bytes()
+
+
+def draw(detkit: Detkit, images: str, output: str) -> Any:
+    data = ["--data", "ImageFolder", "--data.path", images, "--data.num_workers", "0"]
+    return detkit("predict", "--ckpt_path", "runs/toy", *data, "--predictions.output", output, *DRAW)
+
+
+def image_ids(folder: str | Path) -> list[Any]:
+    return sorted({row["image_id"] for row in json.loads(Path(folder, "predictions.json").read_text())})
+
+
+# -- two programs in one folder ------------------------------------------------------------------
+
+
+def test_of_two_predicts_into_one_run_the_last_wins_whole(trained: Detkit) -> None:
+    predict = ["predict", "--ckpt_path", "runs/toy", *DRAW]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", WAITS, *predict], env=env, text=True, **pipes) as other:
+        assert any(line == "waits\n" for line in other.stdout)
+        here = trained(*predict)
+        assert here.code == 0 and "instead of" not in here.out
+        first = json.loads((RUN / "predictions.json").read_text())
+        assert {row["score"] for row in first} == {0.9, 0.2}
+        pictures = {path.name: path.read_bytes() for path in (RUN / "predictions").iterdir()}
+        out, err = other.communicate("\n", timeout=60)
+    assert (other.returncode, err) == (0, "")
+    assert f"predictions: {RUN}/predictions.json (instead of an earlier one; --predictions.output FOLDER" in out
+    second = json.loads((RUN / "predictions.json").read_text())
+    assert len(second) == len(first) and {row["score"] for row in second} == {0.75}
+    assert all((RUN / "predictions" / name).read_bytes() != old for name, old in pictures.items())
+    assert not list(RUN.glob(".*"))
+
+
+def test_files_that_go_together_are_not_mixed(tmp_path: Path) -> None:
+    def write(text: str) -> None:
+        for _ in range(30):
+            with staged(tmp_path / "out") as part:
+                for name in "abcdef":
+                    write_text(part / name, text)
+
+    writers = [threading.Thread(target=write, args=(text,)) for text in "xyz"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == list("abcdef")
+    assert len({path.read_text() for path in (tmp_path / "out").iterdir()}) == 1
+
+
+# -- inputs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output", ["photos", "."])
+def test_a_folder_with_the_inputs_keeps_them(folder_detkit: Detkit, output: str) -> None:
+    kept = {path: photo(path) for path in (Path("photos/a.jpg"), Path("photos/b/c.png"))}
+    for _ in range(2):  # the drawings of the first call are not inputs of the second
+        result = draw(folder_detkit, "photos", output)
+        assert result.code == 0, result.err
+        assert image_ids(output) == ["a.jpg", "b/c.png"]
+    assert all(path.read_bytes() == content for path, content in kept.items())
+    assert sorted(path.name for path in Path(output, "predictions").iterdir()) == ["a.jpg", "b_c.png.jpg"]
+
+
+def test_drawing_refuses_to_write_over_photographs(folder_detkit: Detkit) -> None:
+    before = photo(Path("all/predictions/a.jpg"))
+    result = draw(folder_detkit, "all/predictions", "all")
+    assert result.code == 2
+    assert "detkit: all/predictions/a.jpg: was not drawn by detkit and might be overwritten" in result.err
+    assert Path("all/predictions/a.jpg").read_bytes() == before and os.listdir("all") == ["predictions"]
+
+
+def test_a_folder_of_drawings_only_is_told(folder_detkit: Detkit) -> None:
+    photo(Path("photos/a.jpg"))
+    assert draw(folder_detkit, "photos", "out").code == 0
+    result = draw(folder_detkit, "out/predictions", "out")
+    assert result.code == 2 and "out/predictions: has no image that detkit did not draw itself" in result.err
+
+
+def test_symbolic_links_are_not_written_through(folder_detkit: Detkit) -> None:
+    before = photo(Path("photos/a.jpg"))
+    Path("out").mkdir()
+    Path("precious.json").write_text("precious")
+    Path("out/predictions.json").symlink_to(Path("precious.json").absolute())
+    Path("out/predictions").symlink_to(Path("photos").absolute())
+    assert draw(folder_detkit, "photos", "out").code == 2
+    Path("out/predictions").unlink()
+    Path("out/predictions").mkdir()
+    Path("out/predictions/a.jpg").symlink_to(Path("photos/a.jpg").absolute())
+    assert draw(folder_detkit, "photos", "out").code == 2
+    Path("out/predictions/a.jpg").unlink()
+    assert draw(folder_detkit, "photos", "out").code == 0
+    assert Path("photos/a.jpg").read_bytes() == before and os.listdir("photos") == ["a.jpg"]
+    assert Path("precious.json").read_text() == "precious" and image_ids("out") == ["a.jpg"]
+
+
+# -- no room, no rights --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "path"),
+    [
+        (["predict", "--ckpt_path", "runs/toy", "--predictions.output", "file"], "file"),
+        (["predict", "--ckpt_path", "runs/toy", "--predictions.output", "file/in/it"], "file/in/it"),
+        (["test", "--ckpt_path", "runs/toy", "--output", "file"], "file"),
+        (["fit", "--config", "toy.yaml", "--trainer.default_root_dir", "file"], "file"),
+    ],
+)
+def test_a_file_where_a_folder_is_meant(
+    trained: Detkit, monkeypatch: pytest.MonkeyPatch, args: list[str], path: str
+) -> None:
+    Path("file").write_text("a file")
+    for step in ("predict_step", "test_step", "training_step"):
+        monkeypatch.setattr(fakes.Tiny, step, lambda *_: pytest.fail("the work has begun"))
+    result = trained(*args)
+    assert result.code == 2 and "Traceback" not in result.err
+    assert f"detkit: {path}" in result.err and "(a file is where a folder is needed; " in result.err
+    assert "MB are free there)" in result.err and Path("file").read_text() == "a file"
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Any:
+    """A disk of a megabyte, and a function that leaves so many bytes of it free."""
+    if os.geteuid() or not shutil.which("mount"):
+        pytest.skip("needs the right to mount")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+
+    def leave(size: int) -> Path:
+        (folder / "filler").unlink(missing_ok=True)
+        (folder / "filler").write_bytes(bytes(max(shutil.disk_usage(folder).free - size, 0)))
+        return folder
+
+    try:
+        yield leave
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    found = {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {path: content for path, content in found.items() if not path.endswith("filler")}
+
+
+@pytest.mark.parametrize("free", [0, 16384])
+@pytest.mark.parametrize("command", ["predict", "test"])
+def test_a_full_disk_keeps_earlier_files(trained: Detkit, disk: Any, command: str, free: int) -> None:
+    folder = disk(1_000_000)
+    option = "--predictions.output" if command == "predict" else "--output"
+    more = DRAW if command == "predict" else []
+    args = [command, "--ckpt_path", "runs/toy", option, str(folder / "out"), *more]
+    assert trained(*args).code == 0
+    before = files_of(folder)
+    assert len(before) > 1
+    disk(free)
+    result = trained(*args, "--data.size", "40")
+    assert result.code == 2
+    told = [line for line in result.err.splitlines() if line]
+    assert len(told) == 1 and f"{folder}/out" in told[0] and "No space left on device; 0 MB are free there" in told[0]
+    assert files_of(folder) == before and not list(folder.rglob(".*"))
+
+
+def test_a_full_disk_ends_a_fit_with_one_message(detkit: Detkit, disk: Any) -> None:
+    folder = disk(30_000)
+    result = detkit("fit", "--config", "toy.yaml", "--trainer.default_root_dir", str(folder), "--model.width", "4000")
+    assert result.code == 2 and "Traceback" not in result.err
+    assert f"detkit: {folder}" in result.err and "No space left on device; 0 MB are free there" in result.err
+    assert not list(folder.rglob(".*"))
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "per_class.csv", "index.html"])
+def test_a_report_is_replaced_whole_or_not_at_all(trained: Detkit, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert trained("test", "--ckpt_path", "runs/toy").code == 0
+    before = files_of(RUN / "report")
+    real = Path.write_text
+
+    def write(self: Path, *args: Any, **options: Any) -> int:
+        if self.name.endswith(name) or f".{name}." in self.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(Path, "write_text", write)
+    result = trained("test", "--ckpt_path", "runs/toy", "--data.size", "2")
+    assert result.code == 2 and "No space left on device" in result.err
+    assert files_of(RUN / "report") == before and not list(RUN.rglob(".*"))
+
+
+def test_a_folder_where_a_file_is_meant_leaves_the_others(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(ConfigError, match="b is a folder"), staged(tmp_path) as part:
+        for name in "ab":
+            (part / name).write_text("new")
+    assert (tmp_path / "a").read_text() == "old" and sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_a_checkpoint_that_has_no_room(disk: Any) -> None:
+    from detkit.engine.callbacks import AtomicCheckpointIO
+
+    folder = disk(10_000)
+    with pytest.raises(ConfigError, match=r"disk: cannot be written .*No space left on device; 0 MB"):
+        AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(100_000)}, folder / "last.ckpt")
+    assert os.listdir(folder) == ["filler"]
