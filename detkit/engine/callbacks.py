@@ -13,6 +13,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
+from detkit.files import staged
+from detkit.signals import SIGNALS, Stopped
+
 
 class StageCheckpoint(Checkpoint):
     """Base of the checkpoints that a fit of several stages also writes at the end of a stage."""
@@ -53,9 +56,8 @@ class BestCheckpoint(StageCheckpoint, ModelCheckpoint):
             return
         new = os.path.join(folder, "best.ckpt")
         if os.path.abspath(old) != os.path.abspath(new) and rank_zero_only.rank == 0:
-            os.makedirs(folder, exist_ok=True)
-            shutil.copyfile(old, f"{new}.part")
-            os.replace(f"{new}.part", new)
+            with staged(Path(folder)) as part:
+                shutil.copyfile(old, part / "best.ckpt")
         score = state["best_model_score"]  # None without a validation: whatever comes next is better
         state |= {
             "dirpath": folder,
@@ -79,27 +81,58 @@ class BestCheckpoint(StageCheckpoint, ModelCheckpoint):
 
 
 class LastCheckpoint(StageCheckpoint):
-    """Keeps `last.ckpt` in a folder, written after every epoch (and after every validation within one).
+    """Keeps `last.ckpt` in a folder, written after every epoch, after every validation within one, and at a stop.
 
-    Lightning's own `save_last` writes only where the best changed too.
+    SIGINT and SIGTERM stop a fit after the step in hand, or after the validation that is due or goes on then, so that
+    it can go on exactly. Lightning's own `save_last` writes only where the best changed too.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder) / "last.ckpt"
+        self._is_saved = False
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        SIGNALS.begin_item()
+        if self._is_saved:  # at the end of the epoch before, or of a validation
+            self._stop(trainer, KeyboardInterrupt)
+        self._is_saved = False
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        count, every = args[-1] + 1, trainer.val_check_batch
+        total = count if trainer.check_val_every_n_epoch else trainer.fit_loop.total_batch_idx + 1
+        validates = trainer.is_last_batch or (every is not None and total % every == 0)
+        if not validates and count % trainer.accumulate_grad_batches == 0:
+            self._stop(trainer, Stopped)
+
+    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
+        SIGNALS.waits = False
+        self._stop(trainer, KeyboardInterrupt)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking and trainer.state.fn == "fit" and trainer.val_check_interval != 1.0:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        if trainer.val_check_batch != trainer.num_training_batches:
+            self._save(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, Stopped):
             self._save(trainer)
 
     def save_stage(self, trainer: Trainer, complete: bool) -> None:
         self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
+        self._is_saved = True
         if not trainer.fast_dev_run:
             trainer.save_checkpoint(self.path)
+
+    def _stop(self, trainer: Trainer, error: type[KeyboardInterrupt]) -> None:
+        """Raise the error if a signal has reached one of the processes."""
+        if trainer.strategy.reduce_boolean_decision(SIGNALS.received is not None, all=False):
+            raise error
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -108,6 +141,5 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | PathLike[str], storage_options: Any = None
     ) -> None:
-        part = f"{os.fspath(path)}.part"
-        super().save_checkpoint(checkpoint, part, storage_options)
-        os.replace(part, path)
+        with staged(Path(path).parent) as part:
+            super().save_checkpoint(checkpoint, part / Path(path).name, storage_options)

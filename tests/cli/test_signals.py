@@ -1,0 +1,209 @@
+"""SIGTERM and Ctrl-C: the item in hand is finished, what is done is kept, and the user is told how to go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from detkit.cli import lightning_cli
+from detkit.engine import predictions
+from tests.cli import fakes
+from tests.cli.test_end_to_end import CONFIG
+
+Detkit = Callable[..., Any]
+RUN = Path("runs/toy/version_0")
+ROOT = Path(__file__).parents[2]
+TOY = ["fit", "--config", "toy.yaml", "--data.size", "16", "--trainer.log_every_n_steps", "1"]  # of 8 batches
+SIGNALS = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+PROGRAM = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+from tests.cli import fakes
+from detkit.cli import lightning_cli, noise
+from detkit.cli.main import main
+lightning_cli.base_classes = lambda: (fakes.Model, fakes.Data)
+def say(what, function):
+    def told(*args, **options):
+        print(what, flush=True)
+        sys.stdin.readline()
+        return function(*args, **options)
+    return told
+noise.quiet = say("start", noise.quiet)
+fakes.Tiny.predict_step = say("item", fakes.Tiny.predict_step)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def kill_in(
+    monkeypatch: pytest.MonkeyPatch, name: str, at: int, number: int = signal.SIGTERM, times: int = 1, owner: Any = None
+) -> None:
+    """Let the process get a signal within the call of a function that is the `at`-th, counted from 0."""
+    owner, calls = owner or fakes.Tiny, iter(range(10**6))
+    before = getattr(owner, name)
+
+    def function(*args: Any, **options: Any) -> Any:
+        for _ in range(times if next(calls) == at else 0):
+            os.kill(os.getpid(), number)
+        return before(*args, **options)
+
+    monkeypatch.setattr(owner, name, function)
+
+
+def last(folder: str | Path) -> dict[str, Any]:
+    return torch.load(Path(folder) / "checkpoints/last.ckpt", weights_only=True)
+
+
+def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one["global_step"] == other["global_step"]
+    assert all(value.equal(other["state_dict"][name]) for name, value in one["state_dict"].items())
+    momenta = (checkpoint["optimizer_states"][0]["state"].items() for checkpoint in (one, other))
+    for (_, a), (_, b) in zip(*momenta, strict=True):
+        assert a["momentum_buffer"].equal(b["momentum_buffer"])
+
+
+@pytest.mark.filterwarnings("ignore:.*ended before the epoch ended")  # the toy loader cannot go on within one
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_a_fit_goes_on_at_the_step_it_had_reached(
+    detkit: Detkit, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    detkit(*TOY, "--trainer.default_root_dir", "whole")
+    with monkeypatch.context() as patch:
+        kill_in(patch, "training_step", 2, number)
+        stopped = detkit(*TOY, "--trainer.num_sanity_val_steps", "1")
+    assert stopped.code == code
+    assert f"Stopped. Go on from step 3 with: detkit fit --ckpt_path {RUN}\n" in stopped.err
+    again = detkit(*TOY, "--ckpt_path", "last")
+    assert again.code == 0 and "goes on within epoch 1, after step 3\n" in again.out
+    assert_equal(last("runs/toy/version_1"), last("whole/version_0"))
+    logged = (Path("runs/toy/version_1/metrics.csv").read_text(), Path("whole/version_0/metrics.csv").read_text())
+    assert logged[1].splitlines()[-4:] == logged[0].splitlines()[-4:]
+
+
+def test_a_real_detector_goes_on_exactly(program: Detkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    from detkit.detectors import FasterRCNN
+
+    Path("small.yaml").write_text(CONFIG)
+    program("fit", "--config", "small.yaml", "--trainer.default_root_dir", "whole")
+    with monkeypatch.context() as patch:
+        kill_in(patch, "training_step", 1, owner=FasterRCNN)
+        assert program("fit", "--config", "small.yaml").code == 143
+    assert last("runs/small/version_0")["global_step"] == 2
+    assert program("fit", "--config", "small.yaml", "--ckpt_path", "last").code == 0
+    assert_equal(last("runs/small/version_1"), last("whole/version_0"))
+
+
+@pytest.mark.filterwarnings("ignore:.*ended before the epoch ended")
+@pytest.mark.parametrize(
+    ("step", "at", "options", "reached"),
+    [
+        ("training_step", 7, [], "the last epoch that ended"),  # the epoch's last: it is validated
+        ("validation_step", 3, [], "the last epoch that ended"),
+        ("training_step", 15, [], "the last epoch that ended"),  # the last of all
+        ("training_step", 4, ["--trainer.accumulate_grad_batches", "3"], "step 2"),
+        ("training_step", 1, ["--trainer.val_check_interval", "2"], "the last epoch that ended"),
+        ("training_step", 0, ["--trainer.val_check_interval", "1"], "the last epoch that ended"),
+    ],
+)
+def test_a_fit_stops_where_it_can_go_on(
+    detkit: Detkit, monkeypatch: pytest.MonkeyPatch, step: str, at: int, options: list[str], reached: str
+) -> None:
+    detkit(*TOY, *options, "--trainer.default_root_dir", "whole")
+    with monkeypatch.context() as patch:
+        kill_in(patch, step, at)
+        stopped = detkit(*TOY, *options)
+    assert stopped.code == 143 and f"Go on from {reached} with: " in stopped.err
+    assert detkit(*TOY, *options, "--ckpt_path", "last").code == 0
+    runs = sorted(Path("runs/toy").glob("version_*"))
+    assert_equal(last(runs[-1] if (runs[-1] / "checkpoints/last.ckpt").is_file() else runs[0]), last("whole/version_0"))
+
+
+def test_a_second_signal_ends_at_once(detkit: Detkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    kill_in(monkeypatch, "training_step", 2, times=2)
+    result = detkit(*TOY)
+    assert result.code == 143 and "No epoch had ended" in result.err
+    assert not (RUN / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("command", ["fit", "test", "validate"])
+def test_after_the_last_item_it_is_told_too(detkit: Detkit, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    detkit(*TOY)
+    reports = {"fit": "report_fit", "test": "report_test", "validate": "report_metrics"}
+    kill_in(monkeypatch, reports[command], 0, owner=lightning_cli)
+    result = detkit(*TOY) if command == "fit" else detkit(command, "--ckpt_path", "runs/toy")
+    hint = "Go on from the last epoch that ended with: detkit fit --ckpt_path runs/toy/version_1"
+    assert result.code == 143
+    assert f"Stopped. {hint if command == 'fit' else 'The same command begins again.'}\n" in result.err
+
+
+def test_predict_keeps_what_is_done_and_what_was_there(detkit: Detkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    detkit(*TOY)
+    predict = ["predict", "--ckpt_path", "runs/toy", "--data.size", "8", "--predictions.draw", "true"]
+    assert detkit(*predict).code == 0
+    before = (RUN / "predictions.json").read_bytes()
+    kill_in(monkeypatch, "predict_step", 1)
+    result = detkit(*predict)
+    path = RUN / "predictions.stopped.json"
+    assert result.code == 143
+    assert f"What was predicted is in {path}; the same command begins again with the first image.\n" in result.err
+    assert [row["image_id"] for row in json.loads(path.read_text())] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert (RUN / "predictions.json").read_bytes() == before and not list(RUN.glob(".*"))
+
+
+def test_while_the_predictions_are_joined(detkit: Detkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    detkit(*TOY)
+    kill_in(monkeypatch, "_rows", 0, owner=predictions)
+    result = detkit("predict", "--ckpt_path", "runs/toy")
+    assert result.code == 143 and f"Stopped. What was predicted is in {RUN}/predictions.json; " in result.err
+
+
+@pytest.mark.parametrize("command", ["test", "validate"])
+def test_a_test_ends_at_once(detkit: Detkit, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    detkit(*TOY)
+    kill_in(monkeypatch, "test_step" if command == "test" else "validation_step", 1)
+    result = detkit(command, "--ckpt_path", "runs/toy")
+    assert result.code == 143 and "Stopped. The same command begins again.\n" in result.err
+    assert not (RUN / "report").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize("moment", ["start", "item"])
+def test_a_real_process(detkit: Detkit, moment: str, number: int, code: int) -> None:
+    detkit(*TOY)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", PROGRAM, "predict", "--ckpt_path", "runs/toy", "--data.size", "8"]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, env=env, text=True, **pipes) as process:
+        for line in process.stdout:
+            if line.strip() == moment:
+                break
+            if line.strip() == "start":
+                print(file=process.stdin, flush=True)
+        process.send_signal(number)
+        _, err = process.communicate("\n", timeout=60)
+    assert process.returncode == code and "Traceback" not in err
+    kept = f"What was predicted is in {RUN}/predictions.stopped.json" if moment == "item" else "The same command begins"
+    assert f"Stopped. {kept}" in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+def test_workers_are_ended_by_their_own_process() -> None:
+    code = (
+        "import os, signal, time; from detkit.signals import SIGNALS\n"
+        "SIGNALS.install()\n"
+        "if not (worker := os.fork()):\n    time.sleep(30)\n"
+        "time.sleep(0.2); os.kill(worker, signal.SIGINT); time.sleep(0.2)\n"
+        "print(os.waitpid(worker, os.WNOHANG)[0], SIGNALS.received)\n"
+        "os.kill(worker, signal.SIGTERM); print(os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]))"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    assert result.stdout == "0 None\n143\n"
