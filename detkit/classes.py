@@ -76,7 +76,7 @@ def build(spec: Mapping[str, Any], base: type, among: Mapping[str, type] | None 
     unknown = sorted(set(spec) - {"class_path", "init_args"})
     name = spec.get("class_path")
     if not isinstance(name, str) or unknown:
-        raise ConfigError(f"{dict(spec)}: class_path and, if need be, init_args are wanted, and nothing else")
+        raise ConfigError(f"{dict(spec)}: must hold class_path, and may hold init_args, and nothing else")
     cls = find_class(name, base, among)
     arguments = dict(spec.get("init_args") or {})
     try:

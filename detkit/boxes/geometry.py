@@ -181,8 +181,8 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
     """As `nms`, but boxes suppress only boxes of their own group (class, level or image).
 
-    ``groups`` (N,) are integers of any value. Of all groups together, too, the best score is first; where scores are
-    equal, earlier boxes come first.
+    ``groups`` (N,) are integers of any value. The kept boxes of all groups are sorted by score, highest first; where
+    scores are equal, earlier boxes come first.
     """
     boxes = boxes.double()
     # The extra zero gives the extremes of an empty set a value.

@@ -72,7 +72,7 @@ class Shapes(VOC):
         draw_shapes(self.path, self.counts, self.image_size, self.drawing_seed)
 
     def read(self, split: str) -> Annotations | None:
-        """Read a split; draws the pictures first, if need be."""
+        """Read a split; draws the pictures first where they are missing."""
         self.prepare_data()
         return super().read(split)
 

@@ -75,7 +75,8 @@ class AlternatingSchedule(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a DDP that waits for gradients of parts that do not learn in a step."""
-        # Lightning has no public name for it, and torch's own error does not say what to set.
+        # Lightning has no public name for it; test_alternating.py tells when it changes. torch's own error does not say
+        # what to set.
         options = getattr(trainer.strategy, "_ddp_kwargs", {})
         if trainer.world_size > 1 and not options.get("find_unused_parameters"):
             raise ConfigError(

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 class Detector(TrainableModule):
     """Base of R-CNN, Fast R-CNN and Faster R-CNN.
 
-    A generation implements `encode` (one pass over the features), `losses` and `detect`, which take its result.
+    A generation implements `encode` (one pass over the features), `losses` and `detect`, which take its result and do
+    not change whether the module is in training or evaluation mode.
 
     Args:
         class_names: the classes, without background. Given by the data set on the command line.

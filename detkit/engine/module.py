@@ -155,7 +155,7 @@ class TrainableModule(L.LightningModule):
         if self.optimizer_factory is not None:
             optimizer = self.optimizer_factory([p for p in self.parameters() if p.requires_grad])
             unused = "optim.lr, momentum, weight_decay, decay_biases and bias_lr_factor"
-            self.print(f"optimizer: {type(optimizer).__name__} as configured; {unused} are not used")
+            self.print(f"optimizer: {type(optimizer).__name__}, as its own arguments say; {unused} are not used")
         else:
             optimizer = SGD(self.parameter_groups(), lr=self.optim.lr)
         self._check_resumed(optimizer)

@@ -31,8 +31,8 @@ class Analysis:
     background: float  # that of an error about an object
     base_ap: float  # mean AP at the IoU `foreground`
     error_ap: dict[str, float]  # what would be added to it if all errors of one of errors.ERROR_KINDS were corrected
-    false_positive_ap: float  # likewise without misses
-    false_negative_ap: float  # likewise if nothing were left to find
+    false_positive_ap: float  # what would be added to it without false positives
+    false_negative_ap: float  # what would be added to it if objects that are not found did not count
     error_counts: dict[str, int]  # how many errors there are of each kind
     score_threshold: float  # of the confusion matrix
     by_size: list[Bin]  # AP and recall of parts of the objects, here and in the next three

@@ -110,8 +110,8 @@ class ErrorAP:
 
     base: float  # mean AP of the classes with objects
     dap: dict[str, float]  # what correcting each of ERROR_KINDS adds to it, at least 0
-    false_positives: float  # what it adds to remove all misses
-    false_negatives: float  # what it adds if only what was found need be found
+    false_positives: float  # what it adds to remove all false positives
+    false_negatives: float  # what it adds to remove all objects that are not found
     base_per_class: np.ndarray  # (K,) AP of each class
 
 

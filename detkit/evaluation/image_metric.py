@@ -22,7 +22,8 @@ class ImageMetric:
     of images. `compute` begins with `gathered`: a collective call, which each rank has to make.
 
     Args:
-        class_names: the classes without background, in the order of their labels; None: the labels that come.
+        class_names: the classes without background, in the order of their labels; None: those of the labels that
+            occur.
         process_group: the ranks that evaluate together; None for all.
 
     Attributes:

@@ -20,7 +20,7 @@ class MeanAveragePrecision(ImageMetric):
     Args:
         protocol: "coco" (COCOeval), "voc07" (11 points) or "voc10" (area under the curve).
         class_names: the classes without background, in the order of their labels; labels beyond them are refused.
-            None: the labels that come.
+            None: those of the labels that occur.
         iou_thresholds, recall_thresholds, max_detections, area_ranges, hit_rule, difficult: of the protocol, where
             they differ from its own; see `Protocol`.
         process_group: the ranks that evaluate together; None for all.

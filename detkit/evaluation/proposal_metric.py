@@ -32,7 +32,7 @@ class ProposalRecall(ImageMetric):
 
     Args:
         class_names: the classes without background, in the order of their labels; labels beyond them are refused.
-            None: the labels that come.
+            None: those of the labels that occur.
         counts: C numbers of proposals of an image, ascending.
         iou_thresholds: T, above 0 and up to 1; average recall is the mean over them.
         process_group: the ranks that evaluate together; None for all.

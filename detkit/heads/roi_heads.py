@@ -40,7 +40,7 @@ class RoISettings:
         pooling: align or max.
         pool_size: cells a side of a pooled region.
         sampling_ratio: samples per cell and axis of align.
-        head: mlp (two fully connected layers), conv (four convolutions and one), top (the backbone's own rest).
+        head: mlp (two fully connected layers), conv (four convolutions and one), top (the backbone's last layers).
         head_channels: width of the fully connected layers.
         dropout: of mlp.
         svd_ranks: fully connected layers that are products of two of this rank, such as {fc6: 1024, fc7: 256}; made

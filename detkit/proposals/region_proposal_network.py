@@ -30,7 +30,7 @@ class RPNSettings:
     Args:
         convolutions: 3x3 convolutions in the head.
         channels: their channels; null: those of the features.
-        foreground_iou: anchors from this IoU are foreground, and so are those that tie a ground truth's best.
+        foreground_iou: anchors from this IoU are foreground, and so are those that have the best IoU of a ground truth.
         background_iou: anchors whose best IoU is below are background; those between are not trained on.
         batch_size: anchors sampled of each image.
         positive_fraction: at most this share of them foreground.
