@@ -7,7 +7,10 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
+
+IMPORT_RETRY = 0.05  # seconds from a signal in an import to the next try
 
 
 class Stopped(KeyboardInterrupt):
@@ -29,10 +32,15 @@ class Signals:
         handled = [number for number, handler in earlier.items() if handler not in (signal.SIG_IGN, None)]
         return {number: signal.signal(number, self) for number in handled}
 
-    def __call__(self, number: int, frame: Any) -> None:
+    def __call__(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a forked worker, which Ctrl-C reaches too: its process ends it
             if number == signal.SIGTERM:
                 os._exit(128 + number)
+            return
+        if _imports(frame):
+            retry = threading.Timer(IMPORT_RETRY, os.kill, (self._process, number))
+            retry.daemon = True
+            retry.start()
             return
         at_once, self.received = self.received is not None or not self.waits, number
         if at_once:
@@ -56,6 +64,13 @@ class Signals:
             self.waits, came, self.received = others, self.received is not None, self.received or earlier
         if came and not others:
             raise KeyboardInterrupt
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether an import goes on; modules turn an exception in it into another, or into half a module."""
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 SIGNALS = Signals()
