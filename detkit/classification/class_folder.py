@@ -10,6 +10,7 @@ import numpy as np
 
 from detkit.classification.datamodule import ClassificationDataModule, Examples
 from detkit.data.image_io import read_image
+from detkit.data.input_files import list_folder, short_repr, walk
 from detkit.data.voc_files import IMAGE_SUFFIXES, is_image_name
 from detkit.errors import ConfigError, DataError
 
@@ -40,28 +41,26 @@ def read_class_folder(root: str, class_names: list[str] | None = None) -> tuple[
     Raises:
         DataError: no such folder, no class in it, no images, or a class that is not in class_names.
     """
-    from torchvision.datasets import ImageFolder
-
-    try:
-        # A class without images is ours to judge: of a training set it cannot be learnt.
-        folder = ImageFolder(root, is_valid_file=is_image_name, allow_empty=True)
-    except FileNotFoundError:
-        reason = "no class folders in it" if os.path.isdir(root) else "no such folder"
+    there = os.path.isdir(root)
+    folders = [name for name in list_folder(root) if os.path.isdir(os.path.join(root, name))] if there else []
+    if not folders:
+        reason = "no class folders in it" if there else "no such folder"
         raise DataError(
             f"{root}: {reason}; each class needs a folder with its images, such as {os.path.join(root, 'cat')}"
-        ) from None
-    except OSError as error:
-        raise DataError(f"{root}: cannot be read ({error})") from None
-    names = class_names or folder.classes
-    unknown = [name for name in folder.classes if name not in names]
+        )
+    names = class_names or folders
+    unknown = [name for name in folders if name not in names]
     if unknown:
-        raise DataError(f"{root}: {', '.join(unknown)} is no class; the classes are {', '.join(names)}")
-    if not folder.samples:
+        raise DataError(
+            f"{root}: {', '.join(map(short_repr, unknown))} is no class; the classes are {', '.join(names)}"
+        )
+    found = {name: filter(is_image_name, walk(os.path.join(root, name))) for name in folders}
+    images = {name: sorted(paths, key=os.path.split) for name, paths in found.items()}
+    files = [os.path.relpath(file, root) for of_class in images.values() for file in of_class]
+    if not files:
         raise DataError(f"{root}: no image in its folders ({', '.join(IMAGE_SUFFIXES)})")
-    label_of = np.array([names.index(name) + 1 for name in folder.classes], np.int64)
-    files, classes = zip(*folder.samples, strict=True)
-    relative = np.array([os.path.relpath(file, root) for file in files])
-    return FolderExamples(root, relative, label_of[np.array(classes)]), names
+    labels = np.repeat([names.index(name) + 1 for name in images], [len(of_class) for of_class in images.values()])
+    return FolderExamples(root, np.array(files), labels.astype(np.int64)), names
 
 
 def hold_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from detkit.data.input_files import LARGEST, short_repr
 from detkit.errors import DataError
 from detkit.settings import check_choice
 
@@ -96,7 +97,7 @@ class UnknownIdPolicy:
         counted = f"{len(unknown):,} of {len(numbers):,} {rows} are of {len(counts):,} {owners} that {self.known_to}"
         if self._choices[owners] == "drop":
             kind = "other_image" if owners == "images" else "other_class"
-            most = ", ".join(f"{value!r} {count:,}" for value, count in counts.most_common(5))
+            most = ", ".join(f"{short_repr(value)} {count:,}" for value, count in counts.most_common(5))
             text = f"{counted} does not have ({most}{', ...' if len(counts) > 5 else ''}): left out"
             self.findings.append(Finding(kind, file, None, text, len(unknown)))
             return
@@ -115,7 +116,7 @@ def class_policy(other_classes: str) -> UnknownIdPolicy:
 
 
 def _some(values: Sequence[Any]) -> str:
-    return ", ".join(map(repr, values[:3])) + (", ..." if len(values) > 3 else "")
+    return ", ".join(map(short_repr, values[:3])) + (", ..." if len(values) > 3 else "")
 
 
 def _alike_but_for_type(others: Sequence[Any], there: Sequence[Any]) -> str:
@@ -207,7 +208,13 @@ class AnnotationsBuilder:
             file: relative to the root.
             width, height: in pixels, as the annotation means the image.
             source: the annotation file that findings name; None names the image file.
+
+        Raises:
+            DataError: a side that is no pixel, or too many.
         """
+        if not (0 < width <= LARGEST and 0 < height <= LARGEST):
+            size = f"{short_repr(width)} x {short_repr(height)}"
+            raise DataError(f"{source or file}: image {image_id!r}: its size is {size} pixels; correct it")
         self._images.append((image_id, file, width, height, file if source is None else source))
         return len(self._images) - 1
 
@@ -266,7 +273,7 @@ class AnnotationsBuilder:
 
     def _check(self, raw: np.ndarray, clipped: np.ndarray) -> np.ndarray:
         """Which rows stay, (N,) bool; appends to the findings."""
-        finite = np.isfinite(raw).all(1)
+        finite = (np.abs(raw) <= LARGEST).all(1)
         sides = raw[:, 2:] - raw[:, :2]
         inverted = finite & (sides < 0).any(1)
         degenerate = finite & ~inverted & (sides <= self.min_side).any(1)
@@ -275,7 +282,7 @@ class AnnotationsBuilder:
         # COCO rounds to hundredths of a pixel: less than that is no finding.
         moved = good & ~outside & (np.abs(raw - clipped) > 0.02).any(1)
         kinds = (
-            ("not_finite", ~finite, "is not finite; box left out"),
+            ("not_finite", ~finite, f"is not finite, or beyond {LARGEST:g}; box left out"),
             ("inverted", inverted, "ends before it begins; box left out"),
             ("degenerate", degenerate, f"has a side of at most {self.min_side:g} px; box left out"),
             ("outside", outside, "lies outside the image; box left out"),

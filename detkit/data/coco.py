@@ -11,7 +11,7 @@ import numpy as np
 from detkit.data.annotations import Annotations, AnnotationsBuilder, UnknownIdPolicy, class_policy
 from detkit.data.coco_files import Image, Instances, areas_of, boxes_of, read_instances
 from detkit.data.datamodule import DetectionDataModule
-from detkit.data.voc_files import is_inside
+from detkit.data.input_files import is_inside, list_folder, short_repr
 from detkit.errors import DataError
 
 
@@ -107,23 +107,21 @@ def _add_images(builder: AnnotationsBuilder, images: Sequence[Image], source: st
     """Image id -> number in the builder."""
     if not os.path.isdir(folder):
         raise DataError(f"{folder}: image folder does not exist")
-    present = set(os.listdir(folder))
+    present = set(list_folder(folder))
     numbers: dict[Any, int] = {}
     for image in images:
         where = f"{source}: image {image.id!r}"
         file = image.file_name
         try:
             width, height = int(image.width), int(image.height)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise DataError(f"{where}: width or height is missing or no number") from None
         if not isinstance(file, str):
             raise DataError(f"{where}: file_name is missing or no text")
         if not is_inside(file):
-            raise DataError(f"{where}: file name {file!r} leaves the image folder; refused")
+            raise DataError(f"{where}: file name {short_repr(file)} leaves the image folder; refused")
         if file not in present and not os.path.isfile(os.path.join(folder, file)):
-            raise DataError(f"{where}: no file {file} in {folder}")
-        if width <= 0 or height <= 0:
-            raise DataError(f"{where}: its size is {width} x {height}")
+            raise DataError(f"{where}: no file {short_repr(file)} in {folder}")
         numbers[image.id] = builder.image(image.id, file, width, height, source)
     return numbers
 
@@ -132,7 +130,7 @@ def _find_classes(instances: Instances, given: Sequence[str], source: str) -> tu
     """Class names and category ids in the order of `given`; where none are given all, in the order of their ids."""
     names = {category.id: category.name for category in sorted(instances.categories, key=lambda category: category.id)}
     for number, name in names.items():
-        if not isinstance(name, str):
+        if not isinstance(name, str) or not name.strip():
             raise DataError(f"{source}: category {number} has no name")
     ids = {name: number for number, name in names.items()}
     if len(ids) != len(names):

@@ -7,25 +7,29 @@ test split from it, evaluation/coco_files.py the ground truth of `detkit evaluat
 from __future__ import annotations
 
 import gc
-import gzip
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from os import PathLike
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
+from detkit.data.input_files import LARGEST, read_bytes
 from detkit.errors import DataError
 
-# Numbers come as floats, too, from programs that keep ids in tables of floats: 7.0 is 7 to COCOeval.
-ImageId = int | float | str
-CategoryId = int | float
+# Numbers come as floats, too, from programs that keep ids in tables of floats: 7.0 is 7 to COCOeval. Floats above 2^53
+# are no ids: two of them may be written differently and be equal. numpy keeps the ids, as 64 bits or as strings that
+# all take the room of the longest.
+WholeNumber = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | Annotated[float, Meta(ge=-(2.0**53), le=2.0**53)]
+ImageId = WholeNumber | Annotated[str, Meta(max_length=1000)]
+CategoryId = WholeNumber
 Flag = bool | int | float | None
-Box = tuple[float, float, float, float]
+Number = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
+Box = tuple[Number, Number, Number, Number]
 
 T = TypeVar("T")
 
@@ -55,7 +59,7 @@ class Annotation(msgspec.Struct, gc=False):
     category_id: CategoryId
     bbox: Box
     id: Any = None
-    area: float | None = None
+    area: Annotated[float, Meta(ge=-(LARGEST**2), le=LARGEST**2)] | None = None
     iscrowd: Flag = 0
     ignore: Flag = 0
     difficult: Flag = 0
@@ -75,7 +79,7 @@ class Result(msgspec.Struct, gc=False):
     image_id: ImageId
     category_id: CategoryId
     bbox: Box
-    score: float
+    score: Number
 
 
 def read_instances(path: str | PathLike[str]) -> Instances:
@@ -83,7 +87,7 @@ def read_instances(path: str | PathLike[str]) -> Instances:
 
     Raises:
         DataError: the file is missing, no JSON or of another form, has no images or no categories, or an id of an
-            image or a category is given twice or is no whole number (or, of an image, string).
+            image or a category is given twice or is no whole number of 64 bits (or, of an image, string).
     """
     instances = decode(path, Instances, "an object with images, annotations and categories")
     for name, of, rows in (("images", "image", instances.images), ("categories", "category", instances.categories)):
@@ -94,6 +98,8 @@ def read_instances(path: str | PathLike[str]) -> Instances:
                 if not row.id.is_integer():
                     raise DataError(f"{path}: {of} id {row.id} is no whole number")
                 row.id = int(row.id)
+            elif isinstance(row.id, str) and "\0" in row.id:
+                raise DataError(f"{path}: {of} id {row.id!r} holds a NUL character")
         if len({isinstance(row.id, str) for row in rows}) > 1:
             raise DataError(f"{path}: ids of {name} are numbers and strings; write them alike")
         seen: set[int | str] = set()
@@ -154,21 +160,6 @@ def decode(path: str | PathLike[str], form: type[T], wanted: str) -> T:
         raise DataError(f"{path}: {_explain(str(error), wanted)}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path}: {_explain_syntax(str(error), content, wanted)}") from None
-
-
-def read_bytes(path: str | PathLike[str]) -> bytes:
-    """The content of a file, unpacked if it is gzip's, without a byte order mark; DataError if it cannot be read."""
-    try:
-        content = Path(path).read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-    except FileNotFoundError:
-        raise DataError(f"{path}: file does not exist") from None
-    except IsADirectoryError:
-        raise DataError(f"{path}: is a folder; give a file") from None
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
-    return content.removeprefix(b"\xef\xbb\xbf")
 
 
 def _explain(message: str, wanted: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -108,6 +109,10 @@ class DataModule(L.LightningDataModule):
         if not self.class_names or doubled or not all(name.strip() for name in self.class_names):
             reason = f"given twice: {', '.join(doubled)}" if doubled else "none given, or one is empty"
             raise DataError(f"class names must be different and not empty ({reason})")
+        # Control characters would change the terminal; surrogates, of undecodable folder names, cannot be printed.
+        for name in self.class_names:
+            if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+                raise DataError(f"class name {name!r} has a control character, or is no text; rename it in the data")
         self.category_ids = list(range(1, len(names) + 1)) if category_ids is None else list(category_ids)
 
     @property

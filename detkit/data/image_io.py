@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from detkit.errors import DataError, ImageTypeError
+from detkit.data.input_files import check_regular
+from detkit.errors import ConfigError, DataError, ImageTypeError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,8 +21,15 @@ if TYPE_CHECKING:
     ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 
 
+#: The kinds of images that are read. Pillow knows more, and opens some of them with other programs: PostScript starts
+#: Ghostscript. MPO, which some phones write, is read as JPEG.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM", *(["AVIF"] if find_spec("PIL.AvifImagePlugin") else []))
+#: What the files of other kinds begin with that are met most often.
+OTHER_KINDS = {b"%!PS": "PostScript", b"%PDF": "PDF", b"<svg": "SVG", b"<htm": "HTML", b"<!DO": "HTML", b"<?xm": "XML"}
+
+
 def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> np.ndarray:
-    """Decode an image of any kind Pillow knows.
+    """Decode an image of one of the kinds in `FORMATS`; of an animation the first picture.
 
     Grayscale, palette and CMYK become RGB; 16-bit values are divided by 257, so that white
     stays white; transparent pixels are laid on white. The EXIF orientation is applied,
@@ -32,32 +43,70 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None
         uint8 (H, W, 3) RGB; a copy that may be changed.
 
     Raises:
-        DataError: missing, unreadable or cut short.
+        DataError, ConfigError: see `open_image`.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Pillow, about odd metadata
-            with Image.open(path) as image:
-                image.load()
-                image = upright(image, size)
-                return np.array(to_rgb(image))
-    except FileNotFoundError:
-        raise DataError(f"{path}: image file does not exist") from None
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: image is too large to be read safely ({error}); cut it into parts") from None
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, OverflowError) as error:
-        raise DataError(f"{path}: image cannot be read or is cut short ({error}); replace or remove it") from error
+    with open_image(path) as image:
+        image.load()
+        return np.array(to_rgb(upright(image, size)))
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(width, height) of the image once upright, from the header alone; DataError if it is missing or unreadable."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path}: image cannot be read ({error}); replace or remove it") from error
+    """(width, height) of the image once upright, from the header alone; raises as `open_image`."""
+    with open_image(path) as image:
+        width, height = image.size
+        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     return (height, width) if turned else (width, height)
+
+
+@contextmanager
+def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """Open an image file: the only place where detkit does.
+
+    What Pillow raises while the block reads the image is a DataError, too.
+
+    Raises:
+        DataError: missing, no regular file, not of a kind in `FORMATS`, damaged, cut short, or of more pixels than
+            Pillow takes for safe (2 * PIL.Image.MAX_IMAGE_PIXELS, 178,956,970); the environment variable
+            DETKIT_MAX_PIXELS sets another limit, in worker processes too.
+        ConfigError: DETKIT_MAX_PIXELS is no number.
+    """
+    check_regular(path, "image file")
+    _set_max_pixels()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow, about odd metadata
+            with Image.open(path, formats=FORMATS) as image:
+                yield image
+    except UnidentifiedImageError:
+        raise DataError(f"{path}: image cannot be read: {_describe(path)}; replace or remove it") from None
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"{path}: image is too large to be read safely ({error}); cut it into parts or, if you trust it, set the "
+            "environment variable DETKIT_MAX_PIXELS to more"
+        ) from None
+    except Exception as error:  # of a damaged file each format raises errors of its own: struct, zlib, RuntimeError ...
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path}: image cannot be read or is cut short ({reason}); replace or remove it") from error
+
+
+def _set_max_pixels() -> None:
+    """Give Pillow the limit of DETKIT_MAX_PIXELS; it refuses an image of twice its own."""
+    given = os.environ.get("DETKIT_MAX_PIXELS")
+    if given is not None:
+        if not given.isdecimal() or int(given) < 1:
+            raise ConfigError(f"DETKIT_MAX_PIXELS is {given!r}; give a number of pixels, such as 500000000")
+        Image.MAX_IMAGE_PIXELS = int(given) / 2  # type: ignore[assignment]
+
+
+def _describe(path: str | os.PathLike[str]) -> str:
+    """What is wrong with a file that is no image."""
+    with open(path, "rb") as file:
+        start = file.read(16)
+    if not start:
+        return "the file is empty"
+    kind = "HEIC" if start[4:11] == b"ftyphei" else OTHER_KINDS.get(start[:4])
+    readable = ", ".join(FORMATS)
+    return f"it is a {kind} file, not one of {readable}" if kind else f"it is damaged, or not one of {readable}"
 
 
 def upright(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:

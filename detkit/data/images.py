@@ -10,6 +10,7 @@ from detkit.data.annotations import Annotations
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.dataset import image_to_tensor
 from detkit.data.image_io import read_image
+from detkit.data.input_files import walk
 from detkit.data.loaders import make_eval_loader
 from detkit.data.voc_files import IMAGE_SUFFIXES, is_image_name
 from detkit.errors import DataError
@@ -65,8 +66,7 @@ class ImageDataset(Dataset):
         if not os.path.isdir(path):
             raise DataError(f"{path}: no such file or folder")
         above = len(os.path.join(path, ""))
-        found = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
-        self.root, self.files = path, sorted(file[above:] for file in found if is_image_name(file))
+        self.root, self.files = path, sorted(file[above:] for file in walk(path) if is_image_name(file))
         if not self.files:
             raise DataError(f"{path}: no image below this folder ({suffixes})")
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from detkit.data.annotations import Annotations
+from detkit.data.coco_files import decode
 from detkit.data.shapes_drawing import SHAPE_CLASSES, draw_scene
 from detkit.data.voc import VOC
 from detkit.data.voc_files import format_annotation
@@ -108,8 +109,8 @@ def _is_drawn(path: str, parameters: dict[str, Any]) -> bool:
     if not os.path.exists(path) or (os.path.isdir(path) and not os.listdir(path)):
         return False
     try:
-        drawn_with = json.loads(Path(path, _PARAMETERS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        drawn_with = decode(os.path.join(path, _PARAMETERS), dict[str, Any], "the parameters of Shapes")
+    except DataError:
         raise DataError(f"{path}: exists, but is no Shapes data set; choose another path or remove it") from None
     if drawn_with != parameters:
         raise DataError(

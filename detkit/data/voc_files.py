@@ -13,9 +13,10 @@ from typing import Any, NamedTuple, NoReturn
 from xml.sax.saxutils import escape
 
 from detkit.data.annotations import Finding
+from detkit.data.input_files import is_inside, list_folder, read_bytes, short_repr
 from detkit.errors import DataError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif")
 
 
 def is_image_name(path: str) -> bool:
@@ -111,7 +112,7 @@ def find_image(entry: VOCEntry, files: dict[str, str]) -> str | None:
     if entry.image.filename:
         if not is_inside(entry.image.filename):
             raise DataError(
-                f"{entry.source}: <filename> {entry.image.filename!r} leaves the data set's folder; refused"
+                f"{entry.source}: <filename> {short_repr(entry.image.filename)} leaves the data set's folder; refused"
             )
         names.append(entry.image.filename)
     paths = (os.path.join(folder, name) for name in names)
@@ -127,20 +128,18 @@ class _NoDoctype(ElementTree.TreeBuilder):
 
 def parse_annotation(path: str) -> VOCImage:
     """Read one annotation file; DataError if it is missing, no XML, has a DOCTYPE, or an object without name or box."""
+    content = read_bytes(path, "annotation file")
     try:
-        with open(path, "rb") as file:
-            root = ElementTree.XML(file.read(), ElementTree.XMLParser(target=_NoDoctype()))
+        root = ElementTree.XML(content, ElementTree.XMLParser(target=_NoDoctype()))
         if root.tag != "annotation":
             raise DataError(f"the outermost element is <{root.tag}> instead of <annotation>")
         size = root.find("size")
         width, height = (0, 0) if size is None else (_side(size, "width"), _side(size, "height"))
         objects = [_object(element, number) for number, element in enumerate(root.iterfind("object"), 1)]
         return VOCImage(width, height, (root.findtext("filename") or "").strip(), objects)
-    except FileNotFoundError:
-        raise DataError(f"{path}: annotation file does not exist") from None
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    except (ElementTree.ParseError, ValueError, LookupError, OSError) as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise DataError(f"{path}: not well-formed XML ({error})") from None
 
 
@@ -177,7 +176,7 @@ def _find_folders(path: str) -> dict[str, str]:
     for top in (path, os.path.join(path, "VOCdevkit")):
         if _is_voc(top):
             return {_short(os.path.basename(os.path.abspath(top))): top}
-        names = sorted(os.listdir(top)) if os.path.isdir(top) else []
+        names = list_folder(top) if os.path.isdir(top) else []
         if inside := {_short(name): folder for name in names if _is_voc(folder := os.path.join(top, name))}:
             return inside
     raise DataError(f"{path}: no VOC folder here (it holds Annotations, JPEGImages and ImageSets/Main)")
@@ -219,31 +218,23 @@ def read_image_set(folder: str, image_set: str) -> list[str]:
     main = os.path.join(folder, "ImageSets", "Main")
     path = os.path.join(main, f"{image_set}.txt")
     if not is_inside(f"{image_set}.txt") or not os.path.isfile(path):
-        names = sorted(name[:-4] for name in os.listdir(main) if name.endswith(".txt")) if os.path.isdir(main) else []
+        names = [name[:-4] for name in list_folder(main) if name.endswith(".txt")] if os.path.isdir(main) else []
         shown = ", ".join(names[:30]) or "none"
         raise DataError(f"{path}: image set does not exist (available: {shown}); name one of these")
-    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-        ids = [re.sub(r"\s+(-1|0|1)$", "", line.strip()) for line in file if line.strip()]
+    lines = [line.decode("utf-8", "surrogateescape").strip() for line in read_bytes(path).splitlines()]
+    ids = [re.sub(r"\s+(-1|0|1)$", "", line) for line in lines if line]
     if not ids:
         raise DataError(f"{path}: the image set is empty")
     for image_id in ids:
         if not is_inside(image_id):
-            raise DataError(f"{path}: image id {image_id!r} leaves the data set's folder; refused")
+            raise DataError(f"{path}: image id {short_repr(image_id)} leaves the data set's folder; refused")
     return ids
-
-
-def is_inside(name: str) -> bool:
-    """Whether a relative file name stays below the folder it is joined to."""
-    parts = re.split(r"[/\\]", name)
-    return bool(name) and ".." not in parts and not os.path.isabs(name) and parts[0] != "" and ":" not in parts[0]
 
 
 def list_files(folder: str, suffixes: Sequence[str]) -> dict[str, str]:
     """Name without suffix -> name, of the files in a folder that end in one of the suffixes (any case)."""
-    if not os.path.isdir(folder):
-        raise DataError(f"{folder}: folder does not exist")
     files: dict[str, str] = {}
-    for name in sorted(os.listdir(folder)):
+    for name in list_folder(folder):
         stem, suffix = os.path.splitext(name)
         if suffix.lower() in suffixes:
             files.setdefault(stem, name)

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
-from PIL import Image
 from torch import Tensor
 
+from detkit.data.image_io import open_image
 from detkit.data.images import ImageDataset
 from detkit.engine.checkpoints import run_folder
 from detkit.engine.module import TrainableModule
@@ -193,9 +193,9 @@ class PredictionWriter(BasePredictionWriter):
 def is_drawing(path: Path) -> bool:
     """Whether a file was drawn by a `PredictionWriter`."""
     try:
-        with Image.open(path) as picture:
+        with open_image(path) as picture:
             return picture.info.get("comment") == COMMENT
-    except (OSError, ValueError, SyntaxError):
+    except DataError:
         return False
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from detkit.data.coco_files import decode
 from detkit.errors import DataError
 from detkit.files import to_json
 
@@ -123,10 +123,10 @@ def read_baseline(path: str | Path) -> dict[str, Any]:
     if file is None:
         raise DataError(f"baseline {path}: there is no such file, nor a report's or a run's folder of that name")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"baseline {path}: cannot be read as JSON ({error})") from None
-    if not isinstance(content, dict) or "map" not in content or "protocol" not in content:
+        content = decode(file, dict[str, Any], "the metrics of a report")
+    except DataError as error:
+        raise DataError(f"baseline {error}") from None
+    if "map" not in content or "protocol" not in content:
         raise DataError(f"baseline {path}: not the metrics.json of a report: it has no map or no protocol")
     return content
 

@@ -7,7 +7,6 @@ devkit's arithmetic is the plain one: x2 - (x1 - 1) is its x2 - x1 + 1. Nothing 
 from __future__ import annotations
 
 import glob
-import math
 import os
 import re
 from collections import Counter
@@ -18,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from detkit.data.annotations import Finding, UnknownIdPolicy
-from detkit.data.coco_files import read_bytes
+from detkit.data.input_files import LARGEST, list_folder, read_bytes, short_repr
 from detkit.data.voc_files import IMAGE_SUFFIXES, VOCEntry, find_image, list_files, read_voc
 from detkit.errors import DataError
 from detkit.evaluation.evaluation_files import Detected, EvaluationFiles, Objects, assemble, unknown_id_policy
@@ -92,8 +91,8 @@ def _protocol(folders: Sequence[str]) -> str:
 def _objects(entries: Sequence[VOCEntry], names: Sequence[str]) -> Objects:
     for entry in entries:
         for number, item in enumerate(entry.image.objects, 1):
-            if not all(map(math.isfinite, item.box)):
-                raise DataError(f"{entry.source}: object {number}: its box {item.box} is not finite")
+            if not all(abs(value) <= LARGEST for value in item.box):  # NaN is not, either
+                raise DataError(f"{entry.source}: object {number}: its box {item.box} is not finite, or beyond 1e9")
     labels = {name: label for label, name in enumerate(names, 1)}
     objects = list(chain.from_iterable(entry.image.objects for entry in entries))
     boxes = _half_open(np.array([item.box for item in objects], np.float64).reshape(-1, 4))
@@ -116,7 +115,7 @@ def _half_open(boxes: np.ndarray) -> np.ndarray:
 def _result_files(detections: str, split: str) -> list[Path]:
     """The files that a folder or a pattern means; of a folder with several sets in it, those of the split."""
     if os.path.isdir(detections):
-        files = sorted(file for file in Path(detections).iterdir() if file.name.endswith(SUFFIXES))
+        files = [Path(detections, name) for name in list_folder(detections) if name.endswith(SUFFIXES)]
         image_sets = {part.rpartition("/")[2].strip() for part in split.split("+")}
         of_split = [file for file in files if any(f"_det_{name}_" in file.name for name in image_sets)]
         files = of_split or files
@@ -178,17 +177,17 @@ def _rows(path: Path) -> tuple[list[bytes], np.ndarray]:
         try:
             numbers = chain.from_iterable(row[1:] for row in rows)
             values = np.fromiter(map(float, numbers), np.float64).reshape(-1, 5)
-            if np.isfinite(values).all():
+            if (np.abs(values) <= LARGEST).all():
                 return [row[0] for row in rows], values
         except ValueError:
             pass
     number, line = next((number, line) for number, line in enumerate(lines, 1) if line and not _is_row(line))
-    text = b" ".join(line).decode(errors="replace")
-    raise DataError(f"{path}, line {number}: {text!r} is not '{' '.join(COLUMNS)}' with finite numbers")
+    text = short_repr(b" ".join(line).decode(errors="replace"))
+    raise DataError(f"{path}, line {number}: {text} is not '{' '.join(COLUMNS)}' with finite numbers of at most 1e9")
 
 
 def _is_row(line: Sequence[bytes]) -> bool:
     try:
-        return len(line) == len(COLUMNS) and bool(np.isfinite([float(value) for value in line[1:]]).all())
+        return len(line) == len(COLUMNS) and all(abs(float(value)) <= LARGEST for value in line[1:])
     except ValueError:
         return False

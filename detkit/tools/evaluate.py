@@ -191,7 +191,7 @@ def _summary(files: EvaluationFiles) -> list[str]:
 
 def _image_paths(files: EvaluationFiles, images: str | Path | None, annotations: str) -> dict[int | str, str]:
     """The path of each image; for COCO's annotations the folder is guessed if it is not given."""
-    from detkit.data.voc_files import is_inside
+    from detkit.data.input_files import is_inside
 
     ids = files.evaluation_set.image_ids
     if os.path.isdir(annotations):  # VOC's reader knows the full paths
@@ -207,7 +207,7 @@ def _guess_folder(annotations: Path, names: Sequence[str]) -> str:
     split = re.sub(r"^(instances|annotations)?_?|\.json(\.gz)?$", "", annotations.name)
     root = annotations.parent.parent
     for folder in (root / split, root / "images" / split, annotations.parent / "images", annotations.parent):
-        if any((folder / name).is_file() for name in names):
+        if any(os.path.isfile(folder / name) for name in names):
             return str(folder)
     return ""
 

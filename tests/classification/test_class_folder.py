@@ -95,8 +95,8 @@ def test_a_share_of_each_class_is_held_out(make_folder: MakeFolder) -> None:
         ({"train": 3}, {}, "photos/train: no class folders in it"),
         ({"train/cat": 0, "train/dog": 0}, {}, r"photos/train: no image in its folders \(.*jpg"),
         ({"train/cat": 1, "train/dog": 1}, {}, "photos/val: no such folder"),
-        ({"train/cat": 1, "val/dog": 1}, {}, "photos/val: dog is no class; the classes are cat"),
-        ({"train/cat": 1, "train/dog": 1}, {"class_names": ["cat"]}, "photos/train: dog is no class"),
+        ({"train/cat": 1, "val/dog": 1}, {}, "photos/val: 'dog' is no class; the classes are cat"),
+        ({"train/cat": 1, "train/dog": 1}, {"class_names": ["cat"]}, "photos/train: 'dog' is no class"),
     ],
 )
 def test_broken_folders(make_folder: MakeFolder, counts: dict[str, int], options: dict[str, Any], message: str) -> None:

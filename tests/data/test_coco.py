@@ -158,7 +158,7 @@ def test_missing_area_is_the_box(folder: Path) -> None:
         (content(images=[image(), image()]), "image id 30 is given twice"),
         (content(images=[image(file_name="../a.png")]), "refused"),
         (content(images=[image(file_name="/etc/passwd")]), "refused"),
-        (content(images=[image(file_name="c.png")]), "no file c.png"),
+        (content(images=[image(file_name="c.png")]), "no file 'c.png' in"),
         (content(images=[image(width=0)]), "size is 0 x 30"),
         (content(images=[image(file_name=3)]), "image 30: file_name is missing or no text"),
         (content(images=[{"id": 1}]), "image 1: width or height is missing"),

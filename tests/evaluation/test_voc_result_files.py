@@ -184,7 +184,9 @@ def test_a_bad_row_is_named_with_its_line(devkit: Path, tmp_path: Path, line: st
     with pytest.raises(DataError) as caught:
         read_voc_results(results, devkit)
     place = f"{results}/comp4_det_test_cat.txt, line 4"
-    assert str(caught.value) == f"{place}: {line!r} is not 'image_id score x1 y1 x2 y2' with finite numbers"
+    assert (
+        str(caught.value) == f"{place}: {line!r} is not 'image_id score x1 y1 x2 y2' with finite numbers of at most 1e9"
+    )
 
 
 def test_results_and_annotations_that_are_not_there(devkit: Path, tmp_path: Path) -> None:

@@ -128,7 +128,11 @@ def test_a_baseline_is_compared_with() -> None:
     Path("detections.json").write_text(json.dumps(FOUND[1:]))
     assert "baseline: AP 0.450 -> " in evaluate(**COCO, baseline="old/metrics.json").text
     assert "aseline" in Path("report/index.html").read_text()
-    for text, message in (("{", "cannot be read as JSON"), ("[]", "not the metrics.json of a report")):
+    for text, message in (
+        ("{", "the JSON is cut short"),
+        ("[]", "expected 'object'"),
+        ("{}", "not the metrics.json of a report"),
+    ):
         Path("other.json").write_text(text)
         with pytest.raises(DetkitError, match=f"^baseline other.json: {message}"):
             evaluate(**COCO, baseline="other.json")

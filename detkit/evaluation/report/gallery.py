@@ -18,6 +18,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -192,7 +193,7 @@ def _read(path: str | PathLike[str] | None) -> tuple[str | None, tuple[int, int]
     try:
         image = Image.fromarray(read_image(path))
     except (DataError, OSError, ValueError) as error:
-        missing = isinstance(error, DataError) and not Path(path).exists()
+        missing = isinstance(error, DataError) and not os.path.exists(path)
         return None, None, f"The image file {'is missing' if missing else 'cannot be read'}."
     size = image.size
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)

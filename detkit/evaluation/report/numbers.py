@@ -98,11 +98,17 @@ def class_rows(metrics: Mapping[str, Any], evaluation_set: EvaluationSet, analys
 
 
 def to_csv(rows: Sequence[ClassRow]) -> str:
-    """The rows as CSV with a heading; "n/a", which pandas reads as missing, where a number is not defined."""
+    """The rows as CSV with a heading; "n/a", which pandas reads as missing, where a number is not defined.
+
+    A class name that a spreadsheet would take for a formula gets an apostrophe in front, as OWASP advises.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["class", *(field.name for field in fields(ClassRow)[1:])])
-    writer.writerows(["n/a" if is_missing(value) else value for value in astuple(row)] for row in rows)
+    for row in rows:
+        name, *numbers = astuple(row)
+        quoted = f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
+        writer.writerow([quoted, *("n/a" if is_missing(number) else number for number in numbers)])
     return buffer.getvalue()
 
 
@@ -110,6 +116,8 @@ def to_float(value: Any) -> float:
     """A number, array or tensor of one number as a float; NaN for None and for anything else."""
     if hasattr(value, "item"):
         value = value.item()
+    if isinstance(value, int) and abs(value) > 2**53:  # of a foreign file; it may be too large for a float
+        return math.nan
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
 
