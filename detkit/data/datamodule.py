@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from detkit.data.annotations import Annotations
 from detkit.data.dataset import DetectionDataset, Proposals
+from detkit.data.input_files import check_printable
 from detkit.data.loaders import TrainLoader, default_workers, loader_options, make_eval_loader, samples_done
 from detkit.data.sampler import TrainSampler
 from detkit.data.summary import DataSummary
@@ -109,10 +109,8 @@ class DataModule(L.LightningDataModule):
         if not self.class_names or doubled or not all(name.strip() for name in self.class_names):
             reason = f"given twice: {', '.join(doubled)}" if doubled else "none given, or one is empty"
             raise DataError(f"class names must be different and not empty ({reason})")
-        # Control characters would change the terminal; surrogates, of undecodable folder names, cannot be printed.
         for name in self.class_names:
-            if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
-                raise DataError(f"class name {name!r} has a control character, or is no text; rename it in the data")
+            check_printable(name, "class name")
         self.category_ids = list(range(1, len(names) + 1)) if category_ids is None else list(category_ids)
 
     @property

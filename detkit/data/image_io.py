@@ -92,7 +92,7 @@ def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
 def _set_max_pixels() -> None:
     """Give Pillow the limit of DETKIT_MAX_PIXELS; it refuses an image of twice its own."""
     given = os.environ.get("DETKIT_MAX_PIXELS")
-    if given is not None:
+    if given:
         if not given.isdecimal() or int(given) < 1:
             raise ConfigError(f"DETKIT_MAX_PIXELS is {given!r}; give a number of pixels, such as 500000000")
         Image.MAX_IMAGE_PIXELS = int(given) / 2  # type: ignore[assignment]

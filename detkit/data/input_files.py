@@ -10,6 +10,7 @@ import os
 import re
 import reprlib
 import stat
+import unicodedata
 import zlib
 from collections.abc import Iterator
 from gzip import GzipFile
@@ -31,6 +32,15 @@ _REPR.maxstring = _REPR.maxother = 200
 def short_repr(value: Any) -> str:
     """A value of a file for a message: one line, control characters escaped, a long one shortened in the middle."""
     return _REPR.repr(value)
+
+
+def check_printable(name: str, what: str) -> None:
+    """Refuse a name with control characters, which change a terminal, or lone surrogates, which cannot be printed.
+
+    `what` is what the message calls it. Raises DataError.
+    """
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        raise DataError(f"{what} {short_repr(name)} has a control character, or is no text; rename it")
 
 
 def check_regular(path: str | os.PathLike[str], what: str = "file") -> None:

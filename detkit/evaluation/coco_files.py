@@ -24,6 +24,7 @@ from detkit.data.coco_files import (
     read_instances,
     read_results,
 )
+from detkit.data.input_files import check_printable
 from detkit.evaluation.evaluation_files import Detected, EvaluationFiles, Objects, assemble, unknown_id_policy
 
 
@@ -50,6 +51,8 @@ def read_coco_results(
         instances = read_instances(annotations)
         images = sorted(instances.images, key=lambda image: image.id)
         names, ids = _classes(instances.categories)
+        for name in names:
+            check_printable(name, f"{annotations}: class name")
         index = _Index([image.id for image in images], ids, policy)
         objects = _objects(instances.annotations, str(annotations), index)
         del instances

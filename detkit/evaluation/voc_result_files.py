@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from detkit.data.annotations import Finding, UnknownIdPolicy
-from detkit.data.input_files import LARGEST, list_folder, read_bytes, short_repr
+from detkit.data.input_files import LARGEST, check_printable, list_folder, read_bytes, short_repr
 from detkit.data.voc_files import IMAGE_SUFFIXES, VOCEntry, find_image, list_files, read_voc
 from detkit.errors import DataError
 from detkit.evaluation.evaluation_files import Detected, EvaluationFiles, Objects, assemble, unknown_id_policy
@@ -53,6 +53,8 @@ def read_voc_results(
     entries = sorted(voc.entries, key=lambda entry: entry.image_id)
     ids = [entry.image_id for entry in entries]
     names = sorted(voc.class_names())
+    for name in names:
+        check_printable(name, f"{annotations}: class name")
     policy = unknown_id_policy(f"{annotations} ({split})", other_images, other_classes)
     files = _class_files(_result_files(str(detections), split), names)
     detected = _detected(files, ids, names, policy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,3 +122,26 @@ def test_what_is_no_image_is_left_out(make_folder: MakeFolder) -> None:
 def test_options_that_cannot_be(make_folder: MakeFolder, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ClassFolder(str(make_folder({"train/cat": 1})), **options)
+
+
+def test_links_are_followed_once_and_odd_files_are_not_opened(make_folder: MakeFolder, tmp_path: Path) -> None:
+    root = make_folder({"cat": 1, "dog": 1})
+    (root / "cat").rename(tmp_path / "elsewhere")
+    (root / "cat").symlink_to(tmp_path / "elsewhere")
+    for name in ("loop", "again"):
+        (tmp_path / "elsewhere" / name).symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(root / "dog" / "pipe.png")
+    examples, names = read_class_folder(str(root))
+    assert names == ["cat", "dog"] and examples.files.tolist() == ["cat/0.png", "dog/0.png", "dog/pipe.png"]
+    assert examples.image(0).shape[2] == 3
+    with pytest.raises(DataError, match=r"dog/pipe\.png: is a pipe"):
+        examples.image(2)
+
+
+@pytest.mark.parametrize("name", [b"a\nb", b"\xff\xfe", b"\x1b[31m"])
+def test_class_names_that_cannot_be_printed(make_folder: MakeFolder, name: bytes) -> None:
+    root = make_folder({"train/cat": 1})
+    os.mkdir(os.path.join(os.fsencode(root / "train"), name))
+    with pytest.raises(DataError, match=r"class name '.*' has a control character, or is no text") as caught:
+        ClassFolder(str(root), val=None)
+    assert str(caught.value).isprintable()

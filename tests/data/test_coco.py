@@ -165,12 +165,60 @@ def test_missing_area_is_the_box(folder: Path) -> None:
         (content(categories=[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]), "given twice"),
         (content(categories=[{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]), "given twice"),
         (content(categories=[{"id": 1}]), "category 1 has no name"),
+        (content(categories=[{"id": 1, "name": " "}]), "category 1 has no name"),
+        (content(categories=[{"id": 1, "name": "a\x1b[2J"}]), "class name 'a.x1b.*has a control character"),
+        (content(images=[image(file_name="a\0.png")]), "image 30: file name 'a.x00.png' .*refused"),
+        (content(images=[image(file_name="x" * 5000)]), "no file 'xxx"),
+        (content(images=[image(width=10**400)]), "image 30: its size is 1000.*0 x 30 pixels"),
+        (content(images=[image(width=1e300)]), "image 30: its size is 1.* x 30 pixels"),
+        (content(images=[image(width=3_000_000_000)]), "image 30: its size is 3000000000 x 30"),
+        (content(images=[image(width=[40])]), "image 30: width or height is missing or no number"),
+        *(
+            (content(images=[image(id=odd)]), message)
+            for odd, message in (
+                ([1], r"image 0 .*: id: expected 'int . float . str', got 'array'"),
+                ({}, "image 0 .*: id: expected .*, got 'object'"),
+                (None, "image 0 .*: id: expected .*, got 'null'"),
+                (True, "image 0 .*: id: expected .*, got 'bool'"),
+                (10**400, "image 0 .*: id: expected 'int' <= 9223372036854775807"),
+                (2**63, "image 0 .*: id: expected 'int' <= 9223372036854775807"),
+                (1e300, "image 0 .*: id: expected 'float' <= 9007199254740992"),
+                (7.5, "image id 7.5 is no whole number"),
+                ("x" * 1001, "image 0 .*: id: expected 'str' of length <= 1000"),
+                ("a\0", "image id 'a.x00' holds a NUL"),
+            )
+        ),
+        (content(categories=[{"id": 2**63, "name": "a"}]), "category 0 .*: id: expected 'int' <= 9223372036854775807"),
+        (content(categories=[{"id": [], "name": "a"}]), "category 0 .*: id: expected 'int . float', got 'array'"),
+        (content(annotations=[annotation(image_id=[])]), "annotation 0 .*: image_id: expected .*, got 'array'"),
+        (content(annotations=[annotation(category_id={})]), "annotation 0 .*: category_id: expected .*, got 'object'"),
+        (content(annotations=[annotation(bbox=[1, 2, 1e300, 4])]), r"annotation 0 .*: bbox.2.: .*<= 1000000000.0"),
+        (content(annotations=[annotation(bbox=None)]), "annotation 0 .*: bbox: expected 'array', got 'null'"),
+        (content(annotations=[annotation(area=1e300)]), "annotation 0 .*: area: expected 'float. <= 1e"),
     ],
 )
 def test_bad_file(folder: Path, data: Any, message: str) -> None:
     with pytest.raises(DataError, match=message) as error:
         load(folder, data)
-    assert "x.json" in str(error.value)
+    assert "x.json" in str(error.value) or "class name" in message
+    assert str(error.value).isprintable() and len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize("nested", ["[" * 100_000, "[" * 100_000 + "]" * 100_000, '{"info":' * 100_000])
+def test_nested_file(folder: Path, nested: str) -> None:
+    (folder / "x.json").write_text(json.dumps(content()).replace("{", '{"info": ' + nested + ", ", 1))
+    with pytest.raises(DataError, match=r"x\.json: "):
+        COCO(str(folder), "x.json", "images", val_annotations=None)
+
+
+def test_links_are_followed(folder: Path, tmp_path: Path) -> None:
+    """A large folder of images may lie elsewhere: the names in the file must stay inside, links need not."""
+    (folder / "images").rename(tmp_path / "elsewhere")
+    (folder / "images").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "far.png").write_bytes((tmp_path / "elsewhere" / "a.png").read_bytes())
+    (tmp_path / "elsewhere" / "a.png").unlink()
+    (tmp_path / "elsewhere" / "a.png").symlink_to(tmp_path / "far.png")
+    assert load(folder, content()).dataset("train")[0]["image"].shape == (3, 30, 40)
 
 
 def test_missing_files(folder: Path) -> None:

@@ -136,6 +136,13 @@ def test_wrong_class_names(folder: Path, names: list[str]) -> None:
         VOC(str(folder), class_names=names)
 
 
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[2J", "a\0", "\udcff"])
+def test_class_names_that_cannot_be_printed(folder: Path, name: str) -> None:
+    with pytest.raises(DataError, match=r"class name 'a?.* has a control character, or is no text") as caught:
+        VOC(str(folder), class_names=[name])
+    assert str(caught.value).isprintable()
+
+
 def test_command_line_parses_transforms_from_yaml(folder: Path, parse_data: Callable[..., Any]) -> None:
     data = parse_data("detkit.data.VOC", path=str(folder), num_workers=0, transforms=[FLIP])
     assert data.transforms == [FLIP]

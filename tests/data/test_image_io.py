@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import io
+import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, JpegImagePlugin, features
 
-from detkit.data.image_io import image_size, read_image
-from detkit.errors import DataError
+from detkit.data.image_io import image_size, open_image, read_image
+from detkit.errors import ConfigError, DataError
 
 GRAY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 
@@ -87,8 +91,102 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         read_image(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "AVIF"])
+def test_kinds_of_images_by_their_content(tmp_path: Path, kind: str) -> None:
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    pictures = [Image.new("RGB", (16, 12), colour) for colour in ("red", "blue")]
+    more = {"save_all": True, "append_images": pictures[1:]} if kind in ("MPO", "GIF", "TIFF", "WEBP") else {}
+    path = save(pictures[0], tmp_path / "x.jpg", format=kind, **more)
+    assert image_size(path) == (16, 12)
+    pixels = read_image(path)  # of several pictures the first
+    assert pixels.shape == (12, 16, 3)
+    np.testing.assert_allclose(pixels[5, 5], [255, 0, 0], atol=12)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "ICO", "PCX", "TGA", "JPEG2000", "SPIDER", "PDF"])
+def test_other_kinds_are_not_opened(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow starts Ghostscript for PostScript: it must not even look at such a file."""
+    buffer = io.BytesIO()
+    Image.new("F" if kind == "SPIDER" else "RGB", (16, 16)).save(buffer, kind)
+    path = tmp_path / "x.jpg"
+    path.write_bytes(buffer.getvalue())
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
+    named = {"EPS": "it is a PostScript file", "PDF": "it is a PDF file"}.get(kind, "it is damaged")
+    for read in (read_image, image_size):
+        with pytest.raises(DataError, match=rf"x\.jpg: image cannot be read: {named}, (or )?not one of JPEG, PNG, "):
+            read(path)
+
+
+ERRORS = [
+    *(struct.error("unpack"), zlib.error("Error -3"), AssertionError(), ZeroDivisionError("by zero"), KeyError(7)),
+    *(MemoryError(), RecursionError("too deep"), RuntimeError("two\nlines"), OverflowError("large"), EOFError()),
+    *(AttributeError("x"), NotImplementedError("mode"), UnicodeDecodeError("ascii", b"x", 0, 1, "odd"), OSError(5)),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_whatever_pillow_raises_is_one_message(
+    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(Image.new("RGB", (8, 8)), tmp_path / "x.jpg")
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "load", fail)
+    monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "getexif", fail)
+    for read in (read_image, image_size):
+        with pytest.raises(DataError, match=r"x\.jpg: image cannot be read or is cut short \(\S") as caught:
+            read(path)
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP", "PPM"])
+def test_damaged_files_raise_data_errors_only(tmp_path: Path, kind: str) -> None:
+    random = np.random.default_rng(0)
+    noise = Image.fromarray(random.integers(0, 256, (16, 16, 3), np.uint8))
+    good = np.frombuffer(save(noise, tmp_path / "x.png", format=kind).read_bytes(), np.uint8)
+    path = tmp_path / "x.jpg"
+    for _ in range(60):
+        content = good.copy()
+        content[random.integers(0, len(good), random.integers(1, 6))] = random.integers(0, 256)
+        path.write_bytes(content[: random.integers(1, len(good) + 1)].tobytes())
+        for read in (read_image, image_size):
+            try:
+                read(path)
+            except DataError as error:
+                assert str(path) in str(error)
+
+
+def test_pipes_and_devices_are_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    for name in ("pipe.jpg", "zero.jpg"):
+        for read in (read_image, image_size):
+            with pytest.raises(DataError, match=f"{name}: is a pipe, a socket or a device"):
+                read(tmp_path / name)
+
+
+def test_the_error_of_a_caller_is_its_own(tmp_path: Path) -> None:
+    path = save(Image.new("RGB", (8, 8)), tmp_path / "x.jpg")
+    with pytest.raises(KeyboardInterrupt), open_image(path):
+        raise KeyboardInterrupt
+
+
 def test_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(Image.fromarray(np.zeros((40, 40, 3), np.uint8)), tmp_path / "x.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(DataError, match="too large"):
+    for read in (read_image, image_size):
+        with pytest.raises(DataError, match=r"x\.png: image is too large .*1600 pixels.*DETKIT_MAX_PIXELS to more"):
+            read(path)
+    monkeypatch.setenv("DETKIT_MAX_PIXELS", "1600")
+    assert image_size(path) == (40, 40)
+    assert read_image(path).shape == (40, 40, 3)
+    monkeypatch.setenv("DETKIT_MAX_PIXELS", "1599")
+    with pytest.raises(DataError, match="limit of 1599"):
         read_image(path)
+    for wrong in ("many", "-1", "0", "1e9"):
+        monkeypatch.setenv("DETKIT_MAX_PIXELS", wrong)
+        with pytest.raises(ConfigError, match=f"DETKIT_MAX_PIXELS is '{wrong}'; give a number of pixels"):
+            read_image(path)

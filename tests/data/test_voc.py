@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -159,6 +161,14 @@ def test_parts_of_a_person_are_no_objects(two_cats: Path) -> None:
         ("<xmin>2<", "<xmin>two<", "object 1: <xmin> is 'two'"),
         ("<ymin>3</ymin>", "", "object 1: <ymin> is ''"),
         ("<width>40<", "<width>wide<", "<width> is 'wide'"),
+        ("<width>40<", "<width>inf<", "<width> is 'inf'"),
+        ("<width>40<", "<width>nan<", "<width> is 'nan'"),
+        ("<width>40<", "<width>1e300<", "image 'a': its size is 1000000000"),
+        ("<width>40<", "<width>3000000000<", "image 'a': its size is 3000000000 x 30 pixels"),
+        ("<annotation>", "<?xml version='1.0' encoding='utf-7'?><annotation>", "not well-formed XML"),
+        ("<annotation>", "<?xml version='1.0' encoding='hex'?><annotation>", "not well-formed XML"),
+        ("<annotation>", "\0<annotation>", "not well-formed XML"),
+        ("<object>", "<x>" * 50_000, "not well-formed XML"),
     ],
 )
 def test_bad_annotation_file(two_cats: Path, old: str, new: str, message: str) -> None:
@@ -231,6 +241,44 @@ def test_missing_things_are_named(two_cats: Path, tmp_path: Path) -> None:
     (two_cats / "Annotations" / "b.xml").unlink()
     with pytest.raises(DataError, match="holds no annotation"):
         VOC(str(two_cats))
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e300", "-1e300", "1" + "0" * 400])
+def test_coordinates_beyond_any_image_are_left_out(two_cats: Path, value: str) -> None:
+    edit(two_cats / "Annotations" / "a.xml", "<xmax>20<", f"<xmax>{value}<")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # numpy's, of an overflow
+        train = VOC(str(two_cats)).annotations("train")
+    assert train.counts.tolist() == [1, 1] and [finding.kind for finding in train.findings] == ["not_finite"]
+
+
+def test_nested_elements(two_cats: Path) -> None:
+    nested = "<object>" * 100_000 + "</object>" * 100_000
+    (two_cats / "Annotations" / "a.xml").write_text(f"<annotation>{nested}</annotation>")
+    with pytest.raises(DataError, match=r"a\.xml: object 1: <name> is missing"):
+        VOC(str(two_cats))
+
+
+@pytest.mark.parametrize("content", [b"a\0b\n", "a\nb\n".encode("utf-16"), b"x" * 5000, b"\xff\xfe\xfd\n"])
+def test_image_sets_of_other_encodings_and_odd_names(two_cats: Path, content: bytes) -> None:
+    (two_cats / "ImageSets" / "Main" / "odd.txt").write_bytes(content)
+    with pytest.raises(DataError, match=r"odd\.txt: image id|annotation file ") as caught:
+        VOC(str(two_cats), train="odd", val=None)
+    assert "\0" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_pipes_are_not_opened(two_cats: Path) -> None:
+    for name, message in (("Annotations/a.xml", "is a pipe"), ("ImageSets/Main/train.txt", "does not exist")):
+        (two_cats / name).unlink()
+        os.mkfifo(two_cats / name)
+        with pytest.raises(DataError, match=message):
+            VOC(str(two_cats))
+
+
+def test_links_are_followed(two_cats: Path, tmp_path: Path) -> None:
+    (two_cats / "JPEGImages").rename(tmp_path / "elsewhere")
+    (two_cats / "JPEGImages").symlink_to(tmp_path / "elsewhere")
+    assert VOC(str(two_cats)).dataset("train")[0]["image"].shape == (3, 30, 40)
 
 
 @pytest.mark.parametrize("name", ["../a", "/etc/passwd", "x/../../a", "..\\a", "C:\\a"])

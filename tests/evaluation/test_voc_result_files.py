@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -175,6 +176,8 @@ def test_other_classes_are_refused_or_left_out(devkit: Path, tmp_path: Path) -> 
         "000012 0.5 1 2 3 4 5",
         "000012 nan 1 2 3 4",
         "000012 0.5 1 2 inf 4",
+        "000012 0.5 1 2 1e300 4",
+        "000012 -1e10 1 2 3 4",
         "000012 0.5 1 2 three 4",
         "000012, 0.5, 1, 2, 3, 4",
     ],
@@ -184,9 +187,8 @@ def test_a_bad_row_is_named_with_its_line(devkit: Path, tmp_path: Path, line: st
     with pytest.raises(DataError) as caught:
         read_voc_results(results, devkit)
     place = f"{results}/comp4_det_test_cat.txt, line 4"
-    assert (
-        str(caught.value) == f"{place}: {line!r} is not 'image_id score x1 y1 x2 y2' with finite numbers of at most 1e9"
-    )
+    expected = f"{place}: {line!r} is not 'image_id score x1 y1 x2 y2' with finite numbers of at most 1e9"
+    assert str(caught.value) == expected
 
 
 def test_results_and_annotations_that_are_not_there(devkit: Path, tmp_path: Path) -> None:
@@ -212,3 +214,29 @@ def test_a_box_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     devkit = write_devkit(tmp_path / "VOC2007", {"1": [("cat", (1, 1, float("nan"), 5), False)]})
     with pytest.raises(DataError, match=r"1\.xml: object 1: .* is not finite"):
         read_voc_results(write_results(tmp_path / "results", {"cat": ""}), devkit)
+
+
+def test_a_box_far_beyond_any_image_is_refused(tmp_path: Path) -> None:
+    devkit = write_devkit(tmp_path / "VOC2007", {"1": [("cat", (1, 1, 1e300, 5), False)]})
+    with pytest.raises(DataError, match=r"1\.xml: object 1: .* is not finite, or beyond 1e9"):
+        read_voc_results(write_results(tmp_path / "results", {"cat": ""}), devkit)
+
+
+def test_damaged_packed_results_and_pipes(devkit: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    packed = bytearray(gzip.compress(ROWS["cat"].encode() * 9))
+    packed[20] ^= 255
+    (results / "comp4_det_test_cat.txt.gz").write_bytes(packed)
+    with pytest.raises(DataError, match=r"comp4_det_test_cat\.txt\.gz: cannot be read"):
+        read_voc_results(results, devkit)
+    (results / "comp4_det_test_cat.txt.gz").unlink()
+    os.mkfifo(results / "comp4_det_test_cat.txt")
+    with pytest.raises(DataError, match=r"comp4_det_test_cat\.txt: is a pipe"):
+        read_voc_results(results, devkit)
+    line = b"\xff\xfe" + "000012 0.5 1 2 3 4\n".encode("utf-16-le") * 500
+    (results / "comp4_det_test_cat.txt").unlink()
+    (results / "comp4_det_test_cat.txt").write_bytes(line.replace(b"\n", b" "))
+    with pytest.raises(DataError, match=r"comp4_det_test_cat\.txt, line 1: ") as caught:
+        read_voc_results(results, devkit)
+    assert len(str(caught.value)) < 500

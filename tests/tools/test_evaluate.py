@@ -130,12 +130,27 @@ def test_a_baseline_is_compared_with() -> None:
     assert "aseline" in Path("report/index.html").read_text()
     for text, message in (
         ("{", "the JSON is cut short"),
+        ("[" * 100_000, ""),
+        ('{"map": 1e999}', "number out of range"),
         ("[]", "expected 'object'"),
         ("{}", "not the metrics.json of a report"),
     ):
         Path("other.json").write_text(text)
         with pytest.raises(DetkitError, match=f"^baseline other.json: {message}"):
             evaluate(**COCO, baseline="other.json")
+
+
+@pytest.mark.parametrize("odd", [10**400, [], {}, None, "much", True])
+def test_a_baseline_with_odd_values(odd: Any) -> None:
+    """A baseline may come from elsewhere: what cannot be compared is left out."""
+    evaluate(**COCO, output="old")
+    metrics = json.loads(Path("old/metrics.json").read_text())
+    analysis = {"by_class": [{"objects": odd}], "error_ap": {"localization": odd}}
+    odd_ones = dict.fromkeys(metrics, odd) | {"analysis": analysis, "map_50": odd}
+    Path("other.json").write_text(json.dumps(odd_ones))
+    assert "baseline: " in evaluate(**COCO, baseline="other.json").text
+    Path("other.json").write_text(json.dumps(metrics | {"map_per_class": dict.fromkeys(metrics["map_per_class"], odd)}))
+    assert "baseline: AP 0." in evaluate(**COCO, baseline="other.json").text
 
 
 def test_the_pictures_are_found() -> None:

@@ -108,6 +108,7 @@ def to_csv(rows: Sequence[ClassRow]) -> str:
     for row in rows:
         name, *numbers = astuple(row)
         quoted = f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
+        quoted = quoted.replace("\r", " ")  # which csv does not quote, and a spreadsheet takes for a new row
         writer.writerow([quoted, *("n/a" if is_missing(number) else number for number in numbers)])
     return buffer.getvalue()
 

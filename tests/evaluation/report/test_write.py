@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import html.parser
+import io
 import json
 import math
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ import pytest
 from detkit.evaluation.analysis import analyse
 from detkit.evaluation.evaluation_set import EvaluationSet, empty_set
 from detkit.evaluation.report import write_report
+from detkit.evaluation.report.numbers import ClassRow, to_csv
 from tests.evaluation.report.pages import NASTY, metrics_of, named, random_set, report, write_images
 from tests.evaluation.sets import Found, Thing
 
@@ -165,6 +168,15 @@ def test_metrics_json_has_null_for_nan_and_the_analysis(tmp_path: Path) -> None:
     assert content["checkpoint"] == str(Path("runs/toy/best.ckpt"))
     assert content["analysis"]["error_counts"] == analysis.error_counts
     assert content["map"] == metrics_of(s, ["a", "b", "c"])["map"]
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("x","y")'])
+def test_a_class_name_that_is_a_formula_is_text_in_a_spreadsheet(name: str) -> None:
+    numbers = [0.5] * (len(fields(ClassRow)) - 1)
+    text = to_csv([ClassRow(name, *numbers), ClassRow("a=b", *numbers)])
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    assert [row[0] for row in rows] == ["class", f"'{name}".replace("\r", " "), "a=b"]
+    assert rows[1][1:] == ["0.5"] * len(numbers)
 
 
 def test_per_class_csv_has_every_number(tmp_path: Path) -> None:
