@@ -80,8 +80,9 @@ def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         raise DataError(f"{path}: image cannot be read: {_describe(path)}; replace or remove it") from None
     except Image.DecompressionBombError as error:
+        numbers = str(error).partition(",")[0]  # "Image size (n pixels) exceeds limit of n pixels"
         raise DataError(
-            f"{path}: image is too large to be read safely ({error}); cut it into parts or, if you trust it, set the "
+            f"{path}: image is too large to be read safely ({numbers}); cut it into parts or, if you trust it, set the "
             "environment variable DETKIT_MAX_PIXELS to more"
         ) from None
     except Exception as error:  # of a damaged file each format raises errors of its own: struct, zlib, RuntimeError ...

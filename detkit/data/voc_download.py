@@ -1,4 +1,7 @@
-"""Fetching VOC2007 and VOC2012 through torchvision, which knows their addresses and checksums."""
+"""Fetching VOC2007 and VOC2012 through torchvision, which knows their addresses and checksums.
+
+torchvision unpacks an archive only after its MD5 checksum agreed, so that no other archive's paths reach the disk.
+"""
 
 from __future__ import annotations
 
