@@ -126,9 +126,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode.startswith("I;16") or image.mode == "I":
         # Pillow's own conversion cuts values at 255 instead of scaling them.
-        values = np.asarray(image).astype(np.int64)
-        scaled = np.clip((values + 128) // 257, 0, 255).astype(np.uint8)
-        return Image.fromarray(scaled).convert("RGB")
+        values = np.asarray(image).clip(0, 65535).astype(np.uint32)
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         values = np.nan_to_num(np.asarray(image))
         scale = 255.0 if values.max(initial=0.0) <= 1.0 else 1.0
