@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -34,37 +34,94 @@ def staged(folder: Path) -> Iterator[Path]:
             yield part
         publish(part, folder)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        discard(part)
 
 
 def stage(folder: Path) -> Path:
-    """Make the new folder of `staged`."""
+    """Make the new folder of `staged`, and delete those of processes that were killed."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(".part", ".", folder))
+        with _locked(folder):  # a new stage has no lock for a moment
+            for part in folder.glob(".????????.part"):
+                if part.is_dir() and (lock := _lock(part)) is not None:
+                    shutil.rmtree(part, ignore_errors=True)
+                    os.close(lock)
+            part = Path(tempfile.mkdtemp(".part", ".", folder))
+            _LOCKS[part] = _lock(part)
+        return part
 
 
 def publish(part: Path, folder: Path) -> bool:
     """Move files from a stage into its folder, and delete the stage; returns whether earlier files were replaced.
 
-    Of several processes the last one wins with all its files. Symbolic links are replaced, not followed.
+    Of several processes the last one wins with all its files. Symbolic links are replaced, not followed. The files are
+    on the disk when it returns, but for those in folders of the stage: thousands of drawings would take seconds.
     """
-    with writing(folder), SIGNALS.postponed(), ExitStack() as stack:
+    with writing(folder), SIGNALS.postponed():
         targets = {file: folder / file.relative_to(part) for file in part.rglob("*") if not file.is_dir()}
-        for target in targets.values():
+        for file, target in targets.items():
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.is_dir():
                 raise IsADirectoryError(errno.EISDIR, f"{target.name} is a folder")
-        with suppress(ImportError, OSError):  # Windows, or a drive without locks
-            import fcntl
-
-            stack.callback(os.close, descriptor := os.open(folder, os.O_RDONLY))
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        replaced = any(target.exists() for target in targets.values())
-        for file, target in targets.items():
-            os.replace(file, target)
-    shutil.rmtree(part, ignore_errors=True)
+            if file.parent == part:
+                sync(file)
+        with _locked(folder):
+            replaced = any(target.exists() for target in targets.values())
+            for file, target in targets.items():
+                os.replace(file, target)
+        if targets:
+            sync(folder)
+    discard(part)
     return replaced
+
+
+def discard(part: Path) -> None:
+    """Delete a stage."""
+    shutil.rmtree(part, ignore_errors=True)
+    if (lock := _LOCKS.pop(part, None)) is not None:
+        os.close(lock)
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk has what was written to a file, or renamed in a folder."""
+    is_folder = path.is_dir()
+    with suppress(OSError) if is_folder else nullcontext():  # Windows, and drives that cannot do that to a folder
+        descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+#: Locks of this process's stages, which end with the process.
+_LOCKS: dict[Path, int | None] = {}
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Wait for the lock of a folder, and hold it in the block; a stage of this process is locked already."""
+    lock = None if folder in _LOCKS else _lock(folder, wait=True)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(folder: Path, wait: bool = False) -> int | None:
+    """A descriptor that locks a folder until it is closed; None where another one does, or there are no locks."""
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):  # Windows, or the folder has gone
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:  # locked, or on a drive without locks
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 @contextmanager

@@ -9,9 +9,7 @@ A run's folder is laid out as
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from detkit.classes import find_class
 from detkit.errors import CheckpointError, ConfigError
 from detkit.settings import construct
+from detkit.torch_files import read_torch_file
 
 if TYPE_CHECKING:
     from detkit.engine.module import TrainableModule
@@ -50,8 +49,9 @@ def find_checkpoint(path: str | PathLike[str], prefer: tuple[str, ...] = ORDER) 
     root = Path(path).expanduser()
     if root.is_file():
         return FoundCheckpoint(root, root.stem if root.stem in ORDER else "file")
-    if not root.exists():
-        raise CheckpointError(f"{root}: no such checkpoint or run folder.")
+    if not root.is_dir():
+        what = "is neither a file nor a folder" if root.exists() else "no such checkpoint or run folder"
+        raise CheckpointError(f"{root}: {what}.")
     folders = [root, root / "checkpoints", *(v / "checkpoints" for v in versions(root))]
     for folder in folders:
         for name in prefer:
@@ -80,21 +80,12 @@ def read_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     """Reads a detkit checkpoint onto the CPU, with `weights_only=True` (no code in the file is run).
 
     Raises:
-        CheckpointError: the file cannot be read, holds pickled objects, or is not a checkpoint of detkit's.
+        CheckpointError: as `read_torch_file`; or it is not a checkpoint of detkit's.
     """
     import torch
 
     path = Path(path)
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        why = str(error).strip().splitlines()[0][:200] if zipfile.is_zipfile(path) else "it is not a PyTorch file"
-        raise CheckpointError(
-            f"{path}: not loaded, since it holds more than tensors and plain values or is damaged ({why})."
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        why = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({why}).") from error
+    checkpoint = read_torch_file(path, CheckpointError, "Take another checkpoint of the run (best.ckpt, last.ckpt).")
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or "detkit" not in checkpoint:
         raise CheckpointError(
             f"{path}: not a checkpoint written by detkit. Weights from elsewhere are given by --model.weights, "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +19,7 @@ from detkit.data.images import ImageDataset
 from detkit.engine.checkpoints import run_folder
 from detkit.engine.module import TrainableModule
 from detkit.errors import ConfigError, DataError
-from detkit.files import check_output, overwrite_note, publish, stage, writing
+from detkit.files import check_output, discard, overwrite_note, publish, stage, writing
 from detkit.signals import SIGNALS, Stopped
 from detkit.types import Batch, Detections, Sample
 
@@ -145,7 +144,7 @@ class PredictionWriter(BasePredictionWriter):
             with suppress(OSError):
                 self._file.close()
             if trainer.is_global_zero:  # which has joined the parts
-                shutil.rmtree(self._parts, ignore_errors=True)
+                discard(self._parts)
 
     def _publish(self, trainer: Trainer, name: str) -> None:
         with writing(self.folder):
@@ -163,8 +162,13 @@ class PredictionWriter(BasePredictionWriter):
                 out.write("\n]\n")
             for part in parts:
                 part.unlink()
+            drawn = {path.name for path in (self._parts / DRAWN).glob("*")}
         self.overwrite_note = overwrite_note(publish(self._parts, self.folder), "--predictions.output")
         self.written = self.folder / name
+        if self.draw and name == "predictions.json":  # drawings of other images are of other predictions
+            for path in (self.folder / DRAWN).glob("*"):
+                if path.name not in drawn and is_drawing(path):
+                    path.unlink(missing_ok=True)
 
     def _part(self, rank: int) -> Path:
         return self._parts / f"{rank}.part"

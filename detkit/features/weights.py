@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from detkit.errors import WeightsError
 from detkit.features.architectures import architecture
+from detkit.torch_files import read_torch_file
 
 
 class Loaded(NamedTuple):
@@ -61,7 +61,8 @@ def load_classification_weights(network: nn.Module, name: str, weights: str, cla
         hint = f"name a file in it{f', such as {file}' if file else ', of which none is a checkpoint'}"
         raise WeightsError(f"weights {weights} is a folder; {hint}")
     elif path.suffix in {".pth", ".pt", ".ckpt", ".bin"} or path.name != weights:
-        raise WeightsError(f"weights file {weights} does not exist")
+        what = "is no file" if path.exists() else "does not exist"
+        raise WeightsError(f"weights file {weights} {what}")
     else:
         state = _torchvision_weights(name, weights)
         source = f"torchvision's {torchvision.models.get_model_weights(name)[weights].name}"
@@ -112,14 +113,8 @@ def load_state_dict_file(module: nn.Module, weights: str, name: str, optional: t
 
 
 def _read(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(
-            f"weights file {path} cannot be read: {reason[:200]}. It must be a state dict of tensors saved with "
-            "torch.save(model.state_dict(), file)"
-        ) from error
+    hint = "Weights are a state dict of tensors, written by torch.save(model.state_dict(), file)"
+    return read_torch_file(path, WeightsError, hint)
 
 
 def _state_dict(state: Any, path: Path) -> dict[str, Tensor]:

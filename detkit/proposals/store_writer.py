@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from detkit.errors import DataError
-from detkit.files import to_json
+from detkit.files import sync, to_json
 from detkit.proposals.store import TABLES, VERSION, Images, ProposalStore, checksum_of, encode, key_of
 
 COMMIT_INTERVAL = 0.5  # seconds between transactions
@@ -153,6 +153,7 @@ class StoreWriter:
         with _writing(self.path):
             self._connection.close()
             os.replace(self.part, self.path)
+            sync(self.path.parent)
         return ProposalStore(self.path)
 
     # -- tables ----------------------------------------------------------------------------------

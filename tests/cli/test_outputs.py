@@ -137,6 +137,14 @@ def test_drawing_refuses_to_write_over_photographs(folder_detkit: Detkit) -> Non
     assert Path("all/predictions/a.jpg").read_bytes() == before and os.listdir("all") == ["predictions"]
 
 
+def test_drawings_of_an_earlier_call_make_way(folder_detkit: Detkit) -> None:
+    for name in ("old/a", "old/b", "new/b"):
+        photo(Path(f"{name}.jpg"))
+    for images, drawn in (("old", ["a.jpg", "b.jpg"]), ("new", ["b.jpg"])):
+        assert draw(folder_detkit, images, "out").code == 0
+        assert sorted(path.name for path in Path("out/predictions").iterdir()) == drawn
+
+
 def test_a_folder_of_drawings_only_is_told(folder_detkit: Detkit) -> None:
     photo(Path("photos/a.jpg"))
     assert draw(folder_detkit, "photos", "out").code == 0

@@ -140,7 +140,7 @@ class Harmful:
 def test_no_code_in_a_file_is_run(state: dict[str, torch.Tensor], tmp_path: Path, legacy: bool) -> None:
     sentinel, path = tmp_path / "was_here", tmp_path / "bad.pth"
     torch.save({**state, "extra": Harmful(sentinel)}, path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(WeightsError, match=r"bad\.pth cannot be read.*torch\.save\(model\.state_dict"):
+    with pytest.raises(WeightsError, match=r"bad\.pth: cannot be read.*torch\.save\(model\.state_dict"):
         build_backbone("tiny", weights=str(path))
     assert not sentinel.exists()
 
