@@ -29,6 +29,7 @@ from detkit.errors import DataError
 
 VERSION = 1
 FINEST = 8  # units a pixel: finer is of no use to any detector
+SCALES = (FINEST, 4, 2, 1)
 LARGEST = 65535  # of a uint16
 TABLES = (
     "CREATE TABLE meta (version, method, parameters, images, checksum)",
@@ -92,6 +93,8 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
         self._opened: tuple[int, sqlite3.Connection] | None = None  # process and its connection
         if not self.path.exists():
             raise DataError(f"{path}: no such store of proposals; `detkit propose` makes one")
+        if not self.path.is_file():  # a pipe would be waited for
+            raise DataError(f"{path}: cannot be read (it is no file)")
         with self._reading():
             rows = self._connection().execute("SELECT * FROM meta").fetchall()
             (version, self.method, parameters, self._length, checksum), *_ = rows
@@ -100,6 +103,9 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
             if checksum != checksum_of(*rows[0][:-1]):
                 raise ValueError("its description is damaged")
             self.parameters: dict[str, Any] = json.loads(parameters)
+            right = isinstance(self.method, str) and isinstance(self.parameters, dict)
+            if not right or self._length not in range(self.path.stat().st_size):
+                raise ValueError("its description is not as detkit writes it")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ProposalStore, (str(self.path),)
@@ -120,12 +126,14 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
         query = "SELECT image_id, width, height, scale, checksum, boxes FROM images WHERE image_id = ?"
         with self._reading():
             row = self._connection().execute(query, (key_of(image_id),)).fetchone()
-        if row is None:
-            raise KeyError(image_id)
-        key, width, height, scale, checksum, boxes = row
-        if checksum != checksum_of(key, width, height, scale, boxes=boxes):
-            raise DataError(f"{self.path}: is damaged at image {key!r}; {AGAIN}")
-        return np.frombuffer(boxes, "<u2").reshape(-1, 4).astype(np.float32) / np.float32(scale)
+            if row is not None:
+                key, width, height, scale, checksum, boxes = row
+                if checksum != checksum_of(key, width, height, scale, boxes=boxes) or scale not in SCALES:
+                    raise DataError(f"{self.path}: is damaged at image {key!r}; {AGAIN}")
+                return np.frombuffer(boxes, "<u2").reshape(-1, 4).astype(np.float32) / np.float32(scale)
+        if image_id in self.images.ids.tolist():  # only SQLite's index of the ids does not have it
+            raise DataError(f"{self.path}: is damaged at image {image_id!r}; {AGAIN}")
+        raise KeyError(image_id)
 
     def __repr__(self) -> str:
         return f"ProposalStore({str(self.path)!r}, {self.method}, {len(self)} images)"
@@ -135,6 +143,8 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
         """Ids and sizes of the images as the data set gives them, in its order."""
         with self._reading():
             rows = self._connection().execute("SELECT image_id, width, height FROM images ORDER BY position").fetchall()
+            if len(rows) != self._length:
+                raise ValueError("images are missing")
             ids = [key if isinstance(key, int) else key.decode("utf-8", "surrogatepass") for key, *_ in rows]
             return Images.of(ids, [row[1] for row in rows], [row[2] for row in rows])
 
@@ -143,7 +153,7 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
         """(I,) int64, boxes of each image."""
         with self._reading():
             rows = self._connection().execute("SELECT length(boxes) / 8 FROM images ORDER BY position").fetchall()
-        return np.array(rows, np.int64).reshape(-1)
+            return np.array(rows, np.int64).reshape(-1)
 
     def verify(self) -> None:
         """Read everything once.
@@ -155,8 +165,10 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
             positions = [row[0] for row in self._connection().execute("SELECT position FROM images ORDER BY position")]
             if positions != list(range(len(self))):
                 raise ValueError("images are missing, or out of order")
-            if not all(len(self[image_id]) == count for image_id, count in zip(self, self.counts, strict=True)):
-                raise ValueError("images have another number of boxes")
+        for image_id, count in zip(self, self.counts, strict=True):  # other threads read meanwhile
+            with self._reading():
+                if len(self[image_id]) != count:
+                    raise ValueError("images have another number of boxes")
 
     def check(self, image_ids: Sequence[str | int] | np.ndarray, widths: Any, heights: Any) -> None:
         """Whether there are proposals for all of these images, of these sizes. More images in the store do no harm.
@@ -206,7 +218,9 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
         try:
             with self._sqlite:
                 yield
-        except (sqlite3.Error, ValueError, TypeError, AttributeError, OverflowError, KeyError) as error:
+        except DataError:
+            raise
+        except Exception as error:  # SQLite, JSON and NumPy raise nearly all there are on damaged bytes
             code = error.sqlite_errorcode & 0xFF if isinstance(error, sqlite3.OperationalError) else None
             if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR):
                 raise DataError(f"{self.path}: cannot be read ({error})") from None

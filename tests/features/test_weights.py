@@ -151,7 +151,7 @@ def test_files_that_are_no_weights(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(WeightsError, match=r"bad\.pth"):
         build_backbone("tiny", weights=str(path))
-    with pytest.raises(WeightsError, match=r"model\.pth cannot be read.*state_dict"):  # a whole model
+    with pytest.raises(WeightsError, match=r"model\.pth: cannot be read.*state_dict"):  # a whole model
         load_state_dict_file(nn.Linear(2, 2), saved(nn.Linear(2, 2), tmp_path / "model.pth"), "mine")
 
 

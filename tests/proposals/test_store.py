@@ -10,6 +10,7 @@ import sqlite3
 import sys
 import threading
 import time
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 
 from detkit.errors import DataError
 from detkit.proposals import store_writer
-from detkit.proposals.store import Images, ProposalStore, encode
+from detkit.proposals.store import Images, ProposalStore, checksum_of, encode
 from detkit.proposals.store_writer import StoreWriter
 from tests.proposals.stores import fill, write_store
 
@@ -266,6 +267,41 @@ def test_no_file_a_folder_another_database_and_a_newer_version(path: Path, tmp_p
         connection.close()
         with pytest.raises(DataError, match=message):
             ProposalStore(file)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        *[("meta.images", value) for value in (2**62, -1, None, "x", b"", 3)],
+        *[("meta.method", value) for value in (None, 5)],
+        *[("meta.parameters", value) for value in ("[1]", "null", "NaN", None, b"\xff", "[" * 10**5)],
+        *[("images.scale", value) for value in (0, -1, 1e300, None, "8", b"8")],
+        *[("images.boxes", value) for value in (5, None, "text", bytes(7))],
+        *[("images.image_id", value) for value in (b"\xff", "b", 5, 1.5)],
+        *[("images.width", value) for value in (10**12, None, "x", -float("inf"))],
+        *[("images.position", value) for value in (7, None)],
+    ],
+)
+def test_values_of_another_kind(path: Path, column: str, value: Any) -> None:
+    table, name = column.split(".")
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"UPDATE {table} SET {name} = ? WHERE rowid = 1", (value,))
+        (*meta, _), *_ = connection.execute("SELECT * FROM meta").fetchall()
+        connection.execute("UPDATE meta SET checksum = ?", (checksum_of(*meta),))
+        for key, *row, boxes in connection.execute("SELECT image_id, width, height, scale, boxes FROM images"):
+            with suppress(TypeError):  # boxes that are no bytes
+                checksum = checksum_of(key, *row, boxes=boxes)
+                connection.execute("UPDATE images SET checksum = ? WHERE image_id = ?", (checksum, key))
+    connection.close()
+    with pytest.raises(DataError, match=r"s\.proposals: .*(delete it|cannot be read)"):
+        ProposalStore(path).verify()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="pipe: cannot be read"):
+        ProposalStore(tmp_path / "pipe")
 
 
 # -- computing it piece by piece -----------------------------------------------------------------
