@@ -30,7 +30,7 @@ from detkit.cli.reports import (
     report_predictions,
     report_test,
 )
-from detkit.cli.resume import Difference, Start, find_differences, position_of, prepare, read_start
+from detkit.cli.resume import Difference, Start, check_state, find_differences, position_of, prepare, read_start
 from detkit.cli.signatures import names_of
 from detkit.cli.trainer import SaveConfig, complete, make_run_folder, with_absolute_paths
 from detkit.engine.callbacks import BestCheckpoint
@@ -208,6 +208,8 @@ class DetkitCLI(LightningCLI):
                 f"{checkpoint.path} was trained on the classes {self.start.class_names}, the data set has {classes}: "
                 "a run goes on with the same classes in the same order."
             )
+        if self.command == "fit":
+            check_state(content, self.trainer.fit_loop.state_dict(), checkpoint.path)
         self.model.restore_parts(content)
         check_fits(content["state_dict"], self.model.state_dict(), checkpoint.path)
         if self.overrides:
@@ -258,6 +260,8 @@ class DetkitCLI(LightningCLI):
             if not self.trainer.interrupted:
                 raise
             raise KeyboardInterrupt(self._how_to_go_on(isinstance(end.__context__, Stopped))) from None
+        except CheckpointError as error:  # while Lightning restores it
+            raise CheckpointError(f"{path}: {error}") from error
         except OSError as error:
             error.filename = error.filename or self.folder  # a logger's has none
             raise

@@ -16,7 +16,14 @@ from detkit.classes import find_class, full_name, known_classes
 from detkit.cli.arguments import Arguments, ConfigFile, flatten, lookup, read_arguments, read_config
 from detkit.cli.imports import check_names
 from detkit.cli.signatures import check_options, options_of
-from detkit.engine.checkpoints import FoundCheckpoint, find_checkpoint, hyper_parameters, read_checkpoint, run_folder
+from detkit.engine.checkpoints import (
+    FoundCheckpoint,
+    check_form,
+    find_checkpoint,
+    hyper_parameters,
+    read_checkpoint,
+    run_folder,
+)
 from detkit.errors import CheckpointError, ConfigError
 from detkit.settings import to_plain
 
@@ -213,6 +220,19 @@ def find_differences(
         values = {name: lookup(asked, name, kept[name]) for name in in_files}
         rows += [(name, kept[name], value, "checkpoint") for name, value in values.items() if value != kept[name]]
     return sorted(rows), overrides
+
+
+def check_state(content: Mapping[str, Any], fit_loop: Mapping[str, Any], path: Path) -> None:
+    """Refuse, with a CheckpointError, the state of a run that is not as Lightning's ``fit_loop`` and callbacks keep it.
+
+    That of the optimizer is checked when there is one (`TrainableModule.configure_optimizers`).
+    """
+    wanted = {"epoch": 0, "global_step": 0, "loops": {"fit_loop": fit_loop}, "callbacks": {}}
+    try:
+        check_form(content, wanted, "")
+        check_form(content["callbacks"], dict.fromkeys(content["callbacks"], {}), "callbacks")
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def position_of(content: Mapping[str, Any], stage: str = "") -> str:

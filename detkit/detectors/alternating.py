@@ -16,6 +16,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from detkit.engine.checkpoints import check_form
 from detkit.engine.optimization import UNKNOWN
 from detkit.errors import ConfigError
 from detkit.types import Batch
@@ -116,7 +117,8 @@ class AlternatingSchedule(Callback):
         return {"step": self.step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.step = state_dict["step"]
+        check_form(state_dict, {"step": 0}, "callbacks.AlternatingSchedule")
+        self.step = min(state_dict["step"], len(SHARES) - 1)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Leave the RPN's own backbone out once it is not needed any more."""

@@ -12,7 +12,10 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
+from detkit.engine.checkpoints import check_form
+from detkit.errors import CheckpointError
 from detkit.files import staged
 from detkit.signals import SIGNALS, Stopped
 
@@ -50,17 +53,20 @@ class BestCheckpoint(StageCheckpoint, ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Copy the best checkpoint so far into this run's folder."""
-        state = dict(state_dict)
-        old, folder = state.get("best_model_path"), self.dirpath
-        if not old or not folder or not Path(old).is_file():
+        check_form(state_dict, {"best_model_path": "", "best_model_score": None}, "callbacks.BestCheckpoint")
+        old, folder, score = state_dict["best_model_path"], self.dirpath, state_dict["best_model_score"]
+        # The path comes from a file that may be a stranger's: only a best checkpoint is copied.
+        if not folder or Path(old).name != "best.ckpt" or not Path(old).is_file():
             return
+        if score is not None and (not isinstance(score, Tensor) or score.ndim or score.is_complex()):
+            raise CheckpointError("its entry callbacks.BestCheckpoint.best_model_score is not as detkit writes it")
         new = os.path.join(folder, "best.ckpt")
         if os.path.abspath(old) != os.path.abspath(new) and rank_zero_only.rank == 0:
             with staged(Path(folder)) as part:
                 shutil.copyfile(old, part / "best.ckpt")
-        score = state["best_model_score"]  # None without a validation: whatever comes next is better
-        state |= {
+        state = self.state_dict() | {
             "dirpath": folder,
+            "best_model_score": score,  # None without a validation: whatever comes next is better
             "best_model_path": new,
             "kth_best_model_path": new,
             "best_k_models": {} if score is None else {new: score},

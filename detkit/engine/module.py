@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from detkit.__about__ import __version__
 from detkit.classes import full_name
 from detkit.data.loaders import begin_next_epoch
+from detkit.engine.checkpoints import check_form
 from detkit.engine.optimization import UNKNOWN, OptimSettings, parameter_groups, schedule
 from detkit.engine.summary import trainable_table
 from detkit.errors import CheckpointError, ConfigError, TrainingError
@@ -81,7 +82,7 @@ class TrainableModule(L.LightningModule):
         self.stage = ""
         self.loss_guard = LossGuard(interval=1)
         self._new_optim = False
-        self._resumed_optimizer: str | None = None
+        self._resumed: dict[str, Any] = {}
 
     @property
     def num_classes(self) -> int:
@@ -158,11 +159,11 @@ class TrainableModule(L.LightningModule):
             self.print(f"optimizer: {type(optimizer).__name__}, as its own arguments say; {unused} are not used")
         else:
             optimizer = SGD(self.parameter_groups(), lr=self.optim.lr)
-        self._check_resumed(optimizer)
         if self.lr_scheduler_factory is not None:
             scheduler = self.lr_scheduler_factory(optimizer)
         else:
             scheduler = LambdaLR(optimizer, self.lr_factor(total_steps))
+        self._check_resumed(optimizer, scheduler)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -173,13 +174,34 @@ class TrainableModule(L.LightningModule):
         """The learning rate's factor as a function of the step; see `schedule`."""
         return schedule(self.optim, total_steps)
 
-    def _check_resumed(self, optimizer: Optimizer) -> None:
-        """Refuse a checkpoint whose optimizer state is another optimizer's."""
-        if self.trainer.ckpt_path is not None and self._resumed_optimizer not in (None, type(optimizer).__name__):
+    def _check_resumed(self, optimizer: Optimizer, scheduler: Any) -> None:
+        """Refuse a checkpoint whose state of optimizer or schedule is another one's, or damaged."""
+        resumed, self._resumed = self._resumed, {}
+        if self.trainer.ckpt_path is None or not resumed:
+            return
+        before, now = resumed["detkit"].get("optimizer"), type(optimizer).__name__
+        if before not in (None, now):
             raise CheckpointError(
-                f"the checkpoint was trained with {self._resumed_optimizer}, this run asks for "
-                f"{type(optimizer).__name__}: its state does not fit. Resume with the same optimizer"
+                f"the checkpoint was trained with {before}, this run asks for {now}: its state does not fit. Resume "
+                "with the same optimizer"
             )
+        groups, name = optimizer.state_dict()["param_groups"], "optimizer_states"
+        check_form(resumed[name], [{"state": {}, "param_groups": groups}], name)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        numbers = [number for group in resumed[name][0]["param_groups"] for number in group["params"]]
+        shapes = {number: p.shape for number, p in zip(numbers, parameters, strict=True)}
+        for number, values in resumed[name][0]["state"].items():
+            where = f"{name}.0.state.{number}"
+            check_form(values, {}, where)
+            foreign = self.optimizer_factory is None and any(  # of SGD each is as large as its parameter
+                value is not None and getattr(value, "shape", None) != shapes.get(number) for value in values.values()
+            )
+            if number not in shapes or foreign:
+                raise CheckpointError(f"its entry {where} is of another parameter")
+        if self.lr_scheduler_factory is None:
+            check_form(resumed["lr_schedulers"], [scheduler.state_dict()], "lr_schedulers")
+            if any(state is not None for state in resumed["lr_schedulers"][0]["lr_lambdas"]):  # functions have none
+                raise CheckpointError("its entry lr_schedulers.0.lr_lambdas is not as detkit writes it for such a run")
 
     # -- checkpoints -----------------------------------------------------------------------------
 
@@ -197,9 +219,10 @@ class TrainableModule(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember which optimizer the state belongs to."""
+        """Remember the state of optimizer and schedule until they are made."""
         self.restore_parts(checkpoint)
-        self._resumed_optimizer = checkpoint["detkit"].get("optimizer")
+        names = ("detkit", "optimizer_states", "lr_schedulers")
+        self._resumed = {name: checkpoint[name] for name in names if name in checkpoint}
 
 
 class LossGuard:

@@ -128,7 +128,7 @@ class RegionFeatures:
         try:
             arrays = {name: np.lib.format.open_memmap(self._path(name), mode="r") for name in self.layout.shapes}
             done = (self.folder / "done").stat().st_size
-        except (OSError, ValueError, EOFError):  # missing or damaged
+        except Exception:  # missing or damaged, of which NumPy makes nearly any error
             return False
         fits = all(a.shape == self.layout.shapes[name] and a.dtype == np.float16 for name, a in arrays.items())
         return fits and done == len(self)

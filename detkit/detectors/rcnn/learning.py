@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import pickle
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from detkit.errors import CheckpointError
 from detkit.files import write_text
 from detkit.heads import BoxRegressors, HardNegativeMiner, LinearSVMs, SVMSettings, Training, feature_scale, fit_ridge
 from detkit.progress import Progress
+from detkit.torch_files import read_torch_file
 
 #: Number of images, and of boxes of each, on which the features' mean norm is measured (rcnn_feature_stats.m:27-28).
 NORM_IMAGES = 200
@@ -62,13 +63,11 @@ class MiningState:
 
     def load(self) -> tuple[int, int, int]:
         """The pass, the image to continue with, and the negatives added in this pass; zeros without a fitting state."""
-        try:
-            content = torch.load(self.path, weights_only=True)
+        with suppress(CheckpointError, KeyError):  # missing, damaged, or of other data: mine from the beginning
+            content = read_torch_file(self.path, CheckpointError, "")
             if content["settings"] == asdict(self.miner.settings):
                 self.miner.load_state_dict(content["miner"])
                 return tuple(content["position"])
-        except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, CheckpointError):
-            pass  # missing, damaged, or of other data: mine from the beginning
         return 0, 0, 0
 
     def save_if_due(self, *position: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import re
 import tempfile
 import time
 import zlib
@@ -41,7 +42,8 @@ from detkit.detectors.rcnn.features import (
 from detkit.detectors.rcnn.learning import learn_boxes, learn_svms, write_mining_log
 from detkit.detectors.rcnn.training_regions import TrainingRegions
 from detkit.engine.callbacks import StageCheckpoint
-from detkit.errors import ConfigError
+from detkit.engine.checkpoints import check_form
+from detkit.errors import CheckpointError, ConfigError
 from detkit.evaluation.tables import ablation_table
 from detkit.features import CropFeatures
 from detkit.features.crop_reader import CropReader
@@ -112,6 +114,10 @@ class RCNNStages(Callback):
         return {"stage": self.stage, "run_id": self.run_id}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        check_form(state_dict, self.state_dict(), "callbacks.RCNNStages")
+        # Folders are deleted by this name, and a checkpoint may be a stranger's.
+        if not re.fullmatch(r"\w*", state_dict["run_id"]) or state_dict["stage"] not in STAGES:
+            raise CheckpointError("its entry callbacks.RCNNStages is not as detkit writes it")
         self.run_id = state_dict["run_id"]
         self.stage = FINE_TUNING if self.learn_again else state_dict["stage"]
 
