@@ -230,7 +230,7 @@ def check_state(content: Mapping[str, Any], fit_loop: Mapping[str, Any], path: P
     wanted = {"epoch": 0, "global_step": 0, "loops": {"fit_loop": fit_loop}, "callbacks": {}}
     try:
         check_form(content, wanted, "")
-        check_form(content["callbacks"], dict.fromkeys(content["callbacks"], {}), "callbacks")
+        check_form(content["callbacks"], {key: {} for key in content["callbacks"]}, "callbacks")
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
 

@@ -84,7 +84,6 @@ def read_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     Raises:
         CheckpointError: as `read_torch_file`; or it is not a checkpoint of detkit's.
     """
-    import torch
 
     path = Path(path)
     checkpoint = read_torch_file(path, CheckpointError, "Take another checkpoint of the run (best.ckpt, last.ckpt).")
