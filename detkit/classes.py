@@ -78,11 +78,14 @@ def build(spec: Mapping[str, Any], base: type, among: Mapping[str, type] | None 
     if not isinstance(name, str) or unknown:
         raise ConfigError(f"{dict(spec)}: must hold class_path, and may hold init_args, and nothing else")
     cls = find_class(name, base, among)
-    arguments = dict(spec.get("init_args") or {})
+    arguments = spec.get("init_args") or {}
+    if not isinstance(arguments, Mapping) or not all(isinstance(key, str) for key in arguments):
+        raise ConfigError(f"{name}: init_args wants names with values, not {arguments!r:.60}")
     try:
         return cls(**arguments)
     except TypeError as error:
-        raise ConfigError(f"{name} does not take {arguments}: {error}") from error
+        given = f" {arguments}" if arguments else " these arguments"
+        raise ConfigError(f"{name} does not take{given}: {error}") from error
 
 
 def import_modules(names: Sequence[str]) -> None:

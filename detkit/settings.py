@@ -81,6 +81,7 @@ def arguments_from_plain(cls: type, content: Mapping[str, Any], where: str = "")
         ConfigError: an argument that the class does not have (``where`` is its own dotted name), or a wrong value.
     """
     known, values = parameters_of(cls), {}
+    check_groups(cls, content, f"{where}.".lstrip("."))
     for name, value in content.items():
         if name not in known:
             raise ConfigError(f"{where or cls.__name__} has no argument {name!r}{did_you_mean(name, known)}")
@@ -100,8 +101,20 @@ def _from_plain(annotation: Any, value: Any, where: str) -> Any:
         if isinstance(value, Mapping) and is_dataclass(kind):
             return kind(**arguments_from_plain(kind, value, where))
         if typing.get_origin(kind) is tuple and isinstance(value, list):
+            count = len(typing.get_args(kind))
+            if ... not in typing.get_args(kind) and len(value) != count:
+                raise ConfigError(f"{where} wants {count} values, not {value!r:.60}")
             return tuple(value)
     return value
+
+
+def check_groups(cls: type, arguments: Mapping[str, Any], where: str) -> None:
+    """Refuse, with a ConfigError, a group of settings that is given as anything but names and values."""
+    for name, (_, default) in parameters_of(cls).items():
+        is_group = is_dataclass(default) and not isinstance(default, Configurable)
+        value = arguments.get(name, default)
+        if is_group and not is_dataclass(value) and not hasattr(value, "items"):
+            raise ConfigError(f"{where}{name} is a group of settings and wants names with values, not {value!r:.60}")
 
 
 def check_choice(where: str, value: str, choices: typing.Iterable[str]) -> None:

@@ -120,8 +120,9 @@ class AnchorGenerator(nn.Module):
         self._check_count("feature maps", len(feature_sizes))
         levels = []
         for level, (cell, (height, width)) in enumerate(zip(self.cell_anchors, feature_sizes, strict=True)):
-            stride_y, stride_x = image_size[0] // height, image_size[1] // width
-            if self.strides is not None:
+            if self.strides is None:
+                stride_y, stride_x = image_size[0] // height, image_size[1] // width
+            else:  # a map may be empty
                 stride_y = stride_x = self.strides[level]
             y = torch.arange(height, device=device, dtype=torch.float32) * stride_y
             x = torch.arange(width, device=device, dtype=torch.float32) * stride_x

@@ -39,6 +39,7 @@ from detkit.engine.predictions import PredictionWriter
 from detkit.errors import CheckpointError, ConfigError
 from detkit.evaluation.tables import read_baseline
 from detkit.files import check_output
+from detkit.settings import check_groups
 from detkit.signals import SIGNALS, Stopped
 from detkit.system import keep_freed_memory
 
@@ -87,6 +88,8 @@ def execute(command: str, arguments: Arguments, start: Start) -> DetkitCLI:
         raise ConfigError(str(error)) from error
     except (ValueError, TypeError) as error:
         own = own_cause(error)
+        if own is None and str(error).startswith("Does not validate against"):  # jsonargparse's own
+            own = explain(str(error), command, arguments, ())
         if own is None:
             raise
         raise own from None
@@ -166,6 +169,9 @@ class DetkitCLI(LightningCLI):
 
         def parse(given: Sequence[str]) -> Any:
             config = parser.parse_args(given)
+            for name, base in (("model", self.model_class), ("data", self.datamodule_class)):
+                if part := config.get(name):
+                    check_groups(find_class(part.class_path, base), part.get("init_args") or {}, f"{name}.")
             if self.command == "fit" and config.get("model"):
                 with_absolute_paths(config.model)  # the checkpoint keeps them
             return config
@@ -235,7 +241,11 @@ class DetkitCLI(LightningCLI):
         if self.command == "predict":
             self.config_init.predictions.use_run(self.start.checkpoint.path)
             callbacks.append(self.config_init.predictions)
-        return Trainer(**complete(config, callbacks, self.command, self.folder))
+        options = complete(config, callbacks, self.command, self.folder)
+        try:
+            return Trainer(**options)
+        except (ValueError, TypeError) as error:
+            raise own_cause(error) or ConfigError(f"trainer: {error}") from error
 
     def run_command(self) -> None:
         """Run the command, and say what came of it, also of an interrupt."""

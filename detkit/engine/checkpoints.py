@@ -84,7 +84,6 @@ def read_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     Raises:
         CheckpointError: as `read_torch_file`; or it is not a checkpoint of detkit's.
     """
-
     path = Path(path)
     checkpoint = read_torch_file(path, CheckpointError, "Take another checkpoint of the run (best.ckpt, last.ckpt).")
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or "detkit" not in checkpoint:

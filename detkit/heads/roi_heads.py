@@ -76,6 +76,8 @@ class RoISettings:
             check_range(f"roi.{name}", getattr(self, name), 1)
         for name in ("foreground_iou", "positive_fraction", "dropout"):
             check_range(f"roi.{name}", getattr(self, name), 0, 1)
+        if len(self.background_iou) != 2:
+            raise ConfigError(f"roi.background_iou wants 2 values, not {self.background_iou!r:.60}")
         low, high = self.background_iou
         if not 0 <= low <= high <= self.foreground_iou:
             raise ConfigError(

@@ -81,6 +81,41 @@ def test_an_optimizer_that_a_checkpoint_names_is_not_called(trained: Detkit, nam
         assert not Path("harmed").exists()
 
 
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("pytorch-lightning_version", []),
+        ("global_step", None),
+        ("loops", ""),
+        ("loops.fit_loop.epoch_progress.current.processed", "x"),
+        ("loops.fit_loop.epoch_progress", [1]),
+        ("callbacks", ["a"]),
+        ("callbacks.BEST.best_model_score", "x"),
+        ("callbacks.BEST.best_model_path", 5),
+        ("optimizer_states", [[None]]),
+        ("optimizer_states.0.param_groups.0.params", [5]),
+        ("optimizer_states.0.param_groups.0.lr", float("nan")),
+        ("optimizer_states.0.state.0.momentum_buffer", -1),
+        ("optimizer_states.0.state.0.momentum_buffer", torch.zeros(3)),
+        ("lr_schedulers", {}),
+        ("lr_schedulers.0.base_lrs", 7),
+        ("hyper_parameters.optim", 5),
+    ],
+)
+def test_a_fit_refuses_a_state_of_another_form(trained: Detkit, entry: str, value: Any) -> None:
+    content = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)
+    best = next(name for name in content["callbacks"] if name.startswith("BestCheckpoint"))
+    *parents, last = (best if part == "BEST" else part for part in entry.split("."))
+    parent = content
+    for part in parents:
+        parent = parent[int(part) if part.isdigit() else part]
+    parent[last] = value
+    torch.save(content, "changed.ckpt")
+    result = trained("fit", "--config", "toy.yaml", "--ckpt_path", "changed.ckpt")
+    assert result.code == 2 and len(result.err.splitlines()) <= 3
+    assert "changed.ckpt" in result.err or "model.optim is a group of settings" in result.err
+
+
 def test_contradicting_class_names_are_refused(trained: Detkit) -> None:
     result = trained("test", "--ckpt_path", "runs/toy", "--data.class_names", "[dog, cat]")
     assert result.code == 2

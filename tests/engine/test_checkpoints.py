@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from detkit.engine.callbacks import BestCheckpoint
 from detkit.engine.checkpoints import check_fits, find_checkpoint, hyper_parameters, read_checkpoint, run_folder
 from detkit.errors import CheckpointError
 
@@ -83,6 +84,21 @@ def test_checkpoints_of_others_are_told_apart(tmp_path: Path, content: object) -
     torch.save(content, tmp_path / "other.ckpt")
     with pytest.raises(CheckpointError, match="not a checkpoint written by detkit"):
         read_checkpoint(tmp_path / "other.ckpt")
+
+
+@pytest.mark.parametrize("value", [torch.zeros(2).to_sparse(), torch.zeros(2, device="meta"), 1j * torch.ones(2), 5])
+def test_weights_are_plain_tensors(tmp_path: Path, value: object) -> None:
+    torch.save({"detkit": {"class": "X"}, "state_dict": {"w": value}}, tmp_path / "odd.ckpt")
+    with pytest.raises(CheckpointError, match="its entry 'state_dict' is not as detkit writes it"):
+        read_checkpoint(tmp_path / "odd.ckpt")
+
+
+def test_only_a_best_checkpoint_is_copied(tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("secret")
+    callback = BestCheckpoint()
+    callback.dirpath = str(tmp_path / "checkpoints")
+    callback.load_state_dict({"best_model_path": str(tmp_path / "secret.txt"), "best_model_score": None})
+    assert [path.name for path in tmp_path.iterdir()] == ["secret.txt"]
 
 
 def test_hyper_parameters_leave_out_what_lightning_notes() -> None:

@@ -188,7 +188,7 @@ def test_after_sigkill_only_images_whose_rows_are_on_the_disk_are_done(
     assert files == {path.name: path.read_bytes() for path in make().folder.iterdir()}
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "archive", "gone"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "archive", "header", "gone"])
 @pytest.mark.parametrize("name", ["fc7.npy", "done"])
 def test_damaged_files_are_made_again(make: Callable[..., RegionFeatures], name: str, damage: str) -> None:
     features = make()
@@ -196,6 +196,7 @@ def test_damaged_files_are_made_again(make: Callable[..., RegionFeatures], name:
     content = {each.name: each.read_bytes() for each in features.folder.iterdir()}
     whole = content[name]
     new = {"cut": whole[:-1], "empty": b"", "garbage": b"x" * 500, "archive": b"PK\x03\x04" + whole}
+    new["header"] = whole.replace(b"}", b"(", 1) if name == "fc7.npy" else b""
     if damage == "gone":
         path.unlink()
     else:

@@ -15,10 +15,11 @@ from detkit.data import Shapes
 from detkit.detectors.rcnn.stages import STAGES
 from detkit.engine.callbacks import LastCheckpoint
 from detkit.engine.checkpoints import read_checkpoint
+from detkit.errors import CheckpointError
 from tests.detectors.conftest import differing
 
 from .rcnn_fits import WARNINGS, Fit, Fitted, stage_of
-from .rcnn_parts import with_proposals
+from .rcnn_parts import rcnn, with_proposals
 
 pytestmark = WARNINGS
 
@@ -55,6 +56,16 @@ def test_stages_run_in_their_order_and_each_leaves_a_checkpoint(
         "SVM",
         "SVM + boxes (used)",
     ]
+
+
+@pytest.mark.parametrize(
+    "change", [{"run_id": "../../a"}, {"run_id": "*"}, {"run_id": 5}, {"stage": "x"}, {"stage": 3}]
+)
+def test_a_checkpoint_names_no_folders(change: dict[str, Any]) -> None:
+    stages = rcnn().stages
+    stages.load_state_dict({"stage": "SVMs", "run_id": "0123abcd"})
+    with pytest.raises(CheckpointError, match=r"entry callbacks\.RCNNStages"):
+        stages.load_state_dict({"stage": "SVMs", "run_id": "0123abcd"} | change)
 
 
 def test_best_is_the_complete_detector(whole_fit: Fitted) -> None:
