@@ -126,7 +126,7 @@ def read_config(path: Path) -> dict[str, Any]:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(f"{path}{where}: not valid YAML ({error.problem})") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:  # of wrong dates and numbers
         raise ConfigError(f"{path}: not valid YAML ({error})") from error
     if content is not None and not isinstance(content, dict):
         raise ConfigError(

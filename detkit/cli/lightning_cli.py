@@ -273,6 +273,8 @@ class DetkitCLI(LightningCLI):
         except CheckpointError as error:  # while Lightning restores it
             raise CheckpointError(f"{path}: {error}") from error
         except OSError as error:
+            if SIGNALS.received is not None:  # of a logger that was stopped while it was closed
+                raise KeyboardInterrupt(self._how_to_go_on()) from None
             error.filename = error.filename or self.folder  # a logger's has none
             raise
         finally:

@@ -43,13 +43,23 @@ def main(args: Sequence[str] | None = None) -> int:
     SIGNALS.received, SIGNALS.waits = None, False
     earlier = SIGNALS.install()
     try:
-        _run(command, args[1:])
-        return 0
-    except DetkitError as error:
-        return _fail(str(error))
+        return _run(command, args[1:])
     except KeyboardInterrupt as interrupt:
         print(f"\nStopped. {str(interrupt) or 'The same command begins again.'}", file=sys.stderr)
         return 128 + (SIGNALS.received or signal.SIGINT)
+    finally:
+        SIGNALS.waits = True  # everything is done: a signal changes nothing any more
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def _run(command: str, args: list[str]) -> int:
+    """Run a command; the exit code unless it was stopped."""
+    try:
+        _dispatch(command, args)
+        return 0
+    except DetkitError as error:
+        return _fail(str(error))
     except BrokenPipeError:
         # The reader of our output has gone (`detkit test ... | head`): nothing is left to say.
         sys.stderr.close()
@@ -58,12 +68,9 @@ def main(args: Sequence[str] | None = None) -> int:
         if error.filename is None or error.errno not in WRITE_ERRORS:
             raise
         return _fail(str(output_error(Path(error.filename), error)))
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
 
 
-def _run(command: str, args: list[str]) -> None:
+def _dispatch(command: str, args: list[str]) -> None:
     if command == "benchmark":
         if not args or args[0] in ("--help", "-h"):
             print(f"usage: detkit benchmark generations [options]\n\n  generations  {COMMANDS[command]}")

@@ -302,6 +302,8 @@ def _data_of_run(start: Start, arguments: Arguments) -> list[str]:
         )
     section = {"class_path": section} if isinstance(section, str) else section
     check_names(section, start.config.path)
+    if not isinstance(section.get("init_args") or {}, dict):
+        raise ConfigError(f"{start.config.path}: data.init_args must be names with values")
     init_args = {**(section.get("init_args") or {}), "class_names": start.class_names}
     return [f"--data={json.dumps({**section, 'init_args': init_args})}"]
 

@@ -43,7 +43,8 @@ def find_checkpoint(path: str | PathLike[str], prefer: tuple[str, ...] = ORDER) 
     Args:
         path: a checkpoint file, one version's folder (with `checkpoints/`), its `checkpoints` folder, or a run's
             folder with `version_N` in it, of which the newest that has a checkpoint is taken.
-        prefer: the names to look for, in this order.
+        prefer: the names to look for, in this order. Where "last" comes first, any last.ckpt comes before the first
+            best.ckpt: a run that was stopped before its first epoch ended has only the copied best of the run before.
 
     Raises:
         CheckpointError: nothing there; the message names every folder that was searched.
@@ -55,10 +56,12 @@ def find_checkpoint(path: str | PathLike[str], prefer: tuple[str, ...] = ORDER) 
         what = "is neither a file nor a folder" if root.exists() else "no such checkpoint or run folder"
         raise CheckpointError(f"{root}: {what}.")
     folders = [root, root / "checkpoints", *(v / "checkpoints" for v in versions(root))]
-    for folder in folders:
-        for name in prefer:
-            if (folder / f"{name}.ckpt").is_file():
-                return FoundCheckpoint(folder / f"{name}.ckpt", name)
+    found = [(folder / f"{name}.ckpt", name) for folder in folders for name in prefer]
+    if prefer[0] == "last":
+        found.sort(key=lambda each: prefer.index(each[1]))  # stable: the newest version first
+    for file, name in found:
+        if file.is_file():
+            return FoundCheckpoint(file, name)
     names = " or ".join(f"{name}.ckpt" for name in prefer)
     searched = ", ".join(str(f) for f in folders)
     others = sorted(f for folder in folders if folder.is_dir() for f in folder.glob("*.ckpt"))

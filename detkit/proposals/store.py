@@ -210,7 +210,9 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
 
     def __del__(self) -> None:
         with self._sqlite:
-            self.__dict__.pop("_opened", None)
+            opened = self.__dict__.pop("_opened", None)
+            if opened is not None and opened[0] == os.getpid():  # a connection of the parent process stays as it is
+                opened[1].close()
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 BAD = {
     "wrong.yaml": "model:\n  class_path: FasterRCNN\n  init_args:\n    rpn: {nms_treshold: 0.7}\ndata: Shapes\n",
     "broken.yaml": "model: FasterRCNN\n  rpn: [\n",
+    "date.yaml": "model: 2001-13-45\n",
     "aliases.yaml": "".join(["model: &a0 [1]\n", *(f"m{i}: &a{i} [{f'*a{i - 1}, ' * 10}]\n" for i in range(1, 7))]),
     "merged.yaml": "".join(["m0: &a0 {}\n", *(f"m{i}: &a{i} {{<<: [{f'*a{i - 1}, ' * 10}]}}\n" for i in range(1, 7))]),
     "round.yaml": "model: &a [*a]\n",
@@ -44,6 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("fit", "needs --config FILE, or --model and --data"),
         ("fit --config faster_rcnn/custom_vok", "no such config file; did you mean faster_rcnn/custom_voc?"),
         ("fit --config broken.yaml", "broken.yaml, line 2, column 6: not valid YAML"),
+        ("fit --config date.yaml", "date.yaml: not valid YAML (month must be in 1..12)"),
         ("fit --config wrong.yaml", "wrong.yaml: there is no option model.init_args.rpn.nms_treshold; did you mean"),
         (
             "fit --config aliases.yaml",

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from detkit.cli import lightning_cli
+from detkit.cli import main as main_module
 from detkit.engine import predictions
 from tests.cli import fakes
 from tests.cli.test_end_to_end import CONFIG
@@ -207,3 +208,28 @@ def test_workers_are_ended_by_their_own_process() -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
     assert result.stdout == "0 None\n143\n"
+
+
+def test_a_signal_after_everything_is_done_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main_module, "_dispatch", lambda *_: None)
+    restore = signal.signal
+    fires = iter([False, False, True])  # the first two calls install the handlers
+
+    def restoring(number: int, handler: Any) -> Any:
+        if next(fires, False):
+            signal.raise_signal(signal.SIGTERM)
+        return restore(number, handler)
+
+    monkeypatch.setattr(signal, "signal", restoring)
+    assert main_module.main(["test"]) == 0
+    assert next(fires, None) is None
+
+
+def test_a_signal_while_a_logger_is_closed_is_no_error(detkit: Detkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(self: Any) -> None:
+        lightning_cli.SIGNALS.received = signal.SIGTERM
+        raise OSError("Writer is closed")
+
+    monkeypatch.setattr(fakes.Tiny, "on_fit_end", closed)
+    ended = detkit(*TOY)
+    assert ended.code == 143 and "Go on from the last epoch that ended with: detkit fit --ckpt_path" in ended.err

@@ -36,6 +36,18 @@ def test_last_where_there_is_no_best_or_last_is_wanted(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path, ("last", "best")).kind == "last"
 
 
+def test_a_fit_goes_on_from_the_last_of_an_older_version_rather_than_from_its_copied_best(tmp_path: Path) -> None:
+    old, new = (tmp_path / f"version_{number}" / "checkpoints" for number in (0, 1))
+    touch(
+        tmp_path,
+        "version_0/checkpoints/last.ckpt",
+        "version_0/checkpoints/best.ckpt",
+        "version_1/checkpoints/best.ckpt",
+    )
+    assert find_checkpoint(tmp_path, ("last", "best")).path == old / "last.ckpt"
+    assert find_checkpoint(tmp_path, ("best", "last")).path == new / "best.ckpt"
+
+
 def test_a_file_by_any_name(tmp_path: Path) -> None:
     touch(tmp_path, "mine.ckpt")
     found = find_checkpoint(tmp_path / "mine.ckpt")
