@@ -1,15 +1,18 @@
 # On a fresh machine: Python 3.11 or newer and make are enough; everything else goes into .venv.
-#   make demo    draw a data set, train Faster R-CNN on it, test it, show what it finds
-#   make test    run the tests
-#   make lint    check the style
-#   make clean   remove .venv, caches and runs of the demo
+#   make demo          draw a data set, train Faster R-CNN on it, test it, show what it finds
+#   make test          run the tests
+#   make test-lowest   run the tests on the lowest versions that pyproject.toml allows, in .venv-lowest
+#   make test-newest   run the tests on the newest versions, in .venv-newest
+#   make lint          check the style
+#   make clean         remove .venv and those two, caches and runs of the demo
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PYTEST := -n 2 --dist loadfile
 
-.PHONY: demo test lint clean help
+.PHONY: demo test test-lowest test-newest lint clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -33,12 +36,21 @@ demo: $(READY)
 	@$(BIN)/detkit demo
 
 test: $(READY)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest $(PYTEST)
+
+test-lowest: RESOLUTION := lowest-direct
+test-newest: RESOLUTION := highest
+test-lowest test-newest: test-%: $(READY)
+	@echo "Installing into .venv-$* (a few minutes)"
+	@$(PYTHON) -m venv --clear --without-pip .venv-$*
+	@UV=$$(command -v uv || echo $(BIN)/uv); \
+	  $$UV pip install -q --python .venv-$*/bin/python --compile-bytecode --resolution $(RESOLUTION) -e '.[dev]'
+	@.venv-$*/bin/python -m pytest $(PYTEST)
 
 lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo
+	rm -rf $(VENV) .venv-lowest .venv-newest build dist *.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo
 	find detkit tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -71,3 +71,10 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_needed() -> None:
     assert [each for each in names if not each & (declared | extras)] == []
     # tensorboard is Lightning's logger; pycocotools reads outlines.
     assert declared - set().union(*names) <= {"tensorboard", "pycocotools"}
+
+
+def test_every_dependency_has_a_lowest_version() -> None:
+    """`make test-lowest` tests these; without one it would install the first version that was ever released."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    lines = sum(project["optional-dependencies"].values(), project["dependencies"])
+    assert [line for line in lines if ">=" not in line and "==" not in line] == []

@@ -94,6 +94,7 @@ def random_files(seed: int, strings: bool = False) -> tuple[dict, list]:
 
 
 TRUTH = {
+    "info": {},  # pycocotools 2.0.10 cannot load detections without it
     "images": [{"id": 7, "file_name": "b.jpg"}, {"id": 3, "file_name": "a.jpg"}, {"id": 5}],
     "annotations": [
         {"id": 1, "image_id": 7, "category_id": 40, "bbox": [10, 10, 20, 30], "area": 321.5, "iscrowd": 0},
