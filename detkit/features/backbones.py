@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
@@ -340,6 +341,7 @@ def open_backbone(backbone: str | Mapping[str, Any], weights: str | None, settin
 
 
 def _set_batch_norm_eps(network: nn.Module, settings: MapSettings) -> None:
+    least = torch.finfo(torch.float32).tiny  # adds nothing to a variance; of 0 itself, torch 2.11 raises an error
     for layer in network.modules():
         if settings.batch_norm_eps is not None and isinstance(layer, nn.BatchNorm2d):
-            layer.eps = settings.batch_norm_eps
+            layer.eps = max(settings.batch_norm_eps, least)
