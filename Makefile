@@ -1,6 +1,7 @@
 # On a fresh machine: Python 3.11 or newer and make are enough; everything else goes into .venv.
 #   make demo          draw a data set, train Faster R-CNN on it, test it, show what it finds
 #   make test          run the tests
+#   make test-deep     fuzzing, kills, a full disk and a memory soak, for MINUTES=30, from SEED=0
 #   make test-lowest   run the tests on the lowest versions that pyproject.toml allows, in .venv-lowest
 #   make test-newest   run the tests on the newest versions, in .venv-newest
 #   make lint          check the style
@@ -11,8 +12,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := -n 2 --dist loadfile
+MINUTES ?= 30
+SEED ?= 0
 
-.PHONY: demo test test-lowest test-newest lint clean help
+.PHONY: demo test test-deep test-lowest test-newest lint clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -46,6 +49,9 @@ test-lowest test-newest: test-%: $(READY)
 	@UV=$$(command -v uv || echo $(BIN)/uv); \
 	  $$UV pip install -q --python .venv-$*/bin/python --compile-bytecode --resolution $(RESOLUTION) -e '.[dev]'
 	@.venv-$*/bin/python -m pytest $(PYTEST)
+
+test-deep: $(READY)
+	@$(BIN)/python -m tests.deep --minutes $(MINUTES) --seed $(SEED)
 
 lint: $(READY)
 	@$(BIN)/ruff check .
