@@ -41,11 +41,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn by chance")
     parser.add_argument("--only", choices=[*READERS, *PARTS, "fuzz"], action="append", help="only this; again for more")
     parser.add_argument("--case", type=int, help="only this case of the reader named by --only")
-    parser.add_argument("--folder", type=Path, help="for everything it writes; a temporary one by default")
+    parser.add_argument("--folder", type=Path, help="an empty one, for everything that is written")
     options = parser.parse_args()
     began = time.monotonic()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="detkit-deep-"))
     folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        parser.error(f"{folder} is not empty")
     campaign = Campaign(folder.resolve(), options.seed, began + options.minutes * 60, options.case)
     campaign.log.write_bytes(b"")
     wanted = options.only or ["fuzz", *PARTS]
@@ -57,7 +59,10 @@ def main() -> int:
     children = [fork(run_fuzz, campaign, readers)] if readers else []
     children += [fork(run_parts, campaign, parts)] if parts else []
     codes = watch(campaign, children, began)
-    return summarise(campaign, began, codes)
+    code = summarise(campaign, began, codes)
+    if code == 0 and options.folder is None:
+        shutil.rmtree(folder)
+    return code
 
 
 def prepare(campaign: Campaign) -> None:
@@ -70,16 +75,16 @@ def prepare(campaign: Campaign) -> None:
         importlib.import_module(f"detkit.tools.{name}")
     scenes.draw(campaign.folder)
     folder = campaign.folder / "first"
-    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     config = scenes.write_config(folder, "FasterRCNN", campaign.shapes, max_epochs=1)
     names = commands.modules_of(["fit", "--config", str(config)], folder)
     names += commands.modules_of(["test", "--ckpt_path", "run"], folder)
+    fast = scenes.write_config(folder, "FastRCNN", campaign.shapes)
+    names += commands.modules_of(["propose", "--config", str(fast), "--output", "out.proposals"], folder)
     for name in names:
         if name not in sys.modules and not name.startswith("__"):
             importlib.import_module(name)
     material = campaign.folder / "material"
-    shutil.rmtree(material, ignore_errors=True)
     if os.waitstatus_to_exitcode(os.waitpid(fork(make_material, material, folder / "run" / "version_0"), 0)[1]):
         raise SystemExit("the files that are to be damaged could not be made")
     if commands.number_of_threads() > 1:

@@ -29,6 +29,7 @@ class Command:
         args: its arguments.
         folder: its working directory.
         log: the file with its output, stdout and stderr.
+        began, began_at: when it was started, by `time.monotonic` and by the clock.
         code: its exit code, negative for the signal that killed it; None while it runs.
     """
 
@@ -37,6 +38,7 @@ class Command:
     log: Path
     pid: int
     began: float = field(default_factory=time.monotonic)
+    began_at: float = field(default_factory=time.time)
     code: int | None = None
 
     @property

@@ -7,6 +7,7 @@ of native code, too, is a failure with a number.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import mmap
 import os
 import random
@@ -14,18 +15,20 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import struct
+import subprocess
 import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.deep.campaign import Campaign, fork
 from tests.deep.mutations import CANARY, UNKNOWN_MODULE
-from tests.deep.readers import READERS, Reader
+from tests.deep.readers import READERS
 
 TIME = 10  # seconds that a case may take
 MEMORY = 2 * 2**30  # bytes that it may take
@@ -82,7 +85,19 @@ def random_of(seed: int, name: str, case: int) -> random.Random:
     return random.Random(f"{seed}/{name}/{case}")
 
 
-def failure_of(reader: Reader, watch: Watch) -> str | None:
+#: What every worker tries first, so that a watch that sees nothing is seen.
+HARMFUL_ACTS: tuple[Callable[[], Any], ...] = (
+    lambda: os.system(f"touch {CANARY}"),
+    lambda: subprocess.Popen(["touch", CANARY]),
+    lambda: exec(f"open({CANARY!r}, 'w')"),
+    lambda: Path(CANARY).write_text(""),
+    lambda: importlib.import_module(UNKNOWN_MODULE),
+    lambda: socket.create_connection(("127.0.0.1", 9)),
+    lambda: bytearray(2 * MEMORY),
+)
+
+
+def failure_of(read: Callable[[], Any], watch: Watch) -> str | None:
     """Read the file; what did not hold, or None."""
     from detkit.errors import DetkitError
 
@@ -91,7 +106,7 @@ def failure_of(reader: Reader, watch: Watch) -> str | None:
     signal.setitimer(signal.ITIMER_REAL, TIME)
     failure, began = None, time.monotonic()
     try:
-        reader.read()
+        read()
     except DetkitError as error:
         if not str(error).strip() or "Traceback" in str(error):
             failure = f"a message that says nothing: {error!r}"
@@ -138,13 +153,16 @@ def _work(campaign: Campaign, name: str, first: int, ends: float, position: mmap
         reader.read()  # undamaged: what is imported or compiled now counts for no case
     limit_memory()
     watch, kinds = Watch(), Counter()
+    for harmful in HARMFUL_ACTS:
+        if failure_of(harmful, watch) is None:
+            raise AssertionError("harm is not noticed")
     began, count, failed = time.monotonic(), 0, 0
     case = first
     while time.monotonic() < ends:
         position[:8] = struct.pack("q", case)
         content = reader.make(random_of(campaign.seed, name, case))
         reader.path.write_bytes(content)
-        failure = failure_of(reader, watch)
+        failure = failure_of(reader.read, watch)
         count, case = count + 1, case + 1
         if failure is not None:
             failed += 1
@@ -167,11 +185,11 @@ def _too_slow(*_: Any) -> None:
 
 def fuzz(campaign: Campaign, names: Sequence[str]) -> None:
     """Fuzz these readers, one after the other, until the campaign's time is over."""
-    total = sum(READERS[name].share for name in names)
-    began, whole, done = time.monotonic(), campaign.left, 0.0
+    left = sum(READERS[name].share for name in names)
     for name in names:
-        done += READERS[name].share
-        _fuzz_one(campaign, name, began + whole * done / total)
+        share = READERS[name].share
+        _fuzz_one(campaign, name, time.monotonic() + campaign.left * share / left)
+        left -= share
 
 
 def _fuzz_one(campaign: Campaign, name: str, ends: float) -> None:

@@ -156,11 +156,9 @@ ORDER = ("fit", "R-CNN", "predict", "R-CNN", "test", "propose", "R-CNN", "fit", 
 def run(campaign: Campaign) -> None:
     """Kill commands until the campaign's time is over."""
     folder = campaign.folder / "kills"
-    shutil.rmtree(folder, ignore_errors=True)
     all_ = {scenario.name.removeprefix("kill "): scenario for scenario in scenarios(campaign, folder)}
     for scenario in all_.values():
         began = time.monotonic()
-        scenario.run_undisturbed(folder / "undisturbed")
         scenario.run_undisturbed(folder / "undisturbed")
         lengths = ", ".join(f"{name} {s:.1f} s" for name, s in zip(scenario.stages, scenario.lengths, strict=True))
         print(f"{scenario.name}: {lengths} (measured in {time.monotonic() - began:.0f} s)", flush=True)
@@ -196,6 +194,7 @@ def run_case(campaign: Campaign, scenario: Scenario, folder: Path, case: int) ->
             command = commands.start(args, place, "last")
             if command.wait() != 0:
                 raise Lost(f"going on fails: {command}: {command.output[-1500:]}")
+            scenario.check(scenario, place, command)
         compare(scenario.result(place), scenario.expected)
     except (Lost, TimeoutError) as error:
         failed = 1
@@ -288,19 +287,28 @@ def result_of_fit(folder: Path) -> dict[str, Any]:
 
 
 def check_fit(scenario: Scenario, folder: Path, command: Command) -> None:
-    """Every checkpoint is whole, and the last one is of the last epoch that was told, or of the one before."""
+    """Every checkpoint is whole, and nothing that an earlier one holds is done again.
+
+    The last one is of the last epoch that was told, or of the one before.
+    """
     from detkit.cli.arguments import read_config
     from detkit.engine.checkpoints import read_checkpoint
 
-    epochs = [-1]
+    epochs, steps = [-1], {}
     for version in versions(folder):
         if (version / "config.yaml").exists():
             read_config(version / "config.yaml")
         for path in (version / "checkpoints").glob("*.ckpt"):
-            epochs.append(read_checkpoint(path)["epoch"])
+            content = read_checkpoint(path)
+            epochs.append(content["epoch"])
+            steps[path] = content["global_step"]
     told = [int(number) for number in re.findall(r"^epoch (\d+)/", command.output, re.MULTILINE)]
     if told and max(epochs) < told[-1] - 2:  # the line comes before the checkpoint
         raise Lost(f"epoch {told[-1]} had ended, and the last checkpoint is of epoch {max(epochs) + 1}")
+    own, began = (re.search(p, command.output) for p in (r"(?m)^run: \S+/(version_\d+)", r"(?m)^goes on .*step (\d+)"))
+    earlier = [step for path, step in steps.items() if own is not None and own[1] not in path.parts]
+    if began is not None and earlier and int(began[1]) < max(earlier):
+        raise Lost(f"{command} goes on at step {began[1]}, and a checkpoint of step {max(earlier)} is there")
 
 
 def go_on_fit(scenario: Scenario, folder: Path, command: Command) -> list[str]:
@@ -348,10 +356,10 @@ def result_of_test(folder: Path) -> dict[str, bytes]:
 
 
 def check_output(scenario: Scenario, folder: Path, command: Command) -> None:
-    """What was there is there, or what the command makes; nothing else is left, unless it had no time to clean up."""
+    """What was there is there, or what the command makes; it leaves nothing else, if it had time to clean up."""
     found = scenario.result(folder)
     if found not in (scenario.before, scenario.expected):
         raise Lost("the files are neither those of before nor the new ones")
-    left = list((folder / "run").rglob(".*"))
+    left = [path for path in (folder / "run").rglob(".*") if path.stat().st_mtime > command.began_at]
     if left and command.code != -signal.SIGKILL:
         raise Lost(f"left over: {left}")

@@ -5,9 +5,9 @@ After a while to warm up its memory and its open files must not grow.
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
-import shutil
 import time
 from pathlib import Path
 
@@ -21,7 +21,6 @@ WARM = 1 / 3
 def run(campaign: Campaign) -> None:
     """Soak until the campaign's time is over, in a child, whose memory is its own."""
     folder = campaign.folder / "memory"
-    shutil.rmtree(folder, ignore_errors=True)
     run_folder = scenes.train(folder, "FasterRCNN", campaign.shapes)
     if os.waitstatus_to_exitcode(os.waitpid(fork(soak, campaign, folder, run_folder), 0)[1]):
         campaign.explain("memory", 0, "the soak has ended with an error; see above")
@@ -49,8 +48,10 @@ def soak(campaign: Campaign, folder: Path, run_folder: Path) -> None:
         detkit.data.VOC(str(material / "voc"), "train", None, None, num_workers=0).dataset("train")[0]
         rounds += 1
         if warm is None and time.monotonic() - began > WARM * whole:
+            gc.collect()
             warm = megabytes(), open_files()
     assert warm is not None
+    gc.collect()
     now = megabytes(), open_files()
     notes = f"{warm[0]:.0f} MB after a third, {now[0]:.0f} MB at the end; {warm[1]} and {now[1]} open files"
     failed = int(now[0] - warm[0] > GROWTH or now[1] > warm[1])

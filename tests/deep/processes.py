@@ -86,7 +86,6 @@ def result_of_fit_and_propose(folder: Path) -> dict[str, Any]:
 def run(campaign: Campaign) -> None:
     """Let commands meet until the campaign's time is over."""
     folder = campaign.folder / "processes"
-    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     all_ = meetings(campaign, folder)
     expected = {meeting.name: meeting.alone(folder / "alone") for meeting in all_}

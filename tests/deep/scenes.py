@@ -10,7 +10,7 @@ import yaml
 from tests.deep.commands import run
 
 SHAPES = {"num_train": 8, "num_val": 3, "num_test": 6, "image_size": 64}
-MANY = {"num_train": 60, "num_val": 6, "num_test": 6, "image_size": 64}  # so that R-CNN's stages take seconds
+MANY = {"num_train": 40, "num_val": 4, "num_test": 4, "image_size": 64}  # so that R-CNN's stages take seconds
 MODELS: dict[str, dict[str, Any]] = {
     "FasterRCNN": {
         "backbone": "tiny",
