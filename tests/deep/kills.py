@@ -301,7 +301,8 @@ def check_fit(scenario: Scenario, folder: Path, command: Command) -> None:
         for path in (version / "checkpoints").glob("*.ckpt"):
             content = read_checkpoint(path)
             epochs.append(content["epoch"])
-            steps[path] = content["global_step"]
+            if path.name == "last.ckpt":  # best.ckpt is written first, and may be ahead of it
+                steps[path] = content["global_step"]
     told = [int(number) for number in re.findall(r"^epoch (\d+)/", command.output, re.MULTILINE)]
     if told and max(epochs) < told[-1] - 2:  # the line comes before the checkpoint
         raise Lost(f"epoch {told[-1]} had ended, and the last checkpoint is of epoch {max(epochs) + 1}")

@@ -35,59 +35,20 @@ RAW = {
 }
 TEXTS = (
     *("", " ", "0", "-1", "nan", "inf", "1e300", "1e999", "null", "true", "DEFAULT", "cuda", "../../../etc/passwd"),
-    *(
-        "/etc/passwd",
-        "/dev/zero",
-        "~",
-        "C:\\x",
-        "=1+1",
-        "=cmd|' /C calc'!A0",
-        "+1",
-        "@SUM(A1)",
-        "-2+3",
-        "a,b",
-        '"',
-        "'",
-    ),
-    *("<script>alert(1)</script>", "]]>", "&amp;", "{{7*7}}", "%s%n", "\x00", "a\x00b", "\n", "\r\n", "\t", "\ud800"),
-    *("\u202e", "\U0001f600", "é" * 10, "x" * 5000, "1" * 400, "os.system", f"{UNKNOWN_MODULE}.Harm", "$(touch x)"),
+    *("/etc/passwd", "/dev/zero", "~", "C:\\x", "=1+1", "=cmd|' /C calc'!A0", "+1", "@SUM(A1)", "-2+3", "a,b"),
+    *("<script>alert(1)</script>", "]]>", "&amp;", "{{7*7}}", "%s%n", "\x00", "a\x00b", "\n", "\r\n", "\t", '"', "'"),
+    *("\ud800", "\u202e", "\U0001f600", "é" * 10, "x" * 5000, "1" * 400, "os.system", f"{UNKNOWN_MODULE}.Harm"),
     *("1_000", "0x10", "٣", "1e-400", "--1", "1;2", "[]", "{}", "!!python/object:os.system", "*a", "&a"),
 )
 VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 0.0, -0.0, 0.5, -1.5, 1e-320, 1e300, -1e300, float("nan"), float("inf")),
-    *(
-        2**31,
-        2**63,
-        2**64,
-        -(2**63),
-        10**30,
-        [],
-        {},
-        [[]],
-        [None],
-        [0, 0],
-        {"": 0},
-        {"class_path": None},
-        "x",
-        [1e300] * 4,
-    ),
+    *(2**31, 2**63, 2**64, -(2**63), 10**30, [], {}, [[]], [None], [0, 0], [1e300] * 4, {"": 0}, {"class_path": None}),
     *RAW,
     *TEXTS,
     *CALLS,
 )
-BYTES = (
-    b"\x00",
-    b"\xff",
-    b"\xff" * 8,
-    b"\x80" * 64,
-    b"\r",
-    b"\n\n",
-    b" ",
-    b"-",
-    b"9" * 30,
-    b"\xef\xbb\xbf",
-    b"\x1f\x8b",
-)
+BYTES = (b"\x00", b"\xff", b"\xff" * 8, b"\x80" * 64, b"\r", b"\n\n", b" ", b"-", b"9" * 30)
+BYTES += (b"\xef\xbb\xbf", b"\x1f\x8b")
 
 
 def damage(rng: random.Random, data: bytes) -> bytes:

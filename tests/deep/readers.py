@@ -6,6 +6,7 @@ A case is a function of a random generator: the same seed and number give the sa
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
 import random
@@ -156,6 +157,37 @@ class COCOResults(COCOAnnotations):
         from detkit import evaluate
 
         check_metrics(evaluate(self.folder / "predictions.json", self.folder / "coco.json", report=False).metrics)
+
+
+class Report(COCOAnnotations):
+    """The report of an evaluation whose classes and images have names of any kind."""
+
+    name, share = "report", 1.0
+
+    def make(self, rng: Rng) -> bytes:
+        tree = json.loads(self.whole)
+        for row in tree["categories"]:
+            row["name"] = rng.choice(TEXTS) if rng.random() < 0.5 else row["name"]
+        rng.choice(tree["images"])["file_name"] = rng.choice(TEXTS)
+        return json.dumps(tree).encode()
+
+    def read(self) -> None:
+        from detkit import evaluate
+
+        result = evaluate(self.folder / "predictions.json", self.folder / "coco.json", output=self.folder / "report")
+        assert "<script>alert(" not in result.path.read_text(encoding="utf-8"), "a name is not escaped in index.html"
+        with open(self.folder / "report" / "per_class.csv", encoding="utf-8", newline="") as file:
+            cells = [cell for row in csv.reader(file) for cell in row]
+        formulas = [cell for cell in cells if cell[:1] in ("=", "+", "-", "@") and not _is_number(cell)]
+        assert not formulas, f"a spreadsheet calculates {formulas[0]!r} in per_class.csv"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 class VOCResults(Reader):
@@ -464,7 +496,7 @@ READERS: dict[str, type[Reader]] = {
     reader.name: reader
     for reader in (
         *(VOCAnnotation, VOCImageSet, COCOAnnotations, COCOResults, VOCResults, ImageFile, Store, CheckpointFile),
-        *(WeightsFile, Config, Commands, Resume, Baseline, ShapesParameters),
+        *(WeightsFile, Config, Commands, Resume, Baseline, Report, ShapesParameters),
     )
 }
 CLASSES = ["circle", "rectangle", "ring", "star", "triangle"]
@@ -486,7 +518,8 @@ def make_material(folder: Path, version: Path) -> None:
     draw_shapes(str(folder / "voc"), {"train": 2, "val": 1, "test": 1}, 48, 0)
     _write_coco(folder)
     metrics = evaluate(folder / "predictions.json", folder / "coco.json", output=folder / "report", report=False)
-    shutil.copy(metrics.path, folder / "metrics.json")
+    # A path in a file would make its bytes depend on the folder of the campaign.
+    (folder / "metrics.json").write_text(metrics.path.read_text().replace(str(folder), "/deep"))
     ids, size = ["train_00000", "train_00001"], (48, 48)
     with StoreWriter(folder / "train.proposals", Images.of(ids, [48, 48], [48, 48]), "x.Y", {"stride": 16}) as writer:
         for index in range(2):
@@ -494,7 +527,6 @@ def make_material(folder: Path, version: Path) -> None:
         writer.finish()
     torch.manual_seed(0)
     torch.save(classification_network("lenet5", 3).state_dict(), folder / "weights.pth")
-    # A path in a file would make its bytes depend on the folder of the campaign.
     (folder / "run" / "version_0").mkdir(parents=True)
     replaced = {str(version.parents[1]): "/deep", str(version.parents[2]): "/deeper"}
     text = (version / "config.yaml").read_text()
