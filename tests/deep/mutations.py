@@ -47,6 +47,24 @@ VALUES: tuple[Any, ...] = (
     *TEXTS,
     *CALLS,
 )
+ENTITIES = '<!ENTITY a "aaaaaaaaaa">' + "".join(
+    f'<!ENTITY {name} "{f"&{before};" * 10}">' for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+XML_HEADS = (
+    f"<!DOCTYPE annotation [{ENTITIES}]>",
+    '<!DOCTYPE a SYSTEM "http://127.0.0.1:9/a.dtd">',
+    '<!DOCTYPE a [<!ENTITY i SYSTEM "file:///etc/passwd">]>',
+    *(f'<?xml version="1.0" encoding="{name}"?>' for name in ("utf-16", "latin-1", "unknown", "ebcdic-cp-be", "")),
+)
+YAML_VALUES = (
+    f'!!python/object/apply:os.system ["touch {CANARY}"]',
+    f"!!python/object/new:subprocess.Popen [[touch, {CANARY}]]",
+    f"!!python/module:{UNKNOWN_MODULE} ''",
+    f"!!python/name:{UNKNOWN_MODULE}.Harm ''",
+    *("*none", "&a [*a]", "&a {<<: *a}", "? [a]\n: b", "%YAML 9.9", "|9\n x", "0o9", "1:60:99", "2001-13-45"),
+    *("!!binary x", "!!timestamp 9999-99-99", "!!set {a: 1}", "!!float .nan", "!!float x", "!!int 0b", "!!null x"),
+)
+YAML_BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
 BYTES = (b"\x00", b"\xff", b"\xff" * 8, b"\x80" * 64, b"\r", b"\n\n", b" ", b"-", b"9" * 30)
 BYTES += (b"\xef\xbb\xbf", b"\x1f\x8b")
 
@@ -156,24 +174,11 @@ def damage_xml(rng: random.Random, text: str) -> str:
         elif kind == 6:
             new = whole.replace(name, rng.choice(("object", "bndbox", "xmin", "x:y", "size", "annotation", "a" * 3000)))
         else:
-            new = rng.choice(
-                (f"<{name}>" * 2000 + f"</{name}>" * 2000, f"<![CDATA[{whole}]]>", "<a b='1' b='2'/>", "&x;")
-            )
+            nested = f"<{name}>" * 2000 + f"</{name}>" * 2000
+            new = rng.choice((nested, f"<![CDATA[{whole}]]>", "<a b='1' b='2'/>", "&x;"))
         text = text[: match.start()] + new + text[match.end() :]
     if rng.random() < 0.1:
-        entities = '<!ENTITY a "aaaaaaaaaa">' + "".join(
-            f'<!ENTITY {name} "{f"&{before};" * 10}">' for before, name in zip("abcdefgh", "bcdefghi", strict=True)
-        )
-        heads = (
-            f"<!DOCTYPE annotation [{entities}]>",
-            '<!DOCTYPE a SYSTEM "http://127.0.0.1:9/a.dtd">',
-            '<!DOCTYPE a [<!ENTITY i SYSTEM "file:///etc/passwd">]>',
-            *(
-                f'<?xml version="1.0" encoding="{name}"?>'
-                for name in ("utf-16", "latin-1", "unknown", "ebcdic-cp-be", "")
-            ),
-        )
-        text = rng.choice(heads) + text.replace("<filename>", "<filename>&i;", 1)
+        text = rng.choice(XML_HEADS) + text.replace("<filename>", "<filename>&i;", 1)
     return text
 
 
@@ -181,31 +186,12 @@ def damage_yaml(rng: random.Random, tree: Any, dump: Callable[[Any], str]) -> st
     """YAML of a damaged tree; now and then with tags, anchors and aliases that Python's loader might follow."""
     text = fill_in(dump(damage_tree(rng, tree)))
     if rng.random() < 0.3:
-        bomb = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
-        specials = (
-            f'!!python/object/apply:os.system ["touch {CANARY}"]',
-            f"!!python/object/new:subprocess.Popen [[touch, {CANARY}]]",
-            f"!!python/module:{UNKNOWN_MODULE} ''",
-            f"!!python/name:{UNKNOWN_MODULE}.Harm ''",
-            *("*none", "&a [*a]", "!!binary x", "!!timestamp 9999-99-99", "!!set {a: 1}", "2001-13-45", "!!float .nan"),
-            *(
-                "&a {<<: *a}",
-                "? [a]\n: b",
-                "!!int 0b",
-                "!!float x",
-                "%YAML 9.9",
-                "!!null x",
-                "0o9",
-                "1:60:99",
-                "|9\n x",
-            ),
-        )
         found = list(re.finditer(r": [^\n]*", text))
         if found and rng.random() < 0.8:
             match = rng.choice(found)
-            text = f"{text[: match.start()]}: {rng.choice(specials)}{text[match.end() :]}"
+            text = f"{text[: match.start()]}: {rng.choice(YAML_VALUES)}{text[match.end() :]}"
         else:
-            text = bomb + text
+            text = YAML_BOMB + text
     return damage_text(rng, text) if rng.random() < 0.1 else text
 
 

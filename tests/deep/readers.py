@@ -322,17 +322,8 @@ class TorchFile(Reader):
 
     def changed(self, rng: Rng) -> Any:
         """Its values, damaged."""
-        tensors = [
-            torch.zeros(0),
-            torch.zeros(3, dtype=torch.int64),
-            torch.full((2, 2), torch.nan),
-            torch.zeros(1, 1).bool(),
-        ]
-        tensors += [
-            torch.zeros(2, 2).to_sparse(),
-            torch.zeros(1, dtype=torch.complex64),
-            torch.zeros(1).expand(10**9)[:9],
-        ]
+        tensors = [torch.zeros(0), torch.zeros(3, dtype=torch.int64), torch.full((2, 2), torch.nan)]
+        tensors += [torch.zeros(1).bool(), torch.zeros(1, dtype=torch.complex64), torch.zeros(2, 2).to_sparse()]
         return damage_tree(rng, self.content, [*VALUES, *tensors, Pickled(), torch.float16, torch.Size([1])])
 
     def _repacked(self, rng: Rng) -> bytes:
