@@ -43,6 +43,8 @@ def main() -> int:
     parser.add_argument("--case", type=int, help="only this case of the reader named by --only")
     parser.add_argument("--folder", type=Path, help="an empty one, for everything that is written")
     options = parser.parse_args()
+    if options.case is not None and len(options.only or []) != 1:
+        parser.error("--case needs one --only")
     began = time.monotonic()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="detkit-deep-"))
     folder.mkdir(parents=True, exist_ok=True)

@@ -115,7 +115,7 @@ class VOCAnnotation(Reader):
 
 
 class VOCImageSet(VOCAnnotation):
-    name, share, file = "voc-image-set", 0.7, "voc/ImageSets/Main/train.txt"
+    name, share, file = "voc-image-set", 1.0, "voc/ImageSets/Main/train.txt"
 
     def make(self, rng: Rng) -> bytes:
         if rng.random() < 0.4:
@@ -256,7 +256,7 @@ def _images(formats: tuple[str, ...], modes: tuple[str, ...]) -> Iterator[bytes]
 
 
 class Store(Reader):
-    name, share, file = "proposal-store", 1.5, "train.proposals"
+    name, share, file = "proposal-store", 2.0, "train.proposals"
 
     def prepare(self, source: Path) -> None:
         shutil.copy(source / "train.proposals", self.folder)
@@ -338,7 +338,7 @@ class TorchFile(Reader):
 
 
 class CheckpointFile(TorchFile):
-    name, share, file = "checkpoint", 5.0, "checkpoints/last.ckpt"
+    name, share, file = "checkpoint", 3.5, "checkpoints/last.ckpt"
 
     def prepare(self, source: Path) -> None:
         self.path.parent.mkdir()
@@ -409,7 +409,7 @@ def _some(rng: Rng, tree: dict[str, Any], share: float) -> dict[str, Any]:
 class Commands(Config):
     """A config through the whole parser, and again as the one in the run of a checkpoint."""
 
-    name, share = "command", 3.0
+    name, share = "command", 2.0
 
     def read(self) -> None:
         config, run = str(self.path), str(self.folder / "run")
@@ -420,7 +420,7 @@ class Commands(Config):
 class Resume(TorchFile):
     """A checkpoint from which a fit goes on that has nothing left to do: its loops, optimizer and callbacks."""
 
-    name, share, file = "resume", 3.0, "run/version_0/checkpoints/last.ckpt"
+    name, share, file = "resume", 2.5, "run/version_0/checkpoints/last.ckpt"
 
     def prepare(self, source: Path) -> None:
         shutil.copytree(source / "run", self.folder / "run")
