@@ -136,6 +136,14 @@ def damage_tree(rng: random.Random, tree: Any, values: Sequence[Any] = VALUES) -
     return holder.get("")
 
 
+def name_a_call(rng: random.Random, options: dict[str, Any]) -> dict[str, Any]:
+    """Options, one of which names something to call: as detkit's configs name classes, within a list, or as text."""
+    call = rng.choice(CALLS)
+    optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": call}}
+    forms = (call, [call], call["class_path"], [call["class_path"]], json.dumps(call), {"x": call}, optimizer)
+    return {**options, rng.choice(list(options)): copy.deepcopy(rng.choice(forms))}
+
+
 def _places(tree: Any) -> Any:
     """(container, key) of every value."""
     for key in list(tree) if isinstance(tree, dict) else range(len(tree)):

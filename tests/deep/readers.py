@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from tests.deep.mutations import (
     damage_xml,
     damage_yaml,
     encoded,
+    name_a_call,
     to_json,
 )
 
@@ -393,7 +395,11 @@ class Config(Reader):
         # A few options only: the more there are, the longer YAML takes.
         tree = {"trainer": _some(rng, self.tree["trainer"], 0.1)}
         for name in ("model", "data"):
-            tree[name] = self.tree[name] | {"init_args": _some(rng, self.tree[name]["init_args"], 0.25)}
+            options = _some(rng, self.tree[name]["init_args"], 0.25)
+            if rng.random() < 0.2:
+                named = name_a_call(rng, self.tree[name]["init_args"])
+                options |= {key: value for key, value in named.items() if value != self.tree[name]["init_args"][key]}
+            tree[name] = self.tree[name] | {"init_args": options}
         return encoded(damage_yaml(rng, tree, lambda value: yaml.dump(value, allow_unicode=True, sort_keys=False)))
 
     def read(self) -> None:
@@ -407,14 +413,36 @@ def _some(rng: Rng, tree: dict[str, Any], share: float) -> dict[str, Any]:
 
 
 class Commands(Config):
-    """A config through the whole parser, and again as the one in the run of a checkpoint."""
+    """A config through the whole parser, and as the one in the run of a checkpoint until all classes are built."""
 
-    name, share = "command", 2.0
+    name, share = "command", 2.5
 
     def read(self) -> None:
-        config, run = str(self.path), str(self.folder / "run")
-        for args in (["fit", "--config", config], ["test", "--ckpt_path", run]):
-            _main([*args, "--print_config"])
+        _main(["fit", "--config", str(self.path), "--print_config"])
+        _start(["test", "--ckpt_path", str(self.folder / "run")])
+
+
+class Start(TorchFile):
+    """A checkpoint's hyper-parameters in commands, until all classes are built."""
+
+    name, share, file = "start", 2.5, "run/version_0/checkpoints/last.ckpt"
+
+    def prepare(self, source: Path) -> None:
+        shutil.copytree(source / "run", self.folder / "run")
+        shutil.copy(source / "faster.ckpt", self.path)
+
+    def make(self, rng: Rng) -> bytes:
+        options = {"optimizer": None, "lr_scheduler": None, **self.content["hyper_parameters"]}
+        options = name_a_call(rng, options) if rng.random() < 0.5 else damage_tree(rng, options)
+        buffer = io.BytesIO()
+        torch.save(self.content | {"hyper_parameters": options}, buffer)
+        return buffer.getvalue()
+
+    def read(self) -> None:
+        for command in ("predict", "fit"):
+            _start([command, "--ckpt_path", str(self.path)])
+        for folder in (self.folder / "run").glob("version_[1-9]*"):
+            shutil.rmtree(folder)
 
 
 class Resume(TorchFile):
@@ -441,6 +469,14 @@ class Resume(TorchFile):
         for folder in (self.folder / "run").glob("version_*"):
             if folder.name != "version_0":
                 shutil.rmtree(folder)
+
+
+def _start(args: list[str]) -> None:
+    """A whole command but for the work itself."""
+    from detkit.cli.lightning_cli import DetkitCLI
+
+    with patch.object(DetkitCLI, "run_command", lambda self: None):
+        _main(args)
 
 
 def _main(args: list[str]) -> None:
@@ -487,7 +523,7 @@ READERS: dict[str, type[Reader]] = {
     reader.name: reader
     for reader in (
         *(VOCAnnotation, VOCImageSet, COCOAnnotations, COCOResults, VOCResults, ImageFile, Store, CheckpointFile),
-        *(WeightsFile, Config, Commands, Resume, Baseline, Report, ShapesParameters),
+        *(WeightsFile, Config, Commands, Resume, Start, Baseline, Report, ShapesParameters),
     )
 }
 CLASSES = ["circle", "rectangle", "ring", "star", "triangle"]
