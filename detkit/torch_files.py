@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import math
 import pickle
 import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
-from detkit.errors import DetkitError
+from detkit.errors import CheckpointError, DetkitError
 
 CHANGED = "this file was changed or cut after it was written"
 
@@ -35,6 +36,32 @@ def read_torch_file(path: Path, error: type[DetkitError], hint: str) -> Any:
     except Exception as cause:  # torch and pickle raise nearly all there are on damaged bytes
         why = str(cause) if isinstance(cause, error) else _reason(path, cause)
         raise error(f"{path}: cannot be read: {why}. {hint}") from cause
+
+
+def check_form(found: Any, wanted: Any, where: str) -> None:
+    """Compare an entry of a checkpoint with what a new run has there: the same keys, lengths and kinds of values.
+
+    Where the new run has None, anything is right. Integers are counts, from 0.
+
+    Raises:
+        CheckpointError: names the entry that is missing or of another form.
+    """
+    if wanted is None:
+        return
+    if isinstance(wanted, bool | str):
+        right = isinstance(found, type(wanted))
+    elif isinstance(wanted, int):
+        right = type(found) is int and 0 <= found < 2**53
+    elif isinstance(wanted, float):
+        right = type(found) in (int, float) and (math.isfinite(found) or not math.isfinite(wanted))
+    elif isinstance(wanted, list | tuple):
+        right = isinstance(found, list | tuple) and len(found) == len(wanted)
+    else:
+        right = isinstance(found, dict) and (not isinstance(wanted, dict) or all(key in found for key in wanted))
+    if not right:
+        raise CheckpointError(f"its entry {where} is not as detkit writes it for such a run")
+    for key in wanted if isinstance(wanted, dict) else range(len(wanted) if isinstance(wanted, list | tuple) else 0):
+        check_form(found[key], wanted[key], f"{where}.{key}".lstrip("."))
 
 
 def _check_records(path: Path, error: type[DetkitError]) -> None:

@@ -17,7 +17,9 @@ from detkit.signals import Signals
 @pytest.fixture
 def signals() -> Iterator[Signals]:
     handler = Signals()
-    earlier = handler.install()
+    numbers = (signal.SIGINT, signal.SIGTERM)  # a program in the background may have Ctrl-C ignored
+    earlier = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    handler.install()
     yield handler
     for number, before in earlier.items():
         signal.signal(number, before)

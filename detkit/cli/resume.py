@@ -18,7 +18,6 @@ from detkit.cli.imports import check_names
 from detkit.cli.signatures import check_options, options_of
 from detkit.engine.checkpoints import (
     FoundCheckpoint,
-    check_form,
     find_checkpoint,
     hyper_parameters,
     read_checkpoint,
@@ -26,6 +25,7 @@ from detkit.engine.checkpoints import (
 )
 from detkit.errors import CheckpointError, ConfigError
 from detkit.settings import to_plain
+from detkit.torch_files import check_form
 
 #: They belong to a checkpoint's labels and are never contradicted.
 CLASSES = ("class_names", "category_ids")

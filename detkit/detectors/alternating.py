@@ -16,9 +16,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from detkit.engine.checkpoints import check_form
 from detkit.engine.optimization import UNKNOWN
 from detkit.errors import ConfigError
+from detkit.torch_files import check_form
 from detkit.types import Batch
 
 SHARES = (2 / 6, 1 / 6, 2 / 6, 1 / 6)

@@ -14,10 +14,10 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from detkit.engine.checkpoints import check_form
 from detkit.errors import CheckpointError
 from detkit.files import staged
 from detkit.signals import SIGNALS, Stopped
+from detkit.torch_files import check_form
 
 
 class StageCheckpoint(Checkpoint):

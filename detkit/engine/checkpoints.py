@@ -9,7 +9,6 @@ A run's folder is laid out as
 
 from __future__ import annotations
 
-import math
 import re
 from os import PathLike
 from pathlib import Path
@@ -123,32 +122,6 @@ def hyper_parameters(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """
     arguments = checkpoint.get("hyper_parameters", {}).items()
     return {k: v for k, v in arguments if not str(k).startswith("_") and k not in ("optimizer", "lr_scheduler")}
-
-
-def check_form(found: Any, wanted: Any, where: str) -> None:
-    """Compare an entry of a checkpoint with what a new run has there: the same keys, lengths and kinds of values.
-
-    Where the new run has None, anything is right. Integers are counts, from 0.
-
-    Raises:
-        CheckpointError: names the entry that is missing or of another form.
-    """
-    if wanted is None:
-        return
-    if isinstance(wanted, bool | str):
-        right = isinstance(found, type(wanted))
-    elif isinstance(wanted, int):
-        right = type(found) is int and 0 <= found < 2**53
-    elif isinstance(wanted, float):
-        right = type(found) in (int, float) and (math.isfinite(found) or not math.isfinite(wanted))
-    elif isinstance(wanted, list | tuple):
-        right = isinstance(found, list | tuple) and len(found) == len(wanted)
-    else:
-        right = isinstance(found, dict) and (not isinstance(wanted, dict) or all(key in found for key in wanted))
-    if not right:
-        raise CheckpointError(f"its entry {where} is not as detkit writes it for such a run")
-    for key in wanted if isinstance(wanted, dict) else range(len(wanted) if isinstance(wanted, list | tuple) else 0):
-        check_form(found[key], wanted[key], f"{where}.{key}".lstrip("."))
 
 
 def check_fits(state: dict[str, Any], expected: dict[str, Any], path: str | PathLike[str], limit: int = 3) -> None:

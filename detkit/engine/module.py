@@ -18,13 +18,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from detkit.__about__ import __version__
 from detkit.classes import full_name
 from detkit.data.loaders import begin_next_epoch
-from detkit.engine.checkpoints import check_form
 from detkit.engine.optimization import UNKNOWN, OptimSettings, parameter_groups, schedule
 from detkit.engine.summary import trainable_table
 from detkit.errors import CheckpointError, ConfigError, TrainingError
 from detkit.evaluation import EvaluationSet
 from detkit.features.weights import Loaded
 from detkit.settings import to_plain
+from detkit.torch_files import check_form
 from detkit.types import Batch
 
 

@@ -19,8 +19,8 @@ def sliding_windows(
 ) -> Tensor:
     """Windows of every scale and ratio, a stride apart, all within the image.
 
-    The last window of a row or column ends at the image's border, so that the windows of each shape cover the image. A
-    window that is wider or higher than the image is cut to it.
+    The last window of a row or column ends at the image's border, so that the windows of a shape cover the image unless
+    the stride is larger than they are. A window that is wider or higher than the image is cut to it.
 
     No window is better than another, but detectors use only the first so many proposals. So the shapes (a scale and a
     ratio) take turns, and the windows of a shape come in an order whose every beginning is spread over the image. The

@@ -230,7 +230,7 @@ def test_wrong_options_of_the_report_are_told(trained: Detkit, monkeypatch: pyte
     monkeypatch.setattr(fakes.Tiny, "test_step", lambda *_: pytest.fail("tested all the same"))
     for option, value, told in (
         ("baseline", "nowhere", "baseline nowhere: there is no such file"),
-        ("baseline", "other.json", "not the metrics.json of a report"),
+        ("baseline", "other.json", "the file is to hold the metrics of a report"),
         ("score_threshold", "7", "scores go from 0 to 1"),
     ):
         result = trained("test", "--ckpt_path", "runs/toy", f"--{option}", value)

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,15 @@ noise.quiet = say("start", noise.quiet)
 fakes.Tiny.predict_step = say("item", fakes.Tiny.predict_step)
 sys.exit(main(sys.argv[1:]))
 """
+
+
+@pytest.fixture(autouse=True)
+def _default_handlers() -> Iterator[None]:
+    """As in a program that was started by hand: one in the background may have Ctrl-C ignored."""
+    earlier = {number: signal.signal(number, signal.default_int_handler) for number, _ in SIGNALS}
+    yield
+    for number, handler in earlier.items():
+        signal.signal(number, handler)
 
 
 def kill_in(

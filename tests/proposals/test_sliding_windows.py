@@ -67,8 +67,8 @@ def test_windows_lie_in_the_image_and_cover_it_without_repeating(size, scales, r
     assert (windows[:, :2] >= 0).all() and (windows[:, 2] <= width).all() and (windows[:, 3] <= height).all()
     assert (windows[:, 2:] > windows[:, :2]).all()
     assert len(windows.unique(dim=0)) == len(windows)
-    side = min(min(scale * math.sqrt(ratio) for scale in scales for ratio in ratios), *size)
-    if stride <= side / 2:
+    side = min(min(scale * math.sqrt(r), scale / math.sqrt(r)) for scale in scales for r in ratios)
+    if stride <= side:
         for y, x in ((0.5, 0.5), (height - 0.5, width - 0.5), (height / 2, width / 2)):
             assert ((windows[:, 0] <= x) & (x <= windows[:, 2]) & (windows[:, 1] <= y) & (y <= windows[:, 3])).any()
 

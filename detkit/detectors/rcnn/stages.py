@@ -42,7 +42,6 @@ from detkit.detectors.rcnn.features import (
 from detkit.detectors.rcnn.learning import learn_boxes, learn_svms, write_mining_log
 from detkit.detectors.rcnn.training_regions import TrainingRegions
 from detkit.engine.callbacks import StageCheckpoint
-from detkit.engine.checkpoints import check_form
 from detkit.errors import CheckpointError, ConfigError
 from detkit.evaluation.tables import ablation_table
 from detkit.features import CropFeatures
@@ -50,6 +49,7 @@ from detkit.features.crop_reader import CropReader
 from detkit.heads import BoxRegressorSettings, CropClassifier, SVMSettings, Variant
 from detkit.progress import Progress, duration
 from detkit.proposals.store import ProposalStore
+from detkit.torch_files import check_form
 from detkit.types import Batch, Detections, Sample
 
 #: In this order; a checkpoint holds the last one that is finished.
