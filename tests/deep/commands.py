@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 LIMIT = 120.0  # seconds that a command may take
 POLL = 0.005
@@ -96,8 +96,8 @@ def run(args: Sequence[str], folder: Path, name: str = "log") -> Command:
     return command
 
 
-def _run(args: Sequence[str], folder: Path, log: Path) -> NoReturn:
-    """What the child does; it never returns to the code that forked it."""
+def _run(args: Sequence[str], folder: Path, log: Path, last: Callable[[], Any] = lambda: None) -> NoReturn:
+    """What the child does, and ``last`` after the command; it never returns to the code that forked it."""
     code = 1
     try:
         output = os.open(log, os.O_WRONLY | os.O_APPEND)
@@ -116,6 +116,7 @@ def _run(args: Sequence[str], folder: Path, log: Path) -> NoReturn:
     except BaseException:
         traceback.print_exc()
     finally:
+        last()
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
@@ -128,22 +129,15 @@ def modules_of(args: Sequence[str], folder: Path) -> list[str]:
     pid = os.fork()
     if pid == 0:
         os.close(read)
-        from detkit.cli import main as program
-
-        real = program._run
-
-        def traced(command: str, args: list[str]) -> None:
-            try:
-                real(command, args)
-            finally:
-                with os.fdopen(write, "w") as pipe:
-                    pipe.write("\n".join(sys.modules))
-
-        program._run = traced
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "imports.txt"
         log.write_bytes(b"")
-        _run(args, folder, log)
+
+        def tell() -> None:
+            with os.fdopen(write, "w") as pipe:
+                pipe.write("\n".join(sys.modules))
+
+        _run(args, folder, log, last=tell)
     os.close(write)
     with os.fdopen(read) as pipe:
         names = pipe.read().split("\n")
