@@ -42,7 +42,7 @@ def find_class(name: str, base: type | tuple[type, ...], among: Mapping[str, typ
         raise ConfigError(f"{name} is not a class that a config may name")
     if found is not None:
         raise ConfigError(f"{name} is not a {base.__name__}; give a class that is derived from {full_name(base)}")
-    if module and module not in sys.modules:
+    if module not in sys.modules and all(part.isidentifier() for part in module.split(".")):
         raise ConfigError(
             f"{name}: the module {module} is not imported; import it with --import {module} on the command line, or "
             "before this call in Python"

@@ -111,22 +111,17 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        size, depth = _size(yaml.compose(text, yaml.SafeLoader), {})
-        if size > MAX_VALUES or depth > MAX_DEPTH:
-            raise RecursionError
+        if not _is_small(text):
+            limits = f"more than {MAX_DEPTH} levels, or {MAX_VALUES:,} values"
+            raise ConfigError(f"{path}: holds {limits} (an alias, *NAME, counts as what it stands for)")
         content = yaml.safe_load(text)
-    except RecursionError:
-        limits = (
-            f"more than {MAX_DEPTH} levels, or {MAX_VALUES:,} values (an alias, *NAME, counts as what it stands for)"
-        )
-        raise ConfigError(f"{path}: holds {limits}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(f"{path}{where}: not valid YAML ({error.problem})") from error
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:  # of wrong dates and numbers
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:  # such as the 45th of a month
         raise ConfigError(f"{path}: not valid YAML ({error})") from error
     if content is not None and not isinstance(content, dict):
         raise ConfigError(
@@ -135,7 +130,47 @@ def read_config(path: Path) -> dict[str, Any]:
     for name in content or {}:
         if name not in SECTIONS:
             raise ConfigError(f"{path}: there is no option {name}{did_you_mean(str(name), SECTIONS)}")
+    check_values(content, path)
     return content or {}
+
+
+def check_values(content: Any, where: Path, name: str = "") -> None:
+    """Refuse what the parser of the command line must not meet in a config or a checkpoint.
+
+    It takes plain values, and reads any string as YAML where its type is not that of a string.
+
+    Raises:
+        ConfigError: names the value (``name`` is that of the content) and what is wrong with it.
+    """
+    wrong = None
+    if isinstance(content, dict):
+        for key, value in content.items():
+            if not isinstance(key, str | int):
+                raise ConfigError(f"{where}: {name or 'it'} has the key {key!r}, which is neither a name nor a number")
+            check_values(value, where, f"{name}.{key}".lstrip("."))
+    elif isinstance(content, list):
+        for number, value in enumerate(content):
+            check_values(value, where, f"{name}[{number}]")
+    elif isinstance(content, str):
+        if "\0" in content:
+            wrong = "holds a NUL character"
+        elif ("*" in content or max(map(content.count, "[{-?:")) > MAX_DEPTH) and not _is_small(content):
+            wrong = f"is YAML of more than {MAX_DEPTH} levels or {MAX_VALUES:,} values"
+    elif not isinstance(content, bool | int | float | None):
+        wrong = f"is a {type(content).__name__}; put it in quotes"
+    if wrong is not None:
+        raise ConfigError(f"{where}: {name} {wrong}")
+
+
+def _is_small(text: str) -> bool:
+    """Whether a text is no YAML, or keeps within `MAX_DEPTH` and `MAX_VALUES`."""
+    try:
+        size, depth = _size(yaml.compose(text, yaml.SafeLoader), {})
+    except RecursionError:
+        return False
+    except (yaml.YAMLError, ValueError):
+        return True
+    return size <= MAX_VALUES and depth <= MAX_DEPTH
 
 
 def _size(node: yaml.Node | None, known: dict[int, tuple[float, int]]) -> tuple[float, int]:

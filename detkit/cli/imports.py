@@ -8,7 +8,6 @@ is searched for names (`check_names`) only gets the better message.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from typing import Any
 from detkit.classes import find_class, full_name, subclasses
 from detkit.errors import ConfigError
 from detkit.settings import Configurable
+
+LIBRARIES = ("torch", "torchvision", "torchmetrics", "lightning", "timm")
 
 
 def kinds() -> tuple[type, ...]:
@@ -32,14 +33,11 @@ def kinds() -> tuple[type, ...]:
     return *ours, pl.plugins.LayerSync, CheckpointIO, ClusterEnvironment
 
 
-def restrict_imports(modules: Sequence[str]) -> None:
-    """Let jsonargparse, in this process and from now on, import nothing but imported classes of these `kinds`.
-
-    From the ``modules`` that the user has imported by --import it takes whatever else fits an argument's type.
-    """
+def restrict_imports() -> None:
+    """Let jsonargparse, in this process and from now on, import nothing but imported classes of these `kinds`."""
     from jsonargparse import set_parsing_settings
 
-    classes = {cls for kind in kinds() for cls in subclasses(kind)}
+    classes = {cls for kind in kinds() for cls in subclasses(kind) if not _is_layer(cls)}
     # jsonargparse also looks up, by name, the settings that an argument of these classes takes.
     packages = {cls.__module__.partition(".")[0] for cls in classes}
     groups = [cls for base in object.__subclasses__() if is_dataclass(base) for cls in subclasses(base)]
@@ -50,9 +48,16 @@ def restrict_imports(modules: Sequence[str]) -> None:
     names = {name for cls in classes for name in _names(cls)}
     set_parsing_settings(
         import_path_denylist=["*", *filter(_is_path, methods)],
-        import_path_allowlist=[*modules, *filter(_is_path, names)],
+        import_path_allowlist=[*filter(_is_path, names)],
         instantiate_subclass_spec_in_any=False,  # where a type allows anything, a class is not built
     )
+
+
+def _is_layer(cls: type) -> bool:
+    """Whether a class is a module of a library, such as torch.nn.Linear, which is no model and no backbone."""
+    from torch import nn
+
+    return issubclass(cls, nn.Module) and cls.__module__.partition(".")[0] in LIBRARIES
 
 
 def _names(cls: type) -> list[str]:
@@ -77,7 +82,9 @@ def check_names(content: Any, where: Path) -> None:
     for key, value in items:
         if key == "class_path" and "." in str(value) and not str(value).startswith("albumentations."):
             try:
-                find_class(str(value), kinds())
+                found = find_class(str(value), kinds())
             except ConfigError as error:
                 raise ConfigError(f"{where}: {error}") from error
+            if _is_layer(found):
+                raise ConfigError(f"{where}: {value} is not a class that a config may name")
         check_names(value, where)

@@ -77,14 +77,14 @@ def execute(command: str, arguments: Arguments, start: Start) -> DetkitCLI:
     """
     import_modules(arguments.modules)
     model, data = base_classes()
-    restrict_imports(arguments.modules)
+    restrict_imports()
     try:
         cli = DetkitCLI(command, arguments, start, model, data)
         cli.run_command()
     except ArgumentError as error:
         classes = known_classes(model) | known_classes(data)
         raise explain(str(error), command, arguments, names_of(classes.values())) from error
-    except MisconfigurationException as error:
+    except (MisconfigurationException, NotImplementedError) as error:  # the latter: of a base class
         raise ConfigError(str(error)) from error
     except (ValueError, TypeError) as error:
         own = own_cause(error)

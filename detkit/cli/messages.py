@@ -45,6 +45,8 @@ def explain(message: str, command: str, arguments: Arguments, known: Iterable[st
 
 def own_cause(error: BaseException) -> DetkitError | None:
     """The error of ours that another one was made of: jsonargparse wraps what a constructor raises."""
+    if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):  # by dict_kwargs
+        return ConfigError(str(error))
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, DetkitError):
         if denied := DENIED.match(str(cause)):
@@ -59,7 +61,7 @@ def _not_allowed(name: str) -> ConfigError:
         find_class(name, kinds())
     except ConfigError as error:
         return error
-    return ConfigError(f"{name}: is not the name under which this class is imported")
+    return ConfigError(f"{name} is not the full name of a class that a config may name")
 
 
 def _file_of(culprit: str, arguments: Arguments) -> str:

@@ -13,8 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from detkit.classes import find_class, full_name, known_classes
-from detkit.cli.arguments import Arguments, ConfigFile, flatten, lookup, read_arguments, read_config
-from detkit.cli.imports import check_names
+from detkit.cli.arguments import (
+    Arguments,
+    ConfigFile,
+    check_values,
+    flatten,
+    lookup,
+    read_arguments,
+    read_config,
+)
+from detkit.cli.imports import check_names, kinds
 from detkit.cli.signatures import check_options, options_of
 from detkit.engine.checkpoints import (
     FoundCheckpoint,
@@ -24,7 +32,7 @@ from detkit.engine.checkpoints import (
     run_folder,
 )
 from detkit.errors import CheckpointError, ConfigError
-from detkit.settings import to_plain
+from detkit.settings import check_groups, to_plain
 from detkit.torch_files import check_form
 
 #: They belong to a checkpoint's labels and are never contradicted.
@@ -172,7 +180,9 @@ def read_start(command: str, start: Start, arguments: Arguments, model: type) ->
         raise CheckpointError(f"{path}: is damaged: it holds no class_names.")
     if command == "fit":  # they are linked to the data set
         kept = {name: value for name, value in kept.items() if name not in CLASSES}
+    check_values(kept, path)
     check_names(kept, path)
+    check_groups(find_class(class_path, model), kept, f"{path}: ")
     if start.config in arguments.files:
         check_names(start.config.content, start.config.path)
     if "weights" in kept:  # the checkpoint holds every weight: nothing is downloaded only to be overwritten
@@ -259,7 +269,7 @@ def _with_full_names(content: Any) -> Any:
         return content
     content = {name: _with_full_names(value) for name, value in content.items()}
     if isinstance(content.get("class_path"), str) and "." in content["class_path"]:
-        content["class_path"] = full_name(find_class(content["class_path"], object))
+        content["class_path"] = full_name(find_class(content["class_path"], kinds()))
     return content
 
 

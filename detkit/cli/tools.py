@@ -84,7 +84,7 @@ def _parse(
 
         for name in detkit.data.__all__:  # importing them makes their short names known
             getattr(detkit.data, name)
-        restrict_imports(arguments.modules)
+        restrict_imports()
     parser = ArgumentParser(
         prog=f"detkit {command}", description=CONFIG if "data" in known else None, exit_on_error=False
     )

@@ -7,9 +7,10 @@ import copy
 import json
 import os
 import pickle
+import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,9 +158,9 @@ class Attack:
             config[section] = {**config[section], **value} if both else value
         (self.run / "config.yaml").write_text(yaml.safe_dump(config))
 
-    def __call__(self, command: str, code: int | None = 2) -> str:
+    def __call__(self, command: str, code: int | None = 2, options: Sequence[str] = ()) -> str:
         self.capsys.readouterr()
-        got = main(COMMANDS[command].replace("RUN", str(self.run)).split())
+        got = main([*COMMANDS[command].replace("RUN", str(self.run)).split(), *options])
         error = self.capsys.readouterr().err
         assert not Path("harmed").exists(), "it was called"
         assert "not_imported" not in sys.modules, "it was imported"
@@ -263,3 +264,71 @@ def test_damaged_checkpoints_are_told(attack: Attack) -> None:
             attack(command)
     attack.checkpoint({"roi": attack.content["hyper_parameters"]["roi"] | {"head_channels": 8}})
     assert "of another shape" in attack("compress") and "of another shape" in attack("test")
+
+
+@pytest.fixture
+def package() -> Iterator[list[str]]:
+    """The options that import a package, with a function in it and a module that it does not import itself."""
+    Path("mine").mkdir()
+    Path("mine/__init__.py").write_text("from pathlib import Path\ndef helper(*_, **__): Path('harmed').touch()\n")
+    Path("mine/danger.py").write_text(UNKNOWN)
+    yield ["--import", "mine"]
+    for name in ("mine", "mine.danger"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("name", ["mine.helper", "mine.danger.Harm"])
+@pytest.mark.parametrize("place", [*MODEL, "roi", "logger", "called by a callback", "data's name", "data in a string"])
+def test_what_is_imported_on_request_is_not_called_either(
+    attack: Attack, package: list[str], name: str, place: str
+) -> None:
+    spec = {"class_path": name}
+    unread = "optimizer" in place or place == "lr_scheduler"
+    if place in ELSEWHERE:
+        attack.write_config(ELSEWHERE[place](spec))
+    else:
+        attack.checkpoint(MODEL[place](spec) if place in MODEL else {"roi": name})
+    commands = ["fit"] if "data" not in place and place in ELSEWHERE else ["fit", "test"]
+    for command in commands:
+        attack(command, 0 if unread else 2, package)
+    assert "mine.danger" not in sys.modules
+
+
+BOMB = "a0: &a0 [1]\n" + "".join(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 9}]\n" for i in range(1, 9))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "- " * 100_000, BOMB], ids=["deep", "dashes", "aliases"])
+def test_yaml_in_strings_of_a_checkpoint_is_limited(attack: Attack, text: str) -> None:
+    for changes in ({"features": text}, {"roi": {"pool_size": text}}):
+        attack.checkpoint(changes)
+        assert "is YAML of more than 50 levels or 100,000 values" in attack("test")
+
+
+def test_a_checkpoint_names_no_config_file(attack: Attack) -> None:
+    os.mkfifo("pipe")
+    attack.checkpoint({"roi": str(Path("pipe").absolute())})
+    assert "roi is a group of settings and wants names with values" in attack("test")
+
+
+@pytest.mark.parametrize("value", ["2020-01-01", "!!binary aGVsbG8=", "!!set {a, b}", "{2020-01-01: 2}", '"a\\0b"'])
+@pytest.mark.parametrize("command", ["fit", "test", "propose"])
+def test_values_that_are_not_plain_are_told(attack: Attack, command: str, value: str) -> None:
+    text = yaml.safe_dump(attack.config["model"]).replace("\n", "\n  ")
+    data = f"data: {{class_path: Shapes, init_args: {{path: {value}}}}}\n"
+    (attack.run / "config.yaml").write_text(f"model:\n  {text}\n{data}")
+    assert "config.yaml: data.init_args.path" in attack(command)
+
+
+def test_a_base_class_and_arguments_that_there_are_not_are_told(attack: Attack) -> None:
+    attack.write_config({"data": {"class_path": "detkit.data.datamodule.DataModule", "init_args": {}}})
+    assert "DataModule must implement read" in attack("test")
+    attack.write_config({"data": {"class_path": "Shapes", "init_args": SHAPES, "dict_kwargs": {"a": 1}}})
+    assert "unexpected keyword argument 'a'" in attack("propose")
+
+
+@pytest.mark.parametrize("name", ["torch.nn.modules.linear.Linear", "torchvision.models.resnet.ResNet"])
+def test_layers_of_libraries_are_no_backbones(attack: Attack, name: str) -> None:
+    spec = {"class_path": name, "init_args": {"in_features": 10**6, "out_features": 10**6}}
+    for changes in ({"backbone": spec}, {"backbone": json.dumps(spec)}):
+        attack.checkpoint(changes)
+        assert re.search("is not (the full name of )?a class that a config may name", attack("test"))
