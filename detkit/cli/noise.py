@@ -8,7 +8,10 @@ from __future__ import annotations
 import logging
 import os
 import re
+import threading
 import warnings
+
+from detkit.files import WRITE_ERRORS
 
 WARNINGS = (
     # Lightning 2.6 calls functions that torch and jsonargparse have deprecated.
@@ -52,12 +55,19 @@ class _Filter(logging.Filter):
         return not LOG_LINES.search(record.getMessage())
 
 
+def _report_thread(args: threading.ExceptHookArgs) -> None:
+    """Leave out what TensorBoard's thread says of a full disk, which ends the command with a message of its own."""
+    if not (isinstance(args.exc_value, OSError) and args.exc_value.errno in WRITE_ERRORS):
+        threading.__excepthook__(args)
+
+
 def quiet() -> None:
     """Set the filters; call it before torch and lightning are imported."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for pattern in WARNINGS:
         warnings.filterwarnings("ignore", message=pattern)
+    threading.excepthook = _report_thread
     for name in (
         "lightning.pytorch.utilities.rank_zero",
         "lightning.fabric.utilities.rank_zero",

@@ -169,7 +169,7 @@ def restore(checkpoint: dict[str, Any], source: str) -> TrainableModule:
         model.load_state_dict(checkpoint["state_dict"])
     except ConfigError as error:
         raise CheckpointError(f"{source}: {error}") from error
-    except (TypeError, ValueError, AttributeError, RuntimeError, LookupError) as error:
+    except (TypeError, ValueError, AttributeError, RuntimeError, LookupError, ArithmeticError, MemoryError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{source}: does not fit {name.rpartition('.')[2]} of this version ({reason})") from error
     return model

@@ -223,7 +223,7 @@ class ProposalStore(Mapping[str | int, np.ndarray]):
         except DataError:
             raise
         except Exception as error:  # SQLite, JSON and NumPy raise nearly all there are on damaged bytes
-            code = error.sqlite_errorcode & 0xFF if isinstance(error, sqlite3.OperationalError) else None
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # Python's own errors have none
             if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR):
                 raise DataError(f"{self.path}: cannot be read ({error})") from None
             raise DataError(f"{self.path}: is no store of proposals, or a damaged one ({error}); {AGAIN}") from None
