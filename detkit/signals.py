@@ -33,7 +33,7 @@ class Signals:
         return {number: signal.signal(number, self) for number in handled}
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a forked worker, which Ctrl-C reaches too: its process ends it
+        if os.getpid() != self._process:  # a forked process, which Ctrl-C reaches too: its parent ends it
             if number == signal.SIGTERM:
                 os._exit(128 + number)
             return
@@ -64,6 +64,24 @@ class Signals:
             self.waits, came, self.received = others, self.received is not None, self.received or earlier
         if came and not others:
             raise KeyboardInterrupt
+
+
+def let_parent_end_worker() -> None:
+    """In a DataLoader's worker: end by a SIGTERM of the parent only.
+
+    Both signals may go to a whole process group, as systemd and a terminal send them. The parent still needs the worker
+    for the item in hand; torch's own handler would end it, and that ends the parent with an error.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _imports(frame: FrameType | None) -> bool:

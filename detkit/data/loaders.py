@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from detkit.data.sampler import EvalSampler
+from detkit.signals import let_parent_end_worker
 from detkit.system import available_cores
 
 
@@ -20,9 +21,10 @@ def collate(batch: list[Any]) -> list[Any]:
 
 
 def init_worker(worker_id: int) -> None:
-    """Keep a worker to one thread; more of them only fight for the cores."""
+    """Keep a worker to one thread, since more of them only fight for the cores, and let only its parent end it."""
     import sys
 
+    let_parent_end_worker()
     torch.set_num_threads(1)
     if "cv2" in sys.modules or "albumentations" in sys.modules:
         import cv2

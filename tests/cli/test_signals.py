@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from detkit.cli import lightning_cli
 from detkit.cli import main as main_module
@@ -31,7 +33,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it 
 from tests.cli import fakes
 from detkit.cli import lightning_cli, noise
 from detkit.cli.main import main
-lightning_cli.base_classes = lambda: (fakes.Model, fakes.Data)
+from detkit.data.images import DetectionDataModule
+data = DetectionDataModule if "ImageFolder" in sys.argv else fakes.Data
+lightning_cli.base_classes = lambda: (fakes.Model, data)
 def say(what, function):
     def told(*args, **options):
         print(what, flush=True)
@@ -184,24 +188,61 @@ def test_a_test_ends_at_once(detkit: Detkit, monkeypatch: pytest.MonkeyPatch, co
     assert not (RUN / "report").exists()
 
 
-@pytest.mark.parametrize(("number", "code"), SIGNALS)
-@pytest.mark.parametrize("moment", ["start", "item"])
-def test_a_real_process(detkit: Detkit, moment: str, number: int, code: int) -> None:
-    detkit(*TOY)
+def stop_predict(moment: str, number: int, *args: str) -> tuple[int, str]:
+    """Send a signal to the process group of a `predict` at "start" or in its first "item"; exit code and errors."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", PROGRAM, "predict", "--ckpt_path", "runs/toy", "--data.size", "8"]
+    command = [sys.executable, "-c", PROGRAM, "predict", "--ckpt_path", "runs/toy", *args]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen(command, env=env, text=True, **pipes) as process:
+    with subprocess.Popen(command, env=env, text=True, start_new_session=True, **pipes) as process:
         for line in process.stdout:
             if line.strip() == moment:
                 break
             if line.strip() == "start":
                 print(file=process.stdin, flush=True)
-        process.send_signal(number)
+        os.killpg(process.pid, number)
+        time.sleep(0.5)  # a worker that ends now would raise an error in the item
         _, err = process.communicate("\n", timeout=60)
-    assert process.returncode == code and "Traceback" not in err
+    return process.returncode, err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process groups")
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize("moment", ["start", "item"])
+def test_a_real_process(detkit: Detkit, moment: str, number: int, code: int) -> None:
+    detkit(*TOY)
+    returned, err = stop_predict(moment, number, "--data.size", "8")
+    assert returned == code and "Traceback" not in err, err
     kept = f"What was predicted is in {RUN}/predictions.stopped.json" if moment == "item" else "The same command begins"
     assert f"Stopped. {kept}" in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process groups")
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_workers_finish_the_item_in_hand_too(detkit: Detkit, number: int, code: int) -> None:
+    detkit(*TOY)
+    Path("photos").mkdir()
+    for name in "abcdefgh":  # more than a worker fetches ahead
+        Image.new("RGB", (20, 30)).save(f"photos/{name}.png")
+    data = ["--data", "ImageFolder", "--data.path", "photos", "--data.num_workers", "1", "--data.batch_size", "1"]
+    returned, err = stop_predict("item", number, *data)
+    assert returned == code and "Traceback" not in err, err
+    assert f"Stopped. What was predicted is in {RUN}/predictions.stopped.json" in err
+    rows = json.loads((RUN / "predictions.stopped.json").read_text())
+    assert {row["image_id"] for row in rows} == {"a.png"}
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="needs sigwaitinfo")
+def test_the_parent_can_still_end_a_worker() -> None:
+    code = (
+        "import os, subprocess, sys, time; from detkit.signals import let_parent_end_worker\n"
+        "if not (worker := os.fork()):\n    let_parent_end_worker(); time.sleep(30)\n"
+        "time.sleep(0.5); subprocess.run(['kill', str(worker)]); time.sleep(0.2)\n"
+        "print(os.waitpid(worker, os.WNOHANG)[0])\n"
+        "os.kill(worker, 15); print(os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]))"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    assert result.stdout == "0\n0\n"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
