@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -89,11 +90,21 @@ def build(spec: Mapping[str, Any], base: type, among: Mapping[str, type] | None 
 
 
 def import_modules(names: Sequence[str]) -> None:
-    """Import the modules that a user's own command names; the working directory counts as a place to find them."""
+    """Import the modules that a user's own command names; the working directory counts as a place to find them.
+
+    Raises:
+        ConfigError: one cannot be imported, or raises an error itself; the message names the line.
+    """
     if names and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     for name in names:
+        if not all(name.split(".")):
+            raise ConfigError(f"--import {name!r}: give the name of a module, such as my_package.detectors")
         try:
             importlib.import_module(name)
-        except ImportError as error:
+        except (ImportError, SyntaxError) as error:
             raise ConfigError(f"--import {name}: cannot be imported ({error})") from error
+        except (Exception, SystemExit) as error:
+            line = traceback.extract_tb(error.__traceback__)[-1]
+            what = f"{type(error).__name__}: {error}; {line.filename}, line {line.lineno}"
+            raise ConfigError(f"--import {name}: cannot be imported ({what})") from error
