@@ -17,8 +17,9 @@ from typing import Any
 from detkit.errors import ConfigError
 from detkit.signals import SIGNALS
 
-#: What keeps a file from being written.
-WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+#: What keeps a file from being written, and what keeps a path from being opened at all.
+WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EEXIST)
+PATH_ERRORS = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 @contextmanager
@@ -135,17 +136,36 @@ def writing(folder: Path) -> Iterator[None]:
 
 def output_error(path: Path, error: OSError) -> ConfigError:
     """What to raise where an output cannot be written."""
-    in_the_way = isinstance(error, FileExistsError | NotADirectoryError)
-    why = "a file is where a folder is needed" if in_the_way else error.strerror or str(error)
-    free = shutil.disk_usage(next(each for each in (path, *path.absolute().parents) if each.exists())).free / 1e6
+    why = error.strerror or str(error)
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        what = "a file" if os.path.exists(_nearest(path)) else "a link to nothing"
+        why = f"{what} is where a folder is needed"
+    folder = next(each for each in (path, *path.absolute().parents) if os.path.isdir(each))
+    free = shutil.disk_usage(folder).free / 1e6
     return ConfigError(f"{path}: cannot be written ({why}; {free:,.0f} MB are free there); choose another folder")
+
+
+def path_error(error: OSError) -> ConfigError | None:
+    """What to say of an OSError that is the user's to mend; None for another."""
+    if error.filename is None or error.errno not in (*WRITE_ERRORS, *PATH_ERRORS):
+        return None
+    if error.errno in WRITE_ERRORS:
+        return output_error(Path(os.fsdecode(error.filename)), error)
+    return ConfigError(f"{os.fsdecode(error.filename)}: cannot be opened ({error.strerror})")
+
+
+def _nearest(path: Path) -> Path:
+    """The path or, where it does not exist, the nearest folder above that does; also where one may not look."""
+    return next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
 
 
 def check_output(folder: Path) -> None:
     """Refuse, before the work begins, a folder that cannot be made or written to, or whose disk is full."""
-    above = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    with writing(folder), tempfile.TemporaryFile(dir=above) as probe:
-        probe.write(bytes(4096))
+    with writing(folder):
+        with suppress(FileNotFoundError):
+            os.stat(folder)  # a name that is too long, a loop of links, a folder that one may not enter
+        with tempfile.TemporaryFile(dir=_nearest(folder)) as probe:
+            probe.write(bytes(4096))
 
 
 def write_text(path: Path, text: str) -> None:

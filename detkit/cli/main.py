@@ -6,12 +6,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
-from pathlib import Path
 
 from detkit.__about__ import __version__
 from detkit.cli.help import COMMANDS, help_text
 from detkit.errors import ConfigError, DetkitError
-from detkit.files import WRITE_ERRORS, output_error
+from detkit.files import path_error
 from detkit.signals import SIGNALS
 
 LIGHTNING = ("fit", "validate", "test", "predict")
@@ -65,9 +64,13 @@ def _run(command: str, args: list[str]) -> int:
         sys.stderr.close()
         return 1
     except OSError as error:
-        if error.filename is None or error.errno not in WRITE_ERRORS:
+        if (told := path_error(error)) is None:
             raise
-        return _fail(str(output_error(Path(error.filename), error)))
+        return _fail(str(told))
+    except ValueError as error:
+        if not str(error).endswith("embedded null byte"):  # as Python says where a path is opened
+            raise
+        return _fail("a path contains the character NUL (\\0), which no file name can; look for it in the configs")
 
 
 def _dispatch(command: str, args: list[str]) -> None:

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from detkit.engine.callbacks import AtomicCheckpointIO, LastCheckpoint
 from detkit.engine.checkpoints import versions
 from detkit.engine.progress import EpochBar, EpochLines
-from detkit.files import write_text
+from detkit.files import write_text, writing
 
 EPOCHS = 12
 #: The environment variable in which the processes of a run find its folder.
@@ -52,21 +52,27 @@ def with_absolute_paths(config: Namespace) -> None:
 
 
 def make_run_folder(root: Path, rank: int) -> Path:
-    """Make the next free `version_N` in root. Rank 0 makes it; the processes it starts find it in the environment."""
+    """Make the next free `version_N` in root. Rank 0 makes it; the processes it starts find it in the environment.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
     if rank > 0:
         # Under torchrun there is nothing to inherit; only rank 0 writes, so a name is all that is needed.
         return Path(os.environ.get(VARIABLE) or next(iter(versions(root)), root / "version_0"))
-    taken = versions(root)
-    number = int(taken[0].name.removeprefix("version_")) + 1 if taken else 0
-    while True:
-        folder = root / f"version_{number}"
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-            continue
-        os.environ[VARIABLE] = str(folder)
-        return folder
+    with writing(root):
+        root.mkdir(parents=True, exist_ok=True)
+        taken = versions(root)
+        number = int(taken[0].name.removeprefix("version_")) + 1 if taken else 0
+        while True:
+            folder = root / f"version_{number}"
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                number += 1
+                continue
+            os.environ[VARIABLE] = str(folder)
+            return folder
 
 
 def complete(config: dict[str, Any], callbacks: list[Callback], command: str, folder: Path | None) -> dict[str, Any]:

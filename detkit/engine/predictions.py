@@ -24,6 +24,7 @@ from detkit.signals import SIGNALS, Stopped
 from detkit.types import Batch, Detections, Sample
 
 DRAWN = "predictions"  # the folder of the drawings
+MAX_STEM = 230  # bytes; file systems take names of 255, of which a number and ".jpg" are some
 COMMENT = b"drawn by detkit"  # in their JPEG files
 
 
@@ -153,8 +154,8 @@ class PredictionWriter(BasePredictionWriter):
             if not trainer.is_global_zero:
                 return
             parts = [self._part(rank) for rank in range(trainer.world_size)]
-            with (self._parts / name).open("w", encoding="utf-8") as out:
-                out.write("[")
+            with (self._parts / name).open("w", encoding="utf-8", errors="backslashreplace") as out:
+                out.write("[")  # lone surrogates, as undecodable file names contain them, become JSON's escapes
                 separator = "\n"
                 for row in _rows(parts):
                     out.write(separator + json.dumps(row, ensure_ascii=False))
@@ -186,6 +187,7 @@ class PredictionWriter(BasePredictionWriter):
     def _name(self, image_id: str | int) -> str:
         # Image ids come from annotation files of any origin: only plain characters reach the file system.
         stem = re.sub(r"[^\w.-]+", "_", re.sub(r"(?i)\.jpe?g$", "", str(image_id))).lstrip(".") or "image"
+        stem = stem.encode()[:MAX_STEM].decode(errors="ignore")
         name, number = stem, 1
         while name in self._drawn:
             number += 1

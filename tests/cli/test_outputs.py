@@ -8,8 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ import pytest
 import torch
 from PIL import Image
 
+from detkit.cli.trainer import make_run_folder
 from detkit.errors import ConfigError
-from detkit.files import staged, write_text
+from detkit.files import check_output, staged, write_text
 from tests.cli import fakes
 
 Detkit = Callable[..., Any]
@@ -191,6 +193,73 @@ def test_a_file_where_a_folder_is_meant(
     assert result.code == 2 and "Traceback" not in result.err
     assert f"detkit: {path}" in result.err and "(a file is where a folder is needed; " in result.err
     assert "MB are free there)" in result.err and Path("file").read_text() == "a file"
+
+
+@pytest.fixture
+def locked() -> Iterator[Path]:
+    """A folder that the user may not enter; root, who may, is another user meanwhile."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "locked")
+        Path(folder).chmod(0o755)
+        path.mkdir(0)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            yield path
+        finally:
+            os.seteuid(user)
+            path.chmod(0o700)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="other rights")
+def test_a_folder_that_one_may_not_enter(program: Detkit, locked: Path) -> None:
+    read = [["test", "--ckpt_path"], ["fit", "--config"], ["compress", "--rank", "fc6=4", "--ckpt_path"]]
+    for args in read:
+        result = program(*args, str(locked / "x"))
+        assert result.code == 2 and f"detkit: {locked}/x: cannot be opened (Permission denied)\n" in result.err
+    with pytest.raises(ConfigError, match=r"locked/x/y: cannot be written \(Permission denied; [\d,]+ MB are free"):
+        check_output(locked / "x/y")
+    with pytest.raises(ConfigError, match="locked/x: cannot be written"), staged(locked / "x"):
+        pass
+    with pytest.raises(ConfigError, match="locked/x: cannot be written"):
+        make_run_folder(locked / "x", 0)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "loop"])
+def test_a_path_that_cannot_be(program: Detkit, name: str) -> None:
+    Path("loop").symlink_to("loop")
+    for args in (["test", "--ckpt_path"], ["fit", "--config"], ["compress", "--rank", "fc6=4", "--ckpt_path"]):
+        result = program(*args, name)
+        assert result.code == 2 and f"detkit: {name}: " in result.err and "written" not in result.err
+    with pytest.raises(ConfigError, match=f"{name}: cannot be written"):
+        check_output(Path(name))
+
+
+def test_the_character_nul_in_a_path(detkit: Detkit) -> None:
+    """A shell cannot give it, but a config can."""
+    Path("nul.yaml").write_text('trainer: {default_root_dir: "a\\0b"}')
+    result = detkit("fit", "--config", "toy.yaml", "--config", "nul.yaml")
+    assert result.code == 2 and "detkit: a path contains the character NUL" in result.err
+
+
+@pytest.mark.parametrize("below", ["", "runs"])
+def test_runs_below_a_link_to_nothing(detkit: Detkit, below: str) -> None:
+    Path("link").symlink_to("nothing")
+    root = str(Path("link", below))
+    result = detkit("fit", "--config", "toy.yaml", "--trainer.default_root_dir", root)
+    assert result.code == 2 and f"detkit: {root}: cannot be written (a link to nothing is where a " in result.err
+
+
+def test_names_that_are_no_utf8_or_long(folder_detkit: Detkit) -> None:
+    """A drawing's name has a number and another suffix."""
+    names = [b"\xff.jpg", b"n" * 250 + b".png", b"n" * 249 + b"m.png", "\u00fc".encode() * 125 + b".png"]
+    for name in names:
+        photo(Path("photos/a.jpg"))
+        os.rename("photos/a.jpg", os.path.join(b"photos", name))
+    assert draw(folder_detkit, "photos", "out").code == 0
+    assert image_ids("out") == sorted(os.fsdecode(name) for name in names)
+    assert len(os.listdir("out/predictions")) == len(names)
 
 
 @pytest.fixture
