@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
+from typing import NoReturn
 
 from detkit.__about__ import __version__
 from detkit.cli.help import COMMANDS, help_text
@@ -16,11 +17,24 @@ from detkit.signals import SIGNALS
 LIGHTNING = ("fit", "validate", "test", "predict")
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs the program.
+def program() -> NoReturn:
+    """The program itself: as `main`, but nothing stops it any more once its command has ended.
+
+    The interpreter takes seconds to end after a command that has imported torch; a signal in them would lose the exit
+    code, and what is not printed yet.
+    """
+    code = main(restore=False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
+
+
+def main(args: Sequence[str] | None = None, restore: bool = True) -> int:
+    """Runs the program in a process that may go on.
 
     Args:
         args: the arguments after the program's name; `sys.argv[1:]` by default.
+        restore: whether the handlers of signals are those of before at the end.
 
     Returns:
         The exit code: 0, 2 for what the user can mend (one message, no traceback), 130 after Ctrl-C, 143 after SIGTERM.
@@ -48,7 +62,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return 128 + (SIGNALS.received or signal.SIGINT)
     finally:
         SIGNALS.waits = True  # everything is done: a signal changes nothing any more
-        for number, handler in earlier.items():
+        for number, handler in earlier.items() if restore else ():
             signal.signal(number, handler)
 
 

@@ -260,6 +260,25 @@ def test_workers_are_ended_by_their_own_process() -> None:
     assert result.stdout == "0 None\n143\n"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_interpreter_ends_changes_nothing(number: int) -> None:
+    code = (
+        "import atexit, runpy, signal, sys; from detkit.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "main._dispatch = lambda *_: print('done')\n"
+        "atexit.register(lambda: (print('ends', file=sys.stderr, flush=True), sys.stdin.readline()))\n"
+        "sys.argv = ['detkit', 'test']; runpy.run_module('detkit', run_name='__main__')"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", code], env=env, text=True, **pipes) as process:
+        assert process.stderr.readline() == "ends\n"
+        process.send_signal(number)
+        assert process.communicate("\n", timeout=60) == ("done\n", "")
+    assert process.returncode == 0
+
+
 def test_a_signal_after_everything_is_done_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(main_module, "_dispatch", lambda *_: None)
     restore = signal.signal
