@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ def test_the_data_of_a_config_is_taken() -> None:
         (["--backbone", "lenet6"], "backbone: there is no 'lenet6'"),
         (["--device", "abacus"], "device abacus: cannot be used"),
         (["--protocol", "voc08"], "protocol"),
-        (["--output", "file"], "output file: cannot be made"),
+        (["--output", "file"], "file: cannot be written (a file is where a folder is needed"),
         (["--rcnn", "nowhere"], "nowhere: no such checkpoint or run folder"),
         (["--data", "ImageFolder", "--data.path", "empty"], "no image below this folder"),
         (["--data", "Shapees"], "Shapees"),
@@ -183,3 +184,25 @@ def test_checkpoints_that_do_not_go_together(capsys: pytest.CaptureFixture[str])
 def test_it_says_which_benchmarks_there_are(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["benchmark", *args]) == 0
     assert "generations" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("failing", ["generations.json", "generations.svg"])
+def test_earlier_files_stay_where_new_ones_cannot_be_written(
+    failing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("out").mkdir()
+    for name in ("generations.csv", "generations.json", "generations.svg"):
+        Path("out", name).write_text("earlier")
+    real = Path.write_text
+
+    def write(self: Path, *args: Any, **options: Any) -> int:
+        if self.name == failing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(Path, "write_text", write)
+    assert main(["benchmark", "generations", *QUICK]) == 2
+    assert "cannot be written (No space left on device" in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in Path("out").iterdir()} == dict.fromkeys(
+        ("generations.csv", "generations.json", "generations.svg"), "earlier"
+    )

@@ -21,6 +21,7 @@ from detkit.data.shapes_drawing import SHAPE_CLASSES
 from detkit.engine.checkpoints import run_folder
 from detkit.errors import CheckpointError, ConfigError, DataError
 from detkit.evaluation.tables import render
+from detkit.files import check_output, staged
 from detkit.progress import Progress
 from detkit.tools.benchmark.contenders import BACKBONE, GENERATIONS, Contender, build_contender, load_contenders
 from detkit.tools.benchmark.measuring import Row, measure
@@ -89,10 +90,7 @@ def generations(
     given = load_contenders({"rcnn": rcnn, "fast_rcnn": fast_rcnn, "faster_rcnn": faster_rcnn})
     on = _device(device)
     folder = Path(output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"output {output}: cannot be made ({error})") from None
+    check_output(folder)
     if data is None and given:
         data = _data_of_run(run_folder(str(given[0].checkpoint)))
     if data is not None:
@@ -125,12 +123,10 @@ def generations(
     turns = "one round" if rounds == 1 else f"medians of {rounds} rounds"
     caption = f"{len(samples)} of {total} images of {name}; backbone {about['backbone']}, float32; {turns}\n"
     caption += machine_text(about["machine"])
-    try:
-        paths = write(rows, about, folder)
-        draw(rows, caption, folder / "generations.svg")
-    except OSError as error:
-        raise ConfigError(f"output {folder}: cannot be written ({error})") from None
-    paths.append(folder / "generations.svg")
+    with staged(folder) as part:  # all three or none
+        names = [path.name for path in write(rows, about, part)] + ["generations.svg"]
+        draw(rows, caption, part / names[-1])
+    paths = [folder / name for name in names]
     crop_size = contenders[0].detector.network.crop_size
     text = [_text(rows, about, caption, crop_size), *(f"written: {path}" for path in paths)]
     return GenerationsResult(rows, about, paths, "\n".join(text))
