@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -168,6 +168,18 @@ def check_output(folder: Path) -> None:
             probe.write(bytes(4096))
 
 
+def keep_inputs(outputs: Iterable[Path], inputs: Iterable[str | Path | None], option: str = "--output") -> None:
+    """Refuse, before the work begins, to replace a file that is read; ``option`` names another folder.
+
+    Raises:
+        ConfigError: one of the outputs is one of the inputs.
+    """
+    present = [each for each in inputs if each is not None and os.path.exists(each)]
+    for output in outputs:
+        if os.path.exists(output) and any(os.path.samefile(output, each) for each in present):
+            raise ConfigError(f"{output}: is read, and would be replaced; choose another folder by {option}")
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text file as UTF-8 by `staged`.
 
@@ -182,9 +194,9 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(to_json(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def overwrite_note(replaced: bool, option: str) -> str:
-    """A note that an output replaced an earlier one, naming the option of another folder; "" where it did not."""
-    return f" (instead of an earlier one; {option} FOLDER keeps both)" if replaced else ""
+def overwrite_note(replaced: bool, option: str, kind: str = "FOLDER") -> str:
+    """A note that an output replaced an earlier one, naming the option of another place; "" where it did not."""
+    return f" (instead of an earlier one; {option} {kind} keeps both)" if replaced else ""
 
 
 def to_json(value: Any) -> Any:

@@ -23,6 +23,7 @@ from detkit.cli.help import OPTIONS, describe
 from detkit.cli.imports import restrict_imports
 from detkit.cli.messages import explain, own_cause
 from detkit.cli.reports import (
+    check_outputs,
     describe_data,
     differences_text,
     report_fit,
@@ -35,13 +36,13 @@ from detkit.cli.signatures import names_of
 from detkit.cli.trainer import SaveConfig, complete, make_run_folder, with_absolute_paths
 from detkit.engine.callbacks import BestCheckpoint
 from detkit.engine.checkpoints import check_fits, hyper_parameters, run_folder
-from detkit.engine.predictions import PredictionWriter
+from detkit.engine.predictions import FILES, PredictionWriter
 from detkit.errors import CheckpointError, ConfigError
-from detkit.evaluation.tables import read_baseline
-from detkit.files import check_output
+from detkit.evaluation.tables import find_baseline, read_baseline
 from detkit.settings import check_groups
 from detkit.signals import SIGNALS, Stopped
 from detkit.system import keep_freed_memory
+from detkit.tools.evaluate import REPORT_FILES
 
 REPORT_OPTIONS: tuple[tuple[str, type, str], ...] = (
     ("output", str, "Folder of the report; `report` in the run by default."),
@@ -258,7 +259,11 @@ class DetkitCLI(LightningCLI):
         method = getattr(self.trainer, self.command)
         path = None if self.start.checkpoint is None else self.start.checkpoint.path
         if self.command == "test":
-            check_output(self._report_folder)
+            read = [path, self.config.baseline and find_baseline(self.config.baseline)]
+            check_outputs([self._report_folder / name for name in REPORT_FILES], self.config.data, read, "--output")
+        if self.command == "predict":
+            files = [self.config_init.predictions.folder / name for name in FILES]
+            check_outputs(files, self.config.data, [path], "--predictions.output")
         try:
             method(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, **options)
             if self.trainer.is_global_zero:

@@ -19,7 +19,7 @@ from detkit.engine.module import TrainableModule
 from detkit.engine.predictions import PredictionWriter
 from detkit.errors import DataError
 from detkit.evaluation.tables import baseline_text, metrics_text, render
-from detkit.files import overwrite_note, publish, staged, write_json
+from detkit.files import check_output, keep_inputs, overwrite_note, publish, staged, write_json
 from detkit.tools.evaluate import report_of
 
 
@@ -42,6 +42,26 @@ def describe_data(section: Mapping[str, Any]) -> str:
     if path and os.path.isabs(path) and Path(path).is_relative_to(Path.cwd()):
         path = os.path.relpath(path)
     return f"{name}({path})" if path else name
+
+
+def check_outputs(files: Sequence[Path], data: Mapping[str, Any], read: Sequence[Any], option: str) -> None:
+    """Refuse, before the work begins, files that cannot be written or that are read.
+
+    Args:
+        files: what is written, into one folder.
+        data: the data set's section of the config; its texts may be files, also in its path.
+        read: other files that are read.
+        option: the option that names another folder.
+
+    Raises:
+        ConfigError: which file, and the option.
+    """
+    check_output(files[0].parent)
+    arguments = data.get("init_args") or {}
+    texts = [value for _, value in arguments.items() if isinstance(value, str)]
+    root = arguments.get("path")
+    in_root = [os.path.join(root, text) for text in texts] if isinstance(root, str) else []
+    keep_inputs(files, [*read, *texts, *in_root], option)
 
 
 def report_fit(trainer: Trainer, model: TrainableModule, folder: Path | None, resumed: bool) -> None:

@@ -23,6 +23,7 @@ from detkit.files import check_output, discard, overwrite_note, publish, stage, 
 from detkit.signals import SIGNALS, Stopped
 from detkit.types import Batch, Detections, Sample
 
+FILES = ("predictions.json", "predictions.stopped.json")
 DRAWN = "predictions"  # the folder of the drawings
 MAX_STEM = 230  # bytes; file systems take names of 255, of which a number and ".jpg" are some
 COMMENT = b"drawn by detkit"  # in their JPEG files
@@ -130,7 +131,7 @@ class PredictionWriter(BasePredictionWriter):
 
     def on_predict_end(self, trainer: Trainer, pl_module: TrainableModule) -> None:
         """Join the parts of all processes into `predictions.json`."""
-        self._publish(trainer, "predictions.json")
+        self._publish(trainer, FILES[0])
         SIGNALS.waits = False
         if SIGNALS.received is not None:  # after the last image
             raise KeyboardInterrupt
@@ -140,7 +141,7 @@ class PredictionWriter(BasePredictionWriter):
             return
         try:
             if isinstance(exception, Stopped):
-                self._publish(trainer, "predictions.stopped.json")
+                self._publish(trainer, FILES[1])
         finally:
             with suppress(OSError):
                 self._file.close()
@@ -166,7 +167,7 @@ class PredictionWriter(BasePredictionWriter):
             drawn = {path.name for path in (self._parts / DRAWN).glob("*")}
         self.overwrite_note = overwrite_note(publish(self._parts, self.folder), "--predictions.output")
         self.written = self.folder / name
-        if self.draw and name == "predictions.json":  # drawings of other images are of other predictions
+        if self.draw and name == FILES[0]:  # drawings of other images are of other predictions
             for path in (self.folder / DRAWN).glob("*"):
                 if path.name not in drawn and is_drawing(path):
                     path.unlink(missing_ok=True)

@@ -109,6 +109,15 @@ def baseline_text(metrics: Mapping[str, Any], baseline: Mapping[str, Any]) -> st
     return "\n".join(lines)
 
 
+def find_baseline(path: str | Path) -> Path:
+    """The file that `read_baseline` reads; DataError where there is none."""
+    candidates = [Path(path), Path(path) / "metrics.json", Path(path) / "report" / "metrics.json"]
+    file = next((each for each in candidates if each.is_file()), None)
+    if file is None:
+        raise DataError(f"{path}: there is no such file, nor a report's or a run's folder of that name")
+    return file
+
+
 def read_baseline(path: str | Path) -> dict[str, Any]:
     """Read the `metrics.json` of an earlier report.
 
@@ -118,12 +127,8 @@ def read_baseline(path: str | Path) -> dict[str, Any]:
     Raises:
         DataError: missing, not JSON, or not written by a report.
     """
-    candidates = [Path(path), Path(path) / "metrics.json", Path(path) / "report" / "metrics.json"]
-    file = next((each for each in candidates if each.is_file()), None)
-    if file is None:
-        raise DataError(f"baseline {path}: there is no such file, nor a report's or a run's folder of that name")
     try:
-        content = decode(file, dict[str, Any], "the metrics of a report")
+        content = decode(find_baseline(path), dict[str, Any], "the metrics of a report")
     except DataError as error:
         raise DataError(f"baseline {error}") from None
     if "map" not in content or "protocol" not in content:

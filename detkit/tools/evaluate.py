@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from detkit.evaluation.protocol import Protocol
 
 
+REPORT_FILES = ("index.html", "metrics.json", "per_class.csv")
+
+
 @dataclass(frozen=True)
 class EvaluationResult:
     """What `evaluate` returns.
@@ -80,8 +83,8 @@ def evaluate(
     """
     began = time.monotonic()
     from detkit.evaluation.protocol import Protocol
-    from detkit.evaluation.tables import baseline_text, metrics_text, read_baseline
-    from detkit.files import check_output, overwrite_note, publish, staged, write_json
+    from detkit.evaluation.tables import baseline_text, find_baseline, metrics_text, read_baseline
+    from detkit.files import check_output, keep_inputs, overwrite_note, publish, staged, write_json
     from detkit.system import has_compiled
 
     if score_threshold is not None and not 0 <= score_threshold <= 1:
@@ -92,6 +95,8 @@ def evaluate(
     folder = Path(output or Path(detections).parent / "report") if report or output is not None else None
     if folder is not None:
         check_output(folder)
+        read = [detections, annotations, None if baseline is None else find_baseline(baseline)]
+        keep_inputs([folder / name for name in (REPORT_FILES if report else ["metrics.json"])], read)
     files = _read(str(detections), str(annotations), split, other_images=other_images, other_classes=other_classes)
     settings = Protocol(
         protocol or files.protocol,

@@ -171,6 +171,35 @@ def test_symbolic_links_are_not_written_through(folder_detkit: Detkit) -> None:
     assert Path("precious.json").read_text() == "precious" and image_ids("out") == ["a.jpg"]
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "name"),
+    [("predict", "--predictions.output", "predictions.json"), ("test", "--output", "metrics.json")],
+)
+def test_annotations_are_not_replaced(folder_detkit: Detkit, command: str, option: str, name: str) -> None:
+    from detkit.data import COCO
+
+    photo(Path("coco/images/a.jpg"))
+    image = {"id": 0, "file_name": "a.jpg", "width": 30, "height": 20}
+    box = {"id": 1, "image_id": 0, "category_id": 3, "bbox": [1, 1, 5, 5], "area": 25, "iscrowd": 0}
+    names = [{"id": 3, "name": "cat"}, {"id": 17, "name": "dog"}]
+    text = json.dumps({"images": [image], "annotations": [box], "categories": names})
+    Path("coco", name).write_text(text)
+    data = ["--data.test_annotations", name, "--data.test_images", "images", "--data.num_workers", "0"]
+    args = [command, "--ckpt_path", "runs/toy", "--data", COCO.__name__, "--data.path", "coco", *data, option]
+    result = folder_detkit(*args, "coco")
+    assert result.code == 2
+    assert f"detkit: coco/{name}: is read, and would be replaced; choose another folder by {option}\n" in result.err
+    assert Path("coco", name).read_text() == text and sorted(os.listdir("coco")) == ["images", name]
+
+
+def test_a_baseline_is_not_replaced(trained: Detkit) -> None:
+    assert trained("test", "--ckpt_path", "runs/toy").code == 0
+    before = files_of(RUN / "report")
+    result = trained("test", "--ckpt_path", "runs/toy", "--baseline", str(RUN))
+    assert result.code == 2 and f"detkit: {RUN}/report/metrics.json: is read, and would be replaced" in result.err
+    assert files_of(RUN / "report") == before
+
+
 # -- no room, no rights --------------------------------------------------------------------------
 
 

@@ -140,6 +140,18 @@ def test_a_baseline_is_compared_with() -> None:
             evaluate(**COCO, baseline="other.json")
 
 
+@pytest.mark.parametrize("name", ["detections", "annotations"])
+def test_no_file_is_replaced_that_is_read(name: str) -> None:
+    Path(f"{name}.json").rename("metrics.json")
+    before = Path("metrics.json").read_bytes()
+    with pytest.raises(DetkitError, match=r"^metrics\.json: is read, and would be replaced"):
+        evaluate(**COCO | {name: "metrics.json"}, output=".")
+    assert Path("metrics.json").read_bytes() == before
+    evaluate(**COCO | {name: "metrics.json"}, output="old")
+    with pytest.raises(DetkitError, match=r"^old/metrics\.json: is read"):
+        evaluate(**COCO | {name: "metrics.json"}, output="old", baseline="old")
+
+
 @pytest.mark.parametrize("odd", [10**400, [], {}, None, "much", True])
 def test_a_baseline_with_odd_values(odd: Any) -> None:
     """A baseline may come from elsewhere: what cannot be compared is left out."""
