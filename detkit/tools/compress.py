@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detkit.errors import ConfigError
+from detkit.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from detkit.heads.svd import Cost
@@ -46,18 +46,33 @@ def compress(ckpt_path: str | Path, rank: dict[str, int] | str, output: str | Pa
     ranks = parse_ranks(rank) if isinstance(rank, str) else dict(rank)
     from detkit.engine.callbacks import AtomicCheckpointIO
     from detkit.engine.checkpoints import find_checkpoint, read_checkpoint
-    from detkit.files import check_output
+    from detkit.files import check_output, overwrite_note
 
     source = find_checkpoint(ckpt_path)
     path = source.path.with_name(f"{source.path.stem}_svd.ckpt") if output is None else Path(output)
-    if path.exists() and path.samefile(source.path):
+    check_output(path.parent)
+    replaces = path.exists()
+    if replaces and path.samefile(source.path):
         raise ConfigError(f"output {path}: is the checkpoint that is compressed; name another file")
     if path.is_dir():
         raise ConfigError(f"output {path}: is a folder; name a file")
-    check_output(path.parent)
+    if replaces and not _is_compressed(path):
+        raise ConfigError(f"output {path}: exists, and `detkit compress` has not written it; name another file")
     content, layers = compress_checkpoint(read_checkpoint(source.path), ranks, str(source.path))
     AtomicCheckpointIO().save_checkpoint(content, path)
-    return CompressResult(path, layers, f"checkpoint: {source}\n{_costs_text(layers)}\ncompressed: {path}")
+    note = overwrite_note(replaces, "--output", "FILE")
+    return CompressResult(path, layers, f"checkpoint: {source}\n{_costs_text(layers)}\ncompressed: {path}{note}")
+
+
+def _is_compressed(path: Path) -> bool:
+    """Whether a file is a checkpoint that `compress` has written."""
+    from detkit.engine.checkpoints import hyper_parameters, read_checkpoint
+
+    try:
+        content = read_checkpoint(path)
+        return "optimizer_states" not in content and bool(hyper_parameters(content)["roi"]["svd_ranks"])
+    except (CheckpointError, KeyError, TypeError):
+        return False
 
 
 def parse_ranks(text: str) -> dict[str, int]:

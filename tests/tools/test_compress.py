@@ -164,6 +164,19 @@ def test_paths_that_cannot_be(saved: Path, tmp_path: Path) -> None:
         compress(tmp_path / "nowhere", "fc6=3")
 
 
+def test_only_what_was_compressed_is_replaced(saved: Path) -> None:
+    last, config = saved.with_name("last.ckpt"), saved.parents[1] / "config.yaml"
+    last.write_bytes(saved.read_bytes())
+    config.write_text("model: {}")
+    for output in (last, config):
+        before = output.read_bytes()
+        with pytest.raises(ConfigError, match=f"output {output}: exists, and `detkit compress` has not written it"):
+            compress(saved, "fc6=3", output)
+        assert output.read_bytes() == before
+    assert compress(saved, "fc6=3").text.endswith("best_svd.ckpt")
+    assert compress(saved, "fc6=4").text.endswith("(instead of an earlier one; --output FILE keeps both)")
+
+
 def test_a_run_does_not_go_on_from_weights_alone(saved: Path, capsys: Any, tmp_path: Path) -> None:
     small = compress(saved, "fc6=10").path
     options = ["--ckpt_path", str(small), "--model", "FasterRCNN", "--data", "Shapes"]
