@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from detkit.data.datamodule import SPLITS, DataModule
 from detkit.data.dataset import image_to_tensor
-from detkit.data.transforms import Transform
+from detkit.data.transforms import Transform, augment
 from detkit.errors import ConfigError, DataError
 
 
@@ -64,8 +64,8 @@ class ClassificationDataset(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         image = self.examples.image(index)
-        if self.transform is not None:
-            image = self.transform({"image": image, "boxes": np.zeros((0, 4), np.float32)}, seed)["image"]
+        item = {"image": image, "boxes": np.zeros((0, 4), np.float32)}
+        image = augment(self.transform, item, seed, self.examples.image_id(index))["image"]
         label = int(self.examples.labels[index])
         return {"image": image_to_tensor(image), "label": label, "image_id": self.examples.image_id(index)}
 

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from detkit.data.annotations import PER_BOX, Annotations
 from detkit.data.image_io import read_image
-from detkit.data.transforms import Item, Transform
+from detkit.data.transforms import Item, Transform, augment
 from detkit.errors import DataError
 from detkit.types import Sample
 
@@ -47,13 +47,16 @@ class DetectionDataset(Dataset):
         return len(self.annotations)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        """A sample; `key` is an index or, from the TrainSampler, (index, seed). DataError for an unreadable image."""
+        """A sample; `key` is an index or, from the TrainSampler, (index, seed).
+
+        Raises:
+            DataError: the image cannot be read.
+            ConfigError: it cannot be augmented.
+        """
         index, seed = key if isinstance(key, tuple) else (key, self.seed + int(key))
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        item = self._load(index)
-        if self.transform is not None:
-            item = self.transform(item, seed)
+        item = augment(self.transform, self._load(index), seed, self.annotations.path(index))
         sample: Sample = {
             "image": image_to_tensor(item["image"]),
             "boxes": torch.as_tensor(item["boxes"], dtype=torch.float32).reshape(-1, 4),

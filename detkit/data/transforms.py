@@ -6,10 +6,12 @@ carries labels as float32, which would round them.
 
 from __future__ import annotations
 
+import inspect
 import os
+import traceback
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -62,12 +64,19 @@ class AlbumentationsPipeline:
         self.compose = albumentations.Compose([build_transform(spec) for spec in transforms], bbox_params=parameters)
 
     def __call__(self, item: Item, seed: int) -> Item:
-        """The augmented item; a pure function of item and seed."""
+        """The augmented item; a pure function of item and seed.
+
+        Raises:
+            ConfigError: a transform cannot be applied to this image, or changes its kind.
+        """
         self.compose.set_random_seed(seed % 2**32)
         count = len(item["boxes"])
         proposals = item.get("proposals", np.zeros((0, 4), np.float32))
         boxes = np.concatenate([item["boxes"], proposals]).astype(np.float32)
-        result = self.compose(image=np.ascontiguousarray(item["image"]), bboxes=boxes, index=np.arange(len(boxes)))
+        try:
+            result = self.compose(image=np.ascontiguousarray(item["image"]), bboxes=boxes, index=np.arange(len(boxes)))
+        except Exception as error:  # albumentations, OpenCV and NumPy raise what they happen to raise
+            _explain(error, item["image"])
         image = result["image"]
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
             raise ConfigError(
@@ -117,16 +126,25 @@ def build_transform(spec: Any) -> Any:
         if isinstance(cls, type) and issubclass(cls, kinds)
         for prefix in ("albumentations.", "")
     }
-    arguments = {name: _build_nested(value) for name, value in dict(spec.get("init_args") or {}).items()}
+    arguments = spec.get("init_args") or {}
+    if isinstance(arguments, Mapping):  # `build` refuses anything else
+        arguments = {name: _build_nested(value) for name, value in arguments.items()}
     try:
         with warnings.catch_warnings():
             # albumentations warns about an unknown argument and goes on without it.
             warnings.filterwarnings("error", message=r".*are not valid for transform.*")
-            return build({**spec, "init_args": arguments}, kinds[0], known)
+            transform = build({**spec, "init_args": arguments}, kinds[0], known)
     except ConfigError as error:
         raise ConfigError(f"transforms: {error}") from error
     except Exception as error:  # albumentations raises what its checks of arguments happen to raise
         raise ConfigError(f"transforms: {spec['class_path']} does not take {arguments}: {error}") from error
+    for name, parameter in inspect.signature(type(transform).__init__).parameters.items():
+        if "Callable" in str(parameter.annotation) and arguments.get(name) is not None:
+            raise ConfigError(
+                f"transforms: {spec['class_path']}: {name} is a function, which a config cannot give; leave it out, or "
+                "give the transform as an object in Python"
+            )
+    return transform
 
 
 def _build_nested(value: Any) -> Any:
@@ -138,6 +156,23 @@ def _build_nested(value: Any) -> Any:
     return value
 
 
+def _explain(error: Exception, image: np.ndarray) -> NoReturn:
+    """Raise the error of an albumentations pipeline as a ConfigError that names the transform."""
+    import albumentations
+
+    # The errors seldom say which transform of the list they come from; its method is among the calls.
+    callers = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    names = [type(each).__name__ for each in callers if isinstance(each, albumentations.BasicTransform)]
+    names += [type(each).__name__ for each in reversed(callers) if isinstance(each, albumentations.BaseCompose)]
+    name = names[0] if names else "a transform"
+    height, width = image.shape[:2]
+    reason = " ".join(str(error).split()) or type(error).__name__
+    raise ConfigError(
+        f"transforms: {name} cannot be applied to {width} x {height} pixels ({reason}); "
+        "change its arguments or leave it out"
+    ) from error
+
+
 Transform = HorizontalFlip | AlbumentationsPipeline
 
 
@@ -146,3 +181,13 @@ def make_transform(transforms: Sequence[Any] | None) -> Transform | None:
     if transforms is None:
         return HorizontalFlip()
     return AlbumentationsPipeline(transforms) if len(transforms) else None
+
+
+def augment(transform: Transform | None, item: Item, seed: int, path: str) -> Item:
+    """The item after a transform, unchanged for None; a ConfigError names the image by its ``path``."""
+    if transform is None:
+        return item
+    try:
+        return transform(item, seed)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detkit.data import VOC
 from detkit.data.transforms import AlbumentationsPipeline, HorizontalFlip, make_transform
 from detkit.errors import ConfigError
 
@@ -109,6 +110,9 @@ def test_slivers_are_dropped() -> None:
         ({"class_path": "albumentations.HorizontalFlip", "args": {}}, "must hold class_path, and may hold init_args"),
         ({"class_path": "builtins.dict"}, "builtins.dict is not a BasicTransform"),
         ({"class_path": "albumentations.Compose.from_dict"}, "albumentations.Compose is not imported"),
+        ({"class_path": "HorizontalFlip", "init_args": [1, 2]}, "HorizontalFlip: init_args wants names with values"),
+        ({"class_path": "HorizontalFlip", "init_args": "abc"}, "HorizontalFlip: init_args wants names with values"),
+        (spec("Lambda", image="os.system"), "albumentations.Lambda: image is a function, which a config cannot give"),
     ],
 )
 @pytest.mark.parametrize("nested", [False, True])
@@ -141,6 +145,22 @@ def test_what_is_no_class_path_is_told(transform: Any) -> None:
 def test_images_must_stay_uint8() -> None:
     with pytest.raises(ConfigError, match="leave Normalize"):
         AlbumentationsPipeline([spec("Normalize")])(make_item([]), 0)
+
+
+@pytest.mark.parametrize(
+    ("transform", "name"),
+    [
+        (spec("RandomCrop", width=1000, height=1000), "RandomCrop"),
+        (spec("Resize", width=2_000_000, height=2_000_000), "Resize"),
+        (spec("OneOf", transforms=[spec("RandomCrop", width=41, height=5)], p=1.0), "RandomCrop"),
+        (spec("SomeOf", transforms=[spec("HorizontalFlip")], n=-5, p=1.0), "SomeOf"),
+        (spec("HistogramMatching", reference_images=["/nowhere.png"], p=1.0), "HistogramMatching"),
+    ],
+)
+def test_a_transform_that_fails_is_named_with_the_image(two_cats: Path, transform: Any, name: str) -> None:
+    data = VOC(str(two_cats), transforms=[spec("HorizontalFlip"), transform])
+    with pytest.raises(ConfigError, match=rf"a\.\w+: transforms: {name} cannot be applied to 40 x 30 pixels \(.+\)"):
+        data.dataset("train")[0]
 
 
 def test_nested_transforms_and_objects() -> None:
