@@ -18,6 +18,7 @@ from detkit.classes import full_name
 from detkit.cli.main import main
 from detkit.data import Shapes
 from detkit.data.shapes_drawing import SHAPE_CLASSES
+from detkit.errors import DetkitError
 from detkit.evaluation import MeanAveragePrecision, ProposalRecall
 from detkit.tools.benchmark.contenders import GENERATIONS, build_contender
 
@@ -120,6 +121,26 @@ def test_one_checkpoint_brings_its_data_backbone_and_classes_for_all() -> None:
     more = ["--data.path", "other", "--data.num_test", "3"]
     assert main(["benchmark", "generations", "--fast_rcnn", "run", *QUICK, *more]) == 0
     assert json.loads(Path("out/generations.json").read_text())["of_images"] == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"data: {", "config.yaml, line 1, column 8: not valid YAML"),
+        (b"data: \xff", "config.yaml: cannot be read"),
+        (b"[1]", "config.yaml: must hold `model:`"),
+        (b"data: &a [*a]", "config.yaml: holds more than 50 levels"),
+        (b"data: [Shapes]", "config.yaml: data: .* must hold class_path"),
+        (b"data: {class_path: Shapes, x: 1}", "config.yaml: data: .* must hold class_path"),
+        (b"data: {class_path: Shapes, init_args: {x: 1}}", "config.yaml: data: Shapes does not take {'x': 1}"),
+        (b"data: {class_path: Shapes, init_args: {num_test: -1}}", "config.yaml: data: .*num_test"),
+    ],
+)
+def test_a_damaged_config_of_a_run_is_told_in_python_too(content: bytes, message: str) -> None:
+    save("fast_rcnn", "run", data="Shapes")
+    Path("run/version_0/config.yaml").write_bytes(content)
+    with pytest.raises(DetkitError, match=message):
+        detkit.benchmark.generations(fast_rcnn="run", images=1, rounds=1, device="cpu", output="out")
 
 
 def test_photographs_without_ground_truth_are_timed_only() -> None:

@@ -9,17 +9,17 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
-import yaml
 from rich.markup import escape
 from rich.table import Table
 
 import detkit.data
 from detkit.classes import build
+from detkit.cli.arguments import read_config
 from detkit.data import Shapes
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.shapes_drawing import SHAPE_CLASSES
 from detkit.engine.checkpoints import run_folder
-from detkit.errors import CheckpointError, ConfigError, DataError
+from detkit.errors import CheckpointError, ConfigError, DataError, DetkitError
 from detkit.evaluation.tables import render
 from detkit.files import check_output, staged
 from detkit.progress import Progress
@@ -143,14 +143,16 @@ def _device(name: str) -> torch.device:
 
 
 def _data_of_run(folder: Path) -> DetectionDataModule | None:
-    """The data set that a run's config.yaml names; None where there is none."""
+    """The data set that a run's config.yaml names; None where there is none, ConfigError for a wrong one."""
     file = folder / "config.yaml"
-    content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
-    section = (content or {}).get("data")
+    section = read_config(file).get("data") if file.is_file() else None
     if section is None:
         return None
     known = {name: getattr(detkit.data, name) for name in detkit.data.__all__}
-    return build(section if isinstance(section, dict) else {"class_path": section}, DetectionDataModule, known)
+    try:
+        return build(section if isinstance(section, dict) else {"class_path": section}, DetectionDataModule, known)
+    except DetkitError as error:
+        raise ConfigError(f"{file}: data: {error}") from error
 
 
 def _samples(data: DetectionDataModule, count: int) -> tuple[list[Sample], int]:
