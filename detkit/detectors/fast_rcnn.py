@@ -86,6 +86,9 @@ class FastRCNN(RegionDetector):
         boxes = boxes.to(encoded.images.tensor.device, non_blocking=True)
         return Proposals(boxes, boxes.new_ones(len(boxes)))
 
+    def restore_parts(self, checkpoint: dict[str, Any]) -> None:
+        self.given.restore(checkpoint)
+
     def prepare_data(self) -> None:
         self.given.prepare_data(self.trainer)
 

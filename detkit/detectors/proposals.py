@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -17,11 +17,12 @@ from torch import Tensor
 from detkit.data.annotations import Annotations
 from detkit.data.datamodule import STAGES, DetectionDataModule
 from detkit.data.image_io import read_image
+from detkit.engine.checkpoints import hyper_parameters
 from detkit.errors import ConfigError, DataError
 from detkit.proposals.compute import SUFFIX, ProposalTask, default_store_path, load_or_compute, store_path
 from detkit.proposals.methods import ProposalMethod, SelectiveSearch, StoredRPN
 from detkit.proposals.store import Images, ProposalStore
-from detkit.settings import check_range
+from detkit.settings import check_range, nested
 from detkit.system import available_cores
 from detkit.types import Batch
 
@@ -105,6 +106,13 @@ class GivenProposals:
     def __init__(self, settings: ProposalSettings) -> None:
         self.settings = settings
         self._splits_given: list[str] = []
+        self._path_of_checkpoint: str | None = None
+
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        """Take note of the path that a checkpoint names: in a folder without stores none is written there."""
+        kept = nested(hyper_parameters(checkpoint)).get("proposals")
+        path = kept.get("path") if isinstance(kept, Mapping) else None
+        self._path_of_checkpoint = os.path.abspath(path) if isinstance(path, str) else None
 
     def of_batch(self, batch: Batch, training: bool) -> list[Tensor]:
         """The best proposals (P, 4) of each image, in its own pixels."""
@@ -151,8 +159,13 @@ class GivenProposals:
         return boxes
 
     def prepare_data(self, trainer: L.Trainer) -> None:
-        """Compute the stores that are missing; Lightning calls it in one process of each machine."""
+        """Compute the stores that are missing; Lightning calls it in one process of each machine.
+
+        Raises:
+            ConfigError: they would begin a folder that only the checkpoint names.
+        """
         for split, images in self._splits(trainer, trainer.state.fn):
+            self._check_folder(split)
             self.compute(images, split)
 
     def compute(self, annotations: Annotations, split: str) -> ProposalStore:
@@ -172,6 +185,18 @@ class GivenProposals:
     def teardown(self, trainer: L.Trainer) -> None:
         while self._splits_given:
             trainer.datamodule.proposals.pop(self._splits_given.pop(), None)
+
+    def _check_folder(self, split: str) -> None:
+        """Refuse to begin a folder of stores that the checkpoint names: it may be a stranger's."""
+        path = self.settings.path
+        if path is None or not self._is_computed or os.path.abspath(path) != self._path_of_checkpoint:
+            return
+        if not any(Path(path).glob(f"*{SUFFIX}")):
+            raise ConfigError(
+                f"proposals.path {path}: only the checkpoint names this folder, which holds no proposals, and so it is "
+                f"not written to. Make them with `detkit propose --config CONFIG --split {split} --output {path}`, or "
+                "give --model.proposals.path another folder"
+            )
 
     @property
     def _is_computed(self) -> bool:

@@ -11,9 +11,11 @@ from typing import Any
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
 
+from detkit.classes import full_name
+from detkit.engine.checkpoints import read_checkpoint
 from detkit.errors import CheckpointError
 from detkit.files import staged
 from detkit.signals import SIGNALS, Stopped
@@ -50,13 +52,17 @@ class BestCheckpoint(StageCheckpoint, ModelCheckpoint):
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
+        self._class_name = ""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        self._class_name = full_name(type(pl_module))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Copy the best checkpoint so far into this run's folder."""
         check_form(state_dict, {"best_model_path": "", "best_model_score": None}, "callbacks.BestCheckpoint")
         old, folder, score = state_dict["best_model_path"], self.dirpath, state_dict["best_model_score"]
-        # The path comes from a file that may be a stranger's: only a best checkpoint is copied.
-        if not folder or Path(old).name != "best.ckpt" or not Path(old).is_file():
+        if not folder or not self._is_best(Path(old)):
             return
         if score is not None and (not isinstance(score, Tensor) or score.ndim or score.is_complex()):
             raise CheckpointError("its entry callbacks.BestCheckpoint.best_model_score is not as detkit writes it")
@@ -73,6 +79,19 @@ class BestCheckpoint(StageCheckpoint, ModelCheckpoint):
             "last_model_path": "",
         }
         super().load_state_dict(state)
+
+    def _is_best(self, path: Path) -> bool:
+        """Whether a file is a best checkpoint of this model: its path comes from a file that may be a stranger's."""
+        if path.name != "best.ckpt" or not path.is_file():
+            return False
+        try:
+            found = read_checkpoint(path)["detkit"]["class"]
+            why = "" if found == self._class_name else f"it is of a {found.rpartition('.')[2]}"
+        except CheckpointError as error:
+            why = str(error)
+        if why:
+            rank_zero_info(f"the best checkpoint so far is not copied: {path}: {why.removeprefix(f'{path}: ')}")
+        return not why
 
     def save_stage(self, trainer: Trainer, complete: bool) -> None:
         """The complete detector counts as the best, whatever was better before; earlier stages write nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -157,6 +158,43 @@ def test_proposals_from_a_path(search: Search, data: Shapes, trainer: Any, tmp_p
     if which == "file":  # it holds the training split's
         with pytest.raises(DataError, match=r"mine\.proposals.*3 have none"):
             runner.test(fast(**proposals(path=path)), datamodule=data)
+
+
+def test_a_folder_that_only_a_checkpoint_names_is_not_begun(
+    search: Search, data: Shapes, trainer: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "elsewhere"
+    runner = trainer(max_steps=1, limit_val_batches=0)
+    runner.fit(fast(**proposals(path=folder)), datamodule=data)
+    runner.save_checkpoint(tmp_path / "one.ckpt")
+    model, calls = detkit.load(tmp_path / "one.ckpt"), search.calls
+    trainer().test(model, datamodule=data, verbose=False)
+    assert stores(folder) == ["test", "train"] and search.calls == calls + 3
+    shutil.rmtree(folder)
+    model = detkit.load(tmp_path / "one.ckpt")
+    with pytest.raises(ConfigError, match=r"elsewhere: only the checkpoint names this folder.*--split test"):
+        trainer().test(model, datamodule=data, verbose=False)
+    assert not folder.exists()
+
+
+def test_no_command_begins_a_folder_that_only_a_checkpoint_names(
+    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(CONFIG)
+    assert main(["fit", "--config", "small.yaml"]) == 0
+    path = Path("runs/small/version_0/checkpoints/last.ckpt")
+    content = read_checkpoint(path)
+    calls = search.calls
+    for name in ("theirs", str(tmp_path / "theirs")):
+        content["hyper_parameters"]["proposals"]["path"] = name
+        torch.save(content, path)
+        for args in (["test"], ["fit", "--trainer.max_epochs", "2"]):
+            assert main([*args, "--ckpt_path", str(path)]) == 2
+            assert "theirs: only the checkpoint names this folder, which holds no proposals" in capsys.readouterr().err
+    assert not Path("theirs").exists() and search.calls == calls
+    assert main(["test", "--ckpt_path", str(path), "--model.proposals.path", "mine"]) == 0
+    assert stores(Path("mine")) == ["test"] and not Path("theirs").exists()
 
 
 def test_images_are_added_to_a_fits_own_store_alone(search: Search, data: Shapes, tmp_path: Path) -> None:

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
+from detkit.classes import full_name
 from detkit.engine.callbacks import BestCheckpoint
 from detkit.engine.checkpoints import check_fits, find_checkpoint, hyper_parameters, read_checkpoint, run_folder
+from detkit.engine.module import TrainableModule
 from detkit.errors import CheckpointError
 
 
@@ -105,12 +108,33 @@ def test_weights_are_plain_tensors(tmp_path: Path, value: object) -> None:
         read_checkpoint(tmp_path / "odd.ckpt")
 
 
-def test_only_a_best_checkpoint_is_copied(tmp_path: Path) -> None:
-    (tmp_path / "secret.txt").write_text("secret")
-    callback = BestCheckpoint()
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("secret.txt", b"secret", None),
+        ("best.ckpt", b"secret", "cannot be read"),
+        ("best.ckpt", {"w": torch.zeros(1)}, "not a checkpoint written by detkit"),
+        ("best.ckpt", {"detkit": {"class": "detkit.detectors.rcnn.RCNN"}, "state_dict": {}}, "it is of a RCNN"),
+        ("best.ckpt", {"detkit": {"class": full_name(TrainableModule)}, "state_dict": {}}, ""),
+    ],
+)
+def test_only_a_best_checkpoint_of_the_same_model_is_copied(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, content: object, said: str | None
+) -> None:
+    (tmp_path / "old").mkdir()
+    path = tmp_path / "old" / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    callback, model = BestCheckpoint(), TrainableModule(["a"])
     callback.dirpath = str(tmp_path / "checkpoints")
-    callback.load_state_dict({"best_model_path": str(tmp_path / "secret.txt"), "best_model_score": None})
-    assert [path.name for path in tmp_path.iterdir()] == ["secret.txt"]
+    with caplog.at_level("INFO"):
+        callback.setup(Trainer(logger=False, accelerator="cpu"), model, "fit")
+        callback.load_state_dict({"best_model_path": str(path), "best_model_score": None})
+    assert [each.name for each in (tmp_path / "checkpoints").glob("*")] == (["best.ckpt"] if said == "" else [])
+    told = [text for text in caplog.messages if "is not copied" in text]
+    assert bool(told) == bool(said) and all(f"{path}: {said}" in text for text in told)
 
 
 def test_hyper_parameters_leave_out_what_lightning_notes() -> None:

@@ -183,6 +183,9 @@ class RCNN(Detector):
     def configure_callbacks(self) -> list[Callback]:
         return [self.stages]
 
+    def restore_parts(self, checkpoint: dict[str, Any]) -> None:
+        self.given.restore(checkpoint)
+
     def apply_overrides(self, changed: Mapping[str, Any], fit: bool) -> None:
         """Run stages again whose options are changed; require the variant that is requested for a test."""
         super().apply_overrides(changed, fit)
