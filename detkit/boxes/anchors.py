@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from detkit.errors import ConfigError
-from detkit.settings import check_choice
+from detkit.settings import check_choice, check_range
 
 CONVENTIONS = ("torchvision", "paper")
 PAPER_CELL = 16
@@ -80,6 +80,9 @@ class AnchorGenerator(nn.Module):
             raise ConfigError("anchor ratios are empty: give at least one, such as [1.0]")
         if isinstance(ratios[0], (int, float)):
             ratios = [ratios] * len(sizes)  # type: ignore[list-item]
+        for name, levels in (("sizes", sizes), ("ratios", ratios)):
+            for value in (value for level in levels for value in level):
+                check_range(f"anchor {name}", value, 0, 1e5, open_low=True)
         self.convention = convention
         self.sizes = [[float(size) for size in level] for level in sizes]
         self.strides = None if strides is None else [int(stride) for stride in strides]

@@ -94,8 +94,8 @@ def _set_max_pixels() -> None:
     """Give Pillow the limit of DETKIT_MAX_PIXELS; it refuses an image of twice its own."""
     given = os.environ.get("DETKIT_MAX_PIXELS")
     if given:
-        if not given.isdecimal() or int(given) < 1:
-            raise ConfigError(f"DETKIT_MAX_PIXELS is {given!r}; give a number of pixels, such as 500000000")
+        if not given.isdecimal() or len(given) > 18 or int(given) < 1:
+            raise ConfigError(f"DETKIT_MAX_PIXELS is {given[:20]!r}; give a number of pixels, such as 500000000")
         Image.MAX_IMAGE_PIXELS = int(given) / 2  # type: ignore[assignment]
 
 

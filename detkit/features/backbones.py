@@ -93,7 +93,7 @@ class MapSettings(FeatureSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range("features.fpn_channels", self.fpn_channels, 1)
+        check_range("features.fpn_channels", self.fpn_channels, 1, 65536)
         check_range("features.batch_norm_eps", self.batch_norm_eps, 0)
         if self.levels is not None and not self.levels:
             raise ConfigError("features.levels is empty; name one layer or more, or set it to null")

@@ -148,7 +148,7 @@ class CropSettings:
     """How a box becomes a crop, and how crops go through the network.
 
     Args:
-        size: pixels a side of a crop; 227 for the paper's AlexNet, 224 for most networks, 32 for lenet5.
+        size: pixels a side of a crop, at most 4096; 227 for the paper's AlexNet, 224 for most networks, 32 for lenet5.
         mode: warp (each axis by itself), square (the smallest square around the box), or square_masked (the same
             square, without the image around the box and its context in it).
         context: pixels of context around the box, in the crop; 16 in the paper, for 227.
@@ -166,7 +166,7 @@ class CropSettings:
 
     def __post_init__(self) -> None:
         check_choice("crop.mode", self.mode, MODES)
-        check_range("crop.size", self.size, 1)
+        check_range("crop.size", self.size, 1, 4096)
         check_range("crop.memory", self.memory, 0, open_low=True)
         if not 0 <= 2 * self.context < self.size:
             raise ConfigError(f"crop.context: twice {self.context} must be at least 0 and below crop.size {self.size}")

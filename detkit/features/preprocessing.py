@@ -63,10 +63,10 @@ class ImageSettings:
     Args:
         min_size: pixels of an image's shorter side; several values are drawn from in training, the last serves
             otherwise; null leaves the images as they are.
-        max_size: limit of its longer side.
+        max_size: limit of its longer side; at most 32768.
         mean: per RGB channel, for values from 0 to 1; ImageNet's by default.
         std: likewise.
-        divisor: height and width of a batch become multiples of it.
+        divisor: height and width of a batch become multiples of it; at most 1024.
     """
 
     min_size: int | list[int] | None = 800
@@ -85,7 +85,9 @@ class ImageSettings:
             raise ConfigError(
                 f"image.mean {list(self.mean)} and image.std {list(self.std)} need three values each, std above 0"
             )
-        check_range("image.divisor", self.divisor, 1)
+        # More would ask for terabytes. A checkpoint, which gives these numbers, may be damaged.
+        check_range("image.max_size", self.max_size, 1, 32768)
+        check_range("image.divisor", self.divisor, 1, 1024)
 
     @property
     def min_sizes(self) -> list[int] | None:

@@ -7,6 +7,7 @@ papers' code and of torchvision.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -72,8 +73,8 @@ class RoISettings:
     def __post_init__(self) -> None:
         check_choice("roi.head", self.head, HEADS)
         check_choice("roi.box_loss", self.box_loss, BOX_LOSSES)
-        for name in ("pool_size", "head_channels", "batch_size"):
-            check_range(f"roi.{name}", getattr(self, name), 1)
+        for name, most in (("pool_size", 64), ("head_channels", 65536), ("batch_size", math.inf)):
+            check_range(f"roi.{name}", getattr(self, name), 1, most)
         for name in ("foreground_iou", "positive_fraction", "dropout"):
             check_range(f"roi.{name}", getattr(self, name), 0, 1)
         if len(self.background_iou) != 2:

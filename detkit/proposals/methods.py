@@ -74,7 +74,7 @@ class SelectiveSearch(ProposalMethod):
             value = getattr(self, name)
             if not isinstance(value, int) and (value is not None or name == "seed"):
                 raise ConfigError(f"{name} of selective search must be a whole number, not {value!r}")
-            check_range(f"{name} of selective search", value, low)
+            check_range(f"{name} of selective search", value, low, 32768 if name == "resize_width" else math.inf)
         check_range("min_side of selective search", self.min_side, 0)
         if self.min_side is not None:
             object.__setattr__(self, "min_side", float(self.min_side))  # 20 and 20.0 are one option
@@ -92,7 +92,7 @@ class SlidingWindows(ProposalMethod):
     Args:
         scales: square root of a window's area, in pixels.
         ratios: height over width.
-        stride: from one window to the next along both axes, in pixels.
+        stride: from one window to the next along both axes, in pixels; at least 1.
     """
 
     needs_pixels: ClassVar[bool] = False
@@ -107,7 +107,7 @@ class SlidingWindows(ProposalMethod):
             if not isinstance(values, Sequence) or not values or not all(0 < value < math.inf for value in values):
                 raise ConfigError(f"{name} of sliding windows must be a list of numbers above 0, not {values!r}")
             object.__setattr__(self, name, tuple(float(value) for value in values))
-        check_range("stride of sliding windows", self.stride, 0, open_low=True)
+        check_range("stride of sliding windows", self.stride, 1)
         object.__setattr__(self, "stride", float(self.stride))
 
     def __call__(self, image: np.ndarray, image_id: str | int | None = None) -> Tensor:

@@ -5,6 +5,7 @@ Shape letters: N images, L levels, A anchors of an image (all levels), P proposa
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -69,8 +70,8 @@ class RPNSettings:
                 f"rpn.background_iou {self.background_iou} must be at least 0 and not above rpn.foreground_iou "
                 f"{self.foreground_iou}"
             )
-        for name in ("convolutions", "batch_size"):
-            check_range(f"rpn.{name}", getattr(self, name), 1)
+        for name, most in (("convolutions", 64), ("channels", 65536), ("batch_size", math.inf)):
+            check_range(f"rpn.{name}", getattr(self, name), 1, most)
         for name in ("pre_nms", "post_nms"):
             pair = getattr(self, name)
             if len(pair) != 2 or min(pair) < 1:

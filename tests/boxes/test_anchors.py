@@ -80,6 +80,9 @@ def test_a_model_in_half_precision_keeps_exact_anchors_and_nothing_in_its_state(
         ({"sizes": [32, 64]}, "one list for each level"),
         ({"sizes": []}, "one list for each level"),
         ({"sizes": FPN, "ratios": []}, "ratios are empty"),
+        ({"sizes": [[32, float("nan")]]}, "anchor sizes: nan must be above 0"),
+        ({"sizes": [[1e300]]}, "anchor sizes: 1e\\+300 must be above 0 and at most 100000"),
+        ({"sizes": [[32]], "ratios": (-1.0,)}, "anchor ratios: -1.0 must be above 0"),
         ({"sizes": FPN, "convention": "caffe"}, "caffe.*torchvision, paper"),
     ],
 )

@@ -186,7 +186,7 @@ def test_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("DETKIT_MAX_PIXELS", "1599")
     with pytest.raises(DataError, match="limit of 1599"):
         read_image(path)
-    for wrong in ("many", "-1", "0", "1e9"):
+    for wrong in ("many", "-1", "0", "1e9", "9" * 5000):
         monkeypatch.setenv("DETKIT_MAX_PIXELS", wrong)
-        with pytest.raises(ConfigError, match=f"DETKIT_MAX_PIXELS is '{wrong}'; give a number of pixels"):
+        with pytest.raises(ConfigError, match=f"DETKIT_MAX_PIXELS is '{wrong[:20]}'; give a number of pixels"):
             read_image(path)

@@ -235,6 +235,7 @@ def test_crops_have_the_type_of_the_weights_and_the_features_are_float32(dtype: 
         ({"context": 16}, "crop.context: twice 16 must be at least 0 and below crop.size 32"),
         ({"context": -1}, "crop.context: twice -1"),
         ({"memory": 0}, "crop.memory: 0 must be above 0"),
+        ({"size": 10**7}, "crop.size: 10000000 must be at least 1 and at most 4096"),
     ],
 )
 def test_readers_that_cannot_be(network: CropNetwork, options: dict[str, Any], message: str) -> None:

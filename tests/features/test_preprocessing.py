@@ -139,6 +139,8 @@ def test_other_images_are_refused(wrong: object, message: str) -> None:
         (([50, 200], 100, [0.0] * 3, [1.0] * 3), r"at most image\.max_size 100"),
         ((50, 100, [0.0], [1.0] * 3), r"image\.mean \[0\.0\]"),
         ((50, 100, [0.0] * 3, [1.0, 0.0, 1.0]), "std above 0"),
+        ((10**7, 10**7), r"image\.max_size: 10000000 must be at least 1 and at most 32768"),
+        ((50, 100, [0.0] * 3, [1.0] * 3, 10**7), r"image\.divisor: 10000000 must be at least 1 and at most 1024"),
     ],
 )
 def test_numbers_that_cannot_work(arguments: tuple[object, ...], message: str) -> None:

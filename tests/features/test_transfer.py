@@ -97,6 +97,7 @@ def test_only_stages_of_the_trunk_count() -> None:
         ({"transfer": "frozen", "trainable_stages": 2}, "goes with features.transfer partial, not with frozen"),
         ({"initialization": "kaiming"}, "features.initialization: there is no 'kaiming'; the choices are he, xavier"),
         ({"fpn_channels": 0}, "features.fpn_channels: 0 must be at least 1"),
+        ({"fpn_channels": 10**9}, "features.fpn_channels: 1000000000 must be at least 1 and at most 65536"),
         ({"levels": []}, "features.levels is empty"),
         ({"batch_norm_eps": -0.1}, "features.batch_norm_eps: -0.1 must be at least 0"),
     ],
