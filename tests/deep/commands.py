@@ -63,10 +63,10 @@ class Command:
             time.sleep(POLL)
         return self.code
 
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send it a signal, and wait for its end."""
+    def kill(self, number: int = signal.SIGKILL, group: bool = False) -> None:
+        """Send it a signal, or its whole ``group`` of processes; wait for its end after a SIGKILL."""
         if not self.poll():
-            os.kill(self.pid, number)
+            (os.killpg if group else os.kill)(self.pid, number)
             if number == signal.SIGKILL:
                 self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
@@ -75,7 +75,10 @@ class Command:
 
 
 def start(args: Sequence[str], folder: Path, name: str = "log") -> Command:
-    """Start `detkit` with these arguments in a folder; its output goes to ``name``.txt beside the folder."""
+    """Start `detkit` with these arguments in a folder, in a process group of its own.
+
+    Its output goes to ``name``.txt beside the folder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder.parent / f"{folder.name}-{name}.txt"
     log.write_bytes(b"")
@@ -83,7 +86,10 @@ def start(args: Sequence[str], folder: Path, name: str = "log") -> Command:
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
+        os.setpgid(0, 0)
         _run(args, folder, log)
+    with contextlib.suppress(OSError):  # it has done so already
+        os.setpgid(pid, pid)
     return Command(args, folder, log, pid)
 
 

@@ -95,7 +95,8 @@ def scenarios(campaign: Campaign, folder: Path) -> list[Scenario]:
     faster, rcnn, fast = (folder / name for name in ("faster", "rcnn", "fast"))
     for path in (faster, rcnn, fast):
         path.mkdir(parents=True)
-    fit = ["fit", "--config", str(scenes.write_config(faster, "FasterRCNN", campaign.shapes, max_epochs=4))]
+    workers = ["--data.num_workers", "1"]
+    fit = ["fit", "--config", str(scenes.write_config(faster, "FasterRCNN", campaign.shapes, max_epochs=4)), *workers]
     fit_rcnn = ["fit", "--config", str(scenes.write_config(rcnn, "RCNN", campaign.many, max_epochs=2))]
     fast_config = scenes.write_config(fast, "FastRCNN", campaign.many)
     trained = folder / "trained"
@@ -131,7 +132,7 @@ def scenarios(campaign: Campaign, folder: Path) -> list[Scenario]:
         ),
         Scenario(
             "kill predict",
-            ["predict", "--ckpt_path", "run"],
+            ["predict", "--ckpt_path", "run", *workers],
             {"start": 1, "work": 3},
             ["^checkpoint: "],
             result_of_predict,
@@ -179,10 +180,11 @@ def run_case(campaign: Campaign, scenario: Scenario, folder: Path, case: int) ->
     scenario.prepare(place)
     failed = 0
     try:
+        group = rng.choice((False, True))  # as a terminal or systemd sends a signal: it reaches the workers, too
         args, command = scenario.args, None
         for attempt in range(rng.choice((1, 1, 2))):
             number = rng.choice(SIGNALS)
-            command, stage = kill_at(scenario, args, place, rng, number, attempt)
+            command, stage = kill_at(scenario, args, place, rng, number, group, attempt)
             if stage is None:
                 break  # it had ended before
             kills += 1
@@ -211,9 +213,9 @@ def run_case(campaign: Campaign, scenario: Scenario, folder: Path, case: int) ->
 
 
 def kill_at(
-    scenario: Scenario, args: list[str], folder: Path, rng: random.Random, number: int, attempt: int
+    scenario: Scenario, args: list[str], folder: Path, rng: random.Random, number: int, group: bool, attempt: int
 ) -> tuple[Command, int | None]:
-    """Start a command and send it a signal; also the stage it was in, None if it had ended before."""
+    """Start a command and send it a signal, or its ``group``; also the stage it was in, None if it had ended before."""
     aimed = rng.choices(range(len(scenario.stages)), list(scenario.stages.values()))[0]
     delay = rng.random() * scenario.lengths[aimed]
     command = commands.start(args, folder, f"kill{attempt}")
@@ -226,7 +228,7 @@ def kill_at(
             raise Lost(f"fails: {command}: {command.output[-1500:]}")
         return command, None
     stage = scenario.stage_of(command.output)
-    command.kill(number)
+    command.kill(number, group)
     command.wait()
     return command, stage
 
