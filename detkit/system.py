@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,8 @@ from typing import Any
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 #: Environment variables by which a user sets glibc's memory; where one is set, `keep_freed_memory` changes nothing.
 MALLOC_VARIABLES = ("GLIBC_TUNABLES", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
+#: What torch says, on any device, where it gets no memory.
+MEMORY = re.compile(r"allocate|out of memory|storage size", re.IGNORECASE)
 
 _COMPILED: list[Any] = []
 
@@ -44,6 +47,17 @@ def available_cores() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
     return max(1, cores // max(1, int(processes) if processes.isdecimal() else 1))
+
+
+def memory_message(error: BaseException) -> str | None:
+    """What to tell the user of an error of Python, NumPy or torch that says that memory is missing; None for others."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+    if not isinstance(error, MemoryError) and not (isinstance(error, RuntimeError) and MEMORY.search(str(error))):
+        return None
+    return (
+        f"it needs more memory than there is ({reason}). Lower --data.batch_size or the size of the images "
+        "(--model.image.max_size, --model.crop.size), or take a machine with more of it"
+    )
 
 
 def keep_freed_memory() -> bool:

@@ -8,12 +8,15 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numba.core.caching
+import numpy as np
 import pytest
+import torch
 
 from detkit import system
-from detkit.system import jit
+from detkit.system import jit, memory_message
 
 
 def waits_for(flags, mine, others):
@@ -107,3 +110,16 @@ def test_elsewhere_nothing_happens(libc: tuple[str, str], monkeypatch: pytest.Mo
     monkeypatch.setattr(platform, "libc_ver", lambda: libc)
     monkeypatch.delattr(system.ctypes, "CDLL")
     assert system.keep_freed_memory() is False
+
+
+@pytest.mark.parametrize("request_", [lambda: np.zeros(2**50), lambda: torch.zeros(2**50), lambda: torch.zeros(2**62)])
+def test_missing_memory_is_told(request_: Any) -> None:
+    with pytest.raises((MemoryError, RuntimeError)) as caught:
+        request_()
+    assert "needs more memory than there is (" in memory_message(caught.value)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 cannot be multiplied"), ValueError("allocate")])
+def test_other_errors_are_not_taken_for_missing_memory(error: Exception) -> None:
+    assert memory_message(error) is None
+    assert "(MemoryError)" in memory_message(MemoryError())

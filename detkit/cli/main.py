@@ -73,6 +73,12 @@ def _run(command: str, args: list[str]) -> int:
         return 0
     except DetkitError as error:
         return _fail(str(error))
+    except (MemoryError, RuntimeError) as error:
+        from detkit.system import memory_message
+
+        if (message := memory_message(error)) is None:
+            raise
+        return _fail(message)
     except BrokenPipeError:
         # The reader of our output has gone (`detkit test ... | head`): nothing is left to say.
         sys.stderr.close()

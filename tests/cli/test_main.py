@@ -53,3 +53,15 @@ def test_the_help_of_a_command_begins_with_what_a_user_needs(
     assert ("--predictions.draw" in out) == (command == "predict") and "--trainer.precision" in out
     assert ("--checkpoint.monitor" in out) == (command == "fit")  # what it chose is long past in the others
     assert ("Needed: a run's folder" in out) == (command != "fit") and "hpc" not in out
+
+
+@pytest.mark.parametrize("error", [MemoryError("Unable to allocate 9 TiB"), RuntimeError("CUDA out of memory.")])
+def test_missing_memory_is_one_message(
+    error: Exception, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr("detkit.cli.main._dispatch", fail)
+    assert main(["test"]) == 2
+    assert capsys.readouterr().err.startswith(f"detkit: it needs more memory than there is ({error})")
