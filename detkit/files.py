@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and the configs of the project found by name."""
+"""Files: written whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -212,31 +211,3 @@ def to_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def config_names() -> dict[str, Path]:
-    """The configs of the project by name, such as "faster_rcnn/custom_voc": those of a clone, or of the package."""
-    package = Path(__file__).resolve().parent
-    folder = package / "configs"  # as installed; in a clone they stand beside the package
-    folder = folder if folder.is_dir() else package.parent / "configs"
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
-
-
-def find_config(name: str | os.PathLike[str]) -> Path:
-    """The config file that a path, which wins, or one of `config_names` means, with or without ".yaml".
-
-    Raises:
-        ConfigError: there is neither; the message names the nearest config.
-    """
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path
-    names = config_names()
-    wanted = os.fspath(name).removesuffix(".yaml").removesuffix(".yml").removeprefix("configs/")
-    if wanted in names:
-        return names[wanted]
-    by_last_part = {known.rpartition("/")[2]: known for known in names}
-    close = get_close_matches(wanted, names, n=1)
-    close += [by_last_part[n] for n in get_close_matches(wanted, by_last_part, 1)]
-    hint = f"; did you mean {close[0]}?" if close else ""
-    raise ConfigError(f"{path}: no such config file{hint}\nThe configs known by name: {', '.join(names)}")

@@ -1,4 +1,4 @@
-"""Files are written whole, and kept by the disk; configs are found by name."""
+"""Files are written whole, and kept by the disk."""
 
 from __future__ import annotations
 
@@ -10,25 +10,7 @@ from pathlib import Path
 import pytest
 
 from detkit.engine.callbacks import AtomicCheckpointIO
-from detkit.errors import ConfigError
-from detkit.files import config_names, find_config, staged, write_text
-
-
-@pytest.mark.parametrize("name", ["shapes/rcnn", "shapes/rcnn.yaml", "configs/shapes/rcnn.yaml"])
-def test_a_config_is_found_by_name_from_any_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert find_config(name) == config_names()["shapes/rcnn"]
-    mine = tmp_path / name
-    mine.parent.mkdir(parents=True)
-    mine.write_text("{}")
-    assert find_config(name) == Path(name)
-
-
-@pytest.mark.parametrize("name", ["shapes/rcn", "custom_voc.yml", "faster_rcn/custom_vok"])
-def test_a_misspelt_name_is_answered_with_the_nearest(name: str) -> None:
-    meant = "shapes/rcnn" if name.startswith("shapes") else "faster_rcnn/custom_voc"
-    with pytest.raises(ConfigError, match=f"no such config file; did you mean {meant}[?]\n.*rcnn/modern_custom"):
-        find_config(name)
+from detkit.files import staged, write_text
 
 
 def test_files_are_on_the_disk_before_they_are_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

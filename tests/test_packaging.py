@@ -41,7 +41,7 @@ def test_a_wheel_holds_the_configs_the_templates_and_the_types(site: Path, tmp_p
         files = [path.relative_to(REPOSITORY / folder) for path in (REPOSITORY / folder).rglob("*") if path.is_file()]
         wanted = [path for path in files if "__pycache__" not in path.parts]
         assert len(wanted) > 10 and all((site / packed / path).is_file() for path in wanted)
-    program = "from detkit.files import find_config; path = find_config('shapes/faster_rcnn'); print(path)"
+    program = "from detkit.config_files import find_config; path = find_config('shapes/faster_rcnn'); print(path)"
     found = Path(run(program, tmp_path, site))
     assert found == site / "detkit/configs/shapes/faster_rcnn.yaml"
     assert found.read_text() == (REPOSITORY / "configs/shapes/faster_rcnn.yaml").read_text()

@@ -16,14 +16,13 @@ from detkit.classes import find_class, full_name, known_classes
 from detkit.cli.arguments import (
     Arguments,
     ConfigFile,
-    check_values,
     flatten,
     lookup,
     read_arguments,
-    read_config,
 )
 from detkit.cli.imports import check_names, kinds
 from detkit.cli.signatures import check_options, options_of
+from detkit.config_files import check_values, read_config
 from detkit.engine.checkpoints import (
     FoundCheckpoint,
     find_checkpoint,

@@ -12,10 +12,11 @@ from itertools import pairwise
 from typing import Any
 
 from detkit.classes import import_modules, known_classes
-from detkit.cli.arguments import Arguments, lookup, read_arguments, read_config
+from detkit.cli.arguments import Arguments, lookup, read_arguments
 from detkit.cli.imports import check_names, restrict_imports
 from detkit.cli.messages import explain, own_cause
 from detkit.cli.signatures import check_options, dotted, options_of
+from detkit.config_files import read_config
 from detkit.errors import ConfigError
 
 

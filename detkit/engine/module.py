@@ -138,9 +138,14 @@ class TrainableModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make the step's randomness a function of seed, step and rank, so that a resumed run goes on exactly."""
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        step = self.trainer.fit_loop.epoch_loop.total_batch_idx
-        seed = (seed * 1_000_003 + step) * 1_009 + self.global_rank
+        self._seed(self.trainer.fit_loop.epoch_loop.total_batch_idx)
+
+    def on_validation_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Likewise for what the losses of a validation sample; every validation draws the same."""
+        self._seed(batch_idx)
+
+    def _seed(self, step: int) -> None:
+        seed = (int(os.environ.get("PL_GLOBAL_SEED", 0)) * 1_000_003 + step) * 1_009 + self.global_rank
         torch.default_generator.manual_seed(seed)  # `torch.manual_seed` takes milliseconds
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)

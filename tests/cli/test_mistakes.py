@@ -88,7 +88,7 @@ def test_a_mistake_is_told_without_torch(folder: Path, command: str, message: st
 
 def test_the_configs_of_the_project_have_no_unknown_option(monkeypatch: pytest.MonkeyPatch) -> None:
     from detkit.cli.resume import prepare
-    from detkit.files import config_names
+    from detkit.config_files import config_names
 
     for name in config_names():
         arguments, _ = prepare("fit", ["--config", name])

@@ -293,7 +293,7 @@ def check_fit(scenario: Scenario, folder: Path, command: Command) -> None:
 
     The last one is of the last epoch that was told, or of the one before.
     """
-    from detkit.cli.arguments import read_config
+    from detkit.config_files import read_config
     from detkit.engine.checkpoints import read_checkpoint
 
     epochs, steps = [-1], {}

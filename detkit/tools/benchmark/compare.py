@@ -14,7 +14,7 @@ from rich.table import Table
 
 import detkit.data
 from detkit.classes import build
-from detkit.cli.arguments import read_config
+from detkit.config_files import read_config
 from detkit.data import Shapes
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.shapes_drawing import SHAPE_CLASSES
