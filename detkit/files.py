@@ -139,9 +139,13 @@ def output_error(path: Path, error: OSError) -> ConfigError:
     if isinstance(error, FileExistsError | NotADirectoryError):
         what = "a file" if os.path.exists(_nearest(path)) else "a link to nothing"
         why = f"{what} is where a folder is needed"
+    return ConfigError(f"{path}: cannot be written ({why}; {free_space(path)}); choose another folder")
+
+
+def free_space(path: Path) -> str:
+    """How much is free on the disk of a path, in words."""
     folder = next(each for each in (path, *path.absolute().parents) if os.path.isdir(each))
-    free = shutil.disk_usage(folder).free / 1e6
-    return ConfigError(f"{path}: cannot be written ({why}; {free:,.0f} MB are free there); choose another folder")
+    return f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB are free there"
 
 
 def path_error(error: OSError) -> ConfigError | None:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import zipfile
 from importlib.metadata import packages_distributions
@@ -19,9 +20,10 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def run(program: str, folder: Path, site: Path) -> str:
-    """What a program prints that is started in a folder; it sees these packages and the standard library only."""
+    """What a program prints that is started in a folder; it sees these packages, and after them what detkit needs."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [sys.executable, "-S", "-c", f"import site; site.addsitedir({str(site)!r}); {program}"]
+    needed = f"sys.path.append({sysconfig.get_path('purelib')!r})"  # without its .pth files: detkit may be one
+    command = [sys.executable, "-S", "-c", f"import site, sys; site.addsitedir({str(site)!r}); {needed}; {program}"]
     return subprocess.run(command, cwd=folder, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 

@@ -37,7 +37,7 @@ from detkit.cli.trainer import SaveConfig, complete, make_run_folder, with_absol
 from detkit.engine.callbacks import BestCheckpoint
 from detkit.engine.checkpoints import check_fits, hyper_parameters, run_folder
 from detkit.engine.predictions import FILES, PredictionWriter
-from detkit.errors import CheckpointError, ConfigError
+from detkit.errors import CheckpointError, ConfigError, DataError
 from detkit.evaluation.tables import find_baseline, read_baseline
 from detkit.settings import check_groups
 from detkit.signals import SIGNALS, Stopped
@@ -275,6 +275,9 @@ class DetkitCLI(LightningCLI):
             if not self.trainer.interrupted:
                 raise
             raise KeyboardInterrupt(self._how_to_go_on(isinstance(end.__context__, Stopped))) from None
+        except DataError as error:
+            kept = self._how_to_go_on() if self.command == "predict" else ""
+            raise DataError(f"{error}{chr(10) if kept else ''}{kept}") from error
         except CheckpointError as error:  # while Lightning restores it
             raise CheckpointError(f"{path}: {error}") from error
         except OSError as error:

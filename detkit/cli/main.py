@@ -87,10 +87,6 @@ def _run(command: str, args: list[str]) -> int:
         if (told := path_error(error)) is None:
             raise
         return _fail(str(told))
-    except ValueError as error:
-        if not str(error).endswith("embedded null byte"):  # as Python says where a path is opened
-            raise
-        return _fail("a path contains the character NUL (\\0), which no file name can; look for it in the configs")
 
 
 def _dispatch(command: str, args: list[str]) -> None:

@@ -46,7 +46,7 @@ LOG_LINES = re.compile(
     r"|`weights_only` was not set|Loaded model weights from|Loading .*`train_dataloader`"
     r"|^Initializing distributed: |distributed_backend=|^\[rank: \d+\] Seed set"
     r"|^(TPU|HPU|IPU) available|^GPU available: False|^Seed set to|^Restored all states from|^Restoring states from"
-    r"|`Trainer\.fit` stopped:"
+    r"|`Trainer\.fit` stopped:|Detected KeyboardInterrupt|Received SIG"
 )
 
 
@@ -74,6 +74,7 @@ def quiet() -> None:
         "lightning.fabric.utilities.distributed",
         "lightning.fabric.utilities.seed",
         "lightning.pytorch.trainer.connectors.checkpoint_connector",
+        "lightning.pytorch.trainer.connectors.signal_connector",
     ):
         logger = logging.getLogger(name)
         if not any(isinstance(f, _Filter) for f in logger.filters):

@@ -56,7 +56,8 @@ def _decimals(values: Tensor) -> Any:
 class PredictionWriter(BasePredictionWriter):
     """Writes `predictions.json`, a list in COCO's results format; each process its part, which the first one joins.
 
-    A run that is stopped writes `predictions.stopped.json`, of the images that are done.
+    A run that is stopped, or meets an image that cannot be read, writes `predictions.stopped.json`, of the images that
+    are done.
 
     Args:
         output: the folder to write into; the folder of the checkpoint's run by default.
@@ -140,7 +141,8 @@ class PredictionWriter(BasePredictionWriter):
         if self._file is None:
             return
         try:
-            if isinstance(exception, Stopped):
+            # An image that cannot be read ends one process only, and the others would be waited for.
+            if isinstance(exception, Stopped) or (isinstance(exception, DataError) and trainer.world_size == 1):
                 self._publish(trainer, FILES[1])
         finally:
             with suppress(OSError):

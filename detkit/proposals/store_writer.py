@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from detkit.errors import DataError
-from detkit.files import sync, to_json
+from detkit.files import free_space, sync, to_json
 from detkit.proposals.store import TABLES, VERSION, Images, ProposalStore, checksum_of, encode, key_of
 
 COMMIT_INTERVAL = 0.5  # seconds between transactions
@@ -264,9 +264,10 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.OperationalError, OSError) as error:
+        why = getattr(error, "strerror", None) or str(error)
         raise DataError(
-            f"{path}: the proposals cannot be written ({error}). What was written before is kept: make room and run "
-            "the same again, or choose another folder"
+            f"{path.parent}: the proposals cannot be written ({why}; {free_space(path.parent)}). What was written "
+            "before is kept: make room or choose another folder, and run the same again"
         ) from error
     except sqlite3.DatabaseError as error:
         raise DataError(f"{path}: is damaged, or no part of a store of proposals ({error}); delete it") from error

@@ -269,7 +269,7 @@ def test_the_character_nul_in_a_path(detkit: Detkit) -> None:
     """A shell cannot give it, but a config can."""
     Path("nul.yaml").write_text('trainer: {default_root_dir: "a\\0b"}')
     result = detkit("fit", "--config", "toy.yaml", "--config", "nul.yaml")
-    assert result.code == 2 and "detkit: a path contains the character NUL" in result.err
+    assert result.code == 2 and "nul.yaml: trainer.default_root_dir holds a NUL character" in result.err
 
 
 @pytest.mark.parametrize("below", ["", "runs"])
@@ -376,3 +376,15 @@ def test_a_checkpoint_that_has_no_room(disk: Any) -> None:
     with pytest.raises(ConfigError, match=r"disk: cannot be written .*No space left on device; 0 MB"):
         AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(100_000)}, folder / "last.ckpt")
     assert os.listdir(folder) == ["filler"]
+
+
+def test_predictions_before_an_image_that_cannot_be_read_are_kept(folder_detkit: Detkit) -> None:
+    for name in "abc":
+        photo(Path("photos") / f"{name}.png")
+    Path("photos/z.png").write_bytes(b"broken")
+    data = ["--data", "ImageFolder", "--data.path", "photos", "--data.num_workers", "0"]
+    result = folder_detkit("predict", "--ckpt_path", "runs/toy", *data, "--predictions.output", "out")
+    assert result.code == 2 and "z.png: image cannot be read" in result.err
+    assert f"What was predicted is in {Path('out/predictions.stopped.json')}" in result.err
+    rows = json.loads(Path("out/predictions.stopped.json").read_text())
+    assert sorted({row["image_id"] for row in rows}) == ["a.png", "b.png", "c.png"]
