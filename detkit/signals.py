@@ -18,7 +18,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class Signals:
-    """The handler of both. While it ``waits``, the first signal is only noted; a second one ends at once."""
+    """The handler of both signals. While it ``waits``, the first one is only noted; a second one ends at once."""
 
     received: int | None = None
     waits = False

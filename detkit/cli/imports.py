@@ -16,6 +16,7 @@ from detkit.classes import find_class, full_name, subclasses
 from detkit.errors import ConfigError
 from detkit.settings import Configurable
 
+#: Packages whose modules are layers and whole networks, but no models or backbones of detkit.
 LIBRARIES = ("torch", "torchvision", "torchmetrics", "lightning", "timm")
 
 

@@ -13,23 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from detkit.classes import find_class, full_name, known_classes
-from detkit.cli.arguments import (
-    Arguments,
-    ConfigFile,
-    flatten,
-    lookup,
-    read_arguments,
-)
+from detkit.cli.arguments import Arguments, ConfigFile, flatten, lookup, read_arguments
 from detkit.cli.imports import check_names, kinds
 from detkit.cli.signatures import check_options, options_of
 from detkit.config_files import check_values, read_config
-from detkit.engine.checkpoints import (
-    FoundCheckpoint,
-    find_checkpoint,
-    hyper_parameters,
-    read_checkpoint,
-    run_folder,
-)
+from detkit.engine.checkpoints import FoundCheckpoint, find_checkpoint, hyper_parameters, read_checkpoint, run_folder
 from detkit.errors import CheckpointError, ConfigError
 from detkit.settings import check_groups, to_plain
 from detkit.torch_files import check_form

@@ -231,6 +231,13 @@ def test_workers_finish_the_item_in_hand_too(detkit: Detkit, number: int, code: 
     assert {row["image_id"] for row in rows} == {"a.png"}
 
 
+def output_of(code: str) -> str:
+    """What a program prints."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60).stdout
+
+
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="needs sigwaitinfo")
 def test_the_parent_can_still_end_a_worker() -> None:
     code = (
@@ -240,9 +247,7 @@ def test_the_parent_can_still_end_a_worker() -> None:
         "print(os.waitpid(worker, os.WNOHANG)[0])\n"
         "os.kill(worker, 15); print(os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]))"
     )
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
-    assert result.stdout == "0\n0\n"
+    assert output_of(code) == "0\n0\n"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
@@ -255,9 +260,7 @@ def test_workers_are_ended_by_their_own_process() -> None:
         "print(os.waitpid(worker, os.WNOHANG)[0], SIGNALS.received)\n"
         "os.kill(worker, signal.SIGTERM); print(os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]))"
     )
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
-    assert result.stdout == "0 None\n143\n"
+    assert output_of(code) == "0 None\n143\n"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
