@@ -10,7 +10,6 @@ import torch
 from detkit.classification.datamodule import ClassificationDataModule, Examples
 from detkit.data.annotations import Annotations
 from detkit.data.datamodule import DetectionDataModule
-from detkit.data.image_io import read_image
 from detkit.errors import ConfigError, DataError
 from detkit.features.preprocessing import IMAGENET_MEAN
 from detkit.features.warping import crop_geometry, warp
@@ -55,8 +54,7 @@ class ObjectExamples(Examples):
     def _cut(self, image: int, rows: np.ndarray) -> np.ndarray:
         """Some of an image's boxes, uint8 (n, S, S, 3)."""
         annotations = self.annotations
-        size = (int(annotations.widths[image]), int(annotations.heights[image]))
-        pixels = torch.from_numpy(read_image(annotations.path(image), size)).permute(2, 0, 1)
+        pixels = torch.from_numpy(annotations.image(image)).permute(2, 0, 1)
         mean = torch.tensor(IMAGENET_MEAN).mul(255).view(3, 1, 1)
         boxes = torch.from_numpy(annotations.boxes[rows])
         crops = warp(pixels.float() - mean, boxes, self.crop_size, self.context, self.mode)

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from detkit.cli.data_path import section, with_classes
 from detkit.config_files import find_config, read_config
 from detkit.errors import ConfigError
 
@@ -32,11 +33,13 @@ class Arguments:
         files: the config files, in the order given.
         options: every other argument, in the order given; names of options have underscores.
         modules: the modules to import, in the order given.
+        notes: what was understood, for the user to read.
     """
 
     files: list[ConfigFile] = field(default_factory=list)
     options: list[str] = field(default_factory=list)
     modules: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def pairs(self) -> Iterator[tuple[str, str | None]]:
         """The options on the command line as (name, value); the value is None for an option without one."""
@@ -90,8 +93,11 @@ def read_arguments(args: Sequence[str]) -> Arguments:
         known, options = parser.parse_known_args([_normalize(argument) for argument in args])
     except argparse.ArgumentError as error:
         raise ConfigError(str(error)) from error
+    notes: list[str] = []
     files = [find_config(name) for name in known.config]
-    return Arguments([ConfigFile(path, read_config(path)) for path in files], options, known.modules)
+    options = with_classes(options, notes)
+    contents = [ConfigFile(path, section(read_config(path), notes)) for path in files]
+    return Arguments(contents, options, known.modules, notes)
 
 
 def lookup(content: Any, name: str, missing: Any = None) -> Any:

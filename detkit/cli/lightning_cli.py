@@ -198,7 +198,9 @@ class DetkitCLI(LightningCLI):
     # -- the run --------------------------------------------------------------------------------
 
     def before_instantiate_classes(self) -> None:
-        """Say which checkpoint is used, and in which options the user's arguments differ from it."""
+        """Say which data and which checkpoint are used, and in which options the user's arguments differ from it."""
+        if rank_zero_only.rank == 0 and self.arguments.notes:
+            print(*self.arguments.notes, sep="\n", flush=True)
         if rank_zero_only.rank == 0 and self.start.checkpoint is not None:
             print(f"checkpoint: {self.start.checkpoint}", flush=True)
             if self.differences:

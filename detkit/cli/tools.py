@@ -69,6 +69,7 @@ def run_tool(command: str, args: Sequence[str]) -> None:
 
         quiet()
     import_modules(arguments.modules)
+    print(*arguments.notes, sep="\n", end="\n" if arguments.notes else "", flush=True)
     function = getattr(importlib.import_module(tool.module), tool.function)
     result = function(**_parse(command, tool, function, arguments, known))
     if result.text:

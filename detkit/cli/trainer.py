@@ -15,10 +15,12 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Pr
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from detkit.data.datamodule import DetectionDataModule
+from detkit.data.splitting import SPLIT_FILE
 from detkit.engine.callbacks import AtomicCheckpointIO, LastCheckpoint
 from detkit.engine.checkpoints import versions
 from detkit.engine.progress import EpochBar, EpochLines
-from detkit.files import write_text, writing
+from detkit.files import write_json, write_text, writing
 
 EPOCHS = 12
 #: The environment variable in which the processes of a run find its folder.
@@ -36,6 +38,10 @@ class SaveConfig(SaveConfigCallback):
         """Called by Lightning on rank 0, before the run starts."""
         config = self.config.clone()
         with_absolute_paths(config)
+        division = trainer.datamodule.division() if isinstance(trainer.datamodule, DetectionDataModule) else None
+        if division is not None:  # so that a test has the same sets when images were added
+            write_json(self.folder / SPLIT_FILE, division)
+            config.data.init_args.sets = str((self.folder / SPLIT_FILE).absolute())
         write_text(self.folder / "config.yaml", self.parser.dump(config, skip_none=False))
 
 

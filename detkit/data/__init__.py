@@ -11,21 +11,27 @@ if TYPE_CHECKING:
     from detkit.data.annotations import AnnotationsBuilder as AnnotationsBuilder
     from detkit.data.annotations import Finding as Finding
     from detkit.data.coco import COCO as COCO
+    from detkit.data.csv_tables import CSV as CSV
     from detkit.data.datamodule import DetectionDataModule as DetectionDataModule
     from detkit.data.images import ImageFolder as ImageFolder
+    from detkit.data.layouts import open as open
     from detkit.data.shapes import Shapes as Shapes
     from detkit.data.summary import DataSummary as DataSummary
     from detkit.data.voc import VOC as VOC
+    from detkit.data.yolo import YOLO as YOLO
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "detkit.data.annotations": ["Annotations", "AnnotationsBuilder", "Finding"],
         "detkit.data.coco": ["COCO"],
+        "detkit.data.csv_tables": ["CSV"],
         "detkit.data.datamodule": ["DetectionDataModule"],
         "detkit.data.images": ["ImageFolder"],
+        "detkit.data.layouts": ["open"],
         "detkit.data.shapes": ["Shapes"],
         "detkit.data.summary": ["DataSummary"],
         "detkit.data.voc": ["VOC"],
+        "detkit.data.yolo": ["YOLO"],
     },
 )

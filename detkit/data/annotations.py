@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from detkit.data.image_io import image_shape, read_image
 from detkit.data.input_files import LARGEST, short_repr
 from detkit.errors import DataError
 from detkit.settings import check_choice
@@ -142,6 +144,8 @@ class Annotations:
         difficult, crowd: (N,) bool.
         area: (N,) float32, the annotation's area (COCO) or the box's.
         findings: what the reader met.
+        exif: whether the EXIF orientation turns the images, see `detkit.data.image_io.read_image`.
+        annotated: False for images that nobody has annotated, which are for prediction only.
     """
 
     root: str
@@ -156,6 +160,8 @@ class Annotations:
     crowd: np.ndarray
     area: np.ndarray
     findings: list[Finding] = field(default_factory=list)
+    exif: str = "auto"
+    annotated: bool = True
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -172,6 +178,19 @@ class Annotations:
         """Copies of one image's per-box arrays: boxes (n, 4), labels, difficult, crowd, area (n,)."""
         rows = slice(*self.offsets[index : index + 2])
         return {name: getattr(self, name)[rows].copy() for name in PER_BOX}
+
+    def image(self, index: int) -> np.ndarray:
+        """The image's pixels as the annotation means them, uint8 (H, W, 3) RGB; raises as `read_image`."""
+        return read_image(self.path(index), (int(self.widths[index]), int(self.heights[index])), self.exif)
+
+    def subset(self, indices: np.ndarray, findings: list[Finding]) -> Annotations:
+        """Some of the images, in this order, with findings of their own."""
+        counts = self.counts[indices]
+        offsets = np.concatenate(([0], np.cumsum(counts)))
+        rows = np.repeat(self.offsets[indices] - offsets[:-1], counts) + np.arange(offsets[-1])
+        of_images = {name: getattr(self, name)[indices] for name in ("image_ids", "files", "widths", "heights")}
+        of_boxes = {name: getattr(self, name)[rows] for name in PER_BOX}
+        return replace(self, **of_images, **of_boxes, offsets=offsets, findings=findings)
 
     @property
     def counts(self) -> np.ndarray:
@@ -190,11 +209,16 @@ class AnnotationsBuilder:
     Args:
         root: folder that image files are relative to.
         min_side: boxes with a side of this many pixels or less are degenerate and left out.
+        exif: whether the EXIF orientation turns the images, see `detkit.data.image_io.read_image`.
+        measure: read the size of every image from its file, and say where an annotation has another; without it only
+            where an annotation has none.
     """
 
-    def __init__(self, root: str, min_side: float = 1.0) -> None:
+    def __init__(self, root: str, min_side: float = 1.0, exif: str = "auto", measure: bool = False) -> None:
         self.root = root
         self.min_side = min_side
+        self.exif = exif
+        self.measure = measure
         self.findings: list[Finding] = []
         self._images: list[tuple[Any, str, int, int, str]] = []
         self._rows: list[tuple[int, int | None, int, bool, bool, float]] = []
@@ -206,17 +230,43 @@ class AnnotationsBuilder:
         Args:
             image_id: unique in the split; all are str or all are int.
             file: relative to the root.
-            width, height: in pixels, as the annotation means the image.
+            width, height: in pixels, as the annotation means the image; 0 where it does not say.
             source: the annotation file that findings name; None names the image file.
 
         Raises:
             DataError: a side that is no pixel, or too many.
         """
-        if not (0 < width <= LARGEST and 0 < height <= LARGEST):
+        if not (0 <= width <= LARGEST and 0 <= height <= LARGEST):
             size = f"{short_repr(width)} x {short_repr(height)}"
             raise DataError(f"{source or file}: image {image_id!r}: its size is {size} pixels; correct it")
         self._images.append((image_id, file, width, height, file if source is None else source))
         return len(self._images) - 1
+
+    def measure_images(self) -> None:
+        """Read the sizes that are asked for (see `measure`) from the images' files; `build` does it, too.
+
+        Raises:
+            DataError: an image that is missing or cannot be read.
+        """
+        wanted = [i for i, (_, _, w, h, _) in enumerate(self._images) if self.measure or not (w and h)]
+        self.measure = False
+        paths = [os.path.join(self.root, self._images[i][1]) for i in wanted]
+        with ThreadPoolExecutor(2) as pool:
+            shapes = list(pool.map(image_shape, paths))
+        for i, shape in zip(wanted, shapes, strict=True):
+            image_id, file, *stated, source = self._images[i]
+            width, height = shape.size_for(tuple(stated), self.exif)
+            self._images[i] = (image_id, file, width, height, source)
+            if not all(stated):
+                text = f"no size is given; {width} x {height} read from the image"
+                self.findings.append(Finding("no_size", source, None, text))
+            elif stated != [width, height]:
+                text = f"says {stated[0]} x {stated[1]}, the image is {width} x {height}; the image's size counts"
+                self.findings.append(Finding("other_size", source, None, text))
+            if self.exif == "auto" and shape.is_unclear(tuple(stated)):
+                text = "the image has an EXIF orientation, and its size does not tell whether the boxes are meant "
+                text += "before or after turning it; it is turned (exif: apply or ignore decides for all)"
+                self.findings.append(Finding("exif", file, None, text))
 
     def box(
         self,
@@ -241,14 +291,28 @@ class AnnotationsBuilder:
         self._boxes.append(box)
         self._rows.append((image, number, label, difficult, crowd, area))
 
-    def build(self) -> Annotations:
-        """Check, clip and drop boxes; each such step becomes a finding. DataError if there is no image."""
+    def build(self, annotated: bool = True) -> Annotations:
+        """Check, clip and drop boxes; each such step becomes a finding.
+
+        Args:
+            annotated: see Annotations.
+
+        Raises:
+            DataError: there is no image, or the boxes are in shares of the image's sides instead of pixels.
+        """
         if not self._images:
             raise DataError(f"{self.root}: the data set has no images")
+        self.measure_images()
         ids, files, widths, heights, _ = zip(*self._images, strict=True)
         size = np.array([widths, heights], np.int64).T
         raw = np.array(self._boxes, np.float64).reshape(-1, 4)
         image = np.array([row[0] for row in self._rows], np.int64)
+        if len(raw) and 0 < np.nan_to_num(raw, nan=np.inf).max() <= 1:
+            source = self._images[image[0]][-1]
+            raise DataError(
+                f"{source}: the coordinates look normalised (the largest of all boxes is {raw.max():g}); wanted are "
+                "pixels: multiply them by the width and height of the images"
+            )
         boxes = np.clip(raw, 0.0, np.tile(size[image], 2))
         keep = self._check(raw, boxes)
         order = np.argsort(image, kind="stable")
@@ -269,6 +333,8 @@ class AnnotationsBuilder:
             crowd=np.array([row[4] for row in self._rows], bool)[order],
             area=np.where(np.isnan(area), (boxes[:, 2:] - boxes[:, :2]).prod(1), area),
             findings=self.findings,
+            exif=self.exif,
+            annotated=annotated,
         )
 
     def _check(self, raw: np.ndarray, clipped: np.ndarray) -> np.ndarray:

@@ -6,19 +6,22 @@ test split from it, evaluation/coco_files.py the ground truth of `detkit evaluat
 
 from __future__ import annotations
 
+import codecs
 import gc
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from os import PathLike
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
 from msgspec import Meta
 
-from detkit.data.input_files import LARGEST, read_bytes
+from detkit.data.annotations import Finding
+from detkit.data.input_files import LARGEST, read_bytes, short_repr
+from detkit.data.text_files import decode_text
 from detkit.errors import DataError
 
 # Numbers come as floats, too, from programs that keep ids in tables of floats: 7.0 is 7 to COCOeval. Floats above 2^53
@@ -27,9 +30,12 @@ from detkit.errors import DataError
 WholeNumber = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | Annotated[float, Meta(ge=-(2.0**53), le=2.0**53)]
 ImageId = WholeNumber | Annotated[str, Meta(max_length=1000)]
 CategoryId = WholeNumber
-Flag = bool | int | float | None
+Flag = bool | int | float | str | None
 Number = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
 Box = tuple[Number, Number, Number, Number]
+
+#: What a flag may say as a string.
+FLAGS = {"0": 0, "0.0": 0, "false": 0, "no": 0, "": 0, "1": 1, "1.0": 1, "true": 1, "yes": 1}
 
 T = TypeVar("T")
 
@@ -50,6 +56,7 @@ class Category(msgspec.Struct, gc=False):
 
     id: CategoryId
     name: Any = None
+    supercategory: Any = None
 
 
 class Annotation(msgspec.Struct, gc=False):
@@ -57,7 +64,8 @@ class Annotation(msgspec.Struct, gc=False):
 
     image_id: ImageId
     category_id: CategoryId
-    bbox: Box
+    bbox: Box | None = None
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")  # decoded only where there is no box
     id: Any = None
     area: Annotated[float, Meta(ge=-(LARGEST**2), le=LARGEST**2)] | None = None
     iscrowd: Flag = 0
@@ -65,12 +73,25 @@ class Annotation(msgspec.Struct, gc=False):
     difficult: Flag = 0
 
 
-class Instances(msgspec.Struct, gc=False):
-    """COCO's annotations. Of what `read_instances` gives, ids are int or str, and unique."""
+class _InstancesFile(msgspec.Struct, gc=False):
+    images: list[Image]
+    categories: list[Category]
+    annotations: list[Annotation] | None = None
+
+
+class Instances(NamedTuple):
+    """COCO's annotations: ids are int or str, and unique, each annotation has a box, and flags are no strings.
+
+    Attributes:
+        annotated: whether the file has a list of annotations; that of a test set has none.
+        findings: what was found.
+    """
 
     images: list[Image]
     annotations: list[Annotation]
     categories: list[Category]
+    annotated: bool
+    findings: list[Finding]
 
 
 class Result(msgspec.Struct, gc=False):
@@ -86,10 +107,11 @@ def read_instances(path: str | PathLike[str]) -> Instances:
     """Read COCO's annotations; gzip may have packed them.
 
     Raises:
-        DataError: the file is missing, no JSON or of another form, has no images or no categories, or an id of an
-            image or a category is given twice or is no whole number of 64 bits (or, of an image, string).
+        DataError: the file is missing, no JSON or of another form, has no images or no categories, an id of an
+            image or a category is given twice or is no whole number of 64 bits (or, of an image, string), an
+            annotation has neither a box nor an outline, or a flag is a string that says neither yes nor no.
     """
-    instances = decode(path, Instances, "an object with images, annotations and categories")
+    instances = decode(path, _InstancesFile, "an object with images, annotations and categories")
     for name, of, rows in (("images", "image", instances.images), ("categories", "category", instances.categories)):
         if not rows:
             raise DataError(f"{path}: the list {name!r} is empty")
@@ -107,7 +129,54 @@ def read_instances(path: str | PathLike[str]) -> Instances:
             if row.id in seen:
                 raise DataError(f"{path}: {of} id {row.id!r} is given twice; ids must be unique")
             seen.add(row.id)
-    return instances
+    rows = instances.annotations or []
+    findings = [*_read_flags(rows, path), *_add_boxes(rows, instances.images, path)]
+    return Instances(instances.images, rows, instances.categories, instances.annotations is not None, findings)
+
+
+def _read_flags(rows: Sequence[Annotation], path: str | PathLike[str]) -> Iterator[Finding]:
+    """Turn flags that are strings, which are true to Python even if they say "0", into what they say."""
+    count = 0
+    for number, row in enumerate(rows):
+        for name in ("iscrowd", "ignore", "difficult"):
+            value = getattr(row, name)
+            if isinstance(value, str):
+                if value.strip().lower() not in FLAGS:
+                    where = f"{path}: annotation {number} (counted from 0)"
+                    raise DataError(f"{where}: {name} is {short_repr(value)}; it must be 0 or 1")
+                setattr(row, name, FLAGS[value.strip().lower()])
+                count += 1
+    if count:
+        text = f"{count:,} flags such as iscrowd are strings: read as what they say"
+        yield Finding("flag", str(path), None, text, count)
+
+
+def _add_boxes(rows: Sequence[Annotation], images: Sequence[Image], path: str | PathLike[str]) -> Iterator[Finding]:
+    """Give annotations without a box that of their outline (polygons or runs of pixels)."""
+    missing = [(number, row) for number, row in enumerate(rows) if row.bbox is None]
+    if not missing:
+        return
+    from pycocotools import mask
+
+    size_of = {image.id: (image.height, image.width) for image in images}
+    for number, row in missing:
+        try:
+            outline = msgspec.json.decode(row.segmentation)
+            if isinstance(outline, list):
+                points = np.array([value for polygon in outline for value in polygon], np.float64).reshape(-1, 2)
+                low, high = points.min(0), points.max(0)
+            else:
+                size = outline.get("size", size_of.get(row.image_id))
+                runs = mask.frPyObjects(outline, *size) if isinstance(outline["counts"], list) else outline
+                x, y, width, height = mask.toBbox(runs).tolist()
+                low, high = np.array([x, y]), np.array([x + width, y + height])
+            row.bbox = (*low.tolist(), *(high - low).tolist())
+        except (AttributeError, LookupError, TypeError, ValueError, msgspec.MsgspecError):
+            raise DataError(
+                f"{path}: annotation {number} (counted from 0) has no bbox, and no segmentation to take it from"
+            ) from None
+    text = f"{len(missing):,} annotations have no bbox: that of their segmentation is taken"
+    yield Finding("from_outline", str(path), None, text, len(missing))
 
 
 def read_results(path: str | PathLike[str]) -> list[Result]:
@@ -153,6 +222,8 @@ def decode(path: str | PathLike[str], form: type[T], wanted: str) -> T:
         DataError: the file is missing, no JSON or of another form; names the entry and what is wanted.
     """
     content = read_bytes(path)
+    if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        content = decode_text(content, path).encode()
     try:
         with no_garbage_collection():
             return msgspec.json.decode(content, type=form)

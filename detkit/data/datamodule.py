@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
@@ -16,18 +17,21 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from detkit.data.annotations import Annotations
+from detkit.data.coco_files import decode
 from detkit.data.dataset import DetectionDataset, Proposals
 from detkit.data.input_files import check_printable
 from detkit.data.loaders import TrainLoader, default_workers, loader_options, make_eval_loader, samples_done
 from detkit.data.sampler import TrainSampler
+from detkit.data.splitting import SPLIT_FILE, SPLITS, check_shares, choose_sets, split_annotations
 from detkit.data.summary import DataSummary
 from detkit.data.transforms import Transform, make_transform
 from detkit.errors import ConfigError, DataError
 from detkit.proposals.store import ProposalStore
-from detkit.settings import check_range
+from detkit.settings import check_choice, check_range
 
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
-SPLITS = ("train", "val", "test")
+#: The name of what is read of a data set that has no split.
+ALL = "all"
 
 
 class DataModule(L.LightningDataModule):
@@ -93,6 +97,10 @@ class DataModule(L.LightningDataModule):
     def print_summary(self, splits: Sequence[str]) -> None:
         """Print what the splits hold."""
         raise NotImplementedError(f"{type(self).__name__} must implement print_summary")
+
+    def category_ids_of(self, split: str) -> list[int]:
+        """The ids that a split's own file gives the classes; empty where there are no annotations."""
+        return self.category_ids
 
     @property
     def test_split(self) -> str:
@@ -190,20 +198,99 @@ class DetectionDataModule(DataModule):
 
     Args:
         group_by_aspect: make up batches of wide or of tall images, so that little is padded.
+        exif: whether a photo's EXIF orientation turns it: "apply", "ignore", or "auto", which does not turn an image
+            that the annotation's size fits only as it is stored.
+        sets: the images of train, val and test of a data set that has no split: lists of names, folders or patterns, or
+            a JSON file of such lists; by default split.json in the data set's folder, which `detkit split` writes.
+        split: without that, the shares of train, val and test; their sum is 1. Images that are alike stay together.
+        split_seed: of that split; any integer from 0.
         shared: see DataModule.
 
     Attributes:
         proposals: split -> image_id -> boxes (P, 4), as `use_proposals` was given them.
     """
 
-    def __init__(self, group_by_aspect: bool = False, **shared: Any) -> None:
+    def __init__(
+        self,
+        group_by_aspect: bool = False,
+        exif: Literal["auto", "apply", "ignore"] = "auto",
+        sets: dict[str, list[str] | str] | str | None = None,
+        split: Sequence[float] = (0.8, 0.1, 0.1),
+        split_seed: int = 0,
+        **shared: Any,
+    ) -> None:
         super().__init__(**shared)
         self.group_by_aspect = group_by_aspect
+        check_choice("exif", exif, ("auto", "apply", "ignore"))
+        check_shares(split)
+        self.exif = exif
+        self.sets, self.split, self.split_seed = sets, tuple(split), split_seed
         self.proposals: dict[str, Proposals] = {}
 
     def annotations(self, split: str) -> Annotations | None:
         """The annotations of a split, read at most once; None where there is no such split."""
         return self.content(split)
+
+    def content(self, split: str) -> Any:
+        """What `read` gives for a split, read at most once; a data set without splits is divided."""
+        if ALL in self.sources and not self._content.keys() & set(SPLITS):
+            whole, (sets, source) = self.read(ALL), self._sets()
+            if sets is not None:
+                parts, how = choose_sets(whole, sets, source), source
+            else:
+                parts = split_annotations(whole, self.split, self.split_seed)
+                how = f"split {', '.join(f'{share:g}' for share in self.split)}, split_seed {self.split_seed}"
+            counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
+            rank_zero_info(f"the data set has no sets of its own; it is divided: {counts} ({how})")
+            self._content |= {"train": None, "val": None} | parts
+        return super().content(split)
+
+    def division(self) -> dict[str, list[str]] | None:
+        """Split -> its images' files, of a data set that is divided by detkit; None for one with sets of its own."""
+        if ALL not in self.sources:
+            return None
+        parts = {split: self.content(split) for split in SPLITS}
+        return {split: part.files.tolist() for split, part in parts.items() if part is not None}
+
+    def _sets(self) -> tuple[dict[str, Any] | None, str]:
+        """The lists of `sets`, and where they are from."""
+        if isinstance(self.sets, dict):
+            return self.sets, "sets"
+        default = os.path.join(str(getattr(self, "path", "")), SPLIT_FILE)
+        source = default if self.sets is None else self.sets
+        if self.sets is None and not os.path.isfile(default):
+            return None, ""
+        content = decode(source, dict[str, list[str] | str], "lists called train, val and test")
+        return content, source
+
+    @property
+    def test_split(self) -> str:
+        """The split that `test` reads: "test", or "val" where no test set is named."""
+        if ALL not in self.sources:
+            return super().test_split
+        self.content("train")
+        return "test" if "test" in self._content else "val"
+
+    def setup(self, stage: str | None = None) -> None:
+        """Build what the stage needs; print the summary once, on rank 0 of a run.
+
+        Raises:
+            DataError: there is no test set, the training set has no box, or a set to compare with is not annotated.
+        """
+        for split in STAGES.get(stage or "", ()) if stage != "predict" else ():
+            annotations = self.annotations(split)
+            if annotations is None:
+                continue
+            if not annotations.annotated:
+                raise DataError(
+                    f"{annotations.root}: no image of the {split} set is annotated, so there is nothing to compare "
+                    "with; `detkit predict` needs no annotations"
+                )
+            if split == "train" and not len(annotations.boxes):
+                kinds = Counter(finding.kind for finding in annotations.findings).most_common(1)
+                why = f"; the most common finding is {kinds[0][0]!r}: {annotations.findings[0]}" if kinds else ""
+                raise DataError(f"{annotations.root}: the training set has no box to learn from{why}")
+        super().setup(stage)
 
     def make_dataset(self, split: str, content: Annotations, transform: Transform | None) -> DetectionDataset:
         """Samples of the split's images."""

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from detkit.data.annotations import PER_BOX, Annotations
-from detkit.data.image_io import read_image
 from detkit.data.transforms import Item, Transform, augment
 from detkit.errors import DataError
 from detkit.types import Sample
@@ -75,7 +74,7 @@ class DetectionDataset(Dataset):
         annotations = self.annotations
         size = (int(annotations.widths[index]), int(annotations.heights[index]))
         path = annotations.path(index)
-        item: Item = {"image": read_image(path, size), **annotations.fields(index)}
+        item: Item = {"image": annotations.image(index), **annotations.fields(index)}
         if self.proposals is not None:
             item["proposals"] = _proposals(self.proposals, annotations.image_id(index))
         height, width = item["image"].shape[:2]

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -28,16 +28,17 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM", *(["AVIF"] if fin
 OTHER_KINDS = {b"%!PS": "PostScript", b"%PDF": "PDF", b"<svg": "SVG", b"<htm": "HTML", b"<!DO": "HTML", b"<?xm": "XML"}
 
 
-def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> np.ndarray:
+def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None, exif: str = "auto") -> np.ndarray:
     """Decode an image of one of the kinds in `FORMATS`; of an animation the first picture.
 
     Grayscale, palette and CMYK become RGB; 16-bit values are divided by 257, so that white
-    stays white; transparent pixels are laid on white. The EXIF orientation is applied,
-    except where `size` says that the annotation was made on the image as it is stored.
+    stays white; transparent pixels are laid on white.
 
     Args:
         path: the file.
         size: (width, height) that the annotation gives, if it gives one.
+        exif: "apply" turns the image as its EXIF orientation says, "ignore" does not; "auto" turns it, except where
+            `size` says that the annotation was made on the image as it is stored.
 
     Returns:
         uint8 (H, W, 3) RGB; a copy that may be changed.
@@ -47,15 +48,41 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None
     """
     with open_image(path) as image:
         image.load()
-        return np.array(to_rgb(upright(image, size)))
+        turned = image if exif == "ignore" else upright(image, size if exif == "auto" else None)
+        return np.array(to_rgb(turned))
+
+
+class ImageShape(NamedTuple):
+    """(width, height) of an image as it is stored, and its EXIF orientation, 1 to 8."""
+
+    size: tuple[int, int]
+    orientation: int
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """(width, height) of the image once upright."""
+        return self.size[::-1] if self.orientation >= 5 else self.size
+
+    def size_for(self, stated: tuple[int, int], exif: str) -> tuple[int, int]:
+        """(width, height) that `read_image` will give for an annotation's size, which may be wrong, or (0, 0)."""
+        as_stored = exif == "ignore" or (exif == "auto" and stated == self.size)
+        return self.size if as_stored else self.upright
+
+    def is_unclear(self, stated: tuple[int, int]) -> bool:
+        """Whether an annotation's size does not tell if the image is meant as it is stored or once upright."""
+        return self.orientation != 1 and (self.size == self.upright or stated not in (self.size, self.upright))
+
+
+def image_shape(path: str | os.PathLike[str]) -> ImageShape:
+    """The shape of an image, from the header alone; raises as `open_image`."""
+    with open_image(path) as image:
+        orientation = image.getexif().get(0x0112, 1)
+        return ImageShape(image.size, orientation if orientation in range(1, 9) else 1)
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(width, height) of the image once upright, from the header alone; raises as `open_image`."""
-    with open_image(path) as image:
-        width, height = image.size
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    return (height, width) if turned else (width, height)
+    return image_shape(path).upright
 
 
 @contextmanager

@@ -42,6 +42,10 @@ class ImageFolder(DetectionDataModule):
         """None: there are no annotations."""
         return None
 
+    def category_ids_of(self, split: str) -> list[int]:
+        """Empty: there are no annotations."""
+        return []
+
     def setup(self, stage: str | None = None) -> None:
         """Nothing to build; raises DataError for a stage that needs annotations."""
         if stage not in (None, "predict"):

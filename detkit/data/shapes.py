@@ -15,7 +15,7 @@ from detkit.data.annotations import Annotations
 from detkit.data.coco_files import decode
 from detkit.data.shapes_drawing import SHAPE_CLASSES, draw_scene
 from detkit.data.voc import VOC
-from detkit.data.voc_files import format_annotation
+from detkit.data.voc_xml import format_annotation
 from detkit.errors import ConfigError, DataError
 
 _VERSION = 3  # raised whenever the same parameters give other pictures

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from detkit.data.voc_files import VOCObject
+from detkit.data.voc_xml import VOCObject
 
 Array = np.ndarray
 SHAPE_CLASSES = ("circle", "rectangle", "ring", "star", "triangle")

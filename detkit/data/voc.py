@@ -9,9 +9,9 @@ import numpy as np
 
 from detkit.data.annotations import Annotations, AnnotationsBuilder, Finding, class_policy
 from detkit.data.datamodule import DetectionDataModule
-from detkit.data.image_io import image_size
-from detkit.data.voc_files import IMAGE_SUFFIXES, VOCEntry, VOCSet, find_image, list_files, read_voc
+from detkit.data.voc_files import ALL, ImageIndex, VOCSet, image_sets, read_voc
 from detkit.errors import DataError
+from detkit.settings import check_choice
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -20,15 +20,19 @@ VOC_CLASSES = (
 
 
 class VOC(DetectionDataModule):
-    """A data set in VOC's layout: Annotations/*.xml, JPEGImages/* and ImageSets/Main/*.txt.
+    """A data set with an XML file an image: Annotations, JPEGImages and ImageSets/Main, as VOC has it, or any folders.
 
     Boxes are read as VOC means them, 1-based and inclusive: x1 - 1, y1 - 1, x2, y2.
 
     Args:
-        path: a VOC folder, a VOCdevkit with VOC2007 and VOC2012 in it, or the folder around that.
-        train: image set to train on, such as "train", "2007/trainval" or "2007/trainval+2012/trainval".
+        path: a VOC folder, a VOCdevkit with VOC2007 and VOC2012 in it, the folder around that, or a folder with XML
+            files and images, side by side or in folders such as train and valid.
+        train: image set to train on, such as "train", "2007/trainval" or "2007/trainval+2012/trainval"; in a folder
+            without image sets, the folder of this name. "auto" takes what there is; see `split`.
         val: image set to validate on; None for none.
         test: image set to test and predict on; None takes that of val.
+        missing_annotations: what an image of a set without an XML file is: "error", or "empty", an image without
+            objects.
         other_classes: what to do with an object of another class than class_names: "error", or "drop" to leave it
             out (it is then background); the summary says how many were.
         download: fetch VOC2007 and VOC2012, as far as the image sets name them, where they are missing.
@@ -39,9 +43,10 @@ class VOC(DetectionDataModule):
     def __init__(
         self,
         path: str = "data/VOCdevkit",
-        train: str = "train",
-        val: str | None = "val",
-        test: str | None = "test",
+        train: str = "auto",
+        val: str | None = "auto",
+        test: str | None = "auto",
+        missing_annotations: Literal["error", "empty"] = "error",
         other_classes: Literal["error", "drop"] = "error",
         download: bool = False,
         **shared: Any,
@@ -50,12 +55,19 @@ class VOC(DetectionDataModule):
         self.path = str(path)
         self.download = download
         self.other_classes = other_classes
+        self.missing_annotations = missing_annotations
         class_policy(other_classes)  # raises where it is neither word
+        check_choice("missing_annotations", missing_annotations, ("error", "empty"))
         self.sources = {"train": train, "val": val, "test": test}
+        if "auto" in self.sources.values():
+            found = {split: split for split in self.sources} if download else image_sets(self.path)
+            given = {split: found.get(split) if name == "auto" else name for split, name in self.sources.items()}
+            self.sources = found if ALL in found else given
         if not self.class_names and self.download and self._to_download():
             self._set_classes(VOC_CLASSES)  # known before prepare_data has fetched anything
         if not self.class_names:
-            sets = {split: read_voc(self.path, name) for split in ("train", "val") if (name := self.sources[split])}
+            learnt = [split for split in ("train", "val", ALL) if self.sources.get(split)]
+            sets = {split: self._read(split) for split in learnt}
             names = sorted(set().union(*(voc.class_names() for voc in sets.values())))
             if not names:
                 raise DataError(f"{self.path}: no object in {self.sources}, so no class to learn; give class_names")
@@ -82,19 +94,25 @@ class VOC(DetectionDataModule):
 
     def read(self, split: str) -> Annotations | None:
         """Read a split's image set."""
-        image_set = self.sources[split]
-        return None if image_set is None else self._to_annotations(read_voc(self.path, image_set))
+        return None if self.sources.get(split) is None else self._to_annotations(self._read(split))
+
+    def _read(self, split: str) -> VOCSet:
+        return read_voc(self.path, self.sources[split], self.missing_annotations)
 
     def _to_annotations(self, voc: VOCSet) -> Annotations:
         policy = class_policy(self.other_classes)
-        builder = AnnotationsBuilder(voc.path, min_side=1.0)
-        files = {folder: list_files(os.path.join(folder, "JPEGImages"), IMAGE_SUFFIXES) for folder in set(voc.folders)}
-        images = [_add_image(builder, entry, files[entry.folder]) for entry in voc.entries]
-        objects = [
-            (image, entry.source, number, item)
-            for image, entry in zip(images, voc.entries, strict=True)
-            for number, item in enumerate(entry.image.objects, 1)
-        ]
+        builder = AnnotationsBuilder(voc.path, min_side=1.0, exif=self.exif, measure=True)
+        indices = {folder: ImageIndex(folder) for folder in {entry.folder for entry in voc.entries}}
+        objects = []
+        for entry in voc.entries:
+            if (file := indices[entry.folder].find(entry)) is None:
+                raise DataError(f"{entry.source}: no image {entry.image_id}.jpg (or .png, ...) in {entry.folder}")
+            name = os.path.relpath(file, builder.root)
+            image = builder.image(entry.image_id, name, entry.image.width, entry.image.height, entry.source)
+            objects += [(image, entry.source, number, item) for number, item in enumerate(entry.image.objects, 1)]
+            for number in entry.image.doubled:
+                text = "has several boxes; each is taken as an object"
+                builder.findings.append(Finding("several_boxes", entry.source, number, text))
         label_of = {name: label for label, name in enumerate(self.class_names, 1)}
         labels = np.array([label_of.get(item.name, -1) for *_, item in objects], np.int64)
         policy.check(
@@ -118,18 +136,4 @@ class VOC(DetectionDataModule):
                 builder.findings.append(Finding("zero_based", source, number, text))
             builder.box(image, (x1 - 1, y1 - 1, x2, y2), label, number, difficult=bool(item.difficult))
         builder.findings = [*voc.findings, *policy.findings, *builder.findings]
-        return builder.build()
-
-
-def _add_image(builder: AnnotationsBuilder, entry: VOCEntry, files: dict[str, str]) -> int:
-    """The image's number in the builder."""
-    file = find_image(entry, files)
-    if file is None:
-        folder = os.path.join(entry.folder, "JPEGImages")
-        raise DataError(f"{entry.source}: no image {entry.image_id}.jpg (or .png, ...) in {folder}")
-    width, height = entry.image.width, entry.image.height
-    if width == 0 or height == 0:
-        width, height = image_size(file)
-        text = f"no size is given; {width} x {height} read from the image"
-        builder.findings.append(Finding("no_size", entry.source, None, text))
-    return builder.image(entry.image_id, os.path.relpath(file, builder.root), width, height, entry.source)
+        return builder.build(annotated=voc.annotated)

@@ -1,4 +1,4 @@
-"""Files in PASCAL VOC's layout, read as they are written and written: folders, image sets and annotations.
+"""Files in PASCAL VOC's layout, or beside images without any layout: folders, image sets, annotations and images.
 
 Training (data/voc.py) and evaluation (evaluation/voc_result_files.py) both begin with `read_voc`.
 """
@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import os
 import re
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
-from typing import Any, NamedTuple, NoReturn
-from xml.sax.saxutils import escape
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from detkit.data.annotations import Finding
-from detkit.data.input_files import is_inside, list_folder, read_bytes, short_repr
+from detkit.data.input_files import is_inside, list_folder, read_bytes, short_repr, walk
+from detkit.data.voc_xml import VOCImage, parse_annotation
 from detkit.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif")
+#: The splits, and the names that people give to their folders and files.
+SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+#: The image set of all annotation files.
+ALL = "all"
 
 
 def is_image_name(path: str) -> bool:
@@ -24,30 +28,22 @@ def is_image_name(path: str) -> bool:
     return path.lower().endswith(IMAGE_SUFFIXES) and not os.path.basename(path).startswith(".")
 
 
-class VOCObject(NamedTuple):
-    """One object; read from a file its box is VOC's 1-based inclusive one, and difficult None if missing or unclear."""
-
-    name: str
-    box: tuple[float, float, float, float]
-    difficult: bool | None
-
-
-class VOCImage(NamedTuple):
-    """One annotation file as written; width and height are 0 where they are missing."""
-
-    width: int
-    height: int
-    filename: str
-    objects: list[VOCObject]
-
-
 class VOCEntry(NamedTuple):
-    """An image of an image set: its id, the VOC folder it is in, its annotation file and what that holds."""
+    """An image of an image set.
+
+    Attributes:
+        image_id: its name in the set.
+        folder: the folder below which its image lies.
+        source: its annotation file.
+        image: what that holds; nothing where it is missing.
+        annotated: whether it is there.
+    """
 
     image_id: str
     folder: str
     source: str
     image: VOCImage
+    annotated: bool = True
 
 
 class VOCSet(NamedTuple):
@@ -62,30 +58,47 @@ class VOCSet(NamedTuple):
         """The class names that occur."""
         return {item.name for entry in self.entries for item in entry.image.objects}
 
+    @property
+    def annotated(self) -> bool:
+        """Whether there is any annotation file."""
+        return any(entry.annotated for entry in self.entries)
 
-def read_voc(path: str, image_set: str) -> VOCSet:
+
+def read_voc(path: str, image_set: str, missing_annotations: str = "error") -> VOCSet:
     """Read the annotations of an image set; the images themselves may be missing.
 
     Args:
-        path: a VOC folder, a VOCdevkit, or the folder around that.
-        image_set: such as "train", "2007/trainval" or "2007/trainval+2012/trainval".
+        path: a VOC folder, a VOCdevkit, the folder around that, or a folder with annotation files anywhere in it.
+        image_set: such as "train", "2007/trainval" or "2007/trainval+2012/trainval"; where there are no image sets,
+            "train", "val" or "test" is the folder of this name (or valid, ...), and "all" is everything.
+        missing_annotations: "empty" takes an image without annotation file as one without objects; "error" takes it
+            so only if the whole set has none, which is then not annotated.
 
     Raises:
         DataError: anything missing, malformed or outside the folder.
     """
-    parts = _split_set_name(image_set, _find_folders(path))
+    folders = find_folders(path)
+    if not folders:
+        return VOCSet(path, [path], list(_loose_entries(path, image_set)), [])
+    parts = _split_set_name(image_set, folders)
     entries: list[VOCEntry] = []
     findings: list[Finding] = []
     seen: dict[str, str] = {}
     for folder, name in parts:
-        annotations = os.path.join(folder, "Annotations")
-        if not list_files(annotations, (".xml",)):
-            raise DataError(f"{annotations}: the folder holds no annotation (*.xml)")
-        for image_id in read_image_set(folder, name):
-            source = os.path.join(annotations, f"{image_id}.xml")
+        ids = read_image_set(folder, name)
+        sources = [os.path.join(folder, "Annotations", f"{image_id}.xml") for image_id in ids]
+        present = [os.path.exists(source) for source in sources]
+        empty = missing_annotations == "empty" or not any(present)
+        for image_id, source, there in zip(ids, sources, present, strict=True):
+            if not there and not empty:
+                raise DataError(
+                    f"{source}: annotation file does not exist; if images without one have no objects, give "
+                    "missing_annotations: empty (on the command line --data.missing_annotations empty)"
+                )
             if image_id not in seen:
                 seen[image_id] = folder
-                entries.append(VOCEntry(image_id, folder, source, parse_annotation(source)))
+                image = parse_annotation(source) if there else VOCImage(0, 0, "", [])
+                entries.append(VOCEntry(image_id, os.path.join(folder, "JPEGImages"), source, image, there))
             elif seen[image_id] == folder:
                 findings.append(Finding("duplicate", source, None, f"listed twice in {name}; taken once"))
             else:
@@ -93,84 +106,124 @@ def read_voc(path: str, image_set: str) -> VOCSet:
     return VOCSet(path, [folder for folder, _ in parts], entries, findings)
 
 
-def find_image(entry: VOCEntry, files: dict[str, str]) -> str | None:
-    """The image file; None where there is none.
-
-    JPEGImages/<id>.* comes first: the name in the XML is often out of date.
-
-    Args:
-        entry: the image.
-        files: `list_files` of its folder's JPEGImages.
+def image_sets(path: str) -> dict[str, str | None]:
+    """The default image sets of train, val and test, None where there is none; {"all": "all"} without a split.
 
     Raises:
-        DataError: <filename> leads out of the folder.
+        DataError: the folder does not exist, or has no annotation file.
     """
-    folder, image_id = os.path.join(entry.folder, "JPEGImages"), entry.image_id
-    if image_id in files:
-        return os.path.join(folder, files[image_id])
-    names = [image_id + suffix for suffix in IMAGE_SUFFIXES] if "/" in image_id else []
-    if entry.image.filename:
-        if not is_inside(entry.image.filename):
-            raise DataError(
-                f"{entry.source}: <filename> {short_repr(entry.image.filename)} leaves the data set's folder; refused"
-            )
-        names.append(entry.image.filename)
-    paths = (os.path.join(folder, name) for name in names)
-    return next((path for path in paths if os.path.isfile(path)), None)
+    folders = find_folders(path)
+    if not folders:
+        names = list(dict.fromkeys(_split_of(path, source) for source in annotation_files(path)))
+        found = {split: next((name for name in known if name in names), None) for split, known in SPLIT_NAMES.items()}
+        return found if any(found.values()) else {ALL: ALL}
+    sets = {year: _set_names(folder) for year, folder in folders.items()}
+    prefix = {year: f"{year}/" if len(folders) > 1 else "" for year in folders}
+    found = {}
+    for split, known in SPLIT_NAMES.items():
+        first = ((prefix[year], next((name for name in known if name in names), None)) for year, names in sets.items())
+        found[split] = "+".join(year + name for year, name in first if name is not None) or None
+    single = next(iter(sets.values()))
+    return {ALL: single[0]} if not found["train"] and len(folders) == len(single) == 1 else found
 
 
-class _NoDoctype(ElementTree.TreeBuilder):
-    """Refuses a DOCTYPE, the only place where entities can be declared, before it is read."""
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> NoReturn:
-        raise DataError("the file declares a DOCTYPE, which an annotation never needs; refused")
-
-
-def parse_annotation(path: str) -> VOCImage:
-    """Read one annotation file; DataError if it is missing, no XML, has a DOCTYPE, or an object without name or box."""
-    content = read_bytes(path, "annotation file")
-    try:
-        root = ElementTree.XML(content, ElementTree.XMLParser(target=_NoDoctype()))
-        if root.tag != "annotation":
-            raise DataError(f"the outermost element is <{root.tag}> instead of <annotation>")
-        size = root.find("size")
-        width, height = (0, 0) if size is None else (_side(size, "width"), _side(size, "height"))
-        objects = [_object(element, number) for number, element in enumerate(root.iterfind("object"), 1)]
-        return VOCImage(width, height, (root.findtext("filename") or "").strip(), objects)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise DataError(f"{path}: not well-formed XML ({error})") from None
+def annotation_files(path: str) -> list[str]:
+    """All annotation files below a folder, sorted; DataError if there is none."""
+    if not os.path.isdir(path):
+        raise DataError(f"{path}: folder does not exist")
+    files = sorted(file for file in walk(path) if file.lower().endswith(".xml"))
+    if not files:
+        raise DataError(f"{path}: no annotation (*.xml) in this folder, nor below it")
+    return files
 
 
-def _side(size: Any, name: str) -> int:
-    text = (size.findtext(name) or "0").strip()
-    try:
-        return max(int(float(text)), 0)
-    except (ValueError, OverflowError):
-        raise DataError(f"<{name}> is {text!r} instead of a number") from None
+def _loose_entries(path: str, image_set: str) -> Iterator[VOCEntry]:
+    """The annotation files of a folder without image sets."""
+    files = [file for file in annotation_files(path) if image_set == ALL or _split_of(path, file) == image_set]
+    if not files:
+        names = sorted({_split_of(path, file) for file in annotation_files(path)})
+        raise DataError(
+            f"{path}: no image set {image_set!r}, and no folder of this name (there are: {', '.join(names)})"
+        )
+    for file in files:
+        image_id = os.path.splitext(os.path.relpath(file, path))[0].replace(os.sep, "/")
+        yield VOCEntry(image_id, path, file, parse_annotation(file))
 
 
-def _object(element: Any, number: int) -> VOCObject:
-    name = (element.findtext("name") or "").strip()
-    bounds = element.find("bndbox")
-    if not name or bounds is None:
-        raise DataError(f"object {number}: <{'bndbox' if name else 'name'}> is missing")
-    values = []
-    for key in ("xmin", "ymin", "xmax", "ymax"):
-        text = (bounds.findtext(key) or "").strip()
-        try:
-            values.append(float(text))
-        except ValueError:
-            raise DataError(f"object {number}: <{key}> is {text!r} instead of a number") from None
-    difficult = {"0": False, "1": True, "false": False, "true": True}.get(
-        (element.findtext("difficult") or "").strip().lower()
-    )
-    return VOCObject(name, (values[0], values[1], values[2], values[3]), difficult)
+def _split_of(path: str, file: str) -> str:
+    """The name of the folder of a split that a file is in; else "all"."""
+    folders = os.path.relpath(file, path).split(os.sep)[:-1]
+    names = {name for known in SPLIT_NAMES.values() for name in known}
+    return next((folder for folder in folders if folder.lower() in names), ALL)
 
 
-def _find_folders(path: str) -> dict[str, str]:
-    """Year or other name ("VOC2007" is called "2007") -> VOC folder: `path` itself, or those below it."""
+class ImageIndex:
+    """The images below a folder, found by the names that annotation files give them."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._by_path: dict[str, list[str]] = defaultdict(list)
+        self._by_stem: dict[str, list[str]] = defaultdict(list)
+        for file in sorted(walk(folder)):
+            if is_image_name(file):
+                name = os.path.relpath(file, folder).replace(os.sep, "/")
+                stem = os.path.splitext(name)[0]
+                self._by_path[stem].append(name)
+                self._by_stem[stem.rpartition("/")[2]].append(name)
+
+    def find(self, entry: VOCEntry) -> str | None:
+        """The image of an entry; None where there is none.
+
+        Images of the annotation file's own name, in its own folder, come first, then those of this name anywhere;
+        where there are several, `<filename>` decides. It comes last for an image of another name, because it is often
+        out of date.
+
+        Raises:
+            DataError: two images fit, and <filename> names neither; or <filename> leads out of the folder.
+        """
+        filename = entry.image.filename
+        stem = entry.image_id.rpartition("/")[2]
+        if found := self._choose(self._by_path.get(entry.image_id, []), filename, entry.source):
+            return found
+        if found := self._choose(_nearest(self._by_stem.get(stem, []), entry.image_id), filename, entry.source):
+            return found
+        if not filename:
+            return None
+        if not is_inside(filename):
+            raise DataError(f"{entry.source}: <filename> {short_repr(filename)} leaves the data set's folder; refused")
+        beside = os.path.join(os.path.dirname(entry.image_id), filename)
+        paths = (os.path.join(self.folder, name) for name in (beside, filename))
+        return next((path for path in paths if os.path.isfile(path)), None)
+
+    def _choose(self, names: list[str], filename: str, source: str) -> str | None:
+        if len(names) > 1:
+            named = [name for name in names if name.rpartition("/")[2] == re.split(r"[/\\]", filename)[-1]]
+            if len(named) != 1:
+                raise DataError(
+                    f"{source}: its image may be {names[0]} or {names[1]} (in {self.folder}), and <filename> "
+                    f"{filename!r} is neither; write there which one it is, or remove the other"
+                )
+            names = named
+        return os.path.join(self.folder, names[0]) if names else None
+
+
+def _nearest(names: list[str], image_id: str) -> list[str]:
+    """Those of the names that have the most folders in common with an id."""
+    wanted = image_id.split("/")
+
+    def shared(name: str) -> int:
+        pairs = zip(wanted[:-1], name.split("/"), strict=False)
+        return next((depth for depth, (one, other) in enumerate(pairs) if one != other), len(wanted) - 1)
+
+    most = max(map(shared, names), default=0)
+    return [name for name in names if shared(name) == most]
+
+
+def find_folders(path: str) -> dict[str, str]:
+    """Year or other name ("VOC2007" is called "2007") -> VOC folder: `path` itself, or those below it.
+
+    Empty where there is none; DataError if the folder does not exist.
+    """
     if not os.path.isdir(path):
         raise DataError(f"{path}: folder does not exist")
     for top in (path, os.path.join(path, "VOCdevkit")):
@@ -179,7 +232,7 @@ def _find_folders(path: str) -> dict[str, str]:
         names = list_folder(top) if os.path.isdir(top) else []
         if inside := {_short(name): folder for name in names if _is_voc(folder := os.path.join(top, name))}:
             return inside
-    raise DataError(f"{path}: no VOC folder here (it holds Annotations, JPEGImages and ImageSets/Main)")
+    return {}
 
 
 def _is_voc(path: str) -> bool:
@@ -210,7 +263,8 @@ def _split_set_name(name: str, folders: dict[str, str]) -> list[tuple[str, str]]
 def read_image_set(folder: str, image_set: str) -> list[str]:
     """The ids listed in ImageSets/Main/<image_set>.txt.
 
-    A second column (1, -1 or 0, as in VOC's sets for one class) is dropped: all images listed belong to the set.
+    A line may be the name of an image, with its suffix. In the devkit's sets for one class, CLASS_SET.txt, a second
+    column (1, -1 or 0) is dropped: all images listed belong to the set.
 
     Raises:
         DataError: no such file, an empty one, or an id that leaves the folder.
@@ -218,55 +272,29 @@ def read_image_set(folder: str, image_set: str) -> list[str]:
     main = os.path.join(folder, "ImageSets", "Main")
     path = os.path.join(main, f"{image_set}.txt")
     if not is_inside(f"{image_set}.txt") or not os.path.isfile(path):
-        names = [name[:-4] for name in list_folder(main) if name.endswith(".txt")] if os.path.isdir(main) else []
-        shown = ", ".join(names[:30]) or "none"
+        shown = ", ".join(_set_names(folder)[:30]) or "none"
         raise DataError(f"{path}: image set does not exist (available: {shown}); name one of these")
     lines = [line.decode("utf-8", "surrogateescape").strip() for line in read_bytes(path).splitlines()]
-    ids = [re.sub(r"\s+(-1|0|1)$", "", line) for line in lines if line]
-    if not ids:
+    lines = [line for line in lines if line]
+    if not lines:
         raise DataError(f"{path}: the image set is empty")
-    for image_id in ids:
-        if not is_inside(image_id):
-            raise DataError(f"{path}: image id {short_repr(image_id)} leaves the data set's folder; refused")
-    return ids
+    for line in lines:
+        if not is_inside(line):
+            raise DataError(f"{path}: image id {short_repr(line)} leaves the data set's folder; refused")
+    return [_id_of(line, folder) for line in lines]
 
 
-def list_files(folder: str, suffixes: Sequence[str]) -> dict[str, str]:
-    """Name without suffix -> name, of the files in a folder that end in one of the suffixes (any case)."""
-    files: dict[str, str] = {}
-    for name in list_folder(folder):
-        stem, suffix = os.path.splitext(name)
-        if suffix.lower() in suffixes:
-            files.setdefault(stem, name)
-    return files
+def _set_names(folder: str) -> list[str]:
+    main = os.path.join(folder, "ImageSets", "Main")
+    return [name[:-4] for name in list_folder(main) if name.endswith(".txt")] if os.path.isdir(main) else []
 
 
-def format_annotation(filename: str, width: int, height: int, objects: Sequence[VOCObject]) -> str:
-    """The text of an annotation file.
-
-    Args:
-        filename: of the image, without folder.
-        width, height: of the image in pixels.
-        objects: with half-open boxes; they are written 1-based and inclusive: x1 + 1, y1 + 1, x2, y2.
-    """
-    lines = [
-        "<annotation>",
-        f"\t<filename>{escape(filename)}</filename>",
-        f"\t<size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
-    ]
-    for item in objects:
-        x1, y1, x2, y2 = item.box
-        corners = zip(("xmin", "ymin", "xmax", "ymax"), (x1 + 1, y1 + 1, x2, y2), strict=True)
-        bounds = "".join(f"<{key}>{_number(value)}</{key}>" for key, value in corners)
-        lines += [
-            "\t<object>",
-            f"\t\t<name>{escape(item.name)}</name>",
-            f"\t\t<difficult>{int(bool(item.difficult))}</difficult>",
-            f"\t\t<bndbox>{bounds}</bndbox>",
-            "\t</object>",
-        ]
-    return "\n".join([*lines, "</annotation>", ""])
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if value == int(value) else repr(float(value))
+def _id_of(line: str, folder: str) -> str:
+    """The id that a line means: itself if such a file exists, else without the image's suffix or the second column."""
+    candidates = (line, os.path.splitext(line)[0] if is_image_name(line) else line, re.sub(r"\s+(-1|0|1)$", "", line))
+    for name in dict.fromkeys(candidates):
+        if os.path.isfile(os.path.join(folder, "Annotations", f"{name}.xml")):
+            return name
+        if any(os.path.isfile(os.path.join(folder, "JPEGImages", name + suffix)) for suffix in IMAGE_SUFFIXES):
+            return name
+    return candidates[1] if candidates[1] != line else candidates[2]

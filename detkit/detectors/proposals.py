@@ -16,7 +16,6 @@ from torch import Tensor
 
 from detkit.data.annotations import Annotations
 from detkit.data.datamodule import STAGES, DetectionDataModule
-from detkit.data.image_io import read_image
 from detkit.engine.checkpoints import hyper_parameters
 from detkit.errors import ConfigError, DataError
 from detkit.proposals.compute import SUFFIX, ProposalTask, default_store_path, load_or_compute, store_path
@@ -87,13 +86,9 @@ class ProposalSettings:
     def task(self, annotations: Annotations, split: str) -> ProposalTask:
         """How the store of a split is computed. One in a place that the user has named is not extended."""
 
-        def read(index: int) -> np.ndarray:
-            size = (int(annotations.widths[index]), int(annotations.heights[index]))
-            return read_image(annotations.path(index), size)
-
         images = Images.of(annotations.image_ids, annotations.widths, annotations.heights)
         path = self.store_path(annotations, split)
-        return ProposalTask(path, images, read, self.method, grow=self.path is None)
+        return ProposalTask(path, images, annotations.image, self.method, grow=self.path is None)
 
 
 class GivenProposals:

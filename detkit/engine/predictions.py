@@ -14,6 +14,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
+from detkit.data.datamodule import DataModule
 from detkit.data.image_io import open_image
 from detkit.data.images import ImageDataset
 from detkit.engine.checkpoints import run_folder
@@ -83,6 +84,9 @@ class PredictionWriter(BasePredictionWriter):
         """Refuse an output that cannot be written or is not detkit's own, and leave its drawings out of the images."""
         super().setup(trainer, pl_module, stage)
         check_output(self.folder)
+        # Ids are those of the file that is predicted on: the training set's may number the same classes otherwise.
+        own = trainer.datamodule.category_ids_of("test") if isinstance(trainer.datamodule, DataModule) else []
+        self._category_ids = own or pl_module.category_ids
         drawn = self.folder / DRAWN
         for path in [drawn, *drawn.glob("*")] if self.draw else []:
             if path.is_symlink() or (path.is_file() and not is_drawing(path)):
@@ -120,7 +124,7 @@ class PredictionWriter(BasePredictionWriter):
     ) -> None:
         for sample, detections in zip(batch, prediction, strict=True):
             image_id = sample["image_id"]
-            rows = list(coco_results(image_id, detections, pl_module.category_ids))
+            rows = list(coco_results(image_id, detections, self._category_ids))
             with writing(self.folder):
                 self._file.write(json.dumps([image_id, rows]) + "\n")
                 if self.draw:

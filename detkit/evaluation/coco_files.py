@@ -25,6 +25,7 @@ from detkit.data.coco_files import (
     read_results,
 )
 from detkit.data.input_files import check_printable
+from detkit.errors import DataError
 from detkit.evaluation.evaluation_files import Detected, EvaluationFiles, Objects, assemble, unknown_id_policy
 
 
@@ -54,7 +55,10 @@ def read_coco_results(
         for name in names:
             check_printable(name, f"{annotations}: class name")
         index = _Index([image.id for image in images], ids, policy)
+        if not instances.annotated:
+            raise DataError(f"{annotations}: has no list of annotations: there is nothing to compare with")
         objects = _objects(instances.annotations, str(annotations), index)
+        policy.findings[:0] = instances.findings
         del instances
         rows = read_results(detections)
         numbers, labels = index.of(rows, "detections", str(detections))
@@ -101,13 +105,16 @@ def _objects(rows: Sequence[Annotation], source: str, index: _Index) -> Objects:
     numbers, labels = index.of(rows, "annotations", source)
     boxes = boxes_of(rows)
     crowd = flags_of((row.iscrowd for row in rows), len(rows))
-    difficult = flags_of((row.ignore or row.difficult for row in rows), len(rows))
+    difficult = flags_of((row.difficult for row in rows), len(rows))
     if count := int((difficult & ~crowd).sum()):
         text = (
-            f"{count:,} objects are marked difficult or ignore, which COCOeval does not know: --difficult count takes "
-            "them for ordinary ones, as it does"
+            f"{count:,} objects are marked difficult, which COCOeval does not know: --difficult count takes them for "
+            "ordinary ones, as it does"
         )
         index.policy.findings.append(Finding("difficult", source, None, text, count))
+    if count := int((flags_of((row.ignore for row in rows), len(rows)) & ~crowd).sum()):
+        text = f"{count:,} objects are marked ignore: they count as ordinary ones, since COCOeval looks at iscrowd only"
+        index.policy.findings.append(Finding("ignore", source, None, text, count))
     area = areas_of(rows)
     area = np.where(np.isnan(area), boxes[:, 2] * boxes[:, 3], area)
     # Their ids are not used. COCOeval keeps "matched to annotation i" as i, so that one with id 0 counts as not

@@ -18,7 +18,7 @@ import numpy as np
 
 from detkit.data.annotations import Finding, UnknownIdPolicy
 from detkit.data.input_files import LARGEST, check_printable, list_folder, read_bytes, short_repr
-from detkit.data.voc_files import IMAGE_SUFFIXES, VOCEntry, find_image, list_files, read_voc
+from detkit.data.voc_files import ImageIndex, VOCEntry, read_voc
 from detkit.errors import DataError
 from detkit.evaluation.evaluation_files import Detected, EvaluationFiles, Objects, assemble, unknown_id_policy
 
@@ -51,6 +51,8 @@ def read_voc_results(
     """
     voc = read_voc(str(annotations), split)
     entries = sorted(voc.entries, key=lambda entry: entry.image_id)
+    if not voc.annotated:
+        raise DataError(f"{annotations}: no image of {split} is annotated: there is nothing to compare with")
     ids = [entry.image_id for entry in entries]
     names = sorted(voc.class_names())
     for name in names:
@@ -77,11 +79,8 @@ def read_voc_results(
 
 def _image_files(entries: Sequence[VOCEntry]) -> list[str]:
     """The image of each entry, "" where there is none: numbers need no images."""
-    folders = {folder: os.path.join(folder, "JPEGImages") for folder in {entry.folder for entry in entries}}
-    files = {
-        folder: list_files(path, IMAGE_SUFFIXES) if os.path.isdir(path) else {} for folder, path in folders.items()
-    }
-    return [find_image(entry, files[entry.folder]) or "" for entry in entries]
+    indices = {folder: ImageIndex(folder) for folder in {entry.folder for entry in entries}}
+    return [indices[entry.folder].find(entry) or "" for entry in entries]
 
 
 def _protocol(folders: Sequence[str]) -> str:

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from detkit.classification import ObjectCrops, object_crops
-from detkit.data import VOC, ImageFolder
-from detkit.data.voc_files import VOCObject
+from detkit.data import VOC, Annotations, ImageFolder
+from detkit.data.voc_xml import VOCObject
 from detkit.errors import ConfigError, DataError
 
 GREY = (124, 116, 104)
@@ -78,13 +78,13 @@ def test_context_in_proportion_to_the_papers(voc: Path) -> None:
 
 def test_an_image_is_read_once_where_the_crops_can_be_kept(voc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    original = object_crops.read_image
+    original = Annotations.image
 
-    def counted(path: str, size: tuple[int, int]) -> np.ndarray:
-        read.append(Path(path).stem)
-        return original(path, size)
+    def counted(annotations: Annotations, index: int) -> np.ndarray:
+        read.append(str(annotations.image_id(index)))
+        return original(annotations, index)
 
-    monkeypatch.setattr(object_crops, "read_image", counted)
+    monkeypatch.setattr(Annotations, "image", counted)
     train = crops(voc).dataset("train")
     kept = [train[i]["image"] for i in (1, 0, 2, 1, 0)]
     assert read == ["a", "c"]

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 
 from detkit.data import DetectionDataModule
-from detkit.data.voc_files import VOCObject, format_annotation
+from detkit.data.voc_xml import VOCObject, format_annotation
 
 
 def write_image(path: Path, width: int = 40, height: int = 30, seed: int = 0, **save: object) -> Path:

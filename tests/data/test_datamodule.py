@@ -12,7 +12,7 @@ from PIL import Image
 
 from detkit.data import VOC
 from detkit.data.loaders import init_worker
-from detkit.data.voc_files import VOCObject
+from detkit.data.voc_xml import VOCObject
 from detkit.errors import ConfigError, DataError
 
 FLIP = {"class_path": "albumentations.HorizontalFlip", "init_args": {"p": 0.5}}
@@ -88,18 +88,24 @@ def test_grouped_batches(make_voc: Callable[..., Path]) -> None:
 
 def test_broken_image_stops_the_run_by_name(folder: Path) -> None:
     (folder / "JPEGImages" / "i4.png").write_bytes(b"broken")
-    data = VOC(str(folder), num_workers=0)
-    data.setup("fit")
     with pytest.raises(DataError, match=r"i4\.png"):
-        list(data.train_dataloader())
+        VOC(str(folder), num_workers=0)
 
 
-def test_image_of_another_size_is_warned_of_and_boxes_are_clipped(folder: Path) -> None:
-    Image.fromarray(np.zeros((10, 12, 3), np.uint8)).save(folder / "JPEGImages" / "i1.png")
+def test_image_changed_while_it_is_used_is_warned_of_and_boxes_are_clipped(folder: Path) -> None:
     dataset = VOC(str(folder), num_workers=0).dataset("val")
+    Image.fromarray(np.zeros((10, 12, 3), np.uint8)).save(folder / "JPEGImages" / "i1.png")
     with pytest.warns(UserWarning, match=r"i1\.png: image is 12 x 10, its annotation says 40 x 30"):
         sample = dataset[1]
     assert sample["boxes"].tolist() == [[1, 2, 12, 10]]
+
+
+def test_a_wrong_size_in_the_annotation_changes_no_box(folder: Path) -> None:
+    file = folder / "Annotations" / "i1.xml"
+    file.write_text(file.read_text().replace("<width>40<", "<width>12<"))
+    train = VOC(str(folder), num_workers=0).annotations("val")
+    assert train.widths[1] == 40 and train.fields(1)["boxes"].tolist() == [[1, 2, 20, 22]]
+    assert [(each.kind, Path(each.file).name) for each in train.findings] == [("other_size", "i1.xml")]
 
 
 def test_exif_follows_the_annotation(folder: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from detkit.data import VOC
-from detkit.data.voc_files import VOCObject
+from detkit.data.voc_xml import VOCObject
 from detkit.errors import ConfigError, DataError
 from detkit.proposals import ProposalStore
 from tests.proposals.stores import write_store
@@ -68,11 +68,10 @@ def test_stores_of_another_split_are_refused(voc: Path, tmp_path: Path) -> None:
         data.dataset("train")[0]
 
 
-def test_proposals_are_clipped_where_the_image_is_smaller_than_its_annotation(
-    voc: Path, write_image: Callable[..., Path]
-) -> None:
-    write_image(voc / "JPEGImages" / "a.png", 30, 18)
+def test_proposals_are_clipped_where_the_image_was_changed(voc: Path, write_image: Callable[..., Path]) -> None:
     data = VOC(str(voc), test=None, transforms=[])
     data.use_proposals({"train": {"a": np.array([[31, 0, 40, 9], [20, 5, 40, 30], [0, 0, 40, 30]])}})
+    data.annotations("train")
+    write_image(voc / "JPEGImages" / "a.png", 30, 18)
     with pytest.warns(UserWarning, match="its annotation says 40 x 30"):
         assert data.dataset("train")[0]["proposals"].tolist() == [[20, 5, 30, 18], [0, 0, 30, 18]]

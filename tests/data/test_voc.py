@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detkit.data import VOC
-from detkit.data.voc_files import VOCObject, format_annotation, parse_annotation, read_image_set
+from detkit.data.voc_files import read_image_set
+from detkit.data.voc_xml import VOCObject, format_annotation, parse_annotation
 from detkit.errors import ConfigError, DataError
 
 CAT = VOCObject("cat", (1, 2, 20, 22), False)
@@ -75,7 +76,7 @@ def test_several_years_and_the_folder_around(make_voc: Callable[..., Path], tmp_
     one = VOC(str(tmp_path / "VOCdevkit" / "VOC2007"), train="2007/trainval", val=None)
     assert one.annotations("train").image_ids.tolist() == ["000001"]
     with pytest.raises(DataError, match=r"several folders \(2007, 2012\); write for example '2007/trainval'"):
-        VOC(str(tmp_path), train="trainval", val=None)
+        VOC(str(tmp_path), train="trainval", val=None, test=None)
     with pytest.raises(DataError, match="no folder '2010'"):
         VOC(str(tmp_path), train="2010/trainval", val=None)
 
@@ -226,7 +227,7 @@ def test_missing_things_are_named(two_cats: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="folder does not exist"):
         VOC(str(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no VOC folder here"):
+    with pytest.raises(DataError, match=r"no annotation \(\*\.xml\) in this folder"):
         VOC(str(tmp_path / "empty"))
     with pytest.raises(DataError, match=r"trian\.txt: .*\(available: test, train, val\)"):
         VOC(str(two_cats), train="trian")
@@ -237,11 +238,13 @@ def test_missing_things_are_named(two_cats: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.xml: no image a\.jpg"):
         VOC(str(two_cats))
     (two_cats / "Annotations" / "a.xml").unlink()
-    with pytest.raises(DataError, match=r"a\.xml: annotation file does not exist"):
+    with pytest.raises(DataError, match=r"a\.xml: annotation file does not exist; .* missing_annotations: empty"):
         VOC(str(two_cats))
     (two_cats / "Annotations" / "b.xml").unlink()
-    with pytest.raises(DataError, match="holds no annotation"):
+    with pytest.raises(DataError, match=r"no object in .*, so no class to learn; give class_names"):
         VOC(str(two_cats))
+    with pytest.raises(DataError, match="no image of the train set is annotated"):
+        VOC(str(two_cats), train="val", val=None, class_names=["cat"]).setup("fit")
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e300", "-1e300", "1" + "0" * 400])
@@ -263,7 +266,7 @@ def test_nested_elements(two_cats: Path) -> None:
 @pytest.mark.parametrize("content", [b"a\0b\n", "a\nb\n".encode("utf-16"), b"x" * 5000, b"\xff\xfe\xfd\n"])
 def test_image_sets_of_other_encodings_and_odd_names(two_cats: Path, content: bytes) -> None:
     (two_cats / "ImageSets" / "Main" / "odd.txt").write_bytes(content)
-    with pytest.raises(DataError, match=r"odd\.txt: image id|annotation file ") as caught:
+    with pytest.raises(DataError, match=r"odd\.txt: image id|no object in ") as caught:
         VOC(str(two_cats), train="odd", val=None)
     assert "\0" not in str(caught.value) and len(str(caught.value)) < 400
 

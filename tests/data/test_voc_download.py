@@ -14,7 +14,7 @@ from torchvision.datasets import voc as torchvision_voc
 from detkit.data import VOC
 from detkit.data.voc import VOC_CLASSES
 from detkit.data.voc_download import archives_of
-from detkit.data.voc_files import VOCObject
+from detkit.data.voc_xml import VOCObject
 from detkit.errors import DataError
 
 

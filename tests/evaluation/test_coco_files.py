@@ -171,14 +171,20 @@ def test_an_annotation_with_id_0_is_found_as_any_other(tmp_path: Path) -> None:
     np.testing.assert_array_equal(ours(*write(tmp_path, renumbered, FOUND)), expected)
 
 
-@pytest.mark.parametrize("flag", ["ignore", "difficult"])
-def test_objects_marked_difficult_or_ignore(tmp_path: Path, flag: str) -> None:
-    marked = TRUTH | {"annotations": [row | {flag: 1} for row in TRUTH["annotations"]]}
+def test_ignore_is_overwritten_by_iscrowd_as_in_cocoeval(tmp_path: Path) -> None:
+    marked = TRUTH | {"annotations": [row | {"ignore": 1} for row in TRUTH["annotations"]]}
+    paths = write(tmp_path, marked, FOUND)
+    assert "1 objects are marked ignore" in str(read_coco_results(*paths).findings[0])  # the other one is a crowd
+    np.testing.assert_array_equal(ours(*paths), theirs(*paths))
+
+
+def test_objects_marked_difficult(tmp_path: Path) -> None:
+    marked = TRUTH | {"annotations": [row | {"difficult": 1} for row in TRUTH["annotations"]]}
     paths = write(tmp_path, marked, FOUND)
     files = read_coco_results(*paths)
     assert files.evaluation_set.difficult.tolist() == [True, True]
     (finding,) = map(str, files.findings)
-    assert "1 objects are marked difficult or ignore" in finding  # the other one is a crowd anyway
+    assert "1 objects are marked difficult" in finding  # the other one is a crowd anyway
     np.testing.assert_array_equal(ours(*paths, difficult="count"), theirs(*paths))
     assert np.isnan(ours(*paths)[0])
 
@@ -290,7 +296,7 @@ def test_bad_detections_are_named_with_their_place(tmp_path: Path, text: str, me
         ({"images": [{"id": "a\0"}]}, "image id 'a.x00' holds a NUL"),
         (
             {"annotations": [{"id": 1, "image_id": 7, "category_id": 2}]},
-            "annotation 0 .* missing required field 'bbox'",
+            "annotation 0 .* has no bbox, and no segmentation to take it from",
         ),
         ({"annotations": [TRUTH["annotations"][0] | {"area": "big"}]}, "annotation 0 .*: area: expected 'float"),
     ],
@@ -304,7 +310,7 @@ def test_bad_annotations_are_named_with_their_place(tmp_path: Path, change: dict
 
 def test_annotations_without_annotations(tmp_path: Path) -> None:
     detections, annotations = write(tmp_path, {"images": TRUTH["images"], "categories": TRUTH["categories"]}, FOUND)
-    with pytest.raises(DataError, match="missing required field 'annotations'; the file is to hold an object with"):
+    with pytest.raises(DataError, match="has no list of annotations: there is nothing to compare with"):
         read_coco_results(detections, annotations)
 
 

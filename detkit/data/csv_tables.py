@@ -1,0 +1,164 @@
+"""Data sets in a table: a row an object, with the image's file, the box and the class in named columns."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from detkit.data.annotations import Annotations, Finding, class_policy
+from detkit.data.csv_columns import Table
+from detkit.data.datamodule import DetectionDataModule
+from detkit.data.input_files import is_inside, walk
+from detkit.data.records import ImageRecord, ObjectRecord, Records, to_annotations
+from detkit.data.voc_files import IMAGE_SUFFIXES, SPLIT_NAMES, is_image_name
+from detkit.errors import DataError
+
+ONLY_CLASS = "object"  # where there is no column of classes
+
+
+class CSV(DetectionDataModule):
+    """A data set in a table (CSV): a row an object.
+
+    The columns are found by their names, in any order: image (or filename, image_id, ...), class (or label, ...), and
+    xmin, ymin, xmax, ymax, or x, y, w, h, or bbox as "[x, y, w, h]". Without a line of names the columns are image,
+    xmin, ymin, xmax, ymax, class. A row without a box is an image without objects.
+
+    Args:
+        path: the file, or a folder with one (or with several that are called train, val and test).
+        images: the folder of the images; by default they are searched below the table's folder.
+        normalized: boxes are in shares of the image's sides, 0..1.
+        other_classes: what to do with an object of another class than class_names: "error", or "drop" to leave it
+            out (it is then background); the summary says how many were.
+        shared: see DetectionDataModule. Without class_names the classes are those found, sorted.
+    """
+
+    def __init__(
+        self,
+        path: str = "data/table.csv",
+        images: str | None = None,
+        normalized: bool = False,
+        other_classes: Literal["error", "drop"] = "error",
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        self.path = str(path)
+        self.images = images
+        self.normalized = normalized
+        self.other_classes = other_classes
+        class_policy(other_classes)  # raises where it is neither word
+        tables = find_tables(self.path)
+        self._records = read_tables(tables, self.images, normalized)
+        self.sources = {split: self.path if split in self._records else None for split in ("train", "val", "test")}
+        if "all" in self._records:
+            self.sources = {"all": self.path}
+        if not self.class_names:
+            learnt = [records for split, records in self._records.items() if split != "test"]
+            names = sorted(set().union(*(records.class_names() for records in learnt)))
+            if not names:
+                raise DataError(f"{self.path}: no object, so no class to learn; give class_names")
+            self._set_classes(names)
+
+    def read(self, split: str) -> Annotations | None:
+        """The objects of a split."""
+        if split not in self._records:
+            return None
+        return to_annotations(self._records[split], self.class_names, class_policy(self.other_classes))
+
+
+def find_tables(path: str) -> dict[str, str]:
+    """Split -> file; "all" for a single one.
+
+    Raises:
+        DataError: there is no table, or several that are not called as splits are.
+    """
+    if os.path.isfile(path):
+        return {"all": path}
+    files = sorted(str(file) for pattern in ("*.csv", "*/*.csv") for file in Path(path).glob(pattern))
+    tables: dict[str, str] = {}
+    for file in files:
+        words = re.split(r"[^a-z]+", os.path.relpath(file, path).lower())
+        split = next((split for split, names in SPLIT_NAMES.items() if set(names) & set(words)), "all")
+        if split in tables:
+            raise DataError(f"{path}: {tables[split]} and {file} are both tables; name one of them as path")
+        tables[split] = file
+    if not tables:
+        raise DataError(f"{path}: no table (*.csv) there")
+    if "all" in tables and len(tables) > 1:
+        raise DataError(f"{path}: {', '.join(tables.values())} are tables; name one of them as path")
+    return tables
+
+
+def read_tables(tables: Mapping[str, str], images: str | None, normalized: bool) -> dict[str, Records]:
+    """Split -> its images and their objects; a column that names splits divides a single table.
+
+    Raises:
+        DataError: a table that cannot be read, a column that is missing, an image that is not there, or a box that is
+            none; the message names file and line.
+    """
+    records: dict[str, Records] = {}
+    for split, file in tables.items():
+        root = images or os.path.dirname(file) or "."
+        find = _finder(root)
+        rows_of: dict[str, dict[str, list[ObjectRecord]]] = {}
+        findings: list[Finding] = []
+        table = Table.read(file)
+        for number, row in table.rows:
+            where = f"{file}: line {number}"
+            own = _split_of(table.text(row, "split"), where) if "split" in table.columns else split
+            image = find(table.text(row, "image"), where)
+            objects = rows_of.setdefault(own, {}).setdefault(image, [])
+            if (box := table.box(row, where, normalized)) is not None:
+                name = table.text(row, "class") if "class" in table.columns else ONLY_CLASS
+                if not name:
+                    raise DataError(f"{where}: the object has no class")
+                objects.append(ObjectRecord(name, box, number))
+        if "class" not in table.columns:
+            text = f"there is no column of classes: every object is of the class {ONLY_CLASS!r}"
+            findings.append(Finding("no_class", file, None, text))
+        for own, rows in rows_of.items():
+            listed = [
+                ImageRecord(name.replace(os.sep, "/"), name, file, objects, normalized=normalized)
+                for name, objects in rows.items()
+            ]
+            records[own] = Records(root, listed, findings)
+    return records
+
+
+def _split_of(text: str, where: str) -> str:
+    split = next((split for split, names in SPLIT_NAMES.items() if text.lower() in names), None)
+    if split is None:
+        raise DataError(f"{where}: the split {text!r} is none of train, val and test")
+    return split
+
+
+def _finder(root: str) -> Callable[[str, str], str]:
+    """What finds an image by its name in a table: relative to the root, or, by its last part, anywhere below it."""
+    below: dict[str, list[str]] = {}
+    found: dict[str, str] = {}
+
+    def find(name: str, where: str) -> str:
+        if name not in found:
+            if not below:
+                for file in sorted(filter(is_image_name, walk(root))):
+                    path, last = os.path.relpath(file, root), os.path.basename(file)
+                    below.setdefault(last, []).append(path)
+                    below.setdefault(os.path.splitext(last)[0], []).append(path)
+            found[name] = search(name, where)
+        return found[name]
+
+    def search(name: str, where: str) -> str:
+        plain = name.replace("\\", "/")
+        for candidate in (plain, *(plain + suffix for suffix in IMAGE_SUFFIXES)):
+            if is_inside(candidate) and os.path.isfile(os.path.join(root, candidate)):
+                return os.path.normpath(candidate)
+        places = below.get(plain.rpartition("/")[2], [])
+        if len(places) == 1:
+            return places[0]
+        if places:
+            raise DataError(f"{where}: the image {name!r} may be {places[0]} or {places[1]}; write its folder, too")
+        raise DataError(f"{where}: the image {name!r} is not below {root}; name its folder as images")
+
+    return find

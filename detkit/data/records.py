@@ -1,0 +1,104 @@
+"""Images and their objects as a file names them: what the readers of YOLO, CSV and labelling tools give.
+
+Class names and sizes are still those of the files; `to_annotations` checks them and makes `Annotations`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from detkit.data.annotations import Annotations, AnnotationsBuilder, Finding, UnknownIdPolicy
+from detkit.data.image_io import image_size
+
+Box = tuple[float, float, float, float]
+
+
+class ObjectRecord(NamedTuple):
+    """An object.
+
+    Attributes:
+        class_name: of the class.
+        box: x1, y1, x2, y2, half-open, in pixels or, see `ImageRecord.normalized`, in shares of the image's sides.
+        number: what findings call it, such as the line of the file.
+        difficult: it is not counted as a miss, and is not trained on by default.
+    """
+
+    class_name: str
+    box: Box
+    number: int | None = None
+    difficult: bool = False
+
+
+class ImageRecord(NamedTuple):
+    """An image.
+
+    Attributes:
+        image_id: unique in the split.
+        file: of the image, relative to the root of its `Records`.
+        source: the annotation file, for messages.
+        objects: what is annotated.
+        width, height: pixels, as the annotation means the image; 0 where it does not say.
+        normalized: boxes are in shares of the image's sides, 0..1.
+    """
+
+    image_id: str
+    file: str
+    source: str
+    objects: Sequence[ObjectRecord]
+    width: int = 0
+    height: int = 0
+    normalized: bool = False
+
+
+class Records(NamedTuple):
+    """The images of a split, relative to a folder, and what their reader found."""
+
+    root: str
+    images: list[ImageRecord]
+    findings: list[Finding]
+
+    def class_names(self) -> set[str]:
+        """The class names that occur."""
+        return {item.class_name for image in self.images for item in image.objects}
+
+
+def to_annotations(records: Records, class_names: Sequence[str], policy: UnknownIdPolicy) -> Annotations:
+    """Check the records, and turn shares into pixels; a size that is not given is read from the image.
+
+    Args:
+        records: a split.
+        class_names: the classes, without background, in the order of the labels 1..K.
+        policy: of objects of other classes.
+
+    Raises:
+        DataError: an object of another class, an image that cannot be read, or no image at all.
+    """
+    builder = AnnotationsBuilder(records.root, min_side=1.0)
+    rows = [(image, item) for image in records.images for item in image.objects]
+    label_of = {name: label for label, name in enumerate(class_names, 1)}
+    labels = np.array([label_of.get(item.class_name, -1) for _, item in rows], np.int64)
+    policy.check(
+        labels,
+        id_of=lambda row: rows[row][1].class_name,
+        rows="objects",
+        owners="classes",
+        file=records.root,
+        known=class_names,
+        name_of=lambda row: f"{rows[row][0].source}: object {rows[row][1].number}",
+    )
+    for image in records.images:
+        width, height = image.width, image.height
+        if not width or not height:
+            width, height = image_size(os.path.join(records.root, image.file))
+        number = builder.image(image.image_id, image.file, width, height, image.source)
+        scale = (width, height) * 2 if image.normalized else (1, 1, 1, 1)
+        for item in image.objects:
+            if (label := label_of.get(item.class_name)) is not None:
+                x1, y1, x2, y2 = (value * side for value, side in zip(item.box, scale, strict=True))
+                builder.box(number, (x1, y1, x2, y2), label, item.number, difficult=item.difficult)
+    builder.findings = [*records.findings, *policy.findings, *builder.findings]
+    return builder.build()

@@ -1,0 +1,164 @@
+"""Dividing a data set that has no split into train, val and test, so that no image is in two of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from detkit.data.annotations import Annotations, Finding
+from detkit.data.image_io import open_image
+from detkit.errors import ConfigError, DataError
+from detkit.progress import Progress
+from detkit.system import available_cores
+
+SPLITS = ("train", "val", "test")
+#: Where a division is kept, in the data set's folder or a run's.
+SPLIT_FILE = "split.json"
+#: The most bits in which the hashes of images that look alike differ: those of a copy in another format or size do.
+DIFFERENT_BITS = 4
+BLOCK = 256  # images compared with all others at once
+
+
+def check_shares(shares: Sequence[float]) -> None:
+    """Refuse, with a ConfigError, shares that are not three numbers from 0 with a sum of 1, the first above 0."""
+    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6 or shares[0] == 0:
+        raise ConfigError(f"split: {list(shares)} must be the shares of train, val and test, such as [0.8, 0.1, 0.1]")
+
+
+def split_annotations(annotations: Annotations, shares: Sequence[float], seed: int) -> dict[str, Annotations]:
+    """Divide images by `split_groups`, images that are alike (`duplicate_groups`) together.
+
+    Args:
+        annotations: all images.
+        shares: of train, val and test; their sum is 1.
+        seed: any integer from 0.
+
+    Returns:
+        Split -> its images, without splits that have none; findings are train's.
+    """
+    order = np.argsort(annotations.image_ids, kind="stable")  # not that of the files, which may change
+    groups = duplicate_groups([annotations.path(index) for index in order.tolist()])
+    parts = split_groups(groups, shares, seed)
+    found = [*annotations.findings]
+    if alike := len(groups) - len(np.unique(groups)):
+        text = f"{alike:,} images look like another one; images that are alike are in one split"
+        found.append(Finding("alike", annotations.root, None, text, alike))
+    return _subsets(annotations, [order[part] for part in parts], found)
+
+
+def choose_sets(
+    annotations: Annotations, sets: Mapping[str, Sequence[str] | str], source: str
+) -> dict[str, Annotations]:
+    """Divide images as lists say.
+
+    Args:
+        annotations: all images.
+        sets: train, val and test, as far as there are: names of images (or their ids), folders, or patterns with `*`.
+        source: what the lists are from, for messages.
+
+    Raises:
+        DataError: another name of a split, an entry that names no image, or an image that is in two splits.
+    """
+    files = [str(file).replace(os.sep, "/") for file in annotations.files]
+    ids = [str(image_id) for image_id in annotations.image_ids]
+    split_of: dict[int, str] = {}
+    for split, entries in sets.items():
+        if split not in SPLITS or not isinstance(entries, str | list | tuple):
+            raise DataError(f"{source}: sets are lists called train, val and test, not {split!r}: {entries!r:.40}")
+        for entry in [entries] if isinstance(entries, str) else entries:
+            chosen = _chosen(str(entry).replace("\\", "/"), files, ids)
+            if not chosen:
+                raise DataError(f"{source}: {split}: {entry!r} names no image of {annotations.root}")
+            for index in chosen:
+                if split_of.setdefault(index, split) != split:
+                    raise DataError(f"{source}: {files[index]} is in {split_of[index]} and in {split}")
+    found = [*annotations.findings]
+    if rest := len(files) - len(split_of):
+        text = f"{rest:,} images are in none of the sets: left out"
+        found.append(Finding("in_no_set", source, None, text, rest))
+    parts = [np.array([i for i in range(len(files)) if split_of.get(i) == split], np.int64) for split in SPLITS]
+    return _subsets(annotations, parts, found)
+
+
+def _chosen(entry: str, files: Sequence[str], ids: Sequence[str]) -> list[int]:
+    """The images that an entry means: by name or id, else those in a folder, else those that fit a pattern."""
+    exact = [index for index, pair in enumerate(zip(files, ids, strict=True)) if entry in pair]
+    folder = entry.rstrip("/") + "/"
+    below = [index for index, file in enumerate(files) if file.startswith(folder)]
+    return exact or below or [index for index, file in enumerate(files) if fnmatchcase(file, entry)]
+
+
+def _subsets(annotations: Annotations, parts: Sequence[np.ndarray], findings: list[Finding]) -> dict[str, Annotations]:
+    subsets = zip(SPLITS, parts, strict=True)
+    return {
+        split: annotations.subset(np.sort(part), findings if split == "train" else [])
+        for split, part in subsets
+        if len(part)
+    }
+
+
+def split_groups(groups: np.ndarray, shares: Sequence[float], seed: int) -> list[np.ndarray]:
+    """Divide images into parts of about these shares; a group is never divided.
+
+    Args:
+        groups: (I,) int64, the group of each image.
+        shares: of the parts.
+        seed: of the order in which groups are taken; the larger ones come first.
+
+    Returns:
+        For each part the indices of its images, ascending, int64.
+    """
+    names, sizes = np.unique(groups, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    wanted = np.array(shares, np.float64) * len(groups)
+    part_of = np.zeros(len(names), np.int64)
+    missing = wanted.copy()
+    for group in order:
+        part_of[group] = part = int(np.argmax(missing))
+        missing[part] -= sizes[group]
+    parts = part_of[np.searchsorted(names, groups)]
+    return [np.flatnonzero(parts == part) for part in range(len(shares))]
+
+
+def duplicate_groups(paths: Sequence[str]) -> np.ndarray:
+    """(I,) int: images have the same number if they are the same file or look alike.
+
+    Two images look alike if their perceptual hashes of 64 bits differ in at most `DIFFERENT_BITS`.
+
+    Raises:
+        DataError: an image that cannot be read.
+    """
+    digests: dict[bytes, int] = {}
+    edges: list[tuple[int, int]] = []
+    looks = np.zeros(len(paths), np.uint64)
+    with ThreadPoolExecutor(available_cores()) as pool, Progress("looking for images alike", len(paths)) as bar:
+        for index, (digest, look) in enumerate(pool.map(_hashes, paths)):
+            looks[index] = look
+            edges.append((index, digests.setdefault(digest, index)))
+            bar.step()
+    for start in range(0, len(paths), BLOCK):
+        block = looks[start : start + BLOCK, None]
+        near = np.argwhere(np.bitwise_count(block ^ looks[None, start:]) <= DIFFERENT_BITS) + start
+        edges += map(tuple, near.tolist())
+    one, other = np.array(edges).T
+    graph = coo_array((np.ones(len(edges), bool), (one, other)), (len(paths), len(paths)))
+    return connected_components(graph, directed=False)[1]
+
+
+def _hashes(path: str) -> tuple[bytes, int]:
+    """Of the bytes, and of how the image looks."""
+    import imagehash
+
+    with open_image(path) as image:
+        image.draft("L", (128, 128))  # JPEG is decoded at an eighth of its size
+        look = int(str(imagehash.phash(image)), 16)
+    return hashlib.sha256(Path(path).read_bytes()).digest(), look
