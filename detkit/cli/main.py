@@ -37,7 +37,8 @@ def main(args: Sequence[str] | None = None, restore: bool = True) -> int:
         restore: whether the handlers of signals are those of before at the end.
 
     Returns:
-        The exit code: 0, 2 for what the user can mend (one message, no traceback), 130 after Ctrl-C, 143 after SIGTERM.
+        The exit code: 0; 1 where `detkit doctor` found what would stop a run; 2 for what the user can mend (one
+        message, no traceback); 130 after Ctrl-C, 143 after SIGTERM.
     """
     args = list(sys.argv[1:] if args is None else args)
     command = args[0] if args else "--help"
@@ -69,8 +70,7 @@ def main(args: Sequence[str] | None = None, restore: bool = True) -> int:
 def _run(command: str, args: list[str]) -> int:
     """Run a command; the exit code unless it was stopped."""
     try:
-        _dispatch(command, args)
-        return 0
+        return _dispatch(command, args)
     except DetkitError as error:
         return _fail(str(error))
     except (MemoryError, RuntimeError) as error:
@@ -89,19 +89,19 @@ def _run(command: str, args: list[str]) -> int:
         return _fail(str(told))
 
 
-def _dispatch(command: str, args: list[str]) -> None:
+def _dispatch(command: str, args: list[str]) -> int:
+    """Run a command; its exit code."""
     if command == "benchmark":
         if not args or args[0] in ("--help", "-h"):
             print(f"usage: detkit benchmark generations [options]\n\n  generations  {COMMANDS[command]}")
-            return
+            return 0
         if args[0] != "generations":
             raise ConfigError(f"there is no benchmark {args[0]!r}; there is: generations")
         command, args = "benchmark generations", args[1:]
     if command not in LIGHTNING:
         from detkit.cli.tools import run_tool
 
-        run_tool(command, args)
-        return
+        return run_tool(command, args)
     from detkit.cli.noise import quiet
     from detkit.cli.resume import prepare
 
@@ -110,6 +110,7 @@ def _dispatch(command: str, args: list[str]) -> None:
     from detkit.cli.lightning_cli import execute
 
     execute(command, arguments, start)
+    return 0
 
 
 def _fail(message: str) -> int:

@@ -30,6 +30,7 @@ class Tool:
         needs_torch: whether torch is imported; `detkit evaluate` does without, and is quick.
         runs: options that name a run, whose data set is the default of `data`.
         from_config: options -> the names in a fit's config that supply them.
+        positional: the option whose value is a first argument without dashes.
     """
 
     module: str
@@ -37,6 +38,7 @@ class Tool:
     needs_torch: bool = True
     runs: tuple[str, ...] = ()
     from_config: Mapping[str, str] = field(default_factory=dict)
+    positional: str | None = None
 
 
 TOOLS = {
@@ -56,9 +58,16 @@ TOOLS = {
 CONFIG = "--config takes a fit's config, which supplies the data set; --import MODULE imports classes of your own."
 
 
-def run_tool(command: str, args: Sequence[str]) -> None:
-    """Run one of `TOOLS` with the arguments after it, and print the `text` of its result."""
-    tool, arguments = TOOLS[command], read_arguments(args)
+def run_tool(command: str, args: Sequence[str]) -> int:
+    """Run one of `TOOLS` with the arguments after it, and print the `text` of its result.
+
+    Returns:
+        The `exit_code` of its result, 0 where it has none.
+    """
+    tool = TOOLS[command]
+    if tool.positional and args and not args[0].startswith("-"):
+        args = [f"--{tool.positional}", *args]
+    arguments = read_arguments(args)
     known = options_of(tool.module, tool.function) or {}
     if known:
         check_options(command, known | {"help": None}, Arguments([], arguments.options, arguments.modules))
@@ -74,6 +83,7 @@ def run_tool(command: str, args: Sequence[str]) -> None:
     result = function(**_parse(command, tool, function, arguments, known))
     if result.text:
         print(result.text, flush=True)
+    return getattr(result, "exit_code", 0)
 
 
 def _parse(
