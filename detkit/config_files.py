@@ -16,7 +16,7 @@ from detkit.errors import ConfigError
 
 #: What a config file may hold.
 SECTIONS = ("model", "data", "trainer", "checkpoint", "predictions", "seed_everything", "ckpt_path", "print_config")
-SECTIONS += ("output", "baseline", "score_threshold")
+SECTIONS += ("output", "baseline", "score_threshold", "tiles", "overlap")
 MAX_VALUES, MAX_DEPTH = 100_000, 50
 
 

@@ -10,12 +10,13 @@ from torch import Tensor
 class Sample(TypedDict):
     """One image with its ground truth. All per-box fields have the same length N.
 
-    Where there is no ground truth (`detkit predict`, `Detector.predict`) only ``image`` is there, with ``image_id``
-    and ``path`` where they are known.
+    Where there is no ground truth (`detkit predict`, `Detector.predict`) only ``image`` is there, with ``image_id``,
+    ``file`` and ``path`` where they are known. Of an image to predict on that cannot be read, ``error`` is there in the
+    place of ``image``.
     """
 
     #: uint8 (3, H, W), RGB, 0-255.
-    image: Tensor
+    image: NotRequired[Tensor]
     #: float32 (N, 4), x1 y1 x2 y2 in pixels, half-open; (0, 4) where there are none.
     boxes: NotRequired[Tensor]
     #: int64 (N,), from 1 to K; background is 0 and never among them.
@@ -28,8 +29,12 @@ class Sample(TypedDict):
     area: NotRequired[Tensor]
     #: The data set's own id.
     image_id: NotRequired[str | int]
+    #: The image's name: its path below the folder of the data set, with "/".
+    file: NotRequired[str]
     #: The image file.
     path: NotRequired[str]
+    #: Why the image cannot be read.
+    error: NotRequired[str]
     #: float32 (P, 4), best first, for the detectors whose proposals are given.
     proposals: NotRequired[Tensor]
 

@@ -31,12 +31,14 @@ from detkit.cli.reports import (
     report_predictions,
     report_test,
 )
-from detkit.cli.resume import Difference, Start, check_state, find_differences, position_of, prepare, read_start
+from detkit.cli.resume import TILED, Difference, Start, check_state, find_differences, position_of, prepare, read_start
 from detkit.cli.signatures import names_of
 from detkit.cli.trainer import SaveConfig, complete, make_run_folder, with_absolute_paths
+from detkit.detectors.base import Detector
+from detkit.detectors.tiles import TileSettings
 from detkit.engine.callbacks import BestCheckpoint
 from detkit.engine.checkpoints import check_fits, hyper_parameters, run_folder
-from detkit.engine.predictions import FILES, PredictionWriter
+from detkit.engine.predictions import PredictionWriter
 from detkit.errors import CheckpointError, ConfigError, DataError
 from detkit.evaluation.tables import find_baseline, read_baseline
 from detkit.settings import check_groups
@@ -49,6 +51,11 @@ REPORT_OPTIONS: tuple[tuple[str, type, str], ...] = (
     ("baseline", str, "metrics.json of another report, to compare with."),
     ("score_threshold", float, "Least score of what the report shows and counts, in 0..1; by default of the best F1."),
 )
+TILE_OPTIONS: tuple[tuple[str, type, str], ...] = (
+    ("tiles", int, "Cut larger images into tiles of this many pixels a side; by default no image is cut."),
+    ("overlap", float, "Of neighbouring tiles, as a share of their sides, 0 to 0.9; by default 0.2."),
+)
+SKIPPED = 3  # the exit code where images could not be read
 TRAINER_DEFAULTS = {"num_sanity_val_steps": 0, "log_every_n_steps": 10, "enable_model_summary": False}
 
 
@@ -115,6 +122,8 @@ class DetkitCLI(LightningCLI):
         self.differences: list[Difference] = []
         self.folder: Path | None = None
         self.baseline: dict[str, Any] | None = None
+        self.tiles: TileSettings | None = None
+        self.exit_code = 0
         super().__init__(
             model,
             data,
@@ -149,6 +158,10 @@ class DetkitCLI(LightningCLI):
         if self.command == "test":
             group = parser.add_argument_group("the report")
             for name, kind, text in REPORT_OPTIONS:
+                group.add_argument(f"--{name}", type=kind | None, default=None, help=text)
+        if self.command in TILED:
+            group = parser.add_argument_group("large images")
+            for name, kind, text in TILE_OPTIONS:
                 group.add_argument(f"--{name}", type=kind | None, default=None, help=text)
         if self.command == "fit":
             parser.add_class_arguments(BestCheckpoint, "checkpoint")
@@ -192,6 +205,11 @@ class DetkitCLI(LightningCLI):
         threshold = self.config.get("score_threshold")
         if threshold is not None and not 0 <= threshold <= 1:
             raise ConfigError(f"--score_threshold {threshold:g}: scores go from 0 to 1")
+        if (tiles := self.config.get("tiles")) is not None:
+            overlap = self.config.get("overlap")
+            self.tiles = TileSettings(tiles) if overlap is None else TileSettings(tiles, overlap)
+        elif self.config.get("overlap") is not None:
+            raise ConfigError("--overlap is of the tiles that --tiles cuts an image into; give that, too")
         if baseline := self.config.get("baseline"):
             self.baseline = read_baseline(baseline)  # a wrong one is told before the test, not after it
 
@@ -233,6 +251,10 @@ class DetkitCLI(LightningCLI):
             if rank_zero_only.rank == 0:
                 print(f"goes on {position_of(content, self.model.finished_stage(content))}", flush=True)
         self.start.content = {}  # its memory is needed
+        if self.tiles is not None:
+            if not isinstance(self.model, Detector):
+                raise ConfigError(f"--tiles is for detectors, not for a {type(self.model).__name__}")
+            self.model.tiles = self.tiles
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with detkit's default loggers and callbacks; see `detkit.cli.trainer`."""
@@ -264,8 +286,7 @@ class DetkitCLI(LightningCLI):
             read = [path, self.config.baseline and find_baseline(self.config.baseline)]
             check_outputs([self._report_folder / name for name in REPORT_FILES], self.config.data, read, "--output")
         if self.command == "predict":
-            files = [self.config_init.predictions.folder / name for name in FILES]
-            check_outputs(files, self.config.data, [path], "--predictions.output")
+            check_outputs(self.config_init.predictions.files, self.config.data, [path], "--predictions.output")
         try:
             method(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, **options)
             if self.trainer.is_global_zero:
@@ -306,6 +327,7 @@ class DetkitCLI(LightningCLI):
             report_test(self.model, self.datamodule, data, *found)
         else:
             report_predictions(self.config_init.predictions, self.trainer.world_size)
+            self.exit_code = SKIPPED if self.config_init.predictions.skipped else 0
 
     def _how_to_go_on(self, in_epoch: bool = False) -> str:
         """How to go on; ``in_epoch``: the last checkpoint is of the step at which the fit was stopped."""

@@ -38,7 +38,8 @@ def main(args: Sequence[str] | None = None, restore: bool = True) -> int:
 
     Returns:
         The exit code: 0; 1 where `detkit doctor` found what would stop a run; 2 for what the user can mend (one
-        message, no traceback); 130 after Ctrl-C, 143 after SIGTERM.
+        message, no traceback); 3 where `detkit predict` has skipped images that cannot be read; 130 after Ctrl-C, 143
+        after SIGTERM.
     """
     args = list(sys.argv[1:] if args is None else args)
     command = args[0] if args else "--help"
@@ -109,8 +110,7 @@ def _dispatch(command: str, args: list[str]) -> int:
     quiet()
     from detkit.cli.lightning_cli import execute
 
-    execute(command, arguments, start)
-    return 0
+    return execute(command, arguments, start).exit_code
 
 
 def _fail(message: str) -> int:

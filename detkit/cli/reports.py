@@ -16,11 +16,14 @@ from detkit.__about__ import __version__
 from detkit.cli.resume import Difference
 from detkit.data.datamodule import DataModule
 from detkit.engine.module import TrainableModule
-from detkit.engine.predictions import PredictionWriter
+from detkit.engine.predictions import PICTURES, PredictionWriter
 from detkit.errors import DataError
 from detkit.evaluation.tables import baseline_text, metrics_text, render
 from detkit.files import check_output, keep_inputs, overwrite_note, publish, staged, write_json
 from detkit.tools.evaluate import report_of
+
+LISTED = 100  # images that could not be read
+SHOWN = 3  # paths of a data set
 
 
 def differences_text(rows: Sequence[Difference]) -> str:
@@ -39,9 +42,14 @@ def differences_text(rows: Sequence[Difference]) -> str:
 def describe_data(section: Mapping[str, Any]) -> str:
     """The data set of a config's section in words: its class and path, relative to the working directory."""
     name, path = section["class_path"].rpartition(".")[2], section.get("init_args", {}).get("path")
-    if path and os.path.isabs(path) and Path(path).is_relative_to(Path.cwd()):
-        path = os.path.relpath(path)
-    return f"{name}({path})" if path else name
+    paths = [path] if isinstance(path, str) else path or []
+    shown = [os.path.relpath(each) if _is_below_here(each) else each for each in paths[:SHOWN]]
+    more = ", ..." if len(paths) > SHOWN else ""
+    return f"{name}({', '.join(shown)}{more})" if shown else name
+
+
+def _is_below_here(path: str) -> bool:
+    return os.path.isabs(path) and Path(path).is_relative_to(Path.cwd())
 
 
 def check_outputs(files: Sequence[Path], data: Mapping[str, Any], read: Sequence[Any], option: str) -> None:
@@ -58,7 +66,8 @@ def check_outputs(files: Sequence[Path], data: Mapping[str, Any], read: Sequence
     """
     check_output(files[0].parent)
     arguments = data.get("init_args") or {}
-    texts = [value for _, value in arguments.items() if isinstance(value, str)]
+    values = [each for value in arguments.values() for each in (value if isinstance(value, list) else [value])]
+    texts = [value for value in values if isinstance(value, str)]
     root = arguments.get("path")
     in_root = [os.path.join(root, text) for text in texts] if isinstance(root, str) else []
     keep_inputs(files, [*read, *texts, *in_root], option)
@@ -146,8 +155,16 @@ def report_test(
 def report_predictions(writer: PredictionWriter, world_size: int) -> None:
     """Say where the predictions are, and, where one process has counted them all, how many are drawn."""
     print(f"predictions: {writer.written}{writer.overwrite_note}", flush=True)
-    if writer.draw:
-        share = f"{writer.num_drawn:,} of {writer.num_detections:,} detections"
-        limit = f"those from a score of {writer.score_threshold:g} (--predictions.score_threshold)"
-        counts = f" ({share}, {limit})" if world_size == 1 else ""
-        print(f"drawn: {writer.folder / 'predictions'}{counts}", flush=True)
+    share = f"{writer.num_drawn:,} of {writer.num_detections:,} detections"
+    limit = f"those from a score of {writer.shown_from:g} (--score_threshold)"
+    counts = f" ({share}, {limit})" if world_size == 1 else ""
+    for verb, folder, wanted in zip(("drawn", "cropped"), PICTURES, (writer.draw, writer.crops), strict=True):
+        if wanted:
+            print(f"{verb}: {writer.folder / folder}{counts}", flush=True)
+    if writer.skipped:
+        errors = list(writer.skipped.values())
+        more = f"\n  and {len(errors) - LISTED:,} more" if len(errors) > LISTED else ""
+        listed = "\n".join(f"  {error}" for error in errors[:LISTED])
+        count = f"{len(errors):,} image{'s' if len(errors) > 1 else ''}"
+        print(f"skipped: {count} that cannot be read (--on_bad_image error stops at the first):")
+        print(f"{listed}{more}", flush=True)

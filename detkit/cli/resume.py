@@ -15,6 +15,7 @@ from typing import Any
 from detkit.classes import find_class, full_name, known_classes
 from detkit.cli.arguments import Arguments, ConfigFile, flatten, lookup, read_arguments
 from detkit.cli.imports import check_names, kinds
+from detkit.cli.short_form import long_form
 from detkit.cli.signatures import check_options, options_of
 from detkit.config_files import check_values, read_config
 from detkit.engine.checkpoints import FoundCheckpoint, find_checkpoint, hyper_parameters, read_checkpoint, run_folder
@@ -24,6 +25,8 @@ from detkit.torch_files import check_form
 
 #: They belong to a checkpoint's labels and are never contradicted.
 CLASSES = ("class_names", "category_ids")
+#: The commands that may cut images into tiles.
+TILED = ("test", "predict")
 #: Where the options of a group are defined.
 OPTIONS = {
     "trainer": ("lightning.pytorch.trainer.trainer", "Trainer"),
@@ -63,7 +66,7 @@ def prepare(command: str, args: Sequence[str]) -> tuple[Arguments, Start]:
         ConfigError: an unknown option or class, a config file that is missing or not YAML, or no checkpoint.
         CheckpointError: there is no such checkpoint.
     """
-    arguments = read_arguments(args)
+    arguments = read_arguments(long_form(command, args))
     if arguments.ask_for_help:
         return arguments, Start(Path())
     start = find_start(command, arguments)
@@ -71,6 +74,8 @@ def prepare(command: str, args: Sequence[str]) -> tuple[Arguments, Start]:
     known |= dict.fromkeys(("model", "data", "ckpt_path", "seed_everything", "print_config"))
     if command == "test":
         known |= dict.fromkeys(("output", "baseline", "score_threshold"))
+    if command in TILED:
+        known |= dict.fromkeys(("tiles", "overlap"))
     if command != "predict":
         del known["predictions"]
     if command != "fit":

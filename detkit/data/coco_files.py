@@ -103,6 +103,24 @@ class Result(msgspec.Struct, gc=False):
     score: Number
 
 
+class _OutlinedResult(msgspec.Struct, gc=False):
+    """A detection that may have an outline in the place of a box, as pycocotools takes it."""
+
+    image_id: ImageId
+    category_id: CategoryId
+    score: Number
+    bbox: Box | None = None
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _ResultsFile(msgspec.Struct, gc=False):
+    """Detections in an object, as some programs write them."""
+
+    predictions: list[_OutlinedResult] | None = None
+    detections: list[_OutlinedResult] | None = None
+    results: list[_OutlinedResult] | None = None
+
+
 def read_instances(path: str | PathLike[str]) -> Instances:
     """Read COCO's annotations; gzip may have packed them.
 
@@ -130,7 +148,7 @@ def read_instances(path: str | PathLike[str]) -> Instances:
                 raise DataError(f"{path}: {of} id {row.id!r} is given twice; ids must be unique")
             seen.add(row.id)
     rows = instances.annotations or []
-    findings = [*_read_flags(rows, path), *_add_boxes(rows, instances.images, path)]
+    findings = [*_read_flags(rows, path), *_add_boxes(rows, instances.images, path, "annotation")]
     return Instances(instances.images, rows, instances.categories, instances.annotations is not None, findings)
 
 
@@ -151,8 +169,10 @@ def _read_flags(rows: Sequence[Annotation], path: str | PathLike[str]) -> Iterat
         yield Finding("flag", str(path), None, text, count)
 
 
-def _add_boxes(rows: Sequence[Annotation], images: Sequence[Image], path: str | PathLike[str]) -> Iterator[Finding]:
-    """Give annotations without a box that of their outline (polygons or runs of pixels)."""
+def _add_boxes(
+    rows: Sequence[Annotation | _OutlinedResult], images: Sequence[Image], path: str | PathLike[str], what: str
+) -> Iterator[Finding]:
+    """Give annotations or detections without a box that of their outline (polygons or runs of pixels)."""
     missing = [(number, row) for number, row in enumerate(rows) if row.bbox is None]
     if not missing:
         return
@@ -173,15 +193,41 @@ def _add_boxes(rows: Sequence[Annotation], images: Sequence[Image], path: str | 
             row.bbox = (*low.tolist(), *(high - low).tolist())
         except (AttributeError, LookupError, TypeError, ValueError, msgspec.MsgspecError):
             raise DataError(
-                f"{path}: annotation {number} (counted from 0) has no bbox, and no segmentation to take it from"
+                f"{path}: {what} {number} (counted from 0) has no bbox, and no segmentation to take it from"
             ) from None
-    text = f"{len(missing):,} annotations have no bbox: that of their segmentation is taken"
+    text = f"{len(missing):,} {what}s have no bbox: that of their segmentation is taken"
     yield Finding("from_outline", str(path), None, text, len(missing))
 
 
-def read_results(path: str | PathLike[str]) -> list[Result]:
-    """Read COCO's results, which gzip may have packed; raises DataError as `decode`."""
-    return decode(path, list[Result], "a list of {image_id, category_id, bbox, score}")
+def read_results(path: str | PathLike[str]) -> tuple[list[Result], list[Finding]]:
+    """Read COCO's results, and say what was found; gzip may have packed them.
+
+    They may stand in an object ({"predictions": [...]}, or detections, or results), and may have a
+    segmentation in the place of a box, which is taken from it as pycocotools does.
+
+    Raises:
+        DataError: as `decode`, or a detection has neither a box nor an outline.
+    """
+    wanted = "a list of {image_id, category_id, bbox, score}"
+    try:
+        return decode(path, list[Result], wanted), []
+    except DataError as error:
+        if not isinstance(error.__cause__, msgspec.ValidationError):
+            raise
+        try:
+            content = decode(path, list[_OutlinedResult] | _ResultsFile, wanted)
+        except DataError:
+            raise error from None
+    rows, findings = content, []
+    if isinstance(content, _ResultsFile):
+        found = {name: rows for name in content.__struct_fields__ if (rows := getattr(content, name)) is not None}
+        if len(found) != 1:
+            names = " and ".join(map(repr, found)) or "no list 'predictions'"
+            raise DataError(f"{path}: has {names}; wanted is {wanted}, or one such list in an object")
+        [(name, rows)] = found.items()
+        findings.append(Finding("wrapped", str(path), None, f"the detections are read from its list {name!r}"))
+    findings += _add_boxes(rows, [], path, "detection")
+    return [Result(row.image_id, row.category_id, row.bbox, row.score) for row in rows], findings
 
 
 def boxes_of(rows: Sequence[Annotation] | Sequence[Result]) -> np.ndarray:
@@ -228,7 +274,7 @@ def decode(path: str | PathLike[str], form: type[T], wanted: str) -> T:
         with no_garbage_collection():
             return msgspec.json.decode(content, type=form)
     except msgspec.ValidationError as error:
-        raise DataError(f"{path}: {_explain(str(error), wanted)}") from None
+        raise DataError(f"{path}: {_explain(str(error), wanted)}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path}: {_explain_syntax(str(error), content, wanted)}") from None
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from detkit.data.annotations import Annotations
 from detkit.data.coco_files import decode
-from detkit.data.dataset import DetectionDataset, Proposals
+from detkit.data.dataset import DetectionDataset, Proposals, UnreadableAsSamples
 from detkit.data.input_files import check_printable
 from detkit.data.loaders import TrainLoader, default_workers, loader_options, make_eval_loader, samples_done
 from detkit.data.sampler import TrainSampler
@@ -54,6 +54,7 @@ class DataModule(L.LightningDataModule):
     Attributes:
         category_ids: the data set's own ids, in the order of class_names.
         sources: split -> what it is read from, None where the data set has no such split; for `test_split`.
+        skip_unreadable: hand out images to predict on that cannot be read as samples with an ``error``.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class DataModule(L.LightningDataModule):
         if class_names is not None:
             self._set_classes(class_names)
         self.sources: dict[str, str | None] = {}
+        self.skip_unreadable = False
         self._content: dict[str, Any] = {}
         self._datasets: dict[str, Any] = {}
         self._printed = False
@@ -180,7 +182,12 @@ class DataModule(L.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         """The images to predict on: those of the test set."""
-        return self.test_dataloader()
+        return self.predict_loader(self._required("test"))
+
+    def predict_loader(self, dataset: Dataset) -> DataLoader:
+        """A dataset's samples in order; see `skip_unreadable`."""
+        dataset = UnreadableAsSamples(dataset) if self.skip_unreadable else dataset
+        return make_eval_loader(dataset, self.eval_batch_size, self.num_workers)
 
     def _required(self, split: str) -> Any:
         dataset = self.dataset(split)

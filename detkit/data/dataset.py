@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,12 +64,17 @@ class DetectionDataset(Dataset):
             "difficult": torch.as_tensor(item["difficult"], dtype=torch.bool),
             "crowd": torch.as_tensor(item["crowd"], dtype=torch.bool),
             "area": torch.as_tensor(item["area"], dtype=torch.float32),
-            "image_id": self.annotations.image_id(index),
-            "path": self.annotations.path(index),
+            **self.names(index),
         }
         if "proposals" in item:
             sample["proposals"] = torch.as_tensor(item["proposals"], dtype=torch.float32).reshape(-1, 4)
         return sample
+
+    def names(self, index: int) -> dict[str, Any]:
+        """image_id, file and path of an image, which is not read for it."""
+        annotations = self.annotations
+        file = str(annotations.files[index]).replace(os.sep, "/")
+        return {"image_id": annotations.image_id(index), "file": file, "path": annotations.path(index)}
 
     def _load(self, index: int) -> Item:
         annotations = self.annotations
@@ -86,6 +92,23 @@ class DetectionDataset(Dataset):
             )
             _clip(item, width, height)
         return item
+
+
+class UnreadableAsSamples(Dataset):
+    """A data set in which an image that cannot be read is a sample of its names and an ``error``."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        """A sample of the data set, or one without ``image`` that says in ``error`` why it cannot be read."""
+        try:
+            return self.dataset[index]
+        except DataError as error:
+            return {**self.dataset.names(index), "error": str(error)}
 
 
 def _proposals(proposals: Proposals, image_id: str | int) -> np.ndarray:

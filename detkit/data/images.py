@@ -2,41 +2,49 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from detkit.data.annotations import Annotations
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.dataset import image_to_tensor
 from detkit.data.image_io import read_image
-from detkit.data.input_files import walk
-from detkit.data.loaders import make_eval_loader
-from detkit.data.voc_files import IMAGE_SUFFIXES, is_image_name
+from detkit.data.inputs import Input, find_inputs
 from detkit.errors import DataError
+from detkit.settings import check_range
 from detkit.types import Sample
 
 
 class ImageFolder(DetectionDataModule):
-    """All images below a folder, or a single one; for `predict` only.
+    """Images below folders, image files, lists of them, or the frames of videos; for `predict` only.
 
     Args:
-        path: a folder, which is searched with the folders in it, or one image file.
+        path: one or more folders, image files, patterns, lists of files (.txt) or videos; see `find_inputs`.
+        every: of a video every how many-th frame is read; at least 1.
         batch_size: images per step; at least 1.
-        num_workers: processes that read images; None takes one less than the cores, at most 4.
+        num_workers: processes that read images; None takes one less than the cores, at most 4. Videos are read in the
+            main process.
         class_names: as the model has them; not needed.
     """
 
     def __init__(
         self,
-        path: str,
+        path: str | list[str],
+        every: int = 1,
         batch_size: int = 1,
         num_workers: int | None = None,
         class_names: list[str] | None = None,
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers, class_names=class_names)
-        self.path = str(path)
-        self.images = ImageDataset(self.path)
+        check_range("every", every, 1)
+        self.path = path
+        self.inputs = find_inputs(path, every)
+        if any(each.frame is not None for each in self.inputs.images):
+            self.num_workers = 0  # OpenCV's threads for videos do not survive the fork of a worker
+        self.images = ImageDataset(self.inputs.images)
 
     def read(self, split: str) -> Annotations | None:
         """None: there are no annotations."""
@@ -47,38 +55,72 @@ class ImageFolder(DetectionDataModule):
         return []
 
     def setup(self, stage: str | None = None) -> None:
-        """Nothing to build; raises DataError for a stage that needs annotations."""
+        """Say what is not read; raises DataError for a stage that needs annotations."""
         if stage not in (None, "predict"):
-            raise DataError(f"{self.path}: a folder of images has no annotations, so it is for predict, not {stage}")
+            raise DataError(f"{self.path}: images without annotations are for predict, not {stage}")
+        if note := self.inputs.note():
+            rank_zero_info(note)
 
     def predict_dataloader(self) -> DataLoader:
-        """Batches of {"image", "image_id", "path"}, sorted by image_id."""
-        return make_eval_loader(self.images, self.eval_batch_size, self.num_workers)
+        """Batches of {"image", "image_id", "file", "path"}, in the order of `find_inputs`."""
+        return self.predict_loader(self.images)
 
 
 class ImageDataset(Dataset):
-    """Image files in the order of their names; DataError if there is no such path, or no image there."""
+    """Images and frames as samples without annotations.
 
-    def __init__(self, path: str) -> None:
-        suffixes = ", ".join(IMAGE_SUFFIXES)
-        if os.path.isfile(path):
-            if not path.lower().endswith(IMAGE_SUFFIXES):
-                raise DataError(f"{path}: not an image file ({suffixes})")
-            self.root, file = os.path.split(path)
-            self.files = [file]
-            return
-        if not os.path.isdir(path):
-            raise DataError(f"{path}: no such file or folder")
-        above = len(os.path.join(path, ""))
-        self.root, self.files = path, sorted(file[above:] for file in walk(path) if is_image_name(file))
-        if not self.files:
-            raise DataError(f"{path}: no image below this folder ({suffixes})")
+    Args:
+        inputs: what is read. The frames of a video are read quickest in their order.
+    """
+
+    def __init__(self, inputs: Sequence[Input]) -> None:
+        self.inputs = list(inputs)
+        self._video: Video | None = None
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.inputs)
 
     def __getitem__(self, index: int) -> Sample:
-        """image uint8 (3, H, W), image_id (path below the folder, with "/") and path; DataError if it is unreadable."""
-        file = self.files[index]
-        path = os.path.join(self.root, file)
-        return {"image": image_to_tensor(read_image(path)), "image_id": file.replace(os.sep, "/"), "path": path}
+        """image uint8 (3, H, W), image_id, file and path; DataError if it is unreadable."""
+        _, path, frame = self.inputs[index]
+        if frame is None:
+            pixels = read_image(path)
+        else:
+            if self._video is None or self._video.path != path or self._video.next > frame:
+                self._video = Video(path)
+            pixels = self._video.read(frame)
+        return {"image": image_to_tensor(pixels), **self.names(index)}
+
+    def names(self, index: int) -> dict[str, str]:
+        """image_id, file and path of an image, which is not read for it."""
+        image_id, path, _ = self.inputs[index]
+        return {"image_id": image_id, "file": image_id, "path": path}
+
+
+class Video:
+    """The frames of a video, read by OpenCV from the first to the last.
+
+    Attributes:
+        path: the file.
+        next: the number of the next frame.
+    """
+
+    def __init__(self, path: str) -> None:
+        import cv2
+
+        self.path, self.next = path, 0
+        self._capture = cv2.VideoCapture(path)
+
+    def read(self, number: int) -> np.ndarray:
+        """The pixels of a frame that was not read yet, uint8 (H, W, 3) RGB; those before it are passed over.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        while self.next < number and self._capture.grab():
+            self.next += 1
+        good, pixels = self._capture.read()
+        if not good or self.next != number:
+            raise DataError(f"{self.path}: frame {number} cannot be read")
+        self.next += 1
+        return np.ascontiguousarray(pixels[..., ::-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from detkit.data.image_io import as_image
+from detkit.detectors.tiles import TileSettings, detect_by_tiles
 from detkit.engine.checkpoints import find_checkpoint, read_checkpoint, restore
 from detkit.engine.module import TrainableModule
 from detkit.engine.summary import field_lines
@@ -19,6 +21,7 @@ from detkit.features.preprocessing import ImageBatch, ImageSettings, Preprocessi
 from detkit.features.roi_pooling import RoIPooler
 from detkit.heads.detection import DetectionSettings
 from detkit.heads.roi_heads import BoxPredictor, RoIHeads, RoISettings, build_box_head
+from detkit.heads.selection import Selection
 from detkit.proposals import Proposals
 from detkit.system import keep_freed_memory
 from detkit.types import Batch, Detections, Targets
@@ -42,6 +45,7 @@ class Detector(TrainableModule):
 
     Attributes:
         sampler_stats: what the samplers of the last call of `losses` drew, such as foreground boxes an image; logged.
+        tiles: how Lightning's test and predict cut large images; None: they do not.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Detector(TrainableModule):
         self.metric = MeanAveragePrecision(protocol=protocol, class_names=self.class_names)
         self.train_on_difficult = train_on_difficult
         self.sampler_stats: dict[str, Tensor] = {}
+        self.tiles: TileSettings | None = None
 
     # -- what a generation implements ------------------------------------------------------------
 
@@ -84,7 +89,14 @@ class Detector(TrainableModule):
 
     @torch.no_grad()
     def predict(
-        self, images: ImageLike | list[ImageLike], score_threshold: float = 0.0, batch_size: int = 1
+        self,
+        images: ImageLike | list[ImageLike],
+        score_threshold: float = 0.0,
+        batch_size: int = 1,
+        classes: Sequence[str] | None = None,
+        agnostic_nms: bool = False,
+        tiles: int | None = None,
+        overlap: float = 0.2,
     ) -> Detections | list[Detections]:
         """Detect objects. On a CPU with glibc the process keeps freed memory from then on, see `keep_freed_memory`.
 
@@ -92,13 +104,19 @@ class Detector(TrainableModule):
             images: a path, PIL image, uint8 RGB array (H, W, 3) or uint8 tensor (3, H, W), or a list of them.
             score_threshold: leave out detections with a lower score (0-1); the model's own threshold holds besides.
             batch_size: images that go through the network together.
+            classes, agnostic_nms: see `Selection`.
+            tiles, overlap: see `TileSettings`; without ``tiles`` images are not cut.
 
         Returns:
             Of each image ``boxes`` (N, 4) in its own pixels, ``scores`` (N,) and ``labels`` (N,) from 1, best first.
 
         Raises:
             ImageTypeError, DataError: for an image that is none, or cannot be read.
+            ConfigError: a class that there is not, or a number out of its range.
         """
+        selection = Selection(score_threshold, classes, agnostic_nms)
+        selection.labels(self.class_names)
+        settings = None if tiles is None else TileSettings(tiles, overlap)
         if self.device.type == "cpu":
             keep_freed_memory()
         many = isinstance(images, list | tuple)
@@ -109,9 +127,9 @@ class Detector(TrainableModule):
         try:
             for start in range(0, len(inputs), batch_size):
                 batch: Batch = [{"image": as_image(image)} for image in inputs[start : start + batch_size]]
-                for detections in self.detect(batch):
-                    keep = detections["scores"] >= score_threshold
-                    results.append(Detections({k: v[keep].cpu() for k, v in detections.items()}, self.class_names))
+                for found in self.detect(batch) if settings is None else detect_by_tiles(self, batch, settings):
+                    kept = selection(found, self.class_names)
+                    results.append(Detections({k: v.cpu() for k, v in kept.items()}, self.class_names))
         finally:
             for module, training in modes:  # one by one: parts may be fixed while others learn
                 module.training = training
@@ -142,7 +160,10 @@ class Detector(TrainableModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move the images only: annotations are small, and sorting them on the host spares waits for the device."""
-        return [{**sample, "image": sample["image"].to(device, non_blocking=True)} for sample in batch]
+        return [
+            {**sample, "image": sample["image"].to(device, non_blocking=True)} if "image" in sample else sample
+            for sample in batch
+        ]
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -170,10 +191,17 @@ class Detector(TrainableModule):
         self.metric.update(self.detect(batch, encoded), batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.metric.update(self.detect(batch), batch)
+        self.metric.update(self._detect(batch), batch)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[Detections]:
-        return self.detect(batch)
+    def _detect(self, batch: Batch) -> list[Detections]:
+        """`detect`, by `tiles` if there are."""
+        return self.detect(batch) if self.tiles is None else detect_by_tiles(self, batch, self.tiles)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[Detections | None]:
+        """Detections of each image; None for one that cannot be read."""
+        readable = [sample for sample in batch if "image" in sample]
+        found = iter(self._detect(readable) if readable else [])
+        return [next(found) if "image" in sample else None for sample in batch]
 
     def on_validation_epoch_end(self) -> None:
         self.loss_guard.check()

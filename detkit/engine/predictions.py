@@ -1,15 +1,15 @@
-"""Predictions, written to disk while they are made: COCO's results format, and drawn images on request."""
+"""Predictions, written to disk while they are made: in one of several formats, with drawings and crops on request."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
@@ -19,60 +19,69 @@ from detkit.data.image_io import open_image
 from detkit.data.images import ImageDataset
 from detkit.engine.checkpoints import run_folder
 from detkit.engine.module import TrainableModule
+from detkit.engine.prediction_formats import FORMATS, MARK, Classes, Predicted
 from detkit.errors import ConfigError, DataError
 from detkit.files import check_output, discard, overwrite_note, publish, stage, writing
+from detkit.heads.selection import Selection
+from detkit.settings import check_choice
 from detkit.signals import SIGNALS, Stopped
 from detkit.types import Batch, Detections, Sample
 
-FILES = ("predictions.json", "predictions.stopped.json")
-DRAWN = "predictions"  # the folder of the drawings
-MAX_STEM = 230  # bytes; file systems take names of 255, of which a number and ".jpg" are some
+NAME, STOPPED = "predictions", "predictions.stopped"
+PICTURES = ("predictions", "crops")  # the folders of the drawings and the crops
+SHOWN = 0.5  # least score of what people look at, unless they say another
+MAX_STEM = 220  # bytes; file systems take names of 255, of which numbers and ".jpg" are some
 COMMENT = b"drawn by detkit"  # in their JPEG files
-
-
-def coco_results(image_id: str | int, detections: Detections, category_ids: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """The detections of one image as rows of COCO's results format.
-
-    Args:
-        image_id: as in the data set.
-        detections: boxes (N, 4) x1 y1 x2 y2 in pixels, scores (N,), labels (N,) in 1..K.
-        category_ids: the data set's own ids, in the order of the labels (label 1 first).
-
-    Yields:
-        image_id, category_id, bbox (x, y, width, height in pixels), score.
-    """
-    boxes, scores, labels = (detections[k].detach().cpu() for k in ("boxes", "scores", "labels"))
-    sides = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1)
-    for box, score, label in zip(_decimals(sides), _decimals(scores), labels.tolist(), strict=True):
-        yield {"image_id": image_id, "category_id": int(category_ids[label - 1]), "bbox": box, "score": score}
-
-
-def _decimals(values: Tensor) -> Any:
-    """float32 as the shortest decimals that are read back as the same numbers, in lists of the tensor's shape."""
-    if values.ndim > 1:
-        return [_decimals(row) for row in values]
-    return [float(str(value)) for value in values.float().numpy()]
+FormatName = Literal["coco", "voc", "yolo", "csv", "label_studio"]
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes `predictions.json`, a list in COCO's results format; each process its part, which the first one joins.
+    """Writes the detections of each image, by default to `predictions.json` in COCO's results format.
 
-    A run that is stopped, or meets an image that cannot be read, writes `predictions.stopped.json`, of the images that
-    are done.
+    Each process writes its part, and the first one joins them. A run that is stopped writes what is done, to
+    `predictions.stopped.json` and the like.
 
     Args:
         output: the folder to write into; the folder of the checkpoint's run by default.
+        format: coco (predictions.json), csv (predictions.csv), yolo (a text file an image, in predictions_yolo/), voc
+            (comp4 files, in predictions_voc/) or label_studio (pre-annotations, in predictions_label_studio.json).
+        classes: names of the classes to keep; all by default.
+        score_threshold: least score, in 0..1. By default all that the detector gives are written, and those from 0.5
+            are drawn, cropped and given to Label Studio.
+        agnostic_nms: suppress across classes too, at an IoU of 0.5.
         draw: write each image with its detections drawn into `predictions/`.
-        score_threshold: least score drawn, in 0..1; the JSON file holds all detections.
+        crops: write what is within each box into `crops/CLASS/`.
+        on_bad_image: what to do with an image that cannot be read: "skip", and list it at the end, with exit code 3; or
+            "error", to stop there.
+
+    Attributes:
+        skipped: image id -> why it could not be read.
     """
 
-    def __init__(self, output: str | None = None, draw: bool = False, score_threshold: float = 0.5) -> None:
+    def __init__(
+        self,
+        output: str | None = None,
+        format: FormatName = "coco",
+        classes: list[str] | None = None,
+        score_threshold: float | None = None,
+        agnostic_nms: bool = False,
+        draw: bool = False,
+        crops: bool = False,
+        on_bad_image: Literal["error", "skip"] = "skip",
+    ) -> None:
         super().__init__(write_interval="batch")
-        if not 0 <= score_threshold <= 1:
+        if score_threshold is not None and not 0 <= score_threshold <= 1:
             raise ConfigError(f"predictions.score_threshold is {score_threshold}; scores go from 0 to 1")
-        self.output, self.draw, self.score_threshold = output, draw, score_threshold
+        check_choice("predictions.format", format, tuple(FORMATS))
+        check_choice("predictions.on_bad_image", on_bad_image, ("error", "skip"))
+        shown = SHOWN if score_threshold is None else score_threshold
+        least = shown if format == "label_studio" else score_threshold or 0.0
+        self.selection = Selection(least, classes, agnostic_nms)
+        self.output, self.draw, self.crops, self.shown_from = output, draw, crops, shown
+        self.format, self.on_bad_image = FORMATS[format], on_bad_image
         self.folder = Path(output) if output else Path()
         self.written: Path | None = None
+        self.skipped: dict[str | int, str] = {}
         self._file: Any = None
 
     def use_run(self, checkpoint: Path) -> None:
@@ -80,26 +89,40 @@ class PredictionWriter(BasePredictionWriter):
         if not self.output:
             self.folder = run_folder(checkpoint)
 
+    @property
+    def files(self) -> list[Path]:
+        """What may be written, besides pictures."""
+        return [self.folder / f"{name}{self.format.suffix}" for name in (NAME, STOPPED)]
+
     def setup(self, trainer: Trainer, pl_module: TrainableModule, stage: str) -> None:
         """Refuse an output that cannot be written or is not detkit's own, and leave its drawings out of the images."""
         super().setup(trainer, pl_module, stage)
         check_output(self.folder)
+        self.selection.labels(pl_module.class_names)
         # Ids are those of the file that is predicted on: the training set's may number the same classes otherwise.
-        own = trainer.datamodule.category_ids_of("test") if isinstance(trainer.datamodule, DataModule) else []
-        self._category_ids = own or pl_module.category_ids
-        drawn = self.folder / DRAWN
-        for path in [drawn, *drawn.glob("*")] if self.draw else []:
-            if path.is_symlink() or (path.is_file() and not is_drawing(path)):
-                raise ConfigError(
-                    f"{path}: was not drawn by detkit and might be overwritten; choose another folder by "
-                    "--predictions.output"
-                )
+        data = trainer.datamodule if isinstance(trainer.datamodule, DataModule) else None
+        self._classes = Classes(
+            pl_module.class_names, (data.category_ids_of("test") if data else None) or pl_module.category_ids
+        )
+        if data is not None:
+            data.skip_unreadable = self.on_bad_image == "skip"
+        option = "choose another folder by --predictions.output"
+        for folder in self._picture_folders():
+            for path in [folder, *folder.rglob("*")]:
+                if path.is_symlink() or (path.is_file() and not is_drawing(path)):
+                    raise ConfigError(f"{path}: was not drawn by detkit and might be overwritten; {option}")
+        for path in self.files if self.format.is_folder else []:
+            if path.is_dir() and any(path.iterdir()) and not (path / MARK).is_file():
+                raise ConfigError(f"{path}: was not written by detkit and would be replaced; {option}")
         images = getattr(trainer.datamodule, "images", None)
         if isinstance(images, ImageDataset):
-            paths = {file: Path(images.root, file) for file in images.files}
-            images.files = [file for file, path in paths.items() if path.parent.name != DRAWN or not is_drawing(path)]
-            if not images.files:
-                raise DataError(f"{images.root}: has no image that detkit did not draw itself")
+            ours = [bool({*Path(each.path).parts} & {*PICTURES}) and is_drawing(each.path) for each in images.inputs]
+            images.inputs = [each for each, drawn in zip(images.inputs, ours, strict=True) if not drawn]
+            if not images.inputs:
+                raise DataError(f"{trainer.datamodule.path}: has no image that detkit did not draw itself")
+
+    def _picture_folders(self) -> list[Path]:
+        return [self.folder / name for name, wanted in zip(PICTURES, (self.draw, self.crops), strict=True) if wanted]
 
     def on_predict_start(self, trainer: Trainer, pl_module: TrainableModule) -> None:
         self._drawn: set[str] = set()
@@ -116,27 +139,26 @@ class PredictionWriter(BasePredictionWriter):
         self,
         trainer: Trainer,
         pl_module: TrainableModule,
-        prediction: list[Detections],
+        prediction: list[Detections | None],
         batch_indices: Sequence[int] | None,
         batch: Batch,
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
         for sample, detections in zip(batch, prediction, strict=True):
-            image_id = sample["image_id"]
-            rows = list(coco_results(image_id, detections, self._category_ids))
             with writing(self.folder):
-                self._file.write(json.dumps([image_id, rows]) + "\n")
-                if self.draw:
-                    self.num_detections += len(detections["scores"])
-                    self.num_drawn += int((detections["scores"] >= self.score_threshold).sum())
-                    self._draw(sample, detections, pl_module.class_names)
+                content: Any = sample.get("error")
+                if content is None and detections is not None:
+                    chosen = self.selection(detections, pl_module.class_names)
+                    content = _to_plain(sample, chosen)
+                    self._write_pictures(sample, chosen, pl_module.class_names)
+                self._file.write(json.dumps([sample["image_id"], content]) + "\n")
         if trainer.strategy.reduce_boolean_decision(SIGNALS.received is not None, all=False):
             raise Stopped
 
     def on_predict_end(self, trainer: Trainer, pl_module: TrainableModule) -> None:
-        """Join the parts of all processes into `predictions.json`."""
-        self._publish(trainer, FILES[0])
+        """Join the parts of all processes."""
+        self._publish(trainer, NAME)
         SIGNALS.waits = False
         if SIGNALS.received is not None:  # after the last image
             raise KeyboardInterrupt
@@ -147,64 +169,104 @@ class PredictionWriter(BasePredictionWriter):
         try:
             # An image that cannot be read ends one process only, and the others would be waited for.
             if isinstance(exception, Stopped) or (isinstance(exception, DataError) and trainer.world_size == 1):
-                self._publish(trainer, FILES[1])
+                self._publish(trainer, STOPPED)
         finally:
             with suppress(OSError):
                 self._file.close()
             if trainer.is_global_zero:  # which has joined the parts
                 discard(self._parts)
 
-    def _publish(self, trainer: Trainer, name: str) -> None:
+    def _publish(self, trainer: Trainer, stem: str) -> None:
         with writing(self.folder):
             self._file.close()
             trainer.strategy.barrier("predictions")
             if not trainer.is_global_zero:
                 return
             parts = [self._part(rank) for rank in range(trainer.world_size)]
-            with (self._parts / name).open("w", encoding="utf-8", errors="backslashreplace") as out:
-                out.write("[")  # lone surrogates, as undecodable file names contain them, become JSON's escapes
-                separator = "\n"
-                for row in _rows(parts):
-                    out.write(separator + json.dumps(row, ensure_ascii=False))
-                    separator = ",\n"
-                out.write("\n]\n")
+            name = f"{stem}{self.format.suffix}"
+            self.format.write(self._images(parts), self._parts / name, self._classes)
             for part in parts:
                 part.unlink()
-            drawn = {path.name for path in (self._parts / DRAWN).glob("*")}
-        self.overwrite_note = overwrite_note(publish(self._parts, self.folder), "--predictions.output")
+            drawn = {path.relative_to(self._parts) for folder in PICTURES for path in (self._parts / folder).rglob("*")}
+            replaced = self.format.is_folder and (self.folder / name / MARK).is_file()
+            if replaced:  # its files may be of other images
+                shutil.rmtree(self.folder / name)
+        replaced |= publish(self._parts, self.folder)
+        self.overwrite_note = overwrite_note(replaced, "--output")
         self.written = self.folder / name
-        if self.draw and name == FILES[0]:  # drawings of other images are of other predictions
-            for path in (self.folder / DRAWN).glob("*"):
-                if path.name not in drawn and is_drawing(path):
+        # Drawings of other images are of other predictions.
+        for folder in self._picture_folders() if stem == NAME else []:
+            for path in folder.rglob("*"):
+                if path.is_file() and path.relative_to(self.folder) not in drawn and is_drawing(path):
                     path.unlink(missing_ok=True)
 
     def _part(self, rank: int) -> Path:
         return self._parts / f"{rank}.part"
 
-    def _draw(self, sample: Sample, detections: Detections, class_names: list[str]) -> None:
+    def _images(self, parts: Sequence[Path]) -> Iterator[Predicted]:
+        """The images of all processes, each once: samplers repeat images so that every process has as many."""
+        written: set[str | int] = set()
+        for part in parts:
+            with part.open(encoding="utf-8") as lines:
+                for line in lines:
+                    image_id, content = json.loads(line)
+                    if image_id in written:
+                        continue
+                    written.add(image_id)
+                    if isinstance(content, str):
+                        self.skipped[image_id] = content
+                    else:
+                        yield Predicted(image_id, *content)
+
+    # -- pictures --------------------------------------------------------------------------------
+
+    def _write_pictures(self, sample: Sample, detections: Detections, class_names: list[str]) -> None:
+        if not (self.draw or self.crops):
+            return
         import detkit
 
-        picture = detkit.draw(
-            sample["image"].cpu(), detections, class_names=class_names, score_threshold=self.score_threshold
-        )
-        path = self._parts / DRAWN / self._name(sample["image_id"])
-        path.parent.mkdir(exist_ok=True)
+        name = self._name(sample["image_id"])
+        image = sample["image"].cpu()
+        self.num_detections += len(detections["scores"])
+        self.num_drawn += int((detections["scores"] >= self.shown_from).sum())
+        if self.draw:
+            picture = detkit.draw(image, detections, class_names=class_names, score_threshold=self.shown_from)
+            self._save(picture, PICTURES[0], f"{name}.jpg")
+        if self.crops:
+            rows = zip(*(detections[key].tolist() for key in ("boxes", "scores", "labels")), strict=True)
+            for number, (box, score, label) in enumerate(rows, 1):
+                if score >= self.shown_from:
+                    self._save(crop(image, box), PICTURES[1], _plain(class_names[label - 1]), f"{name}-{number}.jpg")
+
+    def _save(self, picture: Any, *parts: str) -> None:
+        path = self._parts.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path, quality=90, comment=COMMENT)
 
     def _name(self, image_id: str | int) -> str:
-        # Image ids come from annotation files of any origin: only plain characters reach the file system.
-        stem = re.sub(r"[^\w.-]+", "_", re.sub(r"(?i)\.jpe?g$", "", str(image_id))).lstrip(".") or "image"
+        """The stem of an image's pictures, which no other image has."""
+        stem = _plain(re.sub(r"(?i)\.jpe?g$", "", str(image_id)))
         stem = stem.encode()[:MAX_STEM].decode(errors="ignore")
         name, number = stem, 1
         while name in self._drawn:
             number += 1
             name = f"{stem}-{number}"
         self._drawn.add(name)
-        return f"{name}.jpg"
+        return name
 
 
-def is_drawing(path: Path) -> bool:
-    """Whether a file was drawn by a `PredictionWriter`."""
+def crop(image: Tensor, box: Sequence[float]) -> Any:
+    """The pixels that a box (x1, y1, x2, y2) touches of a uint8 image (3, H, W), at least one, as a PIL image."""
+    from PIL import Image
+
+    height, width = image.shape[-2:]
+    x1, y1 = (min(max(int(value), 0), side - 1) for value, side in zip(box[:2], (width, height), strict=True))
+    x2, y2 = max(-int(-box[2] // 1), x1 + 1), max(-int(-box[3] // 1), y1 + 1)
+    return Image.fromarray(image[:, y1:y2, x1:x2].permute(1, 2, 0).contiguous().numpy())
+
+
+def is_drawing(path: str | Path) -> bool:
+    """Whether a file is a picture of a `PredictionWriter`."""
     try:
         with open_image(path) as picture:
             return picture.info.get("comment") == COMMENT
@@ -212,15 +274,21 @@ def is_drawing(path: Path) -> bool:
         return False
 
 
-def _rows(parts: list[Path]) -> Iterator[dict[str, Any]]:
-    """The rows of all processes, each image once: samplers repeat images so that every process has as many."""
-    written: set[str | int] = set()
-    for part in parts:
-        in_part = set()
-        with part.open(encoding="utf-8") as lines:
-            for line in lines:
-                image_id, rows = json.loads(line)
-                if image_id not in written:
-                    in_part.add(image_id)
-                    yield from rows
-        written |= in_part
+def _plain(name: str) -> str:
+    # Image ids come from annotation files of any origin: only plain characters reach the file system.
+    return re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "image"
+
+
+def _to_plain(sample: Sample, detections: Detections) -> list[Any]:
+    """file, size, boxes, scores and labels as `Predicted` has them."""
+    height, width = sample["image"].shape[-2:]
+    file = sample.get("file") or str(sample["image_id"])
+    boxes, scores, labels = (detections[name].detach().cpu() for name in ("boxes", "scores", "labels"))
+    return [file, (width, height), _decimals(boxes), _decimals(scores), labels.tolist()]
+
+
+def _decimals(values: Tensor) -> Any:
+    """float32 as the shortest decimals that are read back as the same numbers, in lists of the tensor's shape."""
+    if values.ndim > 1:
+        return [_decimals(row) for row in values]
+    return [float(str(value)) for value in values.float().numpy()]

@@ -16,6 +16,7 @@ from detkit.data.annotations import Finding, UnknownIdPolicy
 from detkit.data.coco_files import (
     Annotation,
     Category,
+    Image,
     Result,
     areas_of,
     boxes_of,
@@ -60,7 +61,9 @@ def read_coco_results(
         objects = _objects(instances.annotations, str(annotations), index)
         policy.findings[:0] = instances.findings
         del instances
-        rows = read_results(detections)
+        rows, found = read_results(detections)
+        policy.findings += found
+        _use_file_names(rows, images, str(detections), policy)
         numbers, labels = index.of(rows, "detections", str(detections))
         scores = np.fromiter((row.score for row in rows), np.float64, len(rows))
         detected = Detected(numbers, boxes_of(rows), scores, labels)
@@ -99,6 +102,26 @@ class _Index:
         labels = np.fromiter((self.labels.get(row.category_id, -1) for row in rows), np.int32, len(rows))
         self.policy.check(labels, lambda row: rows[row].category_id, what, "classes", source, self.labels)
         return numbers, labels
+
+
+def _use_file_names(rows: Sequence[Result], images: Sequence[Image], source: str, policy: UnknownIdPolicy) -> None:
+    """Give detections that name their image by its file, as those on a folder do, the image's id."""
+    ids = {image.id for image in images}
+    named = [row for row in rows if isinstance(row.image_id, str) and row.image_id not in ids]
+    if not named:
+        return
+    id_of = {image.file_name.replace("\\", "/"): image.id for image in images if isinstance(image.file_name, str)}
+    counts = Counter(name.rpartition("/")[2] for name in id_of)
+    last = {short: number for name, number in id_of.items() if counts[short := name.rpartition("/")[2]] == 1}
+    matched = 0
+    for row in named:
+        found = id_of.get(row.image_id, last.get(row.image_id.rpartition("/")[2]))
+        if found is not None:
+            row.image_id = found
+            matched += 1
+    if matched:
+        text = f"{matched:,} detections name their images by file: matched with file_name in the annotations"
+        policy.findings.append(Finding("by_file_name", source, None, text, matched))
 
 
 def _objects(rows: Sequence[Annotation], source: str, index: _Index) -> Objects:

@@ -172,7 +172,7 @@ def _detected(files: dict[str, Path], ids: Sequence[str], names: Sequence[str], 
 
 def _rows(path: Path) -> tuple[list[bytes], np.ndarray]:
     """Image ids, and (n, 5) float64: score and box as written."""
-    lines = [line.split() for line in read_bytes(path).splitlines()]
+    lines = [line.strip().rsplit(None, len(COLUMNS) - 1) for line in read_bytes(path).splitlines()]  # ids have spaces
     rows = [line for line in lines if line]
     if set(map(len, rows)) <= {len(COLUMNS)}:
         try:

@@ -59,7 +59,9 @@ def evaluate(
 
     Args:
         detections: COCO's results (JSON), or a folder or pattern of VOC's result files such as
-            comp4_det_test_CLASS.txt. Files may be compressed by gzip.
+            comp4_det_test_CLASS.txt. Files may be compressed by gzip. COCO's may stand in an object
+            ({"predictions": [...]}), have segmentations in the place of boxes, and file names in the place of image
+            ids, as `detkit predict` writes them for a folder.
         annotations: The ground truth: COCO's annotations (JSON), or a folder in VOC's layout.
         split: VOC only: the image set, such as "test" or "2007/test"; by default test.
         protocol: The protocol of the mAP; by default coco for COCO's files, for VOC's voc07 up to 2009, then voc10.
@@ -149,7 +151,7 @@ def _read(detections: str, annotations: str, split: str | None, **choices: Any) 
         if detections.endswith((".json", ".json.gz")):
             raise ConfigError(
                 f"detections {detections} are COCO's and annotations {annotations} are VOC's: give COCO's annotations, "
-                "or VOC's result files"
+                "or VOC's result files, which `detkit predict --format voc` writes"
             )
         from detkit.evaluation.voc_result_files import read_voc_results
 

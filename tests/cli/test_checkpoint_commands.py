@@ -173,7 +173,7 @@ def test_drawn_images_stay_in_their_folder(trained: Detkit, monkeypatch: pytest.
     result = trained("predict", "--ckpt_path", "runs/toy", "--data", "Photos", "--data.path", "photos/", *options)
     assert result.code == 0
     assert shown == [1, 1, 1]
-    assert "(3 of " in result.out and "those from a score of 0.5 (--predictions.score_threshold))" in result.out
+    assert "(3 of 3 detections, those from a score of 0.5 (--score_threshold))" in result.out
     names = sorted(str(p) for p in Path().rglob("*.jpg"))
     assert names == [f"out/predictions/{n}.jpg" for n in ("_.._escape.png", "a", "b_a")]
 
@@ -196,7 +196,7 @@ def test_a_report_is_written_by_test(trained: Detkit) -> None:
 def test_what_is_replaced_is_told(trained: Detkit) -> None:
     for command, option, written in (
         ("test", "--output", "report/index.html"),
-        ("predict", "--predictions.output", "predictions.json"),
+        ("predict", "--output", "predictions.json"),
     ):
         first, second, elsewhere = (
             trained(command, "--ckpt_path", "runs/toy", *more) for more in ([], [], [option, f"{command}-elsewhere"])

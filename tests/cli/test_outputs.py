@@ -94,7 +94,7 @@ def test_of_two_predicts_into_one_run_the_last_wins_whole(trained: Detkit) -> No
         pictures = {path.name: path.read_bytes() for path in (RUN / "predictions").iterdir()}
         out, err = other.communicate("\n", timeout=60)
     assert (other.returncode, err) == (0, "")
-    assert f"predictions: {RUN}/predictions.json (instead of an earlier one; --predictions.output FOLDER" in out
+    assert f"predictions: {RUN}/predictions.json (instead of an earlier one; --output FOLDER" in out
     second = json.loads((RUN / "predictions.json").read_text())
     assert len(second) == len(first) and {row["score"] for row in second} == {0.75}
     assert all((RUN / "predictions" / name).read_bytes() != old for name, old in pictures.items())
@@ -383,7 +383,8 @@ def test_predictions_before_an_image_that_cannot_be_read_are_kept(folder_detkit:
         photo(Path("photos") / f"{name}.png")
     Path("photos/z.png").write_bytes(b"broken")
     data = ["--data", "ImageFolder", "--data.path", "photos", "--data.num_workers", "0"]
-    result = folder_detkit("predict", "--ckpt_path", "runs/toy", *data, "--predictions.output", "out")
+    stops = ["--predictions.output", "out", "--on_bad_image", "error"]
+    result = folder_detkit("predict", "--ckpt_path", "runs/toy", *data, *stops)
     assert result.code == 2 and "z.png: image cannot be read" in result.err
     assert f"What was predicted is in {Path('out/predictions.stopped.json')}" in result.err
     rows = json.loads(Path("out/predictions.stopped.json").read_text())

@@ -174,7 +174,7 @@ def test_predict_keeps_what_is_done_and_what_was_there(detkit: Detkit, monkeypat
 
 def test_while_the_predictions_are_joined(detkit: Detkit, monkeypatch: pytest.MonkeyPatch) -> None:
     detkit(*TOY)
-    kill_in(monkeypatch, "_rows", 0, owner=predictions)
+    kill_in(monkeypatch, "_images", 0, owner=predictions.PredictionWriter)
     result = detkit("predict", "--ckpt_path", "runs/toy")
     assert result.code == 143 and f"Stopped. What was predicted is in {RUN}/predictions.json; " in result.err
 
@@ -283,7 +283,7 @@ def test_a_signal_while_the_interpreter_ends_changes_nothing(number: int) -> Non
 
 
 def test_a_signal_after_everything_is_done_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main_module, "_dispatch", lambda *_: None)
+    monkeypatch.setattr(main_module, "_dispatch", lambda *_: 0)
     restore = signal.signal
     fires = iter([False, False, True])  # the first two calls install the handlers
 

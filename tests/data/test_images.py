@@ -20,7 +20,9 @@ def test_all_images_below_sorted(tmp_path: Path, write_image: Callable[..., Path
     assert [len(batch) for batch in batches] == [3, 1]
     samples = [sample for batch in batches for sample in batch]
     assert [sample["image_id"] for sample in samples] == ["a.JPG", "b.png", "deep/c.webp", "deep/d.tif"]
-    assert all(set(sample) == {"image", "image_id", "path"} and Path(sample["path"]).is_file() for sample in samples)
+    assert all(
+        set(sample) == {"image", "image_id", "file", "path"} and Path(sample["path"]).is_file() for sample in samples
+    )
     assert all(s["image"].shape == (3, 30, 40) and s["image"].dtype == torch.uint8 for s in samples)
     assert data.class_names == []
 
@@ -36,9 +38,9 @@ def test_errors(tmp_path: Path, write_image: Callable[..., Path]) -> None:
         ImageFolder(str(tmp_path))
     with pytest.raises(DataError, match="no such file or folder"):
         ImageFolder(str(tmp_path / "x"))
-    (tmp_path / "a.txt").write_text("")
+    (tmp_path / "a.pdf").write_text("")
     with pytest.raises(DataError, match="not an image file"):
-        ImageFolder(str(tmp_path / "a.txt"))
+        ImageFolder(str(tmp_path / "a.pdf"))
     write_image(tmp_path / "a.png").write_bytes(b"broken")
     data = ImageFolder(str(tmp_path), num_workers=0)
     with pytest.raises(DataError, match=r"a\.png"):

@@ -173,7 +173,6 @@ def test_other_classes_are_refused_or_left_out(devkit: Path, tmp_path: Path) -> 
     "line",
     [
         "000012 0.5 1 2 3",
-        "000012 0.5 1 2 3 4 5",
         "000012 nan 1 2 3 4",
         "000012 0.5 1 2 inf 4",
         "000012 0.5 1 2 1e300 4",

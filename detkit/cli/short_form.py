@@ -1,0 +1,96 @@
+"""`detkit predict RUN photos/ --classes cat`: what stands before the options, and options without their group."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from itertools import takewhile
+
+from detkit.cli.signatures import options_of
+from detkit.data.inputs import read_list
+from detkit.data.layouts import find_layout
+from detkit.data.voc_files import find_folders
+from detkit.errors import ConfigError, DataError
+
+STDIN = "-"
+#: Files that describe a data set, and are not among the inputs themselves.
+ANNOTATIONS = (".json", ".json.gz", ".yaml", ".yml", ".csv", ".data")
+#: Of a data set without sets of its own all images are predicted on.
+EVERY_IMAGE = {"test": ["*"]}
+SWITCHES = ("agnostic_nms", "draw", "crops")
+
+
+def long_form(command: str, args: Sequence[str]) -> list[str]:
+    """The arguments with every value after its option.
+
+    Before the options stand the checkpoint and, for `predict`, the inputs, for `validate` and `test` the data set. The
+    options of `PredictionWriter` need not be called --predictions.NAME, and its lists may be written with commas.
+
+    Raises:
+        ConfigError: there is more before the options than the command takes.
+    """
+    given = list(takewhile(lambda argument: argument == STDIN or not argument.startswith("-"), args))
+    options = list(args[len(given) :])
+    if command == "predict":
+        options = _with_groups(options)
+    if not given:
+        return options
+    if command == "fit":
+        raise ConfigError(f"`detkit fit` takes options only, not {given[0]!r}: --data {given[0]}, or --config FILE?")
+    checkpoint, *inputs = given
+    found = [f"--ckpt_path={checkpoint}"]
+    if command == "predict" and inputs:
+        found += _inputs(inputs)
+    elif len(inputs) == 1:
+        found.append(f"--data={inputs[0]}")
+    elif inputs:
+        raise ConfigError(f"`detkit {command} {checkpoint}` takes one data set, not {len(inputs)}: {', '.join(inputs)}")
+    return [*found, *options]
+
+
+def _inputs(inputs: Sequence[str]) -> list[str]:
+    """The options of what is predicted on: a data set, or images."""
+    if len(inputs) == 1 and _is_data_set(inputs[0]):
+        return [f"--data={inputs[0]}", f"--data.sets={json.dumps(EVERY_IMAGE)}"]
+    paths = []
+    for each in inputs:
+        paths += read_list("standard input", sys.stdin.read(), os.curdir) if each == STDIN else [each]
+    return ["--data=ImageFolder", f"--data.path={json.dumps(paths)}"]
+
+
+def _is_data_set(path: str) -> bool:
+    """Whether a path is a data set whose own images and ids are meant: annotations, COCO's folders, or VOC's."""
+    if os.path.isfile(path):
+        return path.lower().endswith(ANNOTATIONS)
+    try:
+        return os.path.isdir(path) and (bool(find_folders(path)) or find_layout(path).class_name == "COCO")
+    except DataError:  # a folder of images
+        return False
+
+
+def _with_groups(options: Sequence[str]) -> list[str]:
+    """The options with the names of their groups, and true after a switch that nothing follows."""
+    known = options_of("detkit.engine.predictions", "PredictionWriter") or {}
+    result: list[str] = []
+    for number, option in enumerate(options):
+        name, equals, value = option.partition("=")
+        name = name.removeprefix("--").replace("-", "_") if option.startswith("--") else ""
+        short = name.removeprefix("predictions.")
+        before = result[-1].removeprefix("--predictions.") if result else ""
+        if name == "every":
+            result.append(f"--data.every{equals}{value}")
+        elif short in known and (short == name or name.startswith("predictions.")):
+            result.append(f"--predictions.{short}{equals}{_as_list(value) if short == 'classes' else value}")
+            following = options[number + 1] if number + 1 < len(options) else "--"
+            if short in SWITCHES and not equals and following.startswith("--"):
+                result.append("true")
+        else:
+            result.append(_as_list(option) if before == "classes" else option)
+    return result
+
+
+def _as_list(value: str) -> str:
+    """cat,dog as a list."""
+    return value if not value or value.startswith("[") else json.dumps([each.strip() for each in value.split(",")])

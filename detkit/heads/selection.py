@@ -1,0 +1,66 @@
+"""Which of an image's detections a user wants: of some classes, from a score, and one for each place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from detkit.boxes import nms
+from detkit.classes import did_you_mean
+from detkit.errors import ConfigError
+from detkit.settings import check_range
+from detkit.types import Detections
+
+AGNOSTIC_IOU = 0.5
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A choice among detections.
+
+    Args:
+        score_threshold: least score, 0 to 1.
+        classes: names of the classes that are kept; None keeps all.
+        agnostic_nms: suppress across classes too: of two detections whose IoU is above `AGNOSTIC_IOU` only the better
+            one is kept.
+    """
+
+    score_threshold: float = 0.0
+    classes: Sequence[str] | None = None
+    agnostic_nms: bool = False
+
+    def __post_init__(self) -> None:
+        check_range("score_threshold", self.score_threshold, 0, 1)
+
+    def labels(self, class_names: Sequence[str]) -> list[int]:
+        """The labels that are kept, from 1.
+
+        Raises:
+            ConfigError: a class that there is not.
+        """
+        wanted = list(class_names) if self.classes is None else list(self.classes)
+        for name in wanted:
+            if name not in class_names:
+                raise ConfigError(
+                    f"classes: there is no class {name!r}{did_you_mean(name, class_names)}; there are: "
+                    f"{', '.join(class_names)}"
+                )
+        return [label for label, name in enumerate(class_names, 1) if name in wanted]
+
+    def __call__(self, detections: Detections, class_names: Sequence[str]) -> Detections:
+        """The detections of one image that are kept, in their order.
+
+        Raises:
+            ConfigError: see `labels`.
+        """
+        labels = detections["labels"]
+        keep = detections["scores"] >= self.score_threshold
+        if self.classes is not None:
+            keep &= torch.isin(labels, labels.new_tensor(self.labels(class_names)))
+        kept = {name: values[keep] for name, values in detections.items()}
+        if self.agnostic_nms:
+            best = nms(kept["boxes"], kept["scores"], AGNOSTIC_IOU).sort().values
+            kept = {name: values[best] for name, values in kept.items()}
+        return Detections(kept, list(class_names))
