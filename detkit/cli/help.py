@@ -8,7 +8,7 @@ COMMANDS = {
     "fit": "train a detector, with a checkpoint and an mAP after every epoch",
     "validate": "the mAP of a checkpoint on the validation split",
     "test": "the mAP of a checkpoint on the test split, and a report on it",
-    "predict": "the detections of a checkpoint on images, as COCO JSON and drawn",
+    "predict": "the detections of a checkpoint on images, folders, lists and videos, in files and drawn",
     "evaluate": "the mAP and a report of detections in files, COCO's or VOC's, without a model",
     "propose": "boxes that may hold objects, computed once and kept in a file, and how many objects they cover",
     "compress": "a checkpoint's fully connected layers by truncated SVD: quicker, no training",
@@ -31,8 +31,9 @@ examples:
   detkit fit --config shapes/faster_rcnn
   detkit fit --config my.yaml --model.optim.lr 0.005 --trainer.max_epochs 24
   detkit fit --config my.yaml --ckpt_path last            go on where it stopped
-  detkit test --ckpt_path runs/my
-  detkit predict --ckpt_path runs/my --data ImageFolder --data.path photos/ --predictions.draw true
+  detkit test runs/my
+  detkit predict runs/my photos/ --draw
+  detkit predict runs/my clip.mp4 --every 10 --format csv --classes cat,dog
   detkit propose --config my.yaml --split train --method SelectiveSearch
   detkit compress --ckpt_path runs/my --rank fc6=1024,fc7=256
   detkit evaluate --detections predictions.json --annotations instances_val2017.json
@@ -42,9 +43,18 @@ examples:
 #: An example of each command of Lightning's.
 EXAMPLES = {
     "fit": "--config faster_rcnn/custom_voc --data.path data/my_voc",
-    "validate": "--ckpt_path runs/my",
-    "test": "--ckpt_path runs/my",
-    "predict": "--ckpt_path runs/my --data ImageFolder --data.path photos/ --predictions.draw true",
+    "validate": "runs/my",
+    "test": "runs/my",
+    "predict": "runs/my photos/ --draw",
+}
+
+#: What is to be said besides the options.
+NOTES = {
+    "predict": "RUN is a run's folder or a checkpoint, like --ckpt_path; INPUT images, folders, patterns, lists of "
+    "files (.txt, or - for standard input), videos, or a data set. Options of --predictions need not be called "
+    "--predictions.NAME. ",
+    "validate": "RUN is a run's folder or a checkpoint, like --ckpt_path; a data set after it is like --data. ",
+    "test": "RUN is a run's folder or a checkpoint, like --ckpt_path; a data set after it is like --data. ",
 }
 
 #: The help of an option: in a fit, and in the other commands.
@@ -76,9 +86,10 @@ def help_text() -> str:
 def describe(command: str) -> dict[str, str]:
     """Usage and description of fit, validate, test or predict, for its parser."""
     what = COMMANDS[command]
-    required = "--config FILE" if command == "fit" else "--ckpt_path RUN"
+    required = {"fit": "--config FILE", "predict": "RUN INPUT..."}.get(command, "RUN")
     return {
         "usage": f"detkit {command} {required} [options]",
-        "description": f"{what[0].upper()}{what[1:]}. For example: detkit {command} {EXAMPLES[command]}. --config is "
+        "description": f"{what[0].upper()}{what[1:]}. For example: detkit {command} {EXAMPLES[command]}. "
+        f"{NOTES.get(command, '')}--config is "
         "given the path of a file, or the name of one of the project's; --import MODULE imports classes of your own.",
     }

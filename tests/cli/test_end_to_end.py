@@ -58,9 +58,7 @@ def test_test_writes_the_metrics_of_every_image(run: Path) -> None:
 
 def test_predict_as_printed_in_the_help(run: Path) -> None:
     photos = next((run / "shapes").rglob("JPEGImages"))
-    options = ["--predictions.draw", "true", "--predictions.score_threshold", "0"]
-    arguments = ["--ckpt_path", "runs/small", "--data", "ImageFolder", "--data.path", str(photos), *options]
-    result = detkit(run, "predict", *arguments)
+    result = detkit(run, "predict", "runs/small", str(photos), "--draw", "--score_threshold", "0")
     assert (result.returncode, result.stderr) == (0, "")
     version = run / "runs/small/version_0"
     files = {p.name for p in photos.iterdir()}

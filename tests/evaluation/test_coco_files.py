@@ -268,7 +268,7 @@ def changed(old: str, new: str, good: int = 0) -> str:
         (changed("30", '"30"'), r"bbox\[3\]: expected 'float', got 'str'"),
         (changed("score", "confidence"), "object missing required field 'score'"),
         ("[7]", "detection 0 .*expected 'object', got 'int'"),
-        (f'{{"annotations": [{DETECTION}]}}', "expected 'array', got 'object'; the file is to hold a list of"),
+        (f'{{"annotations": [{DETECTION}]}}', "has no list 'predictions'; wanted is a list of"),
         ("[" * 5000 + "]" * 5000, "detections.json: "),
         ('[{"image_id": "\udcff"}]', "detections.json: "),
     ],
@@ -323,3 +323,67 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     annotations.write_bytes(gzip.compress(b"{}")[:-4])
     with pytest.raises(DataError, match="cannot be read"):
         read_coco_results(detections, annotations)
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_results_with_masks_only_are_pycocotools_numbers(tmp_path: Path, compressed: bool) -> None:
+    from pycocotools import mask
+
+    rng = np.random.default_rng(0)
+    truth, _ = random_files(3)
+    found = []
+    for image in truth["images"]:
+        for category in truth["categories"]:
+            pixels = np.zeros((200, 200), np.uint8, order="F")
+            x, y, width, height = rng.integers(0, 90, 4)
+            pixels[y : y + height + 1, x : x + width + 1] = rng.integers(0, 2, (height + 1, width + 1))
+            runs = mask.encode(pixels)
+            runs["counts"] = runs["counts"].decode()
+            if not compressed:
+                edges = np.flatnonzero(np.diff(pixels.ravel(order="F"), prepend=0, append=0))
+                runs["counts"] = np.diff(edges, prepend=0, append=pixels.size).tolist()
+            row = {"image_id": image["id"], "category_id": category["id"], "segmentation": runs}
+            found.append(row | {"score": float(rng.random())})
+    paths = write(tmp_path, truth, found)
+    boxes = [list(row["bbox"]) for row in _boxes_of_pycocotools(*paths)] if compressed else None
+    files = read_coco_results(*paths)
+    assert len(files.evaluation_set.scores) == len(found)
+    assert f"{len(found)} detections have no bbox" in str(files.findings[-1])
+    if boxes is not None:
+        np.testing.assert_allclose(ours(*paths), theirs(*paths), rtol=0, atol=1e-12)
+        assert sorted(files.evaluation_set.detected_boxes.tolist()) == sorted(boxes)
+
+
+def _boxes_of_pycocotools(detections: Path, annotations: Path) -> list[dict]:
+    from pycocotools.coco import COCO
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        return COCO(str(annotations)).loadRes(str(detections)).dataset["annotations"]
+
+
+@pytest.mark.parametrize("name", ["predictions", "detections", "results"])
+def test_results_in_an_object(tmp_path: Path, name: str) -> None:
+    truth, found = random_files(5)
+    plain = ours(*write(tmp_path, truth, found))
+    paths = write(tmp_path, truth, {"info": {"by": "x"}, name: found})
+    np.testing.assert_array_equal(ours(*paths), plain)
+    assert f"the detections are read from its list '{name}'" in str(read_coco_results(*paths).findings[-1])
+
+
+@pytest.mark.parametrize("names", ["in/{}.jpg", "{}.jpg", "in\\{}.jpg"])
+def test_detections_that_name_their_images_by_file(tmp_path: Path, names: str) -> None:
+    truth, found = random_files(5)
+    plain = ours(*write(tmp_path, truth, found))
+    for image in truth["images"]:
+        image["file_name"] = names.format(image["id"])
+    by_file = [row | {"image_id": f"in/{row['image_id']}.jpg"} for row in found]
+    paths = write(tmp_path, truth, by_file)
+    np.testing.assert_array_equal(ours(*paths), plain)
+    assert "name their images by file" in str(read_coco_results(*paths).findings)
+    truth["images"].append({"id": 5000, "file_name": "other/" + names.format(found[0]["image_id"]).replace("\\", "/")})
+    paths = write(tmp_path, truth, by_file)
+    if names == "{}.jpg":  # two files of this name: which one is meant is not guessed
+        with pytest.raises(DataError, match="are of 1 images that"):
+            read_coco_results(*paths)
+    else:
+        np.testing.assert_array_equal(ours(*paths), plain)

@@ -239,3 +239,18 @@ def test_damaged_packed_results_and_pipes(devkit: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"comp4_det_test_cat\.txt, line 1: ") as caught:
         read_voc_results(results, devkit)
     assert len(str(caught.value)) < 500
+
+
+def test_image_ids_with_spaces(devkit: Path, tmp_path: Path) -> None:
+    before = read_voc_results(write_results(tmp_path / "before", ROWS), devkit)
+    for folder, suffix in (("Annotations", ".xml"), ("JPEGImages", ".jpg")):
+        path = devkit / folder / f"000012{suffix}"
+        if path.exists():
+            path.rename(path.with_name(f"photo 1 0{suffix}"))
+    lists = list((devkit / "ImageSets/Main").glob("*.txt"))
+    for path in lists:
+        path.write_text(path.read_text().replace("000012", "photo 1 0"))
+    rows = {name: text.replace("000012", "photo 1 0") for name, text in ROWS.items()}
+    after = read_voc_results(write_results(tmp_path / "after", rows), devkit)
+    assert sorted(after.evaluation_set.scores) == sorted(before.evaluation_set.scores)
+    assert "photo 1 0" in after.evaluation_set.image_ids
