@@ -24,6 +24,8 @@ LARGEST = 1e9
 #: A file that gzip packed may grow to this many times its size; JSON grows tenfold, a file made to fill the memory
 #: a thousandfold. Small files may always grow to `SMALL` bytes.
 GROWTH, SMALL = 100, 2**28
+#: What a flag such as iscrowd or difficult may say as a text.
+FLAGS = {"0": False, "0.0": False, "false": False, "no": False, "1": True, "1.0": True, "true": True, "yes": True}
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 200
@@ -106,6 +108,11 @@ def walk(folder: str) -> Iterator[str]:
             continue
         seen.add((status.st_dev, status.st_ino))
         yield from (os.path.join(root, name) for name in names)
+
+
+def spelling(name: str) -> str:
+    """A key that names have in common if they differ by upper and lower case, or by the Unicode form of accents."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def is_inside(name: str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from detkit.data.input_files import walk
+from detkit.data.text_files import encoding_of, read_start, read_text
 from detkit.data.voc_files import SPLIT_NAMES, find_folders
 from detkit.errors import DataError
 
@@ -85,7 +86,9 @@ def _voc(place: Path, files: Sequence[Path]) -> Iterator[Layout]:
         return
     if folders := find_folders(str(place)):
         yield Layout("VOC", _arguments(place), f"VOC's folders in {', '.join(folders.values())}")
-    elif found := next((file for file in files if file.suffix == ".xml" and "<annotation" in _start(file)), None):
+        return
+    annotations = (file for file in files if file.suffix.lower() == ".xml" and "<annotation" in read_start(file))
+    if found := next(annotations, None):
         yield Layout("VOC", _arguments(place), f"XML annotations such as {found}")
 
 
@@ -94,7 +97,8 @@ def _arguments(place: Path) -> dict[str, Any]:
 
 
 def _coco(place: Path, files: Sequence[Path]) -> Iterator[Layout]:
-    found = [file for file in files if file.suffix == ".json" and _has_keys(file, ("images", "categories"))]
+    choices = (("images", "annotations"), ("images", "categories"))
+    found = [file for file in files if file.suffix.lower() == ".json" and _has_keys(file, *choices)]
     if not found:
         return
     root = place if place.is_dir() else place.parent
@@ -114,8 +118,8 @@ def _coco(place: Path, files: Sequence[Path]) -> Iterator[Layout]:
 
 def _yolo(place: Path, files: Sequence[Path]) -> Iterator[Layout]:
     for file in files:
-        names_classes = file.suffix in (".yaml", ".yml") and NAMES_KEY.search(_start(file))
-        darknet = file.suffix == ".data" and re.search(r"^names\s*=", _start(file), re.MULTILINE)
+        names_classes = file.suffix.lower() in (".yaml", ".yml") and NAMES_KEY.search(read_start(file).lstrip("\ufeff"))
+        darknet = file.suffix == ".data" and re.search(r"^names\s*=", read_start(file), re.MULTILINE)
         if names_classes or darknet or file.name in ("classes.txt", "obj.names"):
             path = file if names_classes or place.is_file() else place
             yield Layout("YOLO", {"path": str(path)}, f"the class names in {file}")
@@ -125,7 +129,7 @@ def _yolo(place: Path, files: Sequence[Path]) -> Iterator[Layout]:
 def _csv(place: Path, files: Sequence[Path]) -> Iterator[Layout]:
     from detkit.data.csv_columns import is_table
 
-    tables = [file for file in files if file.suffix.lower() == ".csv" and is_table(_start(file))]
+    tables = [file for file in files if file.suffix.lower() == ".csv" and is_table(read_start(file))]
     if tables:
         yield Layout("CSV", {"path": str(place)}, f"the table {tables[0]}")
 
@@ -142,22 +146,20 @@ def _by_split(files: Sequence[Path], root: Path) -> dict[str, Path] | None:
     return sets
 
 
-def _start(file: Path) -> str:
-    """The beginning of a text file, as far as it can be decoded."""
-    with file.open("rb") as content:
-        return content.read(2**16).decode("utf-8", "replace")
-
-
-def _has_keys(file: Path, keys: Sequence[str]) -> bool:
-    """Whether these keys stand somewhere in a JSON object, which is not parsed for it: it may be large."""
-    if not _start(file).lstrip("\ufeff \t\r\n").startswith("{"):
+def _has_keys(file: Path, *choices: Sequence[str]) -> bool:
+    """Whether all keys of one choice stand somewhere in a JSON object, which is not parsed for it: it may be large."""
+    start = read_start(file)
+    if not start.lstrip("\ufeff \t\r\n").startswith("{"):
         return False
-    wanted = {f'"{key}"'.encode() for key in keys}
+    wanted = {key: f'"{key}"'.encode() for keys in choices for key in keys}
     with file.open("rb") as content:
+        is_utf8 = encoding_of(content.read(4)).startswith("utf-8")
+        content.seek(0)
+        blocks = iter(lambda: content.read(2**24), b"") if is_utf8 else [read_text(file).encode()]
         rest = b""
-        for block in iter(lambda: content.read(2**24), b""):
-            wanted = {key for key in wanted if key not in rest + block}
+        for block in blocks:
+            wanted = {key: text for key, text in wanted.items() if text not in rest + block}
             rest = block[-32:]
-            if not wanted:
+            if any(not set(keys) & set(wanted) for keys in choices):
                 return True
     return False
