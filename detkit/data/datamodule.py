@@ -235,6 +235,9 @@ class DetectionDataModule(DataModule):
         """What `read` gives for a split, read at most once; a data set without splits is divided."""
         if ALL in self.sources and not self._content.keys() & set(SPLITS):
             whole, (sets, source) = self.read(ALL), self._sets()
+            if not whole.annotated:  # for prediction: on all images
+                self._content |= {"train": whole, "val": None, "test": whole}
+                return super().content(split)
             if sets is not None:
                 parts, how = choose_sets(whole, sets, source), source
             else:
@@ -286,6 +289,8 @@ class DetectionDataModule(DataModule):
                     f"{annotations.root}: no image of the {split} set is annotated, so there is nothing to compare "
                     "with; `detkit predict` needs no annotations"
                 )
+            if broken := next((each for each in annotations.findings if each.kind == "unreadable"), None):
+                raise DataError(broken.message)
             if split == "train" and not len(annotations.boxes):
                 kinds = Counter(finding.kind for finding in annotations.findings).most_common(1)
                 why = f"; the most common finding is {kinds[0][0]!r}: {annotations.findings[0]}" if kinds else ""

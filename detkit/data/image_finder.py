@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from urllib.parse import unquote
 
 from detkit.data.annotations import Finding
@@ -51,6 +51,16 @@ class ImageFinder:
         if name not in self._found:
             self._found[name] = self._search(name, where)
         return self._found[name]
+
+    def find_any(self, names: Sequence[str], where: str) -> str:
+        """The first image that one of several names means; raises as `find` for the first name where none does."""
+        first: DataError | None = None
+        for name in names:
+            try:
+                return self.find(name, where)
+            except DataError as error:
+                first = first or error
+        raise first or DataError(f"{where}: names no image")
 
     def all_files(self) -> list[str]:
         """The paths of all images, relative to the root."""

@@ -49,7 +49,7 @@ def split_annotations(annotations: Annotations, shares: Sequence[float], seed: i
     parts = split_groups(groups, shares, seed)
     found = [*annotations.findings]
     if alike := len(groups) - len(np.unique(groups)):
-        text = f"{alike:,} images look like another one; images that are alike are in one split"
+        text = f"images that look like another one: {alike:,}; images that are alike are in one split"
         found.append(Finding("alike", annotations.root, None, text, alike))
     return _subsets(annotations, [order[part] for part in parts], found)
 

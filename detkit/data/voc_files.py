@@ -117,7 +117,7 @@ def image_sets(path: str) -> dict[str, str | None]:
     """
     folders = find_folders(path)
     if not folders:
-        names = list(dict.fromkeys(_split_of(path, source) for source in annotation_files(path)))
+        names = list(dict.fromkeys(split_of_path(path, source) for source in annotation_files(path)))
         found = {split: next((name for name in known if name in names), None) for split, known in SPLIT_NAMES.items()}
         return found if any(found.values()) else {ALL: ALL}
     sets = {year: _set_names(folder) for year, folder in folders.items()}
@@ -153,9 +153,10 @@ def annotation_files(path: str) -> list[str]:
 
 def _loose_set(path: str, image_set: str, missing_annotations: str) -> VOCSet:
     """The annotation files of a folder without image sets."""
-    files = [file for file in annotation_files(path) if image_set == ALL or _split_of(path, file) == image_set.lower()]
+    split = image_set.lower()
+    files = [file for file in annotation_files(path) if split in (ALL, split_of_path(path, file))]
     if not files:
-        names = sorted({_split_of(path, file) for file in annotation_files(path)})
+        names = sorted({split_of_path(path, file) for file in annotation_files(path)})
         raise DataError(
             f"{path}: no image set {image_set!r}, and no folder of this name (there are: {', '.join(names)})"
         )
@@ -163,7 +164,7 @@ def _loose_set(path: str, image_set: str, missing_annotations: str) -> VOCSet:
     taken = {entry.image_id for entry in entries} | {spelling(os.path.basename(entry.image_id)) for entry in entries}
     taken |= {spelling(os.path.splitext(re.split(r"[/\\]", entry.image.filename)[-1])[0]) for entry in entries}
     images = sorted(file for file in walk(path) if is_image_name(file))
-    rest = [file for file in images if image_set == ALL or _split_of(path, file) == image_set.lower()]
+    rest = [file for file in images if split in (ALL, split_of_path(path, file))]
     rest = [file for file in rest if spelling(os.path.splitext(os.path.basename(file))[0]) not in taken]
     if missing_annotations == "empty":
         empty = VOCImage(0, 0, "", [])
@@ -177,8 +178,8 @@ def _loose_set(path: str, image_set: str, missing_annotations: str) -> VOCSet:
     return VOCSet(path, [path], entries, findings)
 
 
-def _split_of(path: str, file: str) -> str:
-    """The name of the folder of a split that a file is in, in lower case; else "all"."""
+def split_of_path(path: str, file: str) -> str:
+    """The name, in lower case, of the folder of a split that a file below a path is in; else "all"."""
     folders = os.path.relpath(file, path).lower().split(os.sep)[:-1]
     names = {name for known in SPLIT_NAMES.values() for name in known}
     return next((folder for folder in folders if folder in names), ALL)
