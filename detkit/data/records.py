@@ -95,7 +95,7 @@ def to_annotations(
     Raises:
         DataError: an object of another class, an image that cannot be read, or no image at all.
     """
-    has_sizes = any(image.width for image in records.images)
+    has_sizes = all(image.width for image in records.images)
     builder = AnnotationsBuilder(records.root, min_side=1.0, exif=exif, measure=True, has_sizes=has_sizes)
     rows = [(image, item) for image in records.images for item in image.objects]
     label_of = {name: label for label, name in enumerate(class_names, 1)}

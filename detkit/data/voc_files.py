@@ -130,7 +130,9 @@ def image_sets(path: str) -> dict[str, str | None]:
     if not found["train"]:
         both = [prefix[year] + "trainval" for year, names in sets.items() if "trainval" in names]
         found["train"] = "+".join(both) or None
+    # The devkit's sets for one class, CLASS_SET, say nothing that SET does not.
     single = next(iter(sets.values()))
+    single = [name for name in single if not any(name.endswith(f"_{other}") for other in single)]
     if len(folders) == len(single) == 1 and (not found["train"] or found["train"] == "trainval"):
         return {ALL: single[0]}
     if not found["train"]:

@@ -51,7 +51,8 @@ def parse_annotation(path: str) -> VOCImage:
     try:
         root = ElementTree.XML(text, ElementTree.XMLParser(target=_NoDoctype()))
         if root.tag != "annotation":
-            raise DataError(f"the outermost element is <{root.tag}> instead of <annotation>")
+            hint = "; export from CVAT as Pascal VOC, COCO or YOLO instead" if root.tag == "annotations" else ""
+            raise DataError(f"the outermost element is <{root.tag}> instead of <annotation>{hint}")
         size = root.find("size")
         width, height = (0, 0) if size is None else (_side(size, "width"), _side(size, "height"))
         found = [list(_objects(element, number)) for number, element in enumerate(root.iterfind("object"), 1)]
