@@ -233,20 +233,36 @@ class DetectionDataModule(DataModule):
 
     def content(self, split: str) -> Any:
         """What `read` gives for a split, read at most once; a data set without splits is divided."""
+        if self.sets is not None and ALL not in self.sources:
+            own = ", ".join(name for name, source in self.sources.items() if source is not None)
+            raise ConfigError(f"sets: the data set has sets of its own ({own}); leave sets out, or name its whole")
         if ALL in self.sources and not self._content.keys() & set(SPLITS):
-            whole, (sets, source) = self.read(ALL), self._sets()
-            if not whole.annotated:  # for prediction: on all images
-                self._content |= {"train": whole, "val": None, "test": whole}
-                return super().content(split)
-            if sets is not None:
-                parts, how = choose_sets(whole, sets, source), source
-            else:
-                parts = split_annotations(whole, self.split, self.split_seed)
-                how = f"split {', '.join(f'{share:g}' for share in self.split)}, split_seed {self.split_seed}"
-            counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
-            rank_zero_info(f"the data set has no sets of its own; it is divided: {counts} ({how})")
+            parts, how = self.divide()
+            if how:
+                counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
+                rank_zero_info(f"the data set has no sets of its own; it is divided: {counts} ({how})")
             self._content |= {"train": None, "val": None} | parts
         return super().content(split)
+
+    def divide(self, use_file: bool = True) -> tuple[dict[str, Annotations], str]:
+        """Divide a data set that has no sets of its own, by `sets` or else by `split` and `split_seed`.
+
+        Args:
+            use_file: where `sets` is not given, use the file of `split_file` if there is one.
+
+        Returns:
+            split -> its images, and how they were chosen; images that are not annotated are all for prediction.
+
+        Raises:
+            DataError: the sets name no image, or an image twice.
+        """
+        whole, (sets, source) = self.read(ALL), self._sets(use_file)
+        if not whole.annotated:
+            return {"train": whole, "test": whole}, ""
+        if sets is not None:
+            return choose_sets(whole, sets, source), source
+        how = f"split {', '.join(f'{share:g}' for share in self.split)}, split_seed {self.split_seed}"
+        return split_annotations(whole, self.split, self.split_seed), how
 
     def division(self) -> dict[str, list[str]] | None:
         """Split -> its images' files, of a data set that is divided by detkit; None for one with sets of its own."""
@@ -255,16 +271,20 @@ class DetectionDataModule(DataModule):
         parts = {split: self.content(split) for split in SPLITS}
         return {split: part.files.tolist() for split, part in parts.items() if part is not None}
 
-    def _sets(self) -> tuple[dict[str, Any] | None, str]:
+    @property
+    def split_file(self) -> str:
+        """The file in the data set's folder that divides it for good."""
+        path = str(getattr(self, "path", ""))
+        return os.path.join(os.path.dirname(path) if os.path.isfile(path) else path, SPLIT_FILE)
+
+    def _sets(self, use_file: bool) -> tuple[dict[str, Any] | None, str]:
         """The lists of `sets`, and where they are from."""
         if isinstance(self.sets, dict):
             return self.sets, "sets"
-        default = os.path.join(str(getattr(self, "path", "")), SPLIT_FILE)
-        source = default if self.sets is None else self.sets
-        if self.sets is None and not os.path.isfile(default):
+        if self.sets is None and not (use_file and os.path.isfile(self.split_file)):
             return None, ""
-        content = decode(source, dict[str, list[str] | str], "lists called train, val and test")
-        return content, source
+        source = self.split_file if self.sets is None else self.sets
+        return decode(source, dict[str, list[str] | str], "lists called train, val and test"), source
 
     @property
     def test_split(self) -> str:
