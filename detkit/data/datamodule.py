@@ -200,8 +200,9 @@ class DetectionDataModule(DataModule):
         group_by_aspect: make up batches of wide or of tall images, so that little is padded.
         exif: whether a photo's EXIF orientation turns it: "apply", "ignore", or "auto", which does not turn an image
             that the annotation's size fits only as it is stored.
-        sets: the images of train, val and test of a data set that has no split: lists of names, folders or patterns, or
-            a JSON file of such lists; by default split.json in the data set's folder, which `detkit split` writes.
+        sets: the images of train, val and test of a data set that has no split: lists of names, folders or patterns,
+            text files of names, or a JSON file of such lists; by default split.json in the data set's folder, which
+            `detkit split` writes.
         split: without that, the shares of train, val and test; their sum is 1. Images that are alike stay together.
         split_seed: of that split; any integer from 0.
         shared: see DataModule.
@@ -214,7 +215,7 @@ class DetectionDataModule(DataModule):
         self,
         group_by_aspect: bool = False,
         exif: Literal["auto", "apply", "ignore"] = "auto",
-        sets: dict[str, list[str] | str] | str | None = None,
+        sets: dict[str, list[str | int] | str] | str | None = None,
         split: Sequence[float] = (0.8, 0.1, 0.1),
         split_seed: int = 0,
         **shared: Any,
@@ -235,7 +236,7 @@ class DetectionDataModule(DataModule):
         """What `read` gives for a split, read at most once; a data set without splits is divided."""
         if self.sets is not None and ALL not in self.sources:
             own = ", ".join(name for name, source in self.sources.items() if source is not None)
-            raise ConfigError(f"sets: the data set has sets of its own ({own}); leave sets out, or name its whole")
+            raise ConfigError(f"sets: the data set has sets of its own ({own}); leave sets out")
         if ALL in self.sources and not self._content.keys() & set(SPLITS):
             parts, how = self.divide()
             if how:
@@ -284,7 +285,7 @@ class DetectionDataModule(DataModule):
         if self.sets is None and not (use_file and os.path.isfile(self.split_file)):
             return None, ""
         source = self.split_file if self.sets is None else self.sets
-        return decode(source, dict[str, list[str] | str], "lists called train, val and test"), source
+        return decode(source, dict[str, list[str | int] | str], "lists called train, val and test"), source
 
     @property
     def test_split(self) -> str:

@@ -52,7 +52,9 @@ def split(data: DetectionDataModule, replace: bool = False) -> SplitResult:
     if not how:
         raise DataError(f"{path.parent}: no image is annotated, so there is nothing to divide")
     sets = {name: part.files.tolist() for name, part in parts.items()}
-    written = decode(path, dict[str, list[str] | str], "lists called train, val and test") if path.exists() else None
+    written = (
+        decode(path, dict[str, list[str | int] | str], "lists called train, val and test") if path.exists() else None
+    )
     if written not in (None, sets) and not replace:
         raise ConfigError(f"{path}: divides the data set otherwise already; --replace true replaces it")
     if written != sets:
