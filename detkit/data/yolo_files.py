@@ -117,13 +117,13 @@ def _class_names(names: Any, root: Path, path: str) -> list[str]:
     if isinstance(names, str) and names not in NOTHING and not names.isdecimal():
         return _class_lines(_existing(root, names, path))
     if isinstance(names, dict):
-        numbers = {int(number): str(name) for number, name in names.items() if str(number).isdecimal()}
+        numbers = {int(number): name for number, name in names.items() if number.isdecimal()}
         if sorted(numbers) != list(range(len(names))):
             raise DataError(f"{path}: the numbers of `names` are to be 0, 1, ..., {len(names) - 1}, not {list(names)}")
         names = [numbers[number] for number in range(len(names))]
-    if not isinstance(names, list) or not names:
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{path}: `names` is to be a list of the classes, or of number: class")
-    return [str(name) for name in names]
+    return names
 
 
 def _class_lines(path: Path | str) -> list[str]:
@@ -142,14 +142,17 @@ def _images_of_entries(
     content: Mapping[str, Any], root: Path, path: str, findings: list[Finding]
 ) -> dict[str, list[str]]:
     """The images that the entries of data.yaml or obj.data name; a val or test set that is missing is told."""
-    base = root / str(content.get("path") or ".")
+    given = content.get("path")
+    base = root / given if isinstance(given, str) else root
     base = base if base.is_dir() else root  # a path of the machine where the file was written
     images: dict[str, list[str]] = {}
     for split, names in SPLIT_NAMES.items():
         entry = next((content[name] for name in names if content.get(name, "") not in NOTHING), None)
         for each in [] if entry is None else entry if isinstance(entry, list) else [entry]:
+            if not isinstance(each, str):
+                raise DataError(f"{path}: `{split}` is to be a folder or a list of them")
             try:
-                found = _images_of(base, str(each), root, path)
+                found = _images_of(base, each, root, path)
             except DataError as error:
                 if split == "train":
                     raise
