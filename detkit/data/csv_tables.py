@@ -76,7 +76,7 @@ def find_tables(path: str) -> dict[str, str]:
     """
     if os.path.isfile(path):
         return {"all": path}
-    names = sorted(file for file in walk(path) if file.lower().endswith(".csv"))
+    names = sorted(file for file in walk(path, hidden=False) if file.lower().endswith(".csv"))
     files = [file for file in names if is_table(read_start(file))] or names[:1]
     if not files:
         raise DataError(f"{path}: no table (*.csv) there")

@@ -65,7 +65,9 @@ class ImageFinder:
     def all_files(self) -> list[str]:
         """The paths of all images, relative to the root."""
         if self.files is None:
-            self.files = sorted(os.path.relpath(file, self.root) for file in walk(self.root) if is_image_name(file))
+            self.files = sorted(
+                os.path.relpath(file, self.root) for file in walk(self.root, hidden=False) if is_image_name(file)
+            )
         return self.files
 
     def findings(self, source: str) -> list[Finding]:

@@ -95,10 +95,11 @@ def list_folder(path: str | os.PathLike[str]) -> list[str]:
         raise DataError(f"{short_repr(os.fspath(path))}: folder cannot be read ({_reason(error)})") from None
 
 
-def walk(folder: str) -> Iterator[str]:
+def walk(folder: str, hidden: bool = True) -> Iterator[str]:
     """The paths of all files below a folder, in any order.
 
-    Symbolic links to folders are followed; one that leads back into a folder that was seen already is not.
+    Symbolic links to folders are followed; one that leads back into a folder that was seen already is not. Without
+    ``hidden``, files and folders whose names begin with a dot are left out, and what macOS adds to archives.
     """
     seen: set[tuple[int, int]] = set()
     for root, folders, names in os.walk(folder, followlinks=True):
@@ -107,6 +108,9 @@ def walk(folder: str) -> Iterator[str]:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
+        if not hidden:
+            folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
+            names = [name for name in names if not name.startswith(".")]
         yield from (os.path.join(root, name) for name in names)
 
 

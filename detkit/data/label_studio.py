@@ -89,7 +89,7 @@ def find_exports(path: str) -> dict[str, str]:
 
     if os.path.isfile(path):
         return {"all": path}
-    names = sorted(file for file in walk(path) if file.lower().endswith(".json"))
+    names = sorted(file for file in walk(path, hidden=False) if file.lower().endswith(".json"))
     files = [file for file in names if json_kind(file) == "LabelStudio"]
     if not files:
         raise DataError(f"{path}: no export of Label Studio (*.json) there")

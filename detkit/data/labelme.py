@@ -71,7 +71,11 @@ def read_labelme(path: str) -> dict[str, Records]:
     """
     from detkit.data.layouts import json_kind
 
-    names = [path] if os.path.isfile(path) else sorted(file for file in walk(path) if file.lower().endswith(".json"))
+    names = (
+        [path]
+        if os.path.isfile(path)
+        else sorted(file for file in walk(path, hidden=False) if file.lower().endswith(".json"))
+    )
     files = [file for file in names if json_kind(file) == "LabelMe"]
     if not files:
         raise DataError(f"{path}: no file of LabelMe (*.json) there")

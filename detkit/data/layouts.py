@@ -83,7 +83,7 @@ def find_layout(path: str | os.PathLike[str]) -> Layout:
 def _files_of(folder: Path) -> list[Path]:
     """What may describe a data set below a folder: no images, and of other files the first of each kind."""
     found: dict[str, list[Path]] = {}
-    for name in walk(str(folder)):
+    for name in walk(str(folder), hidden=False):
         suffix = os.path.splitext(name)[1].lower()
         if suffix in SUFFIXES or os.path.basename(name).lower() in CLASS_FILES:
             kind = found.setdefault(suffix, [])
@@ -113,7 +113,9 @@ def _json(place: Path, files: Sequence[Path]) -> Iterator[Layout]:
         if file.suffix.lower() == ".json" and (kind := json_kind(file)):
             kinds.setdefault(kind, []).append(file)
     if found := kinds.get("COCO"):
-        yield _coco(place, found)
+        # COCO has keypoints and captions of the same images in files of other names.
+        instances = [file for file in found if file.name.startswith("instances")]
+        yield _coco(place, instances or found)
     for name in ("LabelStudio", "LabelMe"):
         if found := kinds.get(name):
             yield Layout(name, {"path": str(place)}, f"{JSON_KINDS[name]}, such as {found[0]}")

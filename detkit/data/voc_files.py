@@ -17,9 +17,25 @@ from detkit.data.text_files import decode_text, encoding_of
 from detkit.data.voc_xml import VOCImage, parse_annotation
 from detkit.errors import DataError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif")
+IMAGE_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".bmp",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".ppm",
+    ".pgm",
+    ".avif",
+)
 #: The splits, and the names that people give to their folders and files.
 SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+#: VOC folders are searched so many levels deep.
+FOLDER_DEPTH = 4
 #: The image set of all annotation files.
 ALL = "all"
 EMPTY = (
@@ -31,6 +47,11 @@ EMPTY = (
 def is_image_name(path: str) -> bool:
     """Whether a file is an image by its suffix, and not hidden."""
     return path.lower().endswith(IMAGE_SUFFIXES) and not os.path.basename(path).startswith(".")
+
+
+def image_files(folder: str) -> list[str]:
+    """The paths of the images below a folder, sorted; what is hidden is left out."""
+    return sorted(filter(is_image_name, walk(folder, hidden=False)))
 
 
 class VOCEntry(NamedTuple):
@@ -147,7 +168,7 @@ def annotation_files(path: str) -> list[str]:
     """All annotation files below a folder, sorted; DataError if there is none."""
     if not os.path.isdir(path):
         raise DataError(f"{path}: folder does not exist")
-    files = sorted(filter(_is_xml, walk(path)))
+    files = sorted(filter(_is_xml, walk(path, hidden=False)))
     if not files:
         raise DataError(f"{path}: no annotation (*.xml) in this folder, nor below it")
     return files
@@ -165,7 +186,7 @@ def _loose_set(path: str, image_set: str, missing_annotations: str) -> VOCSet:
     entries = [VOCEntry(_stem(file, path), path, file, parse_annotation(file)) for file in files]
     taken = {entry.image_id for entry in entries} | {spelling(os.path.basename(entry.image_id)) for entry in entries}
     taken |= {spelling(os.path.splitext(re.split(r"[/\\]", entry.image.filename)[-1])[0]) for entry in entries}
-    images = sorted(file for file in walk(path) if is_image_name(file))
+    images = sorted(file for file in walk(path, hidden=False) if is_image_name(file))
     rest = [file for file in images if split in (ALL, split_of_path(path, file))]
     rest = [file for file in rest if spelling(os.path.splitext(os.path.basename(file))[0]) not in taken]
     if missing_annotations == "empty":
@@ -195,7 +216,7 @@ class ImageIndex:
         self._by_path: dict[str, list[str]] = defaultdict(list)
         self._by_stem: dict[str, list[str]] = defaultdict(list)
         self._by_spelling: dict[str, list[str]] = defaultdict(list)
-        for file in sorted(walk(folder)):
+        for file in sorted(walk(folder, hidden=False)):
             if is_image_name(file):
                 name = os.path.relpath(file, folder).replace(os.sep, "/")
                 stem = os.path.splitext(name)[0]
@@ -260,13 +281,20 @@ def find_folders(path: str) -> dict[str, str]:
     """
     if not os.path.isdir(path):
         raise DataError(f"{path}: folder does not exist")
-    for top in (path, os.path.join(path, "VOCdevkit")):
-        if _is_voc(top):
-            return {_short(os.path.basename(os.path.abspath(top))): top}
-        names = list_folder(top) if os.path.isdir(top) else []
-        if inside := {_short(name): folder for name in names if _is_voc(folder := os.path.join(top, name))}:
-            return inside
+    level = [path]
+    for _ in range(FOLDER_DEPTH):
+        if found := [folder for folder in level if _is_voc(folder)]:
+            names = [_short(os.path.basename(os.path.abspath(folder))) for folder in found]
+            if len(set(names)) < len(names):  # such as VOC2007 from two archives
+                names = [os.path.relpath(folder, path).replace(os.sep, "/") for folder in found]
+            return dict(zip(names, found, strict=True))
+        level = [folder for each in level for folder in _folders_in(each)]
     return {}
+
+
+def _folders_in(folder: str) -> list[str]:
+    names = [name for name in list_folder(folder) if not name.startswith(".")]
+    return [path for name in names if os.path.isdir(path := os.path.join(folder, name))]
 
 
 def _is_voc(path: str) -> bool:
@@ -306,8 +334,12 @@ class VOCFiles:
         self.annotations = os.path.join(folder, "Annotations")
         named = os.path.join(folder, "JPEGImages")
         self.images = named if os.path.isdir(named) else folder
-        self._sources = {_stem(file, self.annotations): file for file in walk(self.annotations) if _is_xml(file)}
-        self._ids = set(self._sources) | {_stem(file, self.images) for file in walk(self.images) if is_image_name(file)}
+        self._sources = {
+            _stem(file, self.annotations): file for file in walk(self.annotations, hidden=False) if _is_xml(file)
+        }
+        self._ids = set(self._sources) | {
+            _stem(file, self.images) for file in walk(self.images, hidden=False) if is_image_name(file)
+        }
         self._by_spelling: dict[str, list[str]] = defaultdict(list)
         for image_id in sorted(self._ids):
             self._by_spelling[spelling(image_id)].append(image_id)

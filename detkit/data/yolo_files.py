@@ -100,7 +100,7 @@ def _description(path: Path) -> tuple[Path, Mapping[str, Any]] | None:
 
 def _class_names_below(path: str) -> list[str]:
     """The class names in classes.txt or the like; the same file may be in several folders."""
-    files = [file for file in walk(path) if os.path.basename(file).lower() in CLASS_FILES]
+    files = [file for file in walk(path, hidden=False) if os.path.basename(file).lower() in CLASS_FILES]
     files.sort(key=lambda file: (file.count(os.sep), file))
     if not files:
         raise DataError(f"{path}: no data.yaml, obj.data, classes.txt or obj.names, which name the classes")
@@ -217,7 +217,7 @@ def _existing(folder: Path, name: str, source: str, root: Path | None = None, ou
 
 
 def _walk(folder: Path) -> list[str]:
-    return sorted(file for file in walk(str(folder)) if is_image_name(file))
+    return sorted(file for file in walk(str(folder), hidden=False) if is_image_name(file))
 
 
 # -- label files -----------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def _label_files(root: Path, images: Sequence[str], findings: list[Finding]) -> 
 
     Names may differ by upper and lower case, or by the Unicode form of accents.
     """
-    texts = [file for file in walk(str(root)) if file.lower().endswith(".txt")]
+    texts = [file for file in walk(str(root), hidden=False) if file.lower().endswith(".txt")]
     texts = [file for file in texts if os.path.basename(file).lower() not in CLASS_FILES]
     by_path: dict[str, list[str]] = defaultdict(list)
     by_name: dict[str, list[str]] = defaultdict(list)

@@ -203,6 +203,31 @@ def test_image_sets_of_which_none_is_for_training(open_data: Callable[..., Detec
         open_data(IDS | files, JPEG)
 
 
+def test_folders_of_archives(open_data: Callable[..., DetectionDataModule]) -> None:
+    sets = {"ImageSets/Main/train.txt": "a\nb\n", "ImageSets/Main/val.txt": "b\n"}
+    data = open_data(
+        {f"archive/data/my set/{name}": text for name, text in (IDS | sets).items()},
+        tuple(f"archive/data/my set/{name}" for name in JPEG),
+    )
+    check(data)
+    assert data.annotations("val").counts.tolist() == [2]
+
+
+def test_folders_of_the_same_name(open_data: Callable[..., DetectionDataModule]) -> None:
+    files, images = {}, []
+    for archive, image in (("trainval", "a"), ("test", "b")):
+        root = f"{archive}/VOCdevkit/VOC2007"
+        files |= {f"{root}/ImageSets/Main/{archive}.txt": image, f"{root}/Annotations/{image}.xml": xml(f"{image}.png")}
+        images.append(f"{root}/JPEGImages/{image}.png")
+    data = open_data(files, tuple(images))
+    assert [data.annotations(split).image_ids.tolist() for split in ("train", "test")] == [["a"], ["b"]]
+
+
+def test_hidden_files_are_not_read(open_data: Callable[..., DetectionDataModule]) -> None:
+    hidden: Files = {f"{name}": b"\0\5\x16\7" for name in ("__MACOSX/a.xml", "._a.xml", ".cache/a.xml", "._all.json")}
+    check(open_data({"a.xml": xml(), "b.xml": xml("b.png")} | hidden, ("a.png", "b.png", ".cache/c.png")))
+
+
 # -- COCO ------------------------------------------------------------------------------------------
 
 
@@ -320,6 +345,17 @@ def test_images_without_annotations_are_all_predicted_on(open_data: Callable[...
     for stage in ("fit", "test"):
         with pytest.raises(DataError, match="is annotated, so there is nothing to compare with"):
             data.setup(stage)
+
+
+def test_instances_among_other_files_of_coco(open_data: Callable[..., DetectionDataModule]) -> None:
+    files = {
+        f"annotations/{kind}_{split}2017.json": coco()
+        for kind in ("captions", "instances", "person_keypoints")
+        for split in ("train", "val")
+    }
+    data = open_data(files, tuple(f"{split}2017/{name}.png" for split in ("train", "val") for name in "ab"))
+    assert data.sources["train"] == "annotations/instances_train2017.json"
+    check(data)
 
 
 # -- YOLO ------------------------------------------------------------------------------------------
