@@ -264,14 +264,16 @@ class AnnotationsBuilder:
         wanted = [i for i, (_, _, w, h, _) in enumerate(self._images) if self.measure or not (w and h)]
         self.measure = False
         paths = [os.path.join(self.root, self._images[i][1]) for i in wanted]
+        sources = Counter(source for *_, source in self._images)
         with ThreadPoolExecutor(2) as pool:
             shapes = list(pool.map(_shape_or_error, paths))
-        for i, shape in zip(wanted, shapes, strict=True):
+        for i, path, shape in zip(wanted, paths, shapes, strict=True):
             image_id, file, *stated, source = self._images[i]
+            name = f"image {file}: " if sources[source] > 1 else ""
             if isinstance(shape, DataError):
                 if not all(stated):
                     raise shape
-                self.findings.append(Finding("unreadable", paths[wanted.index(i)], None, str(shape)))
+                self.findings.append(Finding("unreadable", path, None, str(shape)))
                 continue
             width, height = shape.size_for(tuple(stated), self.exif)
             self._images[i] = (image_id, file, width, height, source)
@@ -279,10 +281,10 @@ class AnnotationsBuilder:
                 pass
             elif not all(stated):
                 text = f"no size is given; {width} x {height} read from the image"
-                self.findings.append(Finding("no_size", source, None, text))
+                self.findings.append(Finding("no_size", source, None, name + text))
             elif stated != [width, height]:
                 text = f"says {stated[0]} x {stated[1]}, the image is {width} x {height}; the image's size counts"
-                self.findings.append(Finding("other_size", source, None, text))
+                self.findings.append(Finding("other_size", source, None, name + text))
             if self.exif == "auto" and shape.is_unclear(tuple(stated)):
                 text = "the image has an EXIF orientation, and its size does not tell whether the boxes are meant "
                 text += "before or after turning it; it is turned (exif: apply or ignore decides for all)"

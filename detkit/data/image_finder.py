@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from urllib.parse import unquote
 
 from detkit.data.annotations import Finding
-from detkit.data.input_files import is_inside, short_repr, spelling, walk
-from detkit.data.voc_files import IMAGE_SUFFIXES, is_image_name
+from detkit.data.input_files import is_inside, short_repr, spelling
+from detkit.data.voc_files import IMAGE_SUFFIXES, image_files
 from detkit.errors import DataError
 
 SHOWN = 3  # images that are named in a finding
@@ -65,9 +65,7 @@ class ImageFinder:
     def all_files(self) -> list[str]:
         """The paths of all images, relative to the root."""
         if self.files is None:
-            self.files = sorted(
-                os.path.relpath(file, self.root) for file in walk(self.root, hidden=False) if is_image_name(file)
-            )
+            self.files = [os.path.relpath(file, self.root) for file in image_files(self.root)]
         return self.files
 
     def findings(self, source: str) -> list[Finding]:

@@ -71,12 +71,8 @@ def read_labelme(path: str) -> dict[str, Records]:
     """
     from detkit.data.layouts import json_kind
 
-    names = (
-        [path]
-        if os.path.isfile(path)
-        else sorted(file for file in walk(path, hidden=False) if file.lower().endswith(".json"))
-    )
-    files = [file for file in names if json_kind(file) == "LabelMe"]
+    names = [path] if os.path.isfile(path) else sorted(walk(path, hidden=False))
+    files = [file for file in names if file.lower().endswith(".json") and json_kind(file) == "LabelMe"]
     if not files:
         raise DataError(f"{path}: no file of LabelMe (*.json) there")
     root = os.path.dirname(path) or "." if os.path.isfile(path) else path

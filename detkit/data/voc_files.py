@@ -186,8 +186,7 @@ def _loose_set(path: str, image_set: str, missing_annotations: str) -> VOCSet:
     entries = [VOCEntry(_stem(file, path), path, file, parse_annotation(file)) for file in files]
     taken = {entry.image_id for entry in entries} | {spelling(os.path.basename(entry.image_id)) for entry in entries}
     taken |= {spelling(os.path.splitext(re.split(r"[/\\]", entry.image.filename)[-1])[0]) for entry in entries}
-    images = sorted(file for file in walk(path, hidden=False) if is_image_name(file))
-    rest = [file for file in images if split in (ALL, split_of_path(path, file))]
+    rest = [file for file in image_files(path) if split in (ALL, split_of_path(path, file))]
     rest = [file for file in rest if spelling(os.path.splitext(os.path.basename(file))[0]) not in taken]
     if missing_annotations == "empty":
         empty = VOCImage(0, 0, "", [])
@@ -216,13 +215,12 @@ class ImageIndex:
         self._by_path: dict[str, list[str]] = defaultdict(list)
         self._by_stem: dict[str, list[str]] = defaultdict(list)
         self._by_spelling: dict[str, list[str]] = defaultdict(list)
-        for file in sorted(walk(folder, hidden=False)):
-            if is_image_name(file):
-                name = os.path.relpath(file, folder).replace(os.sep, "/")
-                stem = os.path.splitext(name)[0]
-                self._by_path[stem].append(name)
-                self._by_stem[stem.rpartition("/")[2]].append(name)
-                self._by_spelling[spelling(stem.rpartition("/")[2])].append(name)
+        for file in image_files(folder):
+            name = os.path.relpath(file, folder).replace(os.sep, "/")
+            stem = os.path.splitext(name)[0]
+            self._by_path[stem].append(name)
+            self._by_stem[stem.rpartition("/")[2]].append(name)
+            self._by_spelling[spelling(stem.rpartition("/")[2])].append(name)
 
     def find(self, entry: VOCEntry) -> str | None:
         """The image of an entry; None where there is none.
@@ -334,12 +332,9 @@ class VOCFiles:
         self.annotations = os.path.join(folder, "Annotations")
         named = os.path.join(folder, "JPEGImages")
         self.images = named if os.path.isdir(named) else folder
-        self._sources = {
-            _stem(file, self.annotations): file for file in walk(self.annotations, hidden=False) if _is_xml(file)
-        }
-        self._ids = set(self._sources) | {
-            _stem(file, self.images) for file in walk(self.images, hidden=False) if is_image_name(file)
-        }
+        sources = filter(_is_xml, walk(self.annotations, hidden=False))
+        self._sources = {_stem(file, self.annotations): file for file in sources}
+        self._ids = set(self._sources) | {_stem(file, self.images) for file in image_files(self.images)}
         self._by_spelling: dict[str, list[str]] = defaultdict(list)
         for image_id in sorted(self._ids):
             self._by_spelling[spelling(image_id)].append(image_id)

@@ -13,7 +13,7 @@ import yaml
 from detkit.data.annotations import Finding
 from detkit.data.input_files import spelling, walk
 from detkit.data.text_files import read_start, read_text
-from detkit.data.voc_files import SPLIT_NAMES, is_image_name
+from detkit.data.voc_files import SPLIT_NAMES, image_files, is_image_name
 from detkit.errors import DataError
 
 #: Files with a class name a line, also in subfolders; Roboflow writes the last one.
@@ -168,15 +168,15 @@ def _images_of_folders(root: Path) -> dict[str, list[str]]:
     for split, names in SPLIT_NAMES.items():
         folders = (root / part for name in names for part in (f"{name}/images", f"images/{name}", name))
         if folder := next((folder for folder in folders if folder.is_dir()), None):
-            images[split] = _walk(folder)
-    return images or {"all": _walk(root)}
+            images[split] = image_files(str(folder))
+    return images or {"all": image_files(str(root))}
 
 
 def _images_of(base: Path, entry: str, root: Path, path: str) -> list[str]:
     """The images of an entry: a folder, a file that lists images, or an image."""
     found = _existing(base, entry, path, root, outside=True)
     if found.is_dir():
-        if not (images := _walk(found)):
+        if not (images := image_files(str(found))):
             raise DataError(f"{path}: {entry!r} has no images")
         return images
     if is_image_name(str(found)):
@@ -214,10 +214,6 @@ def _existing(folder: Path, name: str, source: str, root: Path | None = None, ou
     ):
         return beside
     raise DataError(f"{source}: {name!r} is not there (searched below {folder})")
-
-
-def _walk(folder: Path) -> list[str]:
-    return sorted(file for file in walk(str(folder), hidden=False) if is_image_name(file))
 
 
 # -- label files -----------------------------------------------------------------------------------
