@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from detkit.tools.demo import demo as demo
     from detkit.tools.evaluate import evaluate as evaluate
     from detkit.tools.propose import propose as propose
+    from detkit.tools.split import split as split
 
 _PACKAGES = ("boxes", "classification", "data", "detectors", "evaluation", "features", "heads", "proposals", "training")
 
@@ -42,6 +43,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "detkit.tools.demo": ["demo"],
         "detkit.tools.evaluate": ["evaluate"],
         "detkit.tools.propose": ["propose"],
+        "detkit.tools.split": ["split"],
     },
     [*(f"detkit.{name}" for name in _PACKAGES), "detkit.tools.benchmark"],
 )

@@ -22,7 +22,7 @@ CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
 
 PUBLIC = [
     *(f"detkit.{name}" for name in ("load", "draw", "FastRCNN", "FasterRCNN", "DetkitError", "__version__")),
-    *(f"detkit.{name}" for name in ("evaluate", "propose", "compress", "benchmark", "demo")),
+    *(f"detkit.{name}" for name in ("evaluate", "propose", "compress", "split", "benchmark", "demo")),
     *(f"detkit.boxes.{name}" for name in ("area", "iou", "clip", "convert", "nms", "batched_nms")),
     *(f"detkit.boxes.{name}" for name in ("BoxCodec", "AnchorGenerator", "box_iou", "box_ioa")),
     "detkit.proposals.RegionProposalNetwork",

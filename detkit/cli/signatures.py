@@ -72,11 +72,12 @@ def check_options(
     """
     chosen = {section: arguments.class_of(section)[0] for section in CLASSES if section in known}
     ours = {name for package in PACKAGES for name in _imports(package)}
-    for name in chosen.values():
+    for section, name in chosen.items():
         if name is None or "." in name or name in ours or arguments.modules or "torch" in sys.modules:
             continue  # known, or perhaps the user's own
         close = get_close_matches(name, ours, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        what = ", and no such file or folder" if section == "data" else ""
+        hint = f"; did you mean {close[0]}?" if close else what
         raise ConfigError(f"there is no class {name}{hint}\nA class of your own needs --import MODULE")
     chosen = {section: name or _class_in(run.get(section)) for section, name in chosen.items()}
     names = known | {section: options_of_class(name) for section, name in chosen.items()}

@@ -52,6 +52,7 @@ TOOLS = {
     "compress": Tool("detkit.tools.compress", "compress"),
     "benchmark generations": Tool("detkit.tools.benchmark", "generations", runs=("rcnn", "fast_rcnn", "faster_rcnn")),
     "demo": Tool("detkit.tools.demo", "demo"),
+    "split": Tool("detkit.tools.split", "split", positional="data"),
 }
 
 

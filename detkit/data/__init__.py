@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from detkit.data.csv_tables import CSV as CSV
     from detkit.data.datamodule import DetectionDataModule as DetectionDataModule
     from detkit.data.images import ImageFolder as ImageFolder
+    from detkit.data.label_studio import LabelStudio as LabelStudio
+    from detkit.data.labelme import LabelMe as LabelMe
     from detkit.data.layouts import open as open
     from detkit.data.shapes import Shapes as Shapes
     from detkit.data.summary import DataSummary as DataSummary
@@ -28,6 +30,8 @@ __getattr__, __dir__, __all__ = lazy_names(
         "detkit.data.csv_tables": ["CSV"],
         "detkit.data.datamodule": ["DetectionDataModule"],
         "detkit.data.images": ["ImageFolder"],
+        "detkit.data.label_studio": ["LabelStudio"],
+        "detkit.data.labelme": ["LabelMe"],
         "detkit.data.layouts": ["open"],
         "detkit.data.shapes": ["Shapes"],
         "detkit.data.summary": ["DataSummary"],

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from detkit.data.image_io import image_shape, read_image
+from detkit.data.image_io import ImageShape, image_shape, read_image
 from detkit.data.input_files import LARGEST, short_repr
 from detkit.errors import DataError
 from detkit.settings import check_choice
@@ -203,6 +203,13 @@ class Annotations:
         return self.widths > self.heights
 
 
+def _shape_or_error(path: str) -> ImageShape | DataError:
+    try:
+        return image_shape(path)
+    except DataError as error:
+        return error
+
+
 class AnnotationsBuilder:
     """Collects images and their boxes while a data set is read; `build` checks them all at once.
 
@@ -212,13 +219,17 @@ class AnnotationsBuilder:
         exif: whether the EXIF orientation turns the images, see `detkit.data.image_io.read_image`.
         measure: read the size of every image from its file, and say where an annotation has another; without it only
             where an annotation has none.
+        has_sizes: annotations of this format have sizes, so that one that is missing is told.
     """
 
-    def __init__(self, root: str, min_side: float = 1.0, exif: str = "auto", measure: bool = False) -> None:
+    def __init__(
+        self, root: str, min_side: float = 1.0, exif: str = "auto", measure: bool = False, has_sizes: bool = True
+    ) -> None:
         self.root = root
         self.min_side = min_side
         self.exif = exif
         self.measure = measure
+        self.has_sizes = has_sizes
         self.findings: list[Finding] = []
         self._images: list[tuple[Any, str, int, int, str]] = []
         self._rows: list[tuple[int, int | None, int, bool, bool, float]] = []
@@ -245,28 +256,43 @@ class AnnotationsBuilder:
     def measure_images(self) -> None:
         """Read the sizes that are asked for (see `measure`) from the images' files; `build` does it, too.
 
+        An image that cannot be read keeps the size that its annotation gives, and is a finding.
+
         Raises:
-            DataError: an image that is missing or cannot be read.
+            DataError: an image without such a size that is missing or cannot be read.
         """
         wanted = [i for i, (_, _, w, h, _) in enumerate(self._images) if self.measure or not (w and h)]
         self.measure = False
         paths = [os.path.join(self.root, self._images[i][1]) for i in wanted]
+        sources = Counter(source for *_, source in self._images)
         with ThreadPoolExecutor(2) as pool:
-            shapes = list(pool.map(image_shape, paths))
-        for i, shape in zip(wanted, shapes, strict=True):
+            shapes = list(pool.map(_shape_or_error, paths))
+        for i, path, shape in zip(wanted, paths, shapes, strict=True):
             image_id, file, *stated, source = self._images[i]
+            name = f"image {file}: " if sources[source] > 1 else ""
+            if isinstance(shape, DataError):
+                if not all(stated):
+                    raise shape
+                self.findings.append(Finding("unreadable", path, None, str(shape)))
+                continue
             width, height = shape.size_for(tuple(stated), self.exif)
             self._images[i] = (image_id, file, width, height, source)
-            if not all(stated):
+            if not all(stated) and not self.has_sizes:
+                pass
+            elif not all(stated):
                 text = f"no size is given; {width} x {height} read from the image"
-                self.findings.append(Finding("no_size", source, None, text))
+                self.findings.append(Finding("no_size", source, None, name + text))
             elif stated != [width, height]:
                 text = f"says {stated[0]} x {stated[1]}, the image is {width} x {height}; the image's size counts"
-                self.findings.append(Finding("other_size", source, None, text))
+                self.findings.append(Finding("other_size", source, None, name + text))
             if self.exif == "auto" and shape.is_unclear(tuple(stated)):
                 text = "the image has an EXIF orientation, and its size does not tell whether the boxes are meant "
                 text += "before or after turning it; it is turned (exif: apply or ignore decides for all)"
                 self.findings.append(Finding("exif", file, None, text))
+
+    def size(self, image: int) -> tuple[int, int]:
+        """(width, height) of an image by its number, after `measure_images`."""
+        return self._images[image][2:4]
 
     def box(
         self,

@@ -11,7 +11,8 @@ import numpy as np
 from detkit.data.annotations import Annotations, AnnotationsBuilder, Finding, UnknownIdPolicy, class_policy
 from detkit.data.coco_files import Image, Instances, areas_of, boxes_of, read_instances
 from detkit.data.datamodule import DetectionDataModule
-from detkit.data.input_files import is_inside, list_folder, short_repr
+from detkit.data.image_finder import ImageFinder
+from detkit.data.input_files import is_inside, list_folder
 from detkit.data.voc_files import ALL, SPLIT_NAMES
 from detkit.errors import DataError
 
@@ -83,9 +84,13 @@ class COCO(DetectionDataModule):
         source = os.path.join(self.path, str(self.sources[split]))
         folder = _image_folder(self.path, str(self.sources[split]), self.folders[split], split, instances.images)
         # A box thinner than a pixel makes training unstable; in evaluation it stays, as the official score has it.
-        builder = AnnotationsBuilder(folder, min_side=1.0 if split in ("train", ALL) else 0.0, exif=self.exif)
+        min_side = 1.0 if split in ("train", ALL) else 0.0
+        builder = AnnotationsBuilder(folder, min_side=min_side, exif=self.exif, measure=True)
         builder.findings.extend(instances.findings)
-        numbers = _add_images(builder, instances.images, source, folder)
+        option = "images" if split == ALL else f"{split}_images"
+        numbers = _add_images(
+            builder, instances.images, source, ImageFinder(folder, f" by --data.{option} FOLDER", whole_paths=True)
+        )
         ids, same = _categories(instances, source, self.merge_categories)
         names, self._ids[split] = self._choose(ids, source)
         rows = instances.annotations
@@ -146,35 +151,36 @@ def _image_folder(root: str, file: str, given: str, split: str, images: Sequence
     for place in dict.fromkeys(os.path.join(root, place) for place in places):
         if any(is_inside(name) and os.path.isfile(os.path.join(place, name)) for name in first):
             return place
-    raise DataError(
-        f"{os.path.join(root, file)}: its image {first[0]} is in none of the usual folders; name the folder, on the "
-        f"command line by --data.{'images' if split == ALL else f'{split}_images'} FOLDER"
-    )
+    return os.path.join(root, above)  # its names may have other folders or another spelling: see ImageFinder
 
 
-def _add_images(builder: AnnotationsBuilder, images: Sequence[Image], source: str, folder: str) -> dict[Any, int]:
+def _add_images(
+    builder: AnnotationsBuilder, images: Sequence[Image], source: str, finder: ImageFinder
+) -> dict[Any, int]:
     """Image id -> number in the builder."""
-    if not os.path.isdir(folder):
-        raise DataError(f"{folder}: image folder does not exist")
-    present = set(list_folder(folder))
+    if not os.path.isdir(finder.root):
+        raise DataError(f"{finder.root}: image folder does not exist")
+    present = set(list_folder(finder.root))
     numbers: dict[Any, int] = {}
     for image in images:
         where = f"{source}: image {image.id!r}"
         file = image.file_name
         try:
-            width, height = int(image.width or 0), int(image.height or 0)  # 0: read from the image
+            width, height = (_side(side) for side in (image.width, image.height))
         except (TypeError, ValueError, OverflowError):
             raise DataError(f"{where}: width or height is no number") from None
         if not isinstance(file, str):
             raise DataError(f"{where}: file_name is missing or no text")
-        if "\\" in file and file not in present:
-            file = file.replace("\\", "/")  # written on Windows
-        if not is_inside(file):
-            raise DataError(f"{where}: file name {short_repr(file)} leaves the image folder; refused")
-        if file not in present and not os.path.isfile(os.path.join(folder, file)):
-            raise DataError(f"{where}: no file {short_repr(file)} in {folder}")
+        if file not in present or not is_inside(file):
+            file = finder.find(file, where)
         numbers[image.id] = builder.image(image.id, file, width, height, source)
+    builder.findings += finder.findings(source)
     return numbers
+
+
+def _side(value: Any) -> int:
+    """A side in pixels; 0, which is read from the image, where it is not given."""
+    return max(value if isinstance(value, int) else int(float(value or 0)), 0)
 
 
 def _categories(instances: Instances, source: str, merge: bool) -> tuple[dict[str, int], dict[int, int]]:
@@ -192,6 +198,8 @@ def _categories(instances: Instances, source: str, merge: bool) -> tuple[dict[st
     above = {category.supercategory for category in instances.categories if category.supercategory != category.name}
     for category in sorted(instances.categories, key=lambda category: category.id):
         number, name = category.id, category.name
+        if isinstance(name, int | float):
+            name = category.name = str(name)
         if not isinstance(name, str) or not name.strip():
             raise DataError(f"{source}: category {number} has no name")
         if name in above and number not in used:

@@ -6,10 +6,9 @@ test split from it, evaluation/coco_files.py the ground truth of `detkit evaluat
 
 from __future__ import annotations
 
-import codecs
 import gc
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from os import PathLike
@@ -20,8 +19,8 @@ import numpy as np
 from msgspec import Meta
 
 from detkit.data.annotations import Finding
-from detkit.data.input_files import LARGEST, read_bytes, short_repr
-from detkit.data.text_files import decode_text
+from detkit.data.input_files import FLAGS, LARGEST, read_bytes, short_repr
+from detkit.data.text_files import decode_text, encoding_of
 from detkit.errors import DataError
 
 # Numbers come as floats, too, from programs that keep ids in tables of floats: 7.0 is 7 to COCOeval. Floats above 2^53
@@ -33,9 +32,6 @@ CategoryId = WholeNumber
 Flag = bool | int | float | str | None
 Number = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
 Box = tuple[Number, Number, Number, Number]
-
-#: What a flag may say as a string.
-FLAGS = {"0": 0, "0.0": 0, "false": 0, "no": 0, "": 0, "1": 1, "1.0": 1, "true": 1, "yes": 1}
 
 T = TypeVar("T")
 
@@ -129,7 +125,7 @@ def read_instances(path: str | PathLike[str]) -> Instances:
             image or a category is given twice or is no whole number of 64 bits (or, of an image, string), an
             annotation has neither a box nor an outline, or a flag is a string that says neither yes nor no.
     """
-    instances = decode(path, _InstancesFile, "an object with images, annotations and categories")
+    instances, findings = _decode_instances(path)
     for name, of, rows in (("images", "image", instances.images), ("categories", "category", instances.categories)):
         if not rows:
             raise DataError(f"{path}: the list {name!r} is empty")
@@ -140,33 +136,98 @@ def read_instances(path: str | PathLike[str]) -> Instances:
                 row.id = int(row.id)
             elif isinstance(row.id, str) and "\0" in row.id:
                 raise DataError(f"{path}: {of} id {row.id!r} holds a NUL character")
-        if len({isinstance(row.id, str) for row in rows}) > 1:
-            raise DataError(f"{path}: ids of {name} are numbers and strings; write them alike")
-        seen: set[int | str] = set()
-        for row in rows:
-            if row.id in seen:
-                raise DataError(f"{path}: {of} id {row.id!r} is given twice; ids must be unique")
-            seen.add(row.id)
     rows = instances.annotations or []
-    findings = [*_read_flags(rows, path), *_add_boxes(rows, instances.images, path, "annotation")]
-    return Instances(instances.images, rows, instances.categories, instances.annotations is not None, findings)
+    findings += _alike_ids(instances.images, rows, path)
+    images, categories = instances.images, instances.categories
+    images, found = _unique(images, "image", path, lambda image: image.file_name)
+    findings += found
+    categories, found = _unique(categories, "category", path, lambda category: category.name)
+    findings += [*found, *_read_flags(rows, path), *_add_boxes(rows, images, path, "annotation")]
+    return Instances(images, rows, categories, instances.annotations is not None, findings)
+
+
+def _decode_instances(path: str | PathLike[str]) -> tuple[_InstancesFile, list[Finding]]:
+    """The content of a file; where it has strings for numbers, or empty lists for missing boxes, they are read so."""
+    wanted = "an object with images, annotations and categories"
+    try:
+        return decode(path, _InstancesFile, wanted), []
+    except DataError as error:
+        if not isinstance(error.__cause__, msgspec.ValidationError):
+            raise
+        content = decode(path, dict[str, Any], wanted)
+        rows = content.get("annotations")
+        for row in rows if isinstance(rows, list) else ():
+            if isinstance(row, dict):
+                row["bbox"] = row.get("bbox") or None
+                row["segmentation"] = msgspec.Raw(msgspec.json.encode(row.get("segmentation")))
+        try:
+            instances = msgspec.convert(content, _InstancesFile, strict=False)
+        except (msgspec.ValidationError, OverflowError):
+            raise error from None
+        text = f"not all is of the types that COCO has ({str(error).partition(': ')[2]}): read as what is meant"
+        return instances, [Finding("type", str(path), None, text)]
+
+
+def _alike_ids(images: Sequence[Image], rows: Sequence[Annotation], path: str | PathLike[str]) -> Iterator[Finding]:
+    """Make all ids of images numbers, or all strings, where some are written as "7" and some as 7."""
+    if len({isinstance(row.id, str) for row in images} | {isinstance(row.image_id, str) for row in rows}) < 2:
+        return
+    count = 0
+    as_numbers = all(not isinstance(image.id, str) or (image.id.isdecimal() and len(image.id) < 19) for image in images)
+    if not all(isinstance(image.id, str) for image in images) and as_numbers:
+        for image in images:
+            if isinstance(image.id, str):
+                image.id, count = int(image.id), count + 1
+        for row in rows:
+            if isinstance(row.image_id, str) and row.image_id.isdecimal() and len(row.image_id) < 19:
+                row.image_id, count = int(row.image_id), count + 1
+    elif all(isinstance(image.id, str) for image in images):
+        for row in rows:
+            if not isinstance(row.image_id, str) and row.image_id == int(row.image_id):
+                row.image_id, count = str(int(row.image_id)), count + 1
+    else:
+        raise DataError(f"{path}: ids of images are numbers and strings; write them alike")
+    if count:
+        text = f"{count:,} ids of images are strings in one place and numbers in another: taken for the same"
+        yield Finding("id_type", str(path), None, text, count)
+
+
+def _unique(
+    rows: list[Any], of: str, path: str | PathLike[str], content: Callable[[Any], Any]
+) -> tuple[list[Any], list[Finding]]:
+    """The rows without those that say the same as an earlier one of the same id."""
+    first: dict[int | str, Any] = {}
+    for row in rows:
+        if content(first.setdefault(row.id, row)) != content(row):
+            raise DataError(f"{path}: {of} id {row.id!r} is given twice; ids must be unique")
+    if len(first) == len(rows):
+        return rows, []
+    count = len(rows) - len(first)
+    text = f"{count:,} of {len(rows):,} entries for {of} ids are given twice, with the same name: taken once"
+    return list(first.values()), [Finding("duplicate", str(path), None, text, count)]
 
 
 def _read_flags(rows: Sequence[Annotation], path: str | PathLike[str]) -> Iterator[Finding]:
     """Turn flags that are strings, which are true to Python even if they say "0", into what they say."""
-    count = 0
+    count = ignored = 0
     for number, row in enumerate(rows):
         for name in ("iscrowd", "ignore", "difficult"):
             value = getattr(row, name)
-            if isinstance(value, str):
-                if value.strip().lower() not in FLAGS:
-                    where = f"{path}: annotation {number} (counted from 0)"
-                    raise DataError(f"{where}: {name} is {short_repr(value)}; it must be 0 or 1")
-                setattr(row, name, FLAGS[value.strip().lower()])
+            if (isinstance(value, str) and (text := value.strip().lower()) in FLAGS) or value == "":
+                setattr(row, name, bool(value) and FLAGS[text])
                 count += 1
+            elif value not in (0, 1, None):
+                where = f"{path}: annotation {number} (counted from 0)"
+                raise DataError(f"{where}: {name} is {short_repr(value)}; it must be 0 or 1")
+        ignored += bool(row.ignore and not row.iscrowd)
     if count:
         text = f"{count:,} flags such as iscrowd are strings: read as what they say"
         yield Finding("flag", str(path), None, text, count)
+    if ignored:
+        text = (
+            f"{ignored:,} objects are marked ignore: they count as ordinary ones, since COCOeval looks at iscrowd only"
+        )
+        yield Finding("ignore", str(path), None, text, ignored)
 
 
 def _add_boxes(
@@ -183,7 +244,8 @@ def _add_boxes(
         try:
             outline = msgspec.json.decode(row.segmentation)
             if isinstance(outline, list):
-                points = np.array([value for polygon in outline for value in polygon], np.float64).reshape(-1, 2)
+                polygons = outline if outline and isinstance(outline[0], list) else [outline]
+                points = np.array([value for polygon in polygons for value in polygon], np.float64).reshape(-1, 2)
                 low, high = points.min(0), points.max(0)
             else:
                 size = outline.get("size", size_of.get(row.image_id))
@@ -268,7 +330,7 @@ def decode(path: str | PathLike[str], form: type[T], wanted: str) -> T:
         DataError: the file is missing, no JSON or of another form; names the entry and what is wanted.
     """
     content = read_bytes(path)
-    if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+    if encoding_of(content) != "utf-8":
         content = decode_text(content, path).encode()
     try:
         with no_garbage_collection():
@@ -276,6 +338,7 @@ def decode(path: str | PathLike[str], form: type[T], wanted: str) -> T:
     except msgspec.ValidationError as error:
         raise DataError(f"{path}: {_explain(str(error), wanted)}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        decode_text(content, path)  # refuses another encoding, and names the likely one
         raise DataError(f"{path}: {_explain_syntax(str(error), content, wanted)}") from None
 
 

@@ -8,7 +8,9 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from detkit.data.input_files import LARGEST
 from detkit.data.text_files import read_text
+from detkit.data.voc_files import is_image_name
 from detkit.errors import DataError
 
 Box = tuple[float, float, float, float]
@@ -25,21 +27,34 @@ COLUMNS = {
     "y": ("y", "bboxy"),
     "w": ("w", "bboxw", "bboxwidth", "boxwidth"),
     "h": ("h", "bboxh", "bboxheight", "boxheight"),
+    "cx": ("xcenter", "cx", "centerx", "xcentre"),
+    "cy": ("ycenter", "cy", "centery", "ycentre"),
     "box": ("bbox", "box"),
+    "width": ("width", "imagewidth", "imgwidth"),
+    "height": ("height", "imageheight", "imgheight"),
     "split": ("split", "set", "subset"),
 }
 #: The columns of a table without a line of names.
 UNNAMED = ("image", "x1", "y1", "x2", "y2", "class")
-BOXES = ({"x1", "y1", "x2", "y2"}, {"x", "y", "w", "h"}, {"x1", "y1", "w", "h"}, {"box"})
+#: The columns that may hold a box: corners, or a corner or the centre and the sides, or all in one.
+BOXES = (("box",), ("x1", "y1", "x2", "y2"), ("x1", "y1", "w", "h"), ("x", "y", "w", "h"), ("cx", "cy", "w", "h"))
 
 
 def is_table(text: str) -> bool:
     """Whether a text begins as a table of objects does."""
-    return bool(_columns(next(csv.reader(io.StringIO(text), delimiter=_separator(text)), [])))
+    first = next((line for line in _lines(text) if line.strip()), "")
+    return bool(_columns(next(csv.reader([first], delimiter=_separator(text)), [])))
+
+
+def _lines(text: str) -> list[str]:
+    """The lines; those before the table that are comments, or Excel's `sep=;`, are empty."""
+    lines = io.StringIO(text.removeprefix("\ufeff"), newline=None).read().split("\n")
+    begin = next((index for index, line in enumerate(lines) if line and not line.startswith(("#", "sep="))), 0)
+    return [""] * begin + lines[begin:]
 
 
 def _separator(text: str) -> str:
-    first = next((line for line in text.splitlines() if line.strip()), "")
+    first = next((line for line in _lines(text) if line.strip()), "")
     return max(",;\t|", key=first.count)
 
 
@@ -52,9 +67,17 @@ def _columns(names: Sequence[str]) -> dict[str, int]:
         for name in reversed(known)
         if name in plain
     }
-    if "image" not in columns and len(plain) == 6 and all(map(_is_number, plain[1:5])):
+    if "image" not in columns and len(plain) == len(UNNAMED) and _is_row(names):
         return {what: index for index, what in enumerate(UNNAMED)}
-    return columns if "image" in columns and any(box <= set(columns) for box in BOXES) else {}
+    has_corner = {"x", "y"} <= set(columns) or {"cx", "cy"} <= set(columns) or {"x1", "y1"} <= set(columns)
+    if has_corner and not {"x2", "w"} & set(columns) and {"width", "height"} <= set(columns):
+        columns |= {"w": columns.pop("width"), "h": columns.pop("height")}  # there is no other side of the box
+    return columns if "image" in columns and any(set(box) <= set(columns) for box in BOXES) else {}
+
+
+def _is_row(row: Sequence[str]) -> bool:
+    """Whether a line is a row of a table without a line of names: four numbers, or an image without a box."""
+    return all(map(_is_number, row[1:5])) or (is_image_name(row[0]) and not any(row[1:]))
 
 
 class Table(NamedTuple):
@@ -63,12 +86,14 @@ class Table(NamedTuple):
     file: str
     columns: dict[str, int]
     rows: list[tuple[int, list[str]]]
+    separator: str = ","
 
     @classmethod
     def read(cls, file: str) -> Table:
         """Read a table; raises DataError if it is none, or a column is missing."""
         text = read_text(file)
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(text))
+        separator = _separator(text)
+        reader = csv.reader((line + "\n" for line in _lines(text)), delimiter=separator, skipinitialspace=True)
         try:
             rows = [(reader.line_num, row) for row in reader if any(field.strip() for field in row)]
         except csv.Error as error:
@@ -81,8 +106,7 @@ class Table(NamedTuple):
                 f"{file}: the columns are {', '.join(rows[0][1])}; wanted are image, class, and xmin, ymin, xmax, ymax "
                 "(or x, y, w, h, or bbox)"
             )
-        named = any(not _is_number(rows[0][1][columns[name]]) for name in columns if name not in ("image", "class"))
-        return cls(file, columns, rows[named:])
+        return cls(file, columns, rows[not _is_row(rows[0][1]) :], separator)
 
     def text(self, row: list[str], what: str) -> str:
         """A row's text in a column; "" where there is none."""
@@ -91,12 +115,12 @@ class Table(NamedTuple):
 
     def box(self, row: list[str], where: str, normalized: bool) -> Box | None:
         """A row's box; None where it has none."""
-        sizes = not {"x2", "y2"} <= set(self.columns)
-        names = ("x1", "y1", "w", "h") if {"x1", "w"} <= set(self.columns) else ("x", "y", "w", "h")
-        if "box" in self.columns:
-            texts = self.text(row, "box").strip("[]()").replace(",", " ").split()
-        else:
-            texts = [self.text(row, name) for name in (names if sizes else ("x1", "y1", "x2", "y2"))]
+        names = next(names for names in BOXES if set(names) <= set(self.columns))
+        texts = [self.text(row, name) for name in names]
+        if names == ("box",):
+            texts = texts[0].strip("[]()").replace(",", " ").split()
+        elif self.separator == ";":  # where the semicolon separates, a comma is a decimal point
+            texts = [text.replace(",", ".") for text in texts]
         if not any(texts):
             return None
         if len(texts) != 4 or not all(map(_is_number, texts)):
@@ -107,15 +131,15 @@ class Table(NamedTuple):
                 f"{where}: the box {a:g}, {b:g}, {c:g}, {d:g} looks like shares of the image's sides (0 to 1), not "
                 "pixels; give normalized: true, on the command line --data.normalized true"
             )
-        return (a, b, a + c, b + d) if sizes else (a, b, c, d)
+        if "x2" in names:
+            return (a, b, c, d)
+        return (a - c / 2, b - d / 2, a + c / 2, b + d / 2) if "cx" in names else (a, b, a + c, b + d)
 
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    def size(self, row: list[str]) -> tuple[int, int]:
+        """(width, height) of the image in a row; 0 where it does not say."""
+        texts = [self.text(row, name) for name in ("width", "height")]
+        width, height = (int(float(text)) if _is_number(text) and 0 < float(text) < LARGEST else 0 for text in texts)
+        return width, height
 
 
 def _is_number(text: str) -> bool:

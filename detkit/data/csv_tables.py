@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from detkit.data.annotations import Annotations, Finding, class_policy
-from detkit.data.csv_columns import Table
+from detkit.data.csv_columns import Table, is_table
 from detkit.data.datamodule import DetectionDataModule
-from detkit.data.input_files import is_inside, walk
-from detkit.data.records import ImageRecord, ObjectRecord, Records, to_annotations
-from detkit.data.voc_files import IMAGE_SUFFIXES, SPLIT_NAMES, is_image_name
+from detkit.data.image_finder import ImageFinder
+from detkit.data.input_files import walk
+from detkit.data.records import ImageRecord, ObjectRecord, Records, files_of_splits, to_annotations
+from detkit.data.text_files import read_start
+from detkit.data.voc_files import SPLIT_NAMES
 from detkit.errors import DataError
 
 ONLY_CLASS = "object"  # where there is no column of classes
@@ -65,7 +65,7 @@ class CSV(DetectionDataModule):
         """The objects of a split."""
         if split not in self._records:
             return None
-        return to_annotations(self._records[split], self.class_names, class_policy(self.other_classes))
+        return to_annotations(self._records[split], self.class_names, class_policy(self.other_classes), self.exif)
 
 
 def find_tables(path: str) -> dict[str, str]:
@@ -76,18 +76,13 @@ def find_tables(path: str) -> dict[str, str]:
     """
     if os.path.isfile(path):
         return {"all": path}
-    files = sorted(str(file) for pattern in ("*.csv", "*/*.csv") for file in Path(path).glob(pattern))
-    tables: dict[str, str] = {}
-    for file in files:
-        words = re.split(r"[^a-z]+", os.path.relpath(file, path).lower())
-        split = next((split for split, names in SPLIT_NAMES.items() if set(names) & set(words)), "all")
-        if split in tables:
-            raise DataError(f"{path}: {tables[split]} and {file} are both tables; name one of them as path")
-        tables[split] = file
-    if not tables:
+    names = sorted(file for file in walk(path, hidden=False) if file.lower().endswith(".csv"))
+    files = [file for file in names if is_table(read_start(file))] or names[:1]
+    if not files:
         raise DataError(f"{path}: no table (*.csv) there")
-    if "all" in tables and len(tables) > 1:
-        raise DataError(f"{path}: {', '.join(tables.values())} are tables; name one of them as path")
+    tables = files_of_splits(files, path)
+    if tables is None:
+        raise DataError(f"{path}: {', '.join(files)} are tables; name one of them as path")
     return tables
 
 
@@ -99,31 +94,45 @@ def read_tables(tables: Mapping[str, str], images: str | None, normalized: bool)
             none; the message names file and line.
     """
     records: dict[str, Records] = {}
+    finders: dict[str, ImageFinder] = {}
     for split, file in tables.items():
         root = images or os.path.dirname(file) or "."
-        find = _finder(root)
+        finder = finders.setdefault(root, ImageFinder(root, " as images"))
         rows_of: dict[str, dict[str, list[ObjectRecord]]] = {}
-        findings: list[Finding] = []
+        sizes: dict[str, tuple[int, int]] = {}
+        no_box: list[int] = []
         table = Table.read(file)
         for number, row in table.rows:
             where = f"{file}: line {number}"
             own = _split_of(table.text(row, "split"), where) if "split" in table.columns else split
-            image = find(table.text(row, "image"), where)
+            image = finder.find(table.text(row, "image"), where)
+            sizes[image] = table.size(row)
             objects = rows_of.setdefault(own, {}).setdefault(image, [])
+            name = table.text(row, "class") if "class" in table.columns else ONLY_CLASS
             if (box := table.box(row, where, normalized)) is not None:
-                name = table.text(row, "class") if "class" in table.columns else ONLY_CLASS
                 if not name:
                     raise DataError(f"{where}: the object has no class")
                 objects.append(ObjectRecord(name, box, number))
+            elif name and "class" in table.columns:
+                no_box.append(number)
+        findings = finder.findings(file)
         if "class" not in table.columns:
             text = f"there is no column of classes: every object is of the class {ONLY_CLASS!r}"
             findings.append(Finding("no_class", file, None, text))
+        if no_box:
+            text = f"{len(no_box):,} rows have a class, but no box, such as line {no_box[0]}: no object"
+            findings.append(Finding("no_box", file, None, text, len(no_box)))
         for own, rows in rows_of.items():
             listed = [
-                ImageRecord(name.replace(os.sep, "/"), name, file, objects, normalized=normalized)
+                ImageRecord(name.replace(os.sep, "/"), name, file, objects, *sizes[name], normalized)
                 for name, objects in rows.items()
             ]
             records[own] = Records(root, listed, findings)
+            findings = []
+    for root, finder in finders.items():
+        first = next(iter(records.values()), None)
+        if first is not None:
+            first.findings.extend(finder.unnamed(root))
     return records
 
 
@@ -132,33 +141,3 @@ def _split_of(text: str, where: str) -> str:
     if split is None:
         raise DataError(f"{where}: the split {text!r} is none of train, val and test")
     return split
-
-
-def _finder(root: str) -> Callable[[str, str], str]:
-    """What finds an image by its name in a table: relative to the root, or, by its last part, anywhere below it."""
-    below: dict[str, list[str]] = {}
-    found: dict[str, str] = {}
-
-    def find(name: str, where: str) -> str:
-        if name not in found:
-            if not below:
-                for file in sorted(filter(is_image_name, walk(root))):
-                    path, last = os.path.relpath(file, root), os.path.basename(file)
-                    below.setdefault(last, []).append(path)
-                    below.setdefault(os.path.splitext(last)[0], []).append(path)
-            found[name] = search(name, where)
-        return found[name]
-
-    def search(name: str, where: str) -> str:
-        plain = name.replace("\\", "/")
-        for candidate in (plain, *(plain + suffix for suffix in IMAGE_SUFFIXES)):
-            if is_inside(candidate) and os.path.isfile(os.path.join(root, candidate)):
-                return os.path.normpath(candidate)
-        places = below.get(plain.rpartition("/")[2], [])
-        if len(places) == 1:
-            return places[0]
-        if places:
-            raise DataError(f"{where}: the image {name!r} may be {places[0]} or {places[1]}; write its folder, too")
-        raise DataError(f"{where}: the image {name!r} is not below {root}; name its folder as images")
-
-    return find

@@ -207,8 +207,9 @@ class DetectionDataModule(DataModule):
         group_by_aspect: make up batches of wide or of tall images, so that little is padded.
         exif: whether a photo's EXIF orientation turns it: "apply", "ignore", or "auto", which does not turn an image
             that the annotation's size fits only as it is stored.
-        sets: the images of train, val and test of a data set that has no split: lists of names, folders or patterns, or
-            a JSON file of such lists; by default split.json in the data set's folder, which `detkit split` writes.
+        sets: the images of train, val and test of a data set that has no split: lists of names, folders or patterns,
+            text files of names, or a JSON file of such lists; by default split.json in the data set's folder, which
+            `detkit split` writes.
         split: without that, the shares of train, val and test; their sum is 1. Images that are alike stay together.
         split_seed: of that split; any integer from 0.
         shared: see DataModule.
@@ -221,7 +222,7 @@ class DetectionDataModule(DataModule):
         self,
         group_by_aspect: bool = False,
         exif: Literal["auto", "apply", "ignore"] = "auto",
-        sets: dict[str, list[str] | str] | str | None = None,
+        sets: dict[str, list[str | int] | str] | str | None = None,
         split: Sequence[float] = (0.8, 0.1, 0.1),
         split_seed: int = 0,
         **shared: Any,
@@ -240,17 +241,36 @@ class DetectionDataModule(DataModule):
 
     def content(self, split: str) -> Any:
         """What `read` gives for a split, read at most once; a data set without splits is divided."""
+        if self.sets is not None and ALL not in self.sources:
+            own = ", ".join(name for name, source in self.sources.items() if source is not None)
+            raise ConfigError(f"sets: the data set has sets of its own ({own}); leave sets out")
         if ALL in self.sources and not self._content.keys() & set(SPLITS):
-            whole, (sets, source) = self.read(ALL), self._sets()
-            if sets is not None:
-                parts, how = choose_sets(whole, sets, source), source
-            else:
-                parts = split_annotations(whole, self.split, self.split_seed)
-                how = f"split {', '.join(f'{share:g}' for share in self.split)}, split_seed {self.split_seed}"
-            counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
-            rank_zero_info(f"the data set has no sets of its own; it is divided: {counts} ({how})")
+            parts, how = self.divide()
+            if how:
+                counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
+                rank_zero_info(f"the data set has no sets of its own; it is divided: {counts} ({how})")
             self._content |= {"train": None, "val": None} | parts
         return super().content(split)
+
+    def divide(self, use_file: bool = True) -> tuple[dict[str, Annotations], str]:
+        """Divide a data set that has no sets of its own, by `sets` or else by `split` and `split_seed`.
+
+        Args:
+            use_file: where `sets` is not given, use the file of `split_file` if there is one.
+
+        Returns:
+            split -> its images, and how they were chosen; images that are not annotated are all for prediction.
+
+        Raises:
+            DataError: the sets name no image, or an image twice.
+        """
+        whole, (sets, source) = self.read(ALL), self._sets(use_file)
+        if not whole.annotated:
+            return {"train": whole, "test": whole}, ""
+        if sets is not None:
+            return choose_sets(whole, sets, source), source
+        how = f"split {', '.join(f'{share:g}' for share in self.split)}, split_seed {self.split_seed}"
+        return split_annotations(whole, self.split, self.split_seed), how
 
     def division(self) -> dict[str, list[str]] | None:
         """Split -> its images' files, of a data set that is divided by detkit; None for one with sets of its own."""
@@ -259,16 +279,20 @@ class DetectionDataModule(DataModule):
         parts = {split: self.content(split) for split in SPLITS}
         return {split: part.files.tolist() for split, part in parts.items() if part is not None}
 
-    def _sets(self) -> tuple[dict[str, Any] | None, str]:
+    @property
+    def split_file(self) -> str:
+        """The file in the data set's folder that divides it for good."""
+        path = str(getattr(self, "path", ""))
+        return os.path.join(os.path.dirname(path) if os.path.isfile(path) else path, SPLIT_FILE)
+
+    def _sets(self, use_file: bool) -> tuple[dict[str, Any] | None, str]:
         """The lists of `sets`, and where they are from."""
         if isinstance(self.sets, dict):
             return self.sets, "sets"
-        default = os.path.join(str(getattr(self, "path", "")), SPLIT_FILE)
-        source = default if self.sets is None else self.sets
-        if self.sets is None and not os.path.isfile(default):
+        if self.sets is None and not (use_file and os.path.isfile(self.split_file)):
             return None, ""
-        content = decode(source, dict[str, list[str] | str], "lists called train, val and test")
-        return content, source
+        source = self.split_file if self.sets is None else self.sets
+        return decode(source, dict[str, list[str | int] | str], "lists called train, val and test"), source
 
     @property
     def test_split(self) -> str:
@@ -293,6 +317,8 @@ class DetectionDataModule(DataModule):
                     f"{annotations.root}: no image of the {split} set is annotated, so there is nothing to compare "
                     "with; `detkit predict` needs no annotations"
                 )
+            if broken := next((each for each in annotations.findings if each.kind == "unreadable"), None):
+                raise DataError(broken.message)
             if split == "train" and not len(annotations.boxes):
                 kinds = Counter(finding.kind for finding in annotations.findings).most_common(1)
                 why = f"; the most common finding is {kinds[0][0]!r}: {annotations.findings[0]}" if kinds else ""

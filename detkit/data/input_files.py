@@ -24,6 +24,8 @@ LARGEST = 1e9
 #: A file that gzip packed may grow to this many times its size; JSON grows tenfold, a file made to fill the memory
 #: a thousandfold. Small files may always grow to `SMALL` bytes.
 GROWTH, SMALL = 100, 2**28
+#: What a flag such as iscrowd or difficult may say as a text.
+FLAGS = {"0": False, "0.0": False, "false": False, "no": False, "1": True, "1.0": True, "true": True, "yes": True}
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 200
@@ -93,10 +95,11 @@ def list_folder(path: str | os.PathLike[str]) -> list[str]:
         raise DataError(f"{short_repr(os.fspath(path))}: folder cannot be read ({_reason(error)})") from None
 
 
-def walk(folder: str) -> Iterator[str]:
+def walk(folder: str, hidden: bool = True) -> Iterator[str]:
     """The paths of all files below a folder, in any order.
 
-    Symbolic links to folders are followed; one that leads back into a folder that was seen already is not.
+    Symbolic links to folders are followed; one that leads back into a folder that was seen already is not. Without
+    ``hidden``, files and folders whose names begin with a dot are left out, and what macOS adds to archives.
     """
     seen: set[tuple[int, int]] = set()
     for root, folders, names in os.walk(folder, followlinks=True):
@@ -105,7 +108,15 @@ def walk(folder: str) -> Iterator[str]:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
+        if not hidden:
+            folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
+            names = [name for name in names if not name.startswith(".")]
         yield from (os.path.join(root, name) for name in names)
+
+
+def spelling(name: str) -> str:
+    """A key that names have in common if they differ by upper and lower case, or by the Unicode form of accents."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def is_inside(name: str) -> bool:

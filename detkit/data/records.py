@@ -6,13 +6,14 @@ Class names and sizes are still those of the files; `to_annotations` checks them
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from detkit.data.annotations import Annotations, AnnotationsBuilder, Finding, UnknownIdPolicy
-from detkit.data.image_io import image_size
+from detkit.data.voc_files import SPLIT_NAMES
 
 Box = tuple[float, float, float, float]
 
@@ -66,18 +67,36 @@ class Records(NamedTuple):
         return {item.class_name for image in self.images for item in image.objects}
 
 
-def to_annotations(records: Records, class_names: Sequence[str], policy: UnknownIdPolicy) -> Annotations:
-    """Check the records, and turn shares into pixels; a size that is not given is read from the image.
+def files_of_splits(files: Sequence[str], root: str) -> dict[str, str] | None:
+    """Split -> the one file whose name or folder says so; {"all": file} for a single file; None where it is unclear."""
+    if len(files) == 1:
+        return {"all": files[0]}
+    found: dict[str, str] = {}
+    for file in files:
+        words = set(re.findall(r"[a-z]+", os.path.relpath(file, root).lower()))
+        splits = [split for split, names in SPLIT_NAMES.items() if words & set(names)]
+        if len(splits) != 1 or splits[0] in found:
+            return None
+        found[splits[0]] = file
+    return found
+
+
+def to_annotations(
+    records: Records, class_names: Sequence[str], policy: UnknownIdPolicy, exif: str = "auto"
+) -> Annotations:
+    """Check the records, and turn shares into pixels; the size of an image is that of its file.
 
     Args:
         records: a split.
         class_names: the classes, without background, in the order of the labels 1..K.
         policy: of objects of other classes.
+        exif: whether the EXIF orientation turns the images, see `detkit.data.image_io.read_image`.
 
     Raises:
         DataError: an object of another class, an image that cannot be read, or no image at all.
     """
-    builder = AnnotationsBuilder(records.root, min_side=1.0)
+    has_sizes = all(image.width for image in records.images)
+    builder = AnnotationsBuilder(records.root, min_side=1.0, exif=exif, measure=True, has_sizes=has_sizes)
     rows = [(image, item) for image in records.images for item in image.objects]
     label_of = {name: label for label, name in enumerate(class_names, 1)}
     labels = np.array([label_of.get(item.class_name, -1) for _, item in rows], np.int64)
@@ -90,12 +109,12 @@ def to_annotations(records: Records, class_names: Sequence[str], policy: Unknown
         known=class_names,
         name_of=lambda row: f"{rows[row][0].source}: object {rows[row][1].number}",
     )
-    for image in records.images:
-        width, height = image.width, image.height
-        if not width or not height:
-            width, height = image_size(os.path.join(records.root, image.file))
-        number = builder.image(image.image_id, image.file, width, height, image.source)
-        scale = (width, height) * 2 if image.normalized else (1, 1, 1, 1)
+    numbers = [
+        builder.image(image.image_id, image.file, image.width, image.height, image.source) for image in records.images
+    ]
+    builder.measure_images()
+    for number, image in zip(numbers, records.images, strict=True):
+        scale = builder.size(number) * 2 if image.normalized else (1, 1, 1, 1)
         for item in image.objects:
             if (label := label_of.get(item.class_name)) is not None:
                 x1, y1, x2, y2 = (value * side for value, side in zip(item.box, scale, strict=True))

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -15,11 +16,13 @@ from scipy.sparse.csgraph import connected_components
 
 from detkit.data.annotations import Annotations, Finding
 from detkit.data.image_io import open_image
+from detkit.data.text_files import read_text
+from detkit.data.voc_files import SPLIT_NAMES
 from detkit.errors import ConfigError, DataError
 from detkit.progress import Progress
 from detkit.system import available_cores
 
-SPLITS = ("train", "val", "test")
+SPLITS = tuple(SPLIT_NAMES)
 #: Where a division is kept, in the data set's folder or a run's.
 SPLIT_FILE = "split.json"
 #: The most bits in which the hashes of images that look alike differ: those of a copy in another format or size do.
@@ -49,51 +52,68 @@ def split_annotations(annotations: Annotations, shares: Sequence[float], seed: i
     parts = split_groups(groups, shares, seed)
     found = [*annotations.findings]
     if alike := len(groups) - len(np.unique(groups)):
-        text = f"{alike:,} images look like another one; images that are alike are in one split"
+        text = f"images that look like another one: {alike:,}; images that are alike are in one split"
         found.append(Finding("alike", annotations.root, None, text, alike))
     return _subsets(annotations, [order[part] for part in parts], found)
 
 
-def choose_sets(
-    annotations: Annotations, sets: Mapping[str, Sequence[str] | str], source: str
-) -> dict[str, Annotations]:
+def choose_sets(annotations: Annotations, sets: Mapping[str, Any], source: str) -> dict[str, Annotations]:
     """Divide images as lists say.
 
     Args:
         annotations: all images.
-        sets: train, val and test, as far as there are: names of images (or their ids), folders, or patterns with `*`.
+        sets: train, val and test, as far as there are: names of images (or their ids), folders, patterns with `*`, or
+            text files with such lines.
         source: what the lists are from, for messages.
 
     Raises:
         DataError: another name of a split, an entry that names no image, or an image that is in two splits.
     """
-    files = [str(file).replace(os.sep, "/") for file in annotations.files]
-    ids = [str(image_id) for image_id in annotations.image_ids]
+    images = _ImageNames(annotations)
     split_of: dict[int, str] = {}
-    for split, entries in sets.items():
-        if split not in SPLITS or not isinstance(entries, str | list | tuple):
-            raise DataError(f"{source}: sets are lists called train, val and test, not {split!r}: {entries!r:.40}")
+    for name, entries in sets.items():
+        split = next((split for split, known in SPLIT_NAMES.items() if name in known), None)
+        if split is None or not isinstance(entries, str | list | tuple):
+            raise DataError(f"{source}: sets are lists called train, val and test, not {name!r}: {entries!r:.40}")
         for entry in [entries] if isinstance(entries, str) else entries:
-            chosen = _chosen(str(entry).replace("\\", "/"), files, ids)
-            if not chosen:
-                raise DataError(f"{source}: {split}: {entry!r} names no image of {annotations.root}")
+            if not (chosen := images.find(str(entry))):
+                raise DataError(f"{source}: {name}: {entry!r} names no image of {annotations.root}")
             for index in chosen:
                 if split_of.setdefault(index, split) != split:
-                    raise DataError(f"{source}: {files[index]} is in {split_of[index]} and in {split}")
+                    raise DataError(f"{source}: {images.files[index]} is in {split_of[index]} and in {split}")
     found = [*annotations.findings]
-    if rest := len(files) - len(split_of):
+    if rest := len(images.files) - len(split_of):
         text = f"{rest:,} images are in none of the sets: left out"
         found.append(Finding("in_no_set", source, None, text, rest))
-    parts = [np.array([i for i in range(len(files)) if split_of.get(i) == split], np.int64) for split in SPLITS]
+    parts = [np.array([i for i in range(len(images.files)) if split_of.get(i) == split], np.int64) for split in SPLITS]
     return _subsets(annotations, parts, found)
 
 
-def _chosen(entry: str, files: Sequence[str], ids: Sequence[str]) -> list[int]:
-    """The images that an entry means: by name or id, else those in a folder, else those that fit a pattern."""
-    exact = [index for index, pair in enumerate(zip(files, ids, strict=True)) if entry in pair]
-    folder = entry.rstrip("/") + "/"
-    below = [index for index, file in enumerate(files) if file.startswith(folder)]
-    return exact or below or [index for index, file in enumerate(files) if fnmatchcase(file, entry)]
+class _ImageNames:
+    """The images by what people call them: the file, from the root or with the root's name before it, or the id."""
+
+    def __init__(self, annotations: Annotations) -> None:
+        self.files = [os.path.normpath(str(file)).replace(os.sep, "/") for file in annotations.files]
+        top = os.path.basename(os.path.abspath(annotations.root))
+        self.by_name: dict[str, list[int]] = {}
+        for index, (file, image_id) in enumerate(zip(self.files, annotations.image_ids.tolist(), strict=True)):
+            for name in {file, f"{top}/{file}", str(image_id)}:
+                self.by_name.setdefault(name, []).append(index)
+
+    def find(self, entry: str) -> list[int]:
+        """The images that an entry means: by name, else below a folder, else by a pattern, else by a list in a file."""
+        name = os.path.normpath(entry).replace("\\", "/")
+        if found := self.by_name.get(name):
+            return found
+        below = [index for each, found in self.by_name.items() if each.startswith(f"{name}/") for index in found]
+        found = below or [index for each, found in self.by_name.items() if fnmatchcase(each, name) for index in found]
+        if not found and entry.endswith(".txt") and os.path.isfile(entry):
+            lines = filter(None, map(str.strip, read_text(entry).splitlines()))
+            lists = {line: self.by_name.get(os.path.normpath(line).replace("\\", "/")) for line in lines}
+            if missing := next((line for line, listed in lists.items() if listed is None), None):
+                raise DataError(f"{entry}: {missing!r} names no image of the data set")
+            found = [index for listed in lists.values() for index in listed or []]
+        return sorted(set(found))
 
 
 def _subsets(annotations: Annotations, parts: Sequence[np.ndarray], findings: list[Finding]) -> dict[str, Annotations]:

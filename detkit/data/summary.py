@@ -11,7 +11,7 @@ import numpy as np
 
 from detkit.data.annotations import DROPPED, Annotations, Finding
 
-_SHOWN = 5  # findings of a kind that are named one by one
+_SHOWN = 3  # findings of a kind that are named one by one
 
 
 @dataclass(frozen=True)

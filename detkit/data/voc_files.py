@@ -8,24 +8,50 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from detkit.data.annotations import Finding
-from detkit.data.input_files import is_inside, list_folder, read_bytes, short_repr, walk
+from detkit.data.input_files import is_inside, list_folder, read_bytes, short_repr, spelling, walk
+from detkit.data.text_files import decode_text, encoding_of
 from detkit.data.voc_xml import VOCImage, parse_annotation
 from detkit.errors import DataError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif")
+IMAGE_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".bmp",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".ppm",
+    ".pgm",
+    ".avif",
+)
 #: The splits, and the names that people give to their folders and files.
 SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+#: VOC folders are searched so many levels deep.
+FOLDER_DEPTH = 4
 #: The image set of all annotation files.
 ALL = "all"
+EMPTY = (
+    "if images without one have no objects, give missing_annotations: empty (on the command line "
+    "--data.missing_annotations empty)"
+)
 
 
 def is_image_name(path: str) -> bool:
     """Whether a file is an image by its suffix, and not hidden."""
     return path.lower().endswith(IMAGE_SUFFIXES) and not os.path.basename(path).startswith(".")
+
+
+def image_files(folder: str) -> list[str]:
+    """The paths of the images below a folder, sorted; what is hidden is left out."""
+    return sorted(filter(is_image_name, walk(folder, hidden=False)))
 
 
 class VOCEntry(NamedTuple):
@@ -79,26 +105,24 @@ def read_voc(path: str, image_set: str, missing_annotations: str = "error") -> V
     """
     folders = find_folders(path)
     if not folders:
-        return VOCSet(path, [path], list(_loose_entries(path, image_set)), [])
+        return _loose_set(path, image_set, missing_annotations)
     parts = _split_set_name(image_set, folders)
     entries: list[VOCEntry] = []
     findings: list[Finding] = []
     seen: dict[str, str] = {}
     for folder, name in parts:
-        ids = read_image_set(folder, name)
-        sources = [os.path.join(folder, "Annotations", f"{image_id}.xml") for image_id in ids]
+        files = VOCFiles(folder)
+        ids = files.read_image_set(name)
+        sources = [files.source(image_id) for image_id in ids]
         present = [os.path.exists(source) for source in sources]
         empty = missing_annotations == "empty" or not any(present)
         for image_id, source, there in zip(ids, sources, present, strict=True):
             if not there and not empty:
-                raise DataError(
-                    f"{source}: annotation file does not exist; if images without one have no objects, give "
-                    "missing_annotations: empty (on the command line --data.missing_annotations empty)"
-                )
+                raise DataError(f"{source}: annotation file does not exist; {EMPTY}")
             if image_id not in seen:
                 seen[image_id] = folder
                 image = parse_annotation(source) if there else VOCImage(0, 0, "", [])
-                entries.append(VOCEntry(image_id, os.path.join(folder, "JPEGImages"), source, image, there))
+                entries.append(VOCEntry(image_id, files.images, source, image, there))
             elif seen[image_id] == folder:
                 findings.append(Finding("duplicate", source, None, f"listed twice in {name}; taken once"))
             else:
@@ -114,47 +138,73 @@ def image_sets(path: str) -> dict[str, str | None]:
     """
     folders = find_folders(path)
     if not folders:
-        names = list(dict.fromkeys(_split_of(path, source) for source in annotation_files(path)))
+        names = list(dict.fromkeys(split_of_path(path, source) for source in annotation_files(path)))
         found = {split: next((name for name in known if name in names), None) for split, known in SPLIT_NAMES.items()}
         return found if any(found.values()) else {ALL: ALL}
     sets = {year: _set_names(folder) for year, folder in folders.items()}
     prefix = {year: f"{year}/" if len(folders) > 1 else "" for year in folders}
-    found = {}
+    found: dict[str, str | None] = {}
     for split, known in SPLIT_NAMES.items():
-        first = ((prefix[year], next((name for name in known if name in names), None)) for year, names in sets.items())
-        found[split] = "+".join(year + name for year, name in first if name is not None) or None
+        names_of = {year: {name.lower(): name for name in names} for year, names in sets.items()}
+        first = {year: next((of[name] for name in known if name in of), None) for year, of in names_of.items()}
+        found[split] = "+".join(prefix[year] + name for year, name in first.items() if name is not None) or None
+    if not found["train"]:
+        both = [prefix[year] + "trainval" for year, names in sets.items() if "trainval" in names]
+        found["train"] = "+".join(both) or None
+    # The devkit's sets for one class, CLASS_SET, say nothing that SET does not.
     single = next(iter(sets.values()))
-    return {ALL: single[0]} if not found["train"] and len(folders) == len(single) == 1 else found
+    single = [name for name in single if not any(name.endswith(f"_{other}") for other in single)]
+    if len(folders) == len(single) == 1 and (not found["train"] or found["train"] == "trainval"):
+        return {ALL: single[0]}
+    if not found["train"]:
+        raise DataError(
+            f"{path}: has the image sets {', '.join(single[:30])}, and none is called train or trainval; name those "
+            "to use as train, val and test (on the command line --data.train SET, ...)"
+        )
+    return found
 
 
 def annotation_files(path: str) -> list[str]:
     """All annotation files below a folder, sorted; DataError if there is none."""
     if not os.path.isdir(path):
         raise DataError(f"{path}: folder does not exist")
-    files = sorted(file for file in walk(path) if file.lower().endswith(".xml"))
+    files = sorted(filter(_is_xml, walk(path, hidden=False)))
     if not files:
         raise DataError(f"{path}: no annotation (*.xml) in this folder, nor below it")
     return files
 
 
-def _loose_entries(path: str, image_set: str) -> Iterator[VOCEntry]:
+def _loose_set(path: str, image_set: str, missing_annotations: str) -> VOCSet:
     """The annotation files of a folder without image sets."""
-    files = [file for file in annotation_files(path) if image_set == ALL or _split_of(path, file) == image_set]
+    split = image_set.lower()
+    files = [file for file in annotation_files(path) if split in (ALL, split_of_path(path, file))]
     if not files:
-        names = sorted({_split_of(path, file) for file in annotation_files(path)})
+        names = sorted({split_of_path(path, file) for file in annotation_files(path)})
         raise DataError(
             f"{path}: no image set {image_set!r}, and no folder of this name (there are: {', '.join(names)})"
         )
-    for file in files:
-        image_id = os.path.splitext(os.path.relpath(file, path))[0].replace(os.sep, "/")
-        yield VOCEntry(image_id, path, file, parse_annotation(file))
+    entries = [VOCEntry(_stem(file, path), path, file, parse_annotation(file)) for file in files]
+    taken = {entry.image_id for entry in entries} | {spelling(os.path.basename(entry.image_id)) for entry in entries}
+    taken |= {spelling(os.path.splitext(re.split(r"[/\\]", entry.image.filename)[-1])[0]) for entry in entries}
+    rest = [file for file in image_files(path) if split in (ALL, split_of_path(path, file))]
+    rest = [file for file in rest if spelling(os.path.splitext(os.path.basename(file))[0]) not in taken]
+    if missing_annotations == "empty":
+        empty = VOCImage(0, 0, "", [])
+        entries += [VOCEntry(_stem(file, path), path, file, empty, annotated=False) for file in rest]
+        rest = []
+    findings = []
+    if rest:
+        some = os.path.relpath(rest[0], path)
+        text = f"{len(rest):,} images have no annotation file, such as {some}: left out; {EMPTY}"
+        findings.append(Finding("not_annotated", path, None, text, len(rest)))
+    return VOCSet(path, [path], entries, findings)
 
 
-def _split_of(path: str, file: str) -> str:
-    """The name of the folder of a split that a file is in; else "all"."""
-    folders = os.path.relpath(file, path).split(os.sep)[:-1]
+def split_of_path(path: str, file: str) -> str:
+    """The name, in lower case, of the folder of a split that a file below a path is in; else "all"."""
+    folders = os.path.relpath(file, path).lower().split(os.sep)[:-1]
     names = {name for known in SPLIT_NAMES.values() for name in known}
-    return next((folder for folder in folders if folder.lower() in names), ALL)
+    return next((folder for folder in folders if folder in names), ALL)
 
 
 class ImageIndex:
@@ -164,19 +214,20 @@ class ImageIndex:
         self.folder = folder
         self._by_path: dict[str, list[str]] = defaultdict(list)
         self._by_stem: dict[str, list[str]] = defaultdict(list)
-        for file in sorted(walk(folder)):
-            if is_image_name(file):
-                name = os.path.relpath(file, folder).replace(os.sep, "/")
-                stem = os.path.splitext(name)[0]
-                self._by_path[stem].append(name)
-                self._by_stem[stem.rpartition("/")[2]].append(name)
+        self._by_spelling: dict[str, list[str]] = defaultdict(list)
+        for file in image_files(folder):
+            name = os.path.relpath(file, folder).replace(os.sep, "/")
+            stem = os.path.splitext(name)[0]
+            self._by_path[stem].append(name)
+            self._by_stem[stem.rpartition("/")[2]].append(name)
+            self._by_spelling[spelling(stem.rpartition("/")[2])].append(name)
 
     def find(self, entry: VOCEntry) -> str | None:
         """The image of an entry; None where there is none.
 
-        Images of the annotation file's own name, in its own folder, come first, then those of this name anywhere;
-        where there are several, `<filename>` decides. It comes last for an image of another name, because it is often
-        out of date.
+        Images of the annotation file's own name, in its own folder, come first, then those of this name anywhere, then
+        those that differ by upper and lower case or the Unicode form of accents; where there are several, `<filename>`
+        decides. It comes last for an image of another name, because it is often out of date.
 
         Raises:
             DataError: two images fit, and <filename> names neither; or <filename> leads out of the folder.
@@ -185,14 +236,16 @@ class ImageIndex:
         stem = entry.image_id.rpartition("/")[2]
         if found := self._choose(self._by_path.get(entry.image_id, []), filename, entry.source):
             return found
-        if found := self._choose(_nearest(self._by_stem.get(stem, []), entry.image_id), filename, entry.source):
-            return found
+        for names in (self._by_stem.get(stem, []), self._by_spelling.get(spelling(stem), [])):
+            if found := self._choose(_nearest(names, entry.image_id), filename, entry.source):
+                return found
         if not filename:
             return None
         if not is_inside(filename):
             raise DataError(f"{entry.source}: <filename> {short_repr(filename)} leaves the data set's folder; refused")
         beside = os.path.join(os.path.dirname(entry.image_id), filename)
-        paths = (os.path.join(self.folder, name) for name in (beside, filename))
+        names = (name for name in (beside, filename, unquote(beside), unquote(filename)) if is_inside(name))
+        paths = (os.path.join(self.folder, name) for name in names)
         return next((path for path in paths if os.path.isfile(path)), None)
 
     def _choose(self, names: list[str], filename: str, source: str) -> str | None:
@@ -226,17 +279,24 @@ def find_folders(path: str) -> dict[str, str]:
     """
     if not os.path.isdir(path):
         raise DataError(f"{path}: folder does not exist")
-    for top in (path, os.path.join(path, "VOCdevkit")):
-        if _is_voc(top):
-            return {_short(os.path.basename(os.path.abspath(top))): top}
-        names = list_folder(top) if os.path.isdir(top) else []
-        if inside := {_short(name): folder for name in names if _is_voc(folder := os.path.join(top, name))}:
-            return inside
+    level = [path]
+    for _ in range(FOLDER_DEPTH):
+        if found := [folder for folder in level if _is_voc(folder)]:
+            names = [_short(os.path.basename(os.path.abspath(folder))) for folder in found]
+            if len(set(names)) < len(names):  # such as VOC2007 from two archives
+                names = [os.path.relpath(folder, path).replace(os.sep, "/") for folder in found]
+            return dict(zip(names, found, strict=True))
+        level = [folder for each in level for folder in _folders_in(each)]
     return {}
 
 
+def _folders_in(folder: str) -> list[str]:
+    names = [name for name in list_folder(folder) if not name.startswith(".")]
+    return [path for name in names if os.path.isdir(path := os.path.join(folder, name))]
+
+
 def _is_voc(path: str) -> bool:
-    return os.path.isdir(os.path.join(path, "Annotations")) and os.path.isdir(os.path.join(path, "ImageSets"))
+    return os.path.isdir(os.path.join(path, "Annotations")) and bool(_set_names(path))
 
 
 def _short(name: str) -> str:
@@ -260,41 +320,106 @@ def _split_set_name(name: str, folders: dict[str, str]) -> list[tuple[str, str]]
     return parts
 
 
-def read_image_set(folder: str, image_set: str) -> list[str]:
-    """The ids listed in ImageSets/Main/<image_set>.txt.
+class VOCFiles:
+    """The files of one VOC folder: its image sets, annotation files and images.
 
-    A line may be the name of an image, with its suffix. In the devkit's sets for one class, CLASS_SET.txt, a second
-    column (1, -1 or 0) is dropped: all images listed belong to the set.
-
-    Raises:
-        DataError: no such file, an empty one, or an id that leaves the folder.
+    Attributes:
+        images: the folder of the images.
     """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.annotations = os.path.join(folder, "Annotations")
+        named = os.path.join(folder, "JPEGImages")
+        self.images = named if os.path.isdir(named) else folder
+        sources = filter(_is_xml, walk(self.annotations, hidden=False))
+        self._sources = {_stem(file, self.annotations): file for file in sources}
+        self._ids = set(self._sources) | {_stem(file, self.images) for file in image_files(self.images)}
+        self._by_spelling: dict[str, list[str]] = defaultdict(list)
+        for image_id in sorted(self._ids):
+            self._by_spelling[spelling(image_id)].append(image_id)
+
+    def source(self, image_id: str) -> str:
+        """The annotation file of an image, which may be missing; its spelling may differ from the id's."""
+        alike = [name for name in self._by_spelling.get(spelling(image_id), []) if name in self._sources]
+        if image_id not in self._sources and len(alike) == 1:
+            return self._sources[alike[0]]
+        return self._sources.get(image_id) or os.path.join(self.annotations, f"{image_id}.xml")
+
+    def read_image_set(self, image_set: str) -> list[str]:
+        """The ids listed in ImageSets/Main/<image_set>.txt.
+
+        A line may be the path of an image, also on another machine, or of its annotation file. In the devkit's sets for
+        one class, CLASS_SET.txt, a second column (1, -1 or 0) is dropped: all images listed belong to the set.
+
+        Raises:
+            DataError: no such file, an empty one, one in another encoding, or an id that leaves the folder.
+        """
+        path = os.path.join(_set_folder(self.folder), f"{image_set}.txt")
+        if not is_inside(f"{image_set}.txt") or not os.path.isfile(path):
+            shown = ", ".join(_set_names(self.folder)[:30]) or "none"
+            raise DataError(f"{path}: image set does not exist (available: {shown}); name one of these")
+        content = read_bytes(path)
+        # Names that are not UTF-8 are kept where files have them.
+        is_utf8 = encoding_of(content) == "utf-8"
+        text = content.decode("utf-8", "surrogateescape") if is_utf8 else decode_text(content, path)
+        lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+        if not lines:
+            raise DataError(f"{path}: the image set is empty")
+        ids = []
+        for line in lines:
+            image_id = self._id_of(line)
+            if image_id is None and not is_inside(line):
+                raise DataError(f"{path}: image id {short_repr(line)} leaves the data set's folder; refused")
+            if image_id is None and not line.isprintable():
+                decode_text(content, path)  # refuses it, and names the likely encoding
+            ids.append(_candidates(line)[-1] if image_id is None else image_id)
+        return ids
+
+    def _id_of(self, line: str) -> str | None:
+        """The id of a file that a line means; None where there is none."""
+        candidates = [name for name in _candidates(line) if is_inside(name)]
+        if found := next((name for name in candidates if name in self._ids), None):
+            return found
+        alike = (self._by_spelling.get(spelling(name), []) for name in candidates)
+        return next((names[0] for names in alike if len(names) == 1), None)
+
+
+def read_image_set(folder: str, image_set: str) -> list[str]:
+    """The ids of an image set; see `VOCFiles.read_image_set`."""
+    return VOCFiles(folder).read_image_set(image_set)
+
+
+def _candidates(line: str) -> list[str]:
+    """The ids that a line may mean; the last one is the likeliest where there is no such file."""
+    plain = re.sub(r"\s+\S+\.xml$", "", line)
+    whole = [plain, _without_suffix(plain), _without_suffix(re.sub(r"\s+(-1|0|1)$", "", plain))]
+    paths = [name.replace("\\", "/") for name in whole[1:]]
+    # A path on another machine is taken from VOC's own folders on.
+    ends = [re.split(r"/(?:JPEGImages|Annotations)/", path)[-1] for path in paths]
+    parts = [end.split("/") for end in ends if is_inside(end)]
+    ends += ["/".join(part[start:]) for part in parts for start in range(1, len(part))]
+    return list(dict.fromkeys([*whole[:1], *paths, *ends, whole[-1]]))
+
+
+def _without_suffix(name: str) -> str:
+    return os.path.splitext(name)[0] if is_image_name(name) or _is_xml(name) else name
+
+
+def _is_xml(file: str) -> bool:
+    return file.lower().endswith(".xml")
+
+
+def _stem(file: str, folder: str) -> str:
+    return os.path.splitext(os.path.relpath(file, folder))[0].replace(os.sep, "/")
+
+
+def _set_folder(folder: str) -> str:
+    """ImageSets/Main or, where that is missing, ImageSets."""
     main = os.path.join(folder, "ImageSets", "Main")
-    path = os.path.join(main, f"{image_set}.txt")
-    if not is_inside(f"{image_set}.txt") or not os.path.isfile(path):
-        shown = ", ".join(_set_names(folder)[:30]) or "none"
-        raise DataError(f"{path}: image set does not exist (available: {shown}); name one of these")
-    lines = [line.decode("utf-8", "surrogateescape").strip() for line in read_bytes(path).splitlines()]
-    lines = [line for line in lines if line]
-    if not lines:
-        raise DataError(f"{path}: the image set is empty")
-    for line in lines:
-        if not is_inside(line):
-            raise DataError(f"{path}: image id {short_repr(line)} leaves the data set's folder; refused")
-    return [_id_of(line, folder) for line in lines]
+    return main if os.path.isdir(main) else os.path.dirname(main)
 
 
 def _set_names(folder: str) -> list[str]:
-    main = os.path.join(folder, "ImageSets", "Main")
-    return [name[:-4] for name in list_folder(main) if name.endswith(".txt")] if os.path.isdir(main) else []
-
-
-def _id_of(line: str, folder: str) -> str:
-    """The id that a line means: itself if such a file exists, else without the image's suffix or the second column."""
-    candidates = (line, os.path.splitext(line)[0] if is_image_name(line) else line, re.sub(r"\s+(-1|0|1)$", "", line))
-    for name in dict.fromkeys(candidates):
-        if os.path.isfile(os.path.join(folder, "Annotations", f"{name}.xml")):
-            return name
-        if any(os.path.isfile(os.path.join(folder, "JPEGImages", name + suffix)) for suffix in IMAGE_SUFFIXES):
-            return name
-    return candidates[1] if candidates[1] != line else candidates[2]
+    sets = _set_folder(folder)
+    return [name[:-4] for name in list_folder(sets) if name.endswith(".txt")] if os.path.isdir(sets) else []

@@ -8,12 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 from xml.sax.saxutils import escape
 
-from detkit.data.input_files import read_bytes
+from detkit.data.input_files import FLAGS, read_bytes
 from detkit.data.text_files import decode_text
 from detkit.errors import DataError
-
-#: Encodings of XML that Windows programs write in China, Japan, Korea, Russia and elsewhere.
-OTHER_ENCODINGS = re.compile(r"gb|big5|shift|sjis|euc|cp|windows-|koi8|iso-8859-(?!1$)")
 
 
 class VOCObject(NamedTuple):
@@ -50,11 +47,12 @@ class _NoDoctype(ElementTree.TreeBuilder):
 
 def parse_annotation(path: str) -> VOCImage:
     """Read one annotation file; DataError if it is missing, no XML, has a DOCTYPE, or an object without name or box."""
-    content = read_bytes(path, "annotation file")
+    text = _text(read_bytes(path, "annotation file"), path)
     try:
-        root = ElementTree.XML(_text(content, path), ElementTree.XMLParser(target=_NoDoctype()))
+        root = ElementTree.XML(text, ElementTree.XMLParser(target=_NoDoctype()))
         if root.tag != "annotation":
-            raise DataError(f"the outermost element is <{root.tag}> instead of <annotation>")
+            hint = "; export from CVAT as Pascal VOC, COCO or YOLO instead" if root.tag == "annotations" else ""
+            raise DataError(f"the outermost element is <{root.tag}> instead of <annotation>{hint}")
         size = root.find("size")
         width, height = (0, 0) if size is None else (_side(size, "width"), _side(size, "height"))
         found = [list(_objects(element, number)) for number, element in enumerate(root.iterfind("object"), 1)]
@@ -63,30 +61,35 @@ def parse_annotation(path: str) -> VOCImage:
         return VOCImage(width, height, filename, [item for objects in found for item in objects], doubled)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
+    except (ElementTree.ParseError, ValueError) as error:
         raise DataError(f"{path}: not well-formed XML ({error})") from None
 
 
 def _side(size: Any, name: str) -> int:
-    text = (size.findtext(name) or "0").strip()
+    """A side in pixels; 0, which is read from the image, where it is none."""
     try:
-        return max(int(float(text)), 0)
+        return max(int(float(size.findtext(name) or "0")), 0)
     except (ValueError, OverflowError):
-        raise DataError(f"<{name}> is {text!r} instead of a number") from None
+        return 0
 
 
-def _text(content: bytes, path: str) -> str | bytes:
-    """The bytes as they are where the parser knows their encoding, else decoded.
+def _text(content: bytes, path: str) -> str:
+    """The bytes decoded as the file declares, where that is another encoding than UTF-8 or UTF-16.
 
-    The parser knows UTF-8, UTF-16 and Latin-1; Python knows others that a file may declare.
+    White space before the declaration, which some programs write, is left out: the parser refuses it.
     """
-    declared = re.match(rb"<\?xml[^>]*encoding=[\"']([\w.:-]+)[\"']", content)
-    if declared is None:
-        return decode_text(content, path)
-    encoding = declared[1].decode().lower()
-    if not OTHER_ENCODINGS.match(encoding):
-        return content
-    return content.decode(encoding)[declared.end() :].partition("?>")[2]  # without the declaration
+    declared = re.match(rb"\s*<\?xml[^>]*encoding=[\"']([\w.:-]+)[\"']", content)
+    encoding = declared[1].decode().lower() if declared else "utf-8"
+    if re.fullmatch(r"utf-?(8|16|16le|16be|32)?|unicode|ucs-?[24]", encoding):
+        return decode_text(content, path).lstrip().rstrip(" \t\r\n\0")
+    try:
+        return content.decode(encoding).lstrip().rstrip(" \t\r\n\0")
+    except LookupError:
+        raise DataError(f"{path}: declares the encoding {encoding!r}, which is not known; save it as UTF-8") from None
+    except UnicodeError:
+        raise DataError(
+            f"{path}: declares the encoding {encoding!r}, but is not written in it; save it as UTF-8"
+        ) from None
 
 
 def _objects(element: Any, number: int) -> Iterator[VOCObject]:
@@ -95,9 +98,7 @@ def _objects(element: Any, number: int) -> Iterator[VOCObject]:
     bounds = element.findall("bndbox")
     if not name or not bounds:
         raise DataError(f"object {number}: <{'bndbox' if name else 'name'}> is missing")
-    difficult = {"0": False, "1": True, "false": False, "true": True}.get(
-        (element.findtext("difficult") or "").strip().lower()
-    )
+    difficult = FLAGS.get((element.findtext("difficult") or "").strip().lower())
     for each in bounds:
         x1, y1, x2, y2 = (_coordinate(each, key, number) for key in ("xmin", "ymin", "xmax", "ymax"))
         yield VOCObject(name, (x1, y1, x2, y2), difficult)

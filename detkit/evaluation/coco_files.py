@@ -135,9 +135,6 @@ def _objects(rows: Sequence[Annotation], source: str, index: _Index) -> Objects:
             "ordinary ones, as it does"
         )
         index.policy.findings.append(Finding("difficult", source, None, text, count))
-    if count := int((flags_of((row.ignore for row in rows), len(rows)) & ~crowd).sum()):
-        text = f"{count:,} objects are marked ignore: they count as ordinary ones, since COCOeval looks at iscrowd only"
-        index.policy.findings.append(Finding("ignore", source, None, text, count))
     area = areas_of(rows)
     area = np.where(np.isnan(area), boxes[:, 2] * boxes[:, 3], area)
     # Their ids are not used. COCOeval keeps "matched to annotation i" as i, so that one with id 0 counts as not

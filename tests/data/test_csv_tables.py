@@ -44,8 +44,7 @@ def test_columns(make: Callable[..., Path], text: str, encoding: str) -> None:
     assert data.class_names == ["cat", "dog"] and train.counts.tolist() == [2, 1]
     assert train.boxes.tolist() == [[1, 2, 20, 22], [5, 5, 35, 30], [1, 2, 20, 22]]
     assert train.labels.tolist() == [1, 2, 1]
-    if encoding != "utf-16":
-        assert isinstance(detkit.data.open(folder), CSV)
+    assert isinstance(detkit.data.open(folder), CSV)
 
 
 def test_a_column_of_splits(make: Callable[..., Path]) -> None:
@@ -90,7 +89,10 @@ def test_shares_of_the_sides_are_read_on_request(make: Callable[..., Path]) -> N
         ("", "is empty"),
         ("image,class\na.png,cat\n", "the columns are image, class; wanted are image, class, and xmin"),
         ("image,xmin,ymin,xmax,ymax,class\nc.png,1,2,20,22,cat\n", r"line 2: the image 'c\.png' is not below"),
-        ("image,xmin,ymin,xmax,ymax,class\n../x.png,1,2,20,22,cat\n", r"line 2: the image '\.\./x\.png' is not below"),
+        (
+            "image,xmin,ymin,xmax,ymax,class\n../x.png,1,2,20,22,cat\n",
+            r"line 2: file name .* leaves .*; refused",
+        ),
         ("image,xmin,ymin,xmax,ymax,class\na.png,1,two,20,22,cat\n", "line 2: '1, two, 20, 22' are not the four"),
         ("image,xmin,ymin,xmax,ymax,class,split\na.png,1,2,20,22,cat,dev\n", "line 2: the split 'dev' is none of"),
         ("image,xmin,ymin,xmax,ymax,class\na.png,1,2,20,22,\n", "line 2: the object has no class"),

@@ -89,7 +89,7 @@ def test_grouped_batches(make_voc: Callable[..., Path]) -> None:
 def test_broken_image_stops_the_run_by_name(folder: Path) -> None:
     (folder / "JPEGImages" / "i4.png").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"i4\.png"):
-        VOC(str(folder), num_workers=0)
+        VOC(str(folder), num_workers=0).setup("fit")
 
 
 def test_image_changed_while_it_is_used_is_warned_of_and_boxes_are_clipped(folder: Path) -> None:

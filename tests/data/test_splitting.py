@@ -87,6 +87,22 @@ def test_bad_sets(ten: Path, sets: dict[str, list[str]], message: str) -> None:
         VOC(str(ten), sets=sets).annotations("train")
 
 
+def test_names_with_the_folder_numbers_and_text_files(ten: Path, tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_bytes("day1/1.png\r\nday1\\3.png\r\n\r\n".encode("utf-16"))
+    sets = {"train": [f"{ten.name}/day0"], "valid": str(names), "test": ["./day1/5.png", "day1/7"]}
+    data = VOC(str(ten), sets=sets)
+    assert [len(data.annotations(split)) for split in ("train", "val", "test")] == [5, 2, 2]
+    names.write_text("day1/11.png")
+    with pytest.raises(DataError, match=r"names\.txt: 'day1/11\.png' names no image of the data set"):
+        VOC(str(ten), sets=sets).annotations("train")
+
+
+def test_sets_for_a_data_set_that_has_its_own_are_refused(two_cats: Path) -> None:
+    with pytest.raises(ConfigError, match=r"sets: the data set has sets of its own \(train, val, test\)"):
+        VOC(str(two_cats), sets={"train": ["a"]}).annotations("train")
+
+
 def test_a_file_of_sets_beside_the_data_is_used(ten: Path) -> None:
     (ten / "split.json").write_text('{"train": ["day1"], "val": ["day0"]}')
     data = VOC(str(ten))

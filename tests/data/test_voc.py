@@ -158,17 +158,22 @@ def test_parts_of_a_person_are_no_objects(two_cats: Path) -> None:
     [
         ("</annotation>", "", "not well-formed XML"),
         ("<annotation>", "<!DOCTYPE x [<!ENTITY a 'b'>]><annotation>", "DOCTYPE"),
-        ("<annotation>", "<?xml version='1.0' encoding='bogus'?><annotation>", "not well-formed XML"),
+        (
+            "<annotation>",
+            "<?xml version='1.0' encoding='bogus'?><annotation>",
+            "declares the encoding",
+        ),
         ("<name>cat</name>", "", "object 1: <name> is missing"),
         ("<xmin>2<", "<xmin>two<", "object 1: <xmin> is 'two'"),
         ("<ymin>3</ymin>", "", "object 1: <ymin> is ''"),
-        ("<width>40<", "<width>wide<", "<width> is 'wide'"),
-        ("<width>40<", "<width>inf<", "<width> is 'inf'"),
-        ("<width>40<", "<width>nan<", "<width> is 'nan'"),
         ("<width>40<", "<width>1e300<", "image 'a': its size is 1000000000"),
         ("<width>40<", "<width>3000000000<", "image 'a': its size is 3000000000 x 30 pixels"),
-        ("<annotation>", "<?xml version='1.0' encoding='utf-7'?><annotation>", "not well-formed XML"),
-        ("<annotation>", "<?xml version='1.0' encoding='hex'?><annotation>", "not well-formed XML"),
+        (
+            "<annotation>",
+            "<?xml version='1.0' encoding='no-such'?><annotation>",
+            "declares the encoding",
+        ),
+        ("<annotation>", "<?xml version='1.0' encoding='hex'?><annotation>", "declares the encoding"),
         ("<annotation>", "\0<annotation>", "not well-formed XML"),
         ("<object>", "<x>" * 50_000, "not well-formed XML"),
     ],
@@ -263,10 +268,10 @@ def test_nested_elements(two_cats: Path) -> None:
         VOC(str(two_cats))
 
 
-@pytest.mark.parametrize("content", [b"a\0b\n", "a\nb\n".encode("utf-16"), b"x" * 5000, b"\xff\xfe\xfd\n"])
+@pytest.mark.parametrize("content", [b"a\0b\n", "c\nd\n".encode("utf-16"), b"x" * 5000, b"\xff\xfe\xfd\n"])
 def test_image_sets_of_other_encodings_and_odd_names(two_cats: Path, content: bytes) -> None:
     (two_cats / "ImageSets" / "Main" / "odd.txt").write_bytes(content)
-    with pytest.raises(DataError, match=r"odd\.txt: image id|no object in ") as caught:
+    with pytest.raises(DataError, match=r"odd\.txt: (image id|is not written in UTF-8)|no object in ") as caught:
         VOC(str(two_cats), train="odd", val=None)
     assert "\0" not in str(caught.value) and len(str(caught.value)) < 400
 

@@ -88,8 +88,9 @@ def test_images_without_label_file_have_no_objects_and_are_told(make: Callable[.
     folder = make(ROBOFLOW | {"train/images/c.png": None}, {"data.yaml": NAMES, "train/labels/c2.txt": ""})
     train = YOLO(str(folder)).annotations("train")
     assert train.counts.tolist() == [2, 0]
-    (finding,) = train.findings
-    assert (finding.kind, finding.count) == ("no_label_file", 1) and "c.png" in finding.message
+    missing, outlines = train.findings
+    assert (missing.kind, missing.count) == ("no_label_file", 1) and "c.png" in missing.message
+    assert (outlines.kind, outlines.count) == ("from_outline", 1)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_images_without_label_file_have_no_objects_and_are_told(make: Callable[.
         ("0.5 0.5 0.5 0.1 0.1", r"line 3: class 0\.5, but"),
         ("0 0.5 0.5 0.1", r"line 3: has 4 numbers; a box has 5, an outline 7, 9, 11"),
         ("0 100 50 20 10", r"line 3: 100 is no share of a side, 0 to 1; boxes in pixels are not YOLO's"),
-        ("cat 0.5 0.5 0.1 0.1", r"line 3: 'cat 0\.5 0\.5 0\.1 0\.1' is not a class number and shares"),
+        ("fox 0.5 0.5 0.1 0.1", r"line 3: 'fox 0\.5 0\.5 0\.1 0\.1' is not a class number and shares"),
         ("0 nan 0.5 0.1 0.1", r"line 3: nan is no share"),
         ("0 1e999 0.5 0.1 0.1", r"line 3: inf is no share"),
     ],
@@ -116,7 +117,7 @@ def test_bad_lines_are_named(make: Callable[..., Path], line: str, message: str)
     ("text", "message"),
     [
         ("names: [", "not YAML"),
-        ("names: {1: cat, 2: dog}", r"the numbers of `names` are to be 0, 1, \.\.\., 1, not \[1, 2\]"),
+        ("names: {1: cat, 2: dog}", r"the numbers of `names` are to be 0, 1, \.\.\., 1, not \['1', '2'\]"),
         ("names: 3", "`names` is to be a list"),
         ("train: nowhere\nnames: [cat, dog]", "'nowhere' is not there"),
         ("train: ../../../../etc\nnames: [cat, dog]", "is not there"),

@@ -288,10 +288,10 @@ def test_bad_detections_are_named_with_their_place(tmp_path: Path, text: str, me
         ({"images": None}, "the list 'images': expected 'array', got 'null'"),
         ({"images": []}, "'images' is empty"),
         ({"categories": []}, "'categories' is empty"),
-        ({"images": [{"id": 7}, {"id": 3}, {"id": 7}]}, "image id 7 is given twice"),
-        ({"images": [{"id": 7}, {"id": "3"}]}, "numbers and strings"),
+        ({"images": [{"id": 7, "file_name": "a.jpg"}, {"id": 3}, {"id": 7}]}, "image id 7 is given twice"),
+        ({"images": [{"id": 7}, {"id": "x3"}]}, "numbers and strings"),
         ({"images": [{"file_name": "a.jpg"}]}, r"image 0 \(counted from 0\): object missing required field 'id'"),
-        ({"categories": [{"id": 2}, {"id": 2}]}, "category id 2 is given twice"),
+        ({"categories": [{"id": 2, "name": "cat"}, {"id": 2, "name": "dog"}]}, "category id 2 is given twice"),
         ({"categories": [{"id": 2, "name": "a\r=1+1"}]}, r"class name 'a.r=1.1' has a control character"),
         ({"images": [{"id": "a\0"}]}, "image id 'a.x00' holds a NUL"),
         (

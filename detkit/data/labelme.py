@@ -1,0 +1,147 @@
+"""Data sets of LabelMe: a JSON file an image, with its shapes."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from detkit.data.annotations import Annotations, Finding, class_policy
+from detkit.data.coco_files import decode
+from detkit.data.datamodule import DetectionDataModule
+from detkit.data.image_finder import ImageFinder
+from detkit.data.input_files import LARGEST, short_repr, walk
+from detkit.data.records import Box, ImageRecord, ObjectRecord, Records, to_annotations
+from detkit.data.voc_files import SPLIT_NAMES, split_of_path
+from detkit.errors import DataError
+
+#: What is counted -> the kind of its finding, and what is done.
+COUNTED = {
+    "from_outline": "shapes are no rectangles: their boxes are taken",
+    "no_box": "shapes are points or lines: left out",
+    "grouped": "shapes have the group and label of another one: they are one object",
+}
+
+
+class LabelMe(DetectionDataModule):
+    """A data set of LabelMe: a JSON file an image. Rectangles are read, and the boxes of polygons, circles and masks.
+
+    Shapes of the same label and `group_id` are one object. An image is found by `imagePath`, else by the name of its
+    JSON file; what `imageData` holds is not used.
+
+    Args:
+        path: the folder; files in folders that are called train, val (or valid) and test are these sets.
+        other_classes: what to do with an object of another class than class_names: "error", or "drop" to leave it
+            out (it is then background); the summary says how many were.
+        shared: see DetectionDataModule. Without class_names the classes are those found, sorted.
+    """
+
+    def __init__(
+        self, path: str = "data/labelme", other_classes: Literal["error", "drop"] = "error", **shared: Any
+    ) -> None:
+        super().__init__(**shared)
+        self.path = str(path)
+        self.other_classes = other_classes
+        class_policy(other_classes)  # raises where it is neither word
+        self._records = read_labelme(self.path)
+        self.sources = {split: self.path if split in self._records else None for split in SPLIT_NAMES}
+        if "all" in self._records:
+            self.sources = {"all": self.path}
+        if not self.class_names:
+            learnt = [records for split, records in self._records.items() if split != "test"]
+            names = sorted(set().union(*(records.class_names() for records in learnt)))
+            if not names:
+                raise DataError(f"{self.path}: no object, so no class to learn; give class_names")
+            self._set_classes(names)
+
+    def read(self, split: str) -> Annotations | None:
+        """The objects of a split."""
+        if split not in self._records:
+            return None
+        return to_annotations(self._records[split], self.class_names, class_policy(self.other_classes), self.exif)
+
+
+def read_labelme(path: str) -> dict[str, Records]:
+    """Split -> its images and their objects; "all" where no folders are called as splits are.
+
+    Raises:
+        DataError: no file of LabelMe, a shape without points, or an image that is not there.
+    """
+    from detkit.data.layouts import json_kind
+
+    names = [path] if os.path.isfile(path) else sorted(walk(path, hidden=False))
+    files = [file for file in names if file.lower().endswith(".json") and json_kind(file) == "LabelMe"]
+    if not files:
+        raise DataError(f"{path}: no file of LabelMe (*.json) there")
+    root = os.path.dirname(path) or "." if os.path.isfile(path) else path
+    split_named = {name: split for split, known in SPLIT_NAMES.items() for name in known}
+    splits = {file: split_named.get(split_of_path(root, file), "all") for file in files}
+    divided = "all" not in splits.values() and len(set(splits.values())) > 1
+    finder = ImageFinder(root)
+    counts: dict[str, Counter[str]] = {}
+    images: dict[str, list[ImageRecord]] = {}
+    for file in files:
+        split = splits[file] if divided else "all"
+        image = _read_file(file, root, finder, counts.setdefault(split, Counter()))
+        images.setdefault(split, []).append(image)
+    records = {}
+    for split, listed in images.items():
+        findings = [
+            Finding(kind, root, None, f"{counts[split][kind]:,} {text}", counts[split][kind])
+            for kind, text in COUNTED.items()
+            if counts[split][kind]
+        ]
+        records[split] = Records(root, listed, findings)
+    next(iter(records.values())).findings.extend([*finder.findings(root), *finder.unnamed(root)])
+    return records
+
+
+def _read_file(file: str, root: str, finder: ImageFinder, counts: Counter[str]) -> ImageRecord:
+    content = decode(file, dict[str, Any], "what LabelMe writes: an object with shapes and imagePath")
+    folder, name = os.path.split(os.path.relpath(file, root))
+    stem = os.path.join(folder, os.path.splitext(name)[0])
+    given = content.get("imagePath")
+    names = [os.path.normpath(os.path.join(folder, given.replace("\\", "/"))), given] if isinstance(given, str) else []
+    image = finder.find_any([*filter(None, names), stem], file)
+    shapes = content.get("shapes")
+    groups: dict[Any, ObjectRecord] = {}
+    for number, shape in enumerate(shapes if isinstance(shapes, list) else [], 1):
+        where = f"{file}: shape {number}"
+        label = shape.get("label") if isinstance(shape, dict) else None
+        if label is None or not str(label).strip():
+            raise DataError(f"{where}: has no label")
+        box = _box(shape, where, counts)
+        if box is None:
+            counts["no_box"] += 1
+            continue
+        item = ObjectRecord(str(label).strip(), box, number)
+        group = shape.get("group_id")
+        key = number if group is None else (str(group), item.class_name)
+        if key in groups:
+            counts["grouped"] += 1
+            first = groups[key].box
+            box = (min(first[0], box[0]), min(first[1], box[1]), max(first[2], box[2]), max(first[3], box[3]))
+            item = groups[key]._replace(box=box)
+        groups[key] = item
+    size = [content.get(key) for key in ("imageWidth", "imageHeight")]
+    width, height = (int(side) if isinstance(side, int | float) and 0 < side < LARGEST else 0 for side in size)
+    return ImageRecord(stem.replace(os.sep, "/"), image, file, list(groups.values()), width, height)
+
+
+def _box(shape: Mapping[str, Any], where: str, counts: Counter[str]) -> Box | None:
+    """The box of a shape; None of one without area."""
+    kind = shape.get("shape_type", "polygon")
+    try:
+        points = [(float(x), float(y)) for x, y in shape["points"]]
+        xs, ys = zip(*points, strict=True)
+        if kind == "circle":  # its centre, and a point on it
+            radius = math.dist(*points)
+            xs, ys = (xs[0] - radius, xs[0] + radius), (ys[0] - radius, ys[0] + radius)
+    except (KeyError, TypeError, ValueError):
+        raise DataError(f"{where}: {short_repr(shape.get('points'))} are not the points of a {kind}") from None
+    if kind in ("point", "points", "line", "linestrip"):
+        return None
+    counts["from_outline"] += kind != "rectangle"
+    return min(xs), min(ys), max(xs), max(ys)
