@@ -11,6 +11,7 @@ COMMANDS = {
     "predict": "the detections of a checkpoint on images, as COCO JSON and drawn",
     "evaluate": "the mAP and a report of detections in files, COCO's or VOC's, without a model",
     "propose": "boxes that may hold objects, computed once and kept in a file, and how many objects they cover",
+    "convert": "a data set in another format: COCO, VOC, YOLO or CSV",
     "compress": "a checkpoint's fully connected layers by truncated SVD: quicker, no training",
     "benchmark": "the three generations on this machine: seconds an image, stage by stage, and mAP",
     "demo": "draw a small data set, train on it, test, and show the detections",
@@ -34,6 +35,7 @@ examples:
   detkit test --ckpt_path runs/my
   detkit predict --ckpt_path runs/my --data ImageFolder --data.path photos/ --predictions.draw true
   detkit propose --config my.yaml --split train --method SelectiveSearch
+  detkit convert data/my_photos --to yolo --output data/my_yolo
   detkit compress --ckpt_path runs/my --rank fc6=1024,fc7=256
   detkit evaluate --detections predictions.json --annotations instances_val2017.json
   detkit benchmark generations --data VOC --data.path data/my_voc

@@ -63,12 +63,14 @@ class Format(NamedTuple):
         image_folder: where the images of a split lie, with {split} for its name.
         write: (folder, splits, class names) -> what the format cannot hold.
         by_stem: two images may not have names that differ only in their suffix.
+        crowds: whether crowds are written.
     """
 
     name: str
     image_folder: str
     write: Callable[[Path, Sequence[NewSplit], Sequence[str]], list[str]]
     by_stem: bool
+    crowds: bool
 
     @property
     def shares_folder(self) -> bool:
@@ -191,7 +193,7 @@ def write_voc(folder: Path, splits: Sequence[NewSplit], class_names: Sequence[st
         notes += _about_rounding(split, boxes)
         if count := int(annotations.crowd.sum()):
             text = "VOC has no place for it; they are written as difficult, which nothing is learnt from either"
-            notes.append(f"{split.name}: {count:,} crowds: {text}")
+            notes.append(f"{split.name}: {count:,} boxes of crowds: {text}")
         difficult = (annotations.difficult | annotations.crowd).tolist()
         corners, labels = boxes.tolist(), annotations.labels.tolist()
         ids = [os.path.splitext(file)[0] for file in split.files]
@@ -244,7 +246,7 @@ def write_yolo(folder: Path, splits: Sequence[NewSplit], class_names: Sequence[s
             notes.append(f"{split.name}: {count:,} difficult objects: {text}")
         if count := int(annotations.crowd.sum()):
             text = "YOLO has no place for it; they are left out, since they are no single objects"
-            notes.append(f"{split.name}: {count:,} crowds: {text}")
+            notes.append(f"{split.name}: {count:,} boxes of crowds: {text}")
         if not annotations.annotated:
             text = "nobody has annotated them, which YOLO cannot say; detkit reads them as images without objects"
             notes.append(f"{split.name}: {len(annotations):,} images have no label file: {text}")
@@ -316,7 +318,7 @@ def write_csv(folder: Path, splits: Sequence[NewSplit], class_names: Sequence[st
             notes.append(f"{split.name}: {count:,} difficult objects: {text}")
         if count := int(annotations.crowd.sum()):
             text = "the table has no place for it; they are left out, since they are no single objects"
-            notes.append(f"{split.name}: {count:,} crowds: {text}")
+            notes.append(f"{split.name}: {count:,} boxes of crowds: {text}")
         if not annotations.annotated:
             text = "nobody has annotated them, which the table cannot say; they are read as images without objects"
             notes.append(f"{split.name}: {len(annotations):,} images have no box: {text}")
@@ -343,7 +345,9 @@ def _no_class_list(name: str, splits: Sequence[NewSplit], class_names: Sequence[
     notes = []
     if unused := [each for label, each in enumerate(class_names, 1) if label not in found]:
         some = ", ".join(unused[:5]) + (", ..." if len(unused) > 5 else "")
-        notes.append(f"{name} has no list of classes: {len(unused):,} without objects in train and val are lost: {some}")
+        notes.append(
+            f"{name} has no list of classes: {len(unused):,} without objects in train and val are lost: {some}"
+        )
     if list(class_names) != sorted(class_names):
         text = "they are read in alphabetical order, unless class_names gives another"
         notes.append(f"{name} has no list of classes: {text}")
@@ -363,8 +367,8 @@ def _write(path: Path, text: str) -> None:
 
 
 FORMATS = {
-    "coco": Format("COCO", "images/{split}", write_coco, by_stem=False),
-    "voc": Format("VOC", "JPEGImages", write_voc, by_stem=True),
-    "yolo": Format("YOLO", "images/{split}", write_yolo, by_stem=True),
-    "csv": Format("CSV", "images/{split}", write_csv, by_stem=False),
+    "coco": Format("COCO", "images/{split}", write_coco, by_stem=False, crowds=True),
+    "voc": Format("VOC", "JPEGImages", write_voc, by_stem=True, crowds=True),
+    "yolo": Format("YOLO", "images/{split}", write_yolo, by_stem=True, crowds=False),
+    "csv": Format("CSV", "images/{split}", write_csv, by_stem=False, crowds=False),
 }
