@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from detkit.drawing import draw as draw
     from detkit.tools import benchmark as benchmark
     from detkit.tools.compress import compress as compress
+    from detkit.tools.convert import convert as convert
     from detkit.tools.demo import demo as demo
     from detkit.tools.evaluate import evaluate as evaluate
     from detkit.tools.propose import propose as propose
@@ -40,6 +41,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "detkit.classification": ["ImageClassifier"],
         "detkit.drawing": ["draw"],
         "detkit.tools.compress": ["compress"],
+        "detkit.tools.convert": ["convert"],
         "detkit.tools.demo": ["demo"],
         "detkit.tools.evaluate": ["evaluate"],
         "detkit.tools.propose": ["propose"],

@@ -11,6 +11,7 @@ COMMANDS = {
     "predict": "the detections of a checkpoint on images, folders, lists and videos, in files and drawn",
     "evaluate": "the mAP and a report of detections in files, COCO's or VOC's, without a model",
     "propose": "boxes that may hold objects, computed once and kept in a file, and how many objects they cover",
+    "convert": "a data set in another format: COCO, VOC, YOLO or CSV",
     "compress": "a checkpoint's fully connected layers by truncated SVD: quicker, no training",
     "split": "divide a data set that has no sets of its own into train, val and test, for good",
     "benchmark": "the three generations on this machine: seconds an image, stage by stage, and mAP",
@@ -36,6 +37,7 @@ examples:
   detkit predict runs/my photos/ --draw
   detkit predict runs/my clip.mp4 --every 10 --format csv --classes cat,dog
   detkit propose --config my.yaml --split train --method SelectiveSearch
+  detkit convert data/my_photos --to yolo --output data/my_yolo
   detkit compress --ckpt_path runs/my --rank fc6=1024,fc7=256
   detkit split photos/ --data.split "[0.7, 0.2, 0.1]"
   detkit evaluate --detections predictions.json --annotations instances_val2017.json

@@ -1,4 +1,4 @@
-"""evaluate, propose, compress, benchmark and demo: the functions of `detkit.tools`, with their arguments as options."""
+"""The commands that are functions of `detkit.tools`, with their arguments as options."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ TOOLS = {
         runs=("ckpt_path",),
         from_config={"method": "model.proposals.method", "output": "model.proposals.path"},
     ),
+    "convert": Tool("detkit.tools.convert", "convert", positional="data"),
     "compress": Tool("detkit.tools.compress", "compress"),
     "benchmark generations": Tool("detkit.tools.benchmark", "generations", runs=("rcnn", "fast_rcnn", "faster_rcnn")),
     "demo": Tool("detkit.tools.demo", "demo"),

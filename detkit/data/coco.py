@@ -120,7 +120,8 @@ class COCO(DetectionDataModule):
         for row, image, box, label, area in zip(rows, *(column.tolist() for column in columns), strict=True):
             if label > 0:
                 number = row.id if isinstance(row.id, int) else None
-                builder.box(image, box, label, number, crowd=bool(row.iscrowd), area=area)
+                flags = {"difficult": bool(row.difficult), "crowd": bool(row.iscrowd)}
+                builder.box(image, box, label, number, **flags, area=area)
         return builder.build(annotated=instances.annotated)
 
     def category_ids_of(self, split: str) -> list[int]:
