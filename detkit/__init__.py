@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from detkit.tools.compress import compress as compress
     from detkit.tools.convert import convert as convert
     from detkit.tools.demo import demo as demo
+    from detkit.tools.doctor import doctor as doctor
     from detkit.tools.evaluate import evaluate as evaluate
     from detkit.tools.propose import propose as propose
     from detkit.tools.split import split as split
@@ -43,6 +44,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "detkit.tools.compress": ["compress"],
         "detkit.tools.convert": ["convert"],
         "detkit.tools.demo": ["demo"],
+        "detkit.tools.doctor": ["doctor"],
         "detkit.tools.evaluate": ["evaluate"],
         "detkit.tools.propose": ["propose"],
         "detkit.tools.split": ["split"],

@@ -7,6 +7,7 @@ import inspect
 import json
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -17,6 +18,7 @@ from detkit.cli.imports import check_names, restrict_imports
 from detkit.cli.messages import explain, own_cause
 from detkit.cli.signatures import check_options, dotted, options_of
 from detkit.config_files import read_config
+from detkit.data.collecting import collect_errors
 from detkit.errors import ConfigError
 
 
@@ -31,6 +33,7 @@ class Tool:
         runs: options that name a run, whose data set is the default of `data`.
         from_config: options -> the names in a fit's config that supply them.
         positional: the option whose value is a first argument without dashes.
+        collects: whether errors in single items of the data set are collected while it is read.
     """
 
     module: str
@@ -39,6 +42,7 @@ class Tool:
     runs: tuple[str, ...] = ()
     from_config: Mapping[str, str] = field(default_factory=dict)
     positional: str | None = None
+    collects: bool = False
 
 
 TOOLS = {
@@ -53,6 +57,13 @@ TOOLS = {
     "compress": Tool("detkit.tools.compress", "compress"),
     "benchmark generations": Tool("detkit.tools.benchmark", "generations", runs=("rcnn", "fast_rcnn", "faster_rcnn")),
     "demo": Tool("detkit.tools.demo", "demo"),
+    "doctor": Tool(
+        "detkit.tools.doctor",
+        "doctor",
+        from_config={"min_size": "model.image.min_size", "max_size": "model.image.max_size"},
+        positional="data",
+        collects=True,
+    ),
     "split": Tool("detkit.tools.split", "split", positional="data"),
 }
 
@@ -82,7 +93,8 @@ def run_tool(command: str, args: Sequence[str]) -> int:
     import_modules(arguments.modules)
     print(*arguments.notes, sep="\n", end="\n" if arguments.notes else "", flush=True)
     function = getattr(importlib.import_module(tool.module), tool.function)
-    result = function(**_parse(command, tool, function, arguments, known))
+    with collect_errors() if tool.collects else nullcontext():
+        result = function(**_parse(command, tool, function, arguments, known))
     if result.text:
         print(result.text, flush=True)
     return getattr(result, "exit_code", 0)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from detkit.data.collecting import one_item
 from detkit.data.image_io import ImageShape, image_shape, read_image
 from detkit.data.input_files import LARGEST, short_repr
 from detkit.errors import DataError
@@ -39,7 +40,9 @@ class Finding(NamedTuple):
         return f"{self.file}{number}: {self.message}"
 
 
-DROPPED = ("degenerate", "inverted", "not_finite", "outside", "other_class")
+UNKNOWN_SIDE = 2**20
+"""The side in pixels of an image that neither its annotation nor its file tells, where errors are collected."""
+DROPPED = ("degenerate", "normalized", "inverted", "not_finite", "outside", "other_class")
 """Kinds of findings about boxes that were left out."""
 PER_BOX = ("boxes", "labels", "difficult", "crowd", "area")
 """The fields of Annotations and of samples that have an entry for each box."""
@@ -271,9 +274,11 @@ class AnnotationsBuilder:
             image_id, file, *stated, source = self._images[i]
             name = f"image {file}: " if sources[source] > 1 else ""
             if isinstance(shape, DataError):
-                if not all(stated):
-                    raise shape
                 self.findings.append(Finding("unreadable", path, None, str(shape)))
+                if not all(stated):
+                    with one_item():
+                        raise shape
+                    self._images[i] = (image_id, file, UNKNOWN_SIDE, UNKNOWN_SIDE, source)
                 continue
             width, height = shape.size_for(tuple(stated), self.exif)
             self._images[i] = (image_id, file, width, height, source)
@@ -335,10 +340,11 @@ class AnnotationsBuilder:
         image = np.array([row[0] for row in self._rows], np.int64)
         if len(raw) and 0 < np.nan_to_num(raw, nan=np.inf).max() <= 1:
             source = self._images[image[0]][-1]
-            raise DataError(
-                f"{source}: the coordinates look normalised (the largest of all boxes is {raw.max():g}); wanted are "
-                "pixels: multiply them by the width and height of the images"
-            )
+            with one_item():
+                raise DataError(
+                    f"{source}: the coordinates look normalised (the largest of all boxes is {raw.max():g}); wanted "
+                    "are pixels: multiply them by the width and height of the images"
+                )
         boxes = np.clip(raw, 0.0, np.tile(size[image], 2))
         keep = self._check(raw, boxes)
         order = np.argsort(image, kind="stable")
@@ -368,13 +374,17 @@ class AnnotationsBuilder:
         finite = (np.abs(raw) <= LARGEST).all(1)
         sides = raw[:, 2:] - raw[:, :2]
         inverted = finite & (sides < 0).any(1)
-        degenerate = finite & ~inverted & (sides <= self.min_side).any(1)
-        good = finite & ~inverted & ~degenerate
+        # Whole numbers from 0 to 1 are a box of one pixel; in an image whose others are in pixels, too.
+        normalized = finite & (np.abs(raw) <= 1).all(1) & (raw % 1 != 0).any(1)
+        inverted &= ~normalized
+        degenerate = finite & ~inverted & ~normalized & (sides <= self.min_side).any(1)
+        good = finite & ~inverted & ~degenerate & ~normalized
         outside = good & ((clipped[:, 2:] - clipped[:, :2]) <= self.min_side).any(1)
         # COCO rounds to hundredths of a pixel: less than that is no finding.
         moved = good & ~outside & (np.abs(raw - clipped) > 0.02).any(1)
         kinds = (
             ("not_finite", ~finite, f"is not finite, or beyond {LARGEST:g}; box left out"),
+            ("normalized", normalized, "looks normalised, pixels are wanted; box left out"),
             ("inverted", inverted, "ends before it begins; box left out"),
             ("degenerate", degenerate, f"has a side of at most {self.min_side:g} px; box left out"),
             ("outside", outside, "lies outside the image; box left out"),

@@ -10,6 +10,7 @@ import numpy as np
 
 from detkit.data.annotations import Annotations, AnnotationsBuilder, Finding, UnknownIdPolicy, class_policy
 from detkit.data.coco_files import Image, Instances, areas_of, boxes_of, read_instances
+from detkit.data.collecting import one_item
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.image_finder import ImageFinder
 from detkit.data.input_files import is_inside, list_folder
@@ -110,15 +111,19 @@ class COCO(DetectionDataModule):
             number = rows[row].id
             return f"{source}: annotation {f'{row} (counted from 0)' if number is None else number}"
 
-        file_policy.check(images, lambda row: rows[row].image_id, "annotations", "images", source, numbers, where)
-        file_policy.check(listed, lambda row: rows[row].category_id, "annotations", "classes", source, name_of, where)
-        policy.check(labels, lambda row: name_of[rows[row].category_id], "annotations", "classes", source, names, where)
+        known = {image.id for image in instances.images}
+        owners = np.array([0 if row.image_id in known else -1 for row in rows], np.int64)
+        with one_item():
+            file_policy.check(owners, lambda row: rows[row].image_id, "annotations", "images", source, numbers, where)
+        with one_item():
+            file_policy.check(listed, lambda r: rows[r].category_id, "annotations", "classes", source, name_of, where)
+            policy.check(labels, lambda r: name_of[rows[r].category_id], "annotations", "classes", source, names, where)
         builder.findings.extend(policy.findings)
         boxes = boxes_of(rows)
         boxes[:, 2:] += boxes[:, :2]
         columns = (images, boxes, labels, areas_of(rows))
         for row, image, box, label, area in zip(rows, *(column.tolist() for column in columns), strict=True):
-            if label > 0:
+            if label > 0 and image >= 0:
                 number = row.id if isinstance(row.id, int) else None
                 flags = {"difficult": bool(row.difficult), "crowd": bool(row.iscrowd)}
                 builder.box(image, box, label, number, **flags, area=area)
@@ -166,15 +171,16 @@ def _add_images(
     for image in images:
         where = f"{source}: image {image.id!r}"
         file = image.file_name
-        try:
-            width, height = (_side(side) for side in (image.width, image.height))
-        except (TypeError, ValueError, OverflowError):
-            raise DataError(f"{where}: width or height is no number") from None
-        if not isinstance(file, str):
-            raise DataError(f"{where}: file_name is missing or no text")
-        if file not in present or not is_inside(file):
-            file = finder.find(file, where)
-        numbers[image.id] = builder.image(image.id, file, width, height, source)
+        with one_item():
+            try:
+                width, height = (_side(side) for side in (image.width, image.height))
+            except (TypeError, ValueError, OverflowError):
+                raise DataError(f"{where}: width or height is no number") from None
+            if not isinstance(file, str):
+                raise DataError(f"{where}: file_name is missing or no text")
+            if file not in present or not is_inside(file):
+                file = finder.find(file, where)
+            numbers[image.id] = builder.image(image.id, file, width, height, source)
     builder.findings += finder.findings(source)
     return numbers
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from detkit.data.annotations import Annotations, Finding, class_policy
+from detkit.data.collecting import one_item
 from detkit.data.csv_columns import Table, is_table
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.image_finder import ImageFinder
@@ -104,17 +105,18 @@ def read_tables(tables: Mapping[str, str], images: str | None, normalized: bool)
         table = Table.read(file)
         for number, row in table.rows:
             where = f"{file}: line {number}"
-            own = _split_of(table.text(row, "split"), where) if "split" in table.columns else split
-            image = finder.find(table.text(row, "image"), where)
-            sizes[image] = table.size(row)
-            objects = rows_of.setdefault(own, {}).setdefault(image, [])
-            name = table.text(row, "class") if "class" in table.columns else ONLY_CLASS
-            if (box := table.box(row, where, normalized)) is not None:
-                if not name:
-                    raise DataError(f"{where}: the object has no class")
-                objects.append(ObjectRecord(name, box, number))
-            elif name and "class" in table.columns:
-                no_box.append(number)
+            with one_item():
+                own = _split_of(table.text(row, "split"), where) if "split" in table.columns else split
+                image = finder.find(table.text(row, "image"), where)
+                sizes[image] = table.size(row)
+                objects = rows_of.setdefault(own, {}).setdefault(image, [])
+                name = table.text(row, "class") if "class" in table.columns else ONLY_CLASS
+                if (box := table.box(row, where, normalized)) is not None:
+                    if not name:
+                        raise DataError(f"{where}: the object has no class")
+                    objects.append(ObjectRecord(name, box, number))
+                elif name and "class" in table.columns:
+                    no_box.append(number)
         findings = finder.findings(file)
         if "class" not in table.columns:
             text = f"there is no column of classes: every object is of the class {ONLY_CLASS!r}"

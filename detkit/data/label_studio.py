@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from detkit.data.annotations import Annotations, Finding, class_policy
 from detkit.data.coco_files import decode
+from detkit.data.collecting import one_item
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.image_finder import ImageFinder
 from detkit.data.image_io import image_size
@@ -115,20 +116,21 @@ def read_tasks(file: str, images: str | None = None) -> Records:
     found: dict[str, ImageRecord] = {}
     for number, task in enumerate(decode(file, list[dict[str, Any]], TASKS)):
         where = f"{file}: task {task.get('id', number)}"
-        results = _results(task, counts)
-        if results is None:
-            counts["not_annotated"] += 1
-            continue
-        data = task["data"] if isinstance(task.get("data"), dict) else task
-        image = finder.find_any(_image_names(data, where), where)
-        objects: list[ObjectRecord] = []
-        size = (0, 0)
-        for place, result in enumerate(results, 1):
-            size = _size(result) or size
-            for name, box in _regions(result, size, os.path.join(root, image), f"{where}: result {place}", counts):
-                objects.append(ObjectRecord(name, box, place))
-        counts["duplicate"] += image in found
-        found[image] = ImageRecord(image.replace(os.sep, "/"), image, where, objects, *size, normalized=True)
+        with one_item():
+            results = _results(task, counts)
+            if results is None:
+                counts["not_annotated"] += 1
+                continue
+            data = task["data"] if isinstance(task.get("data"), dict) else task
+            image = finder.find_any(_image_names(data, where), where)
+            objects: list[ObjectRecord] = []
+            size = (0, 0)
+            for place, result in enumerate(results, 1):
+                size = _size(result) or size
+                for name, box in _regions(result, size, os.path.join(root, image), f"{where}: result {place}", counts):
+                    objects.append(ObjectRecord(name, box, place))
+            counts["duplicate"] += image in found
+            found[image] = ImageRecord(image.replace(os.sep, "/"), image, where, objects, *size, normalized=True)
     findings = [
         Finding(kind, file, None, f"{counts[kind]:,} {text}", counts[kind])
         for kind, text in COUNTED.items()

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from detkit.data.annotations import Annotations, Finding, class_policy
 from detkit.data.coco_files import decode
+from detkit.data.collecting import one_item
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.image_finder import ImageFinder
 from detkit.data.input_files import LARGEST, short_repr, walk
@@ -84,8 +85,9 @@ def read_labelme(path: str) -> dict[str, Records]:
     images: dict[str, list[ImageRecord]] = {}
     for file in files:
         split = splits[file] if divided else "all"
-        image = _read_file(file, root, finder, counts.setdefault(split, Counter()))
-        images.setdefault(split, []).append(image)
+        with one_item():
+            image = _read_file(file, root, finder, counts.setdefault(split, Counter()))
+            images.setdefault(split, []).append(image)
     records = {}
     for split, listed in images.items():
         findings = [

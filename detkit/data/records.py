@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from detkit.data.annotations import Annotations, AnnotationsBuilder, Finding, UnknownIdPolicy
+from detkit.data.collecting import one_item
 from detkit.data.voc_files import SPLIT_NAMES
 
 Box = tuple[float, float, float, float]
@@ -100,15 +101,16 @@ def to_annotations(
     rows = [(image, item) for image in records.images for item in image.objects]
     label_of = {name: label for label, name in enumerate(class_names, 1)}
     labels = np.array([label_of.get(item.class_name, -1) for _, item in rows], np.int64)
-    policy.check(
-        labels,
-        id_of=lambda row: rows[row][1].class_name,
-        rows="objects",
-        owners="classes",
-        file=records.root,
-        known=class_names,
-        name_of=lambda row: f"{rows[row][0].source}: object {rows[row][1].number}",
-    )
+    with one_item():
+        policy.check(
+            labels,
+            id_of=lambda row: rows[row][1].class_name,
+            rows="objects",
+            owners="classes",
+            file=records.root,
+            known=class_names,
+            name_of=lambda row: f"{rows[row][0].source}: object {rows[row][1].number}",
+        )
     numbers = [
         builder.image(image.image_id, image.file, image.width, image.height, image.source) for image in records.images
     ]

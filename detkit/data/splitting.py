@@ -22,6 +22,9 @@ from detkit.errors import ConfigError, DataError
 from detkit.progress import Progress
 from detkit.system import available_cores
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 SPLITS = tuple(SPLIT_NAMES)
 #: Where a division is kept, in the data set's folder or a run's.
 SPLIT_FILE = "split.json"
@@ -152,33 +155,47 @@ def split_groups(groups: np.ndarray, shares: Sequence[float], seed: int) -> list
 def duplicate_groups(paths: Sequence[str]) -> np.ndarray:
     """(I,) int: images have the same number if they are the same file or look alike.
 
-    Two images look alike if their perceptual hashes of 64 bits differ in at most `DIFFERENT_BITS`.
-
     Raises:
         DataError: an image that cannot be read.
     """
-    digests: dict[bytes, int] = {}
-    edges: list[tuple[int, int]] = []
+    digests: list[bytes] = []
     looks = np.zeros(len(paths), np.uint64)
     with ThreadPoolExecutor(available_cores()) as pool, Progress("looking for images alike", len(paths)) as bar:
         for index, (digest, look) in enumerate(pool.map(_hashes, paths)):
             looks[index] = look
-            edges.append((index, digests.setdefault(digest, index)))
+            digests.append(digest)
             bar.step()
-    for start in range(0, len(paths), BLOCK):
+    return groups_of(digests, looks)
+
+
+def groups_of(digests: Sequence[bytes], looks: np.ndarray) -> np.ndarray:
+    """(I,) int: the same number for equal digests, and for looks that differ in at most `DIFFERENT_BITS`.
+
+    Args:
+        digests: of the images' bytes.
+        looks: (I,) uint64, see `look_of`.
+    """
+    first: dict[bytes, int] = {}
+    edges = [(index, first.setdefault(digest, index)) for index, digest in enumerate(digests)]
+    for start in range(0, len(looks), BLOCK):
         block = looks[start : start + BLOCK, None]
         near = np.argwhere(np.bitwise_count(block ^ looks[None, start:]) <= DIFFERENT_BITS) + start
         edges += map(tuple, near.tolist())
     one, other = np.array(edges).T
-    graph = coo_array((np.ones(len(edges), bool), (one, other)), (len(paths), len(paths)))
+    graph = coo_array((np.ones(len(edges), bool), (one, other)), (len(looks), len(looks)))
     return connected_components(graph, directed=False)[1]
+
+
+def look_of(image: Image) -> int:
+    """The perceptual hash of an image, 64 bits: of images that look alike most bits are the same."""
+    import imagehash
+
+    return int(str(imagehash.phash(image)), 16)
 
 
 def _hashes(path: str) -> tuple[bytes, int]:
     """Of the bytes, and of how the image looks."""
-    import imagehash
-
     with open_image(path) as image:
         image.draft("L", (128, 128))  # JPEG is decoded at an eighth of its size
-        look = int(str(imagehash.phash(image)), 16)
+        look = look_of(image)
     return hashlib.sha256(Path(path).read_bytes()).digest(), look

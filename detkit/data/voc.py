@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from detkit.data.annotations import Annotations, AnnotationsBuilder, Finding, class_policy
+from detkit.data.collecting import one_item
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.voc_files import ALL, ImageIndex, VOCSet, image_sets, read_voc
 from detkit.errors import DataError
@@ -105,25 +106,30 @@ class VOC(DetectionDataModule):
         indices = {folder: ImageIndex(folder) for folder in {entry.folder for entry in voc.entries}}
         objects = []
         for entry in voc.entries:
-            if (file := indices[entry.folder].find(entry)) is None:
-                raise DataError(f"{entry.source}: no image {entry.image_id}.jpg (or .png, ...) in {entry.folder}")
-            name = os.path.relpath(file, builder.root)
-            image = builder.image(entry.image_id, name, entry.image.width, entry.image.height, entry.source)
+            image = -1
+            with one_item():
+                if (file := indices[entry.folder].find(entry)) is None:
+                    raise DataError(f"{entry.source}: no image {entry.image_id}.jpg (or .png, ...) in {entry.folder}")
+                name = os.path.relpath(file, builder.root)
+                image = builder.image(entry.image_id, name, entry.image.width, entry.image.height, entry.source)
+            if image < 0:
+                continue
             objects += [(image, entry.source, number, item) for number, item in enumerate(entry.image.objects, 1)]
             for number in entry.image.doubled:
                 text = "has several boxes; each is taken as an object"
                 builder.findings.append(Finding("several_boxes", entry.source, number, text))
         label_of = {name: label for label, name in enumerate(self.class_names, 1)}
         labels = np.array([label_of.get(item.name, -1) for *_, item in objects], np.int64)
-        policy.check(
-            labels,
-            id_of=lambda row: objects[row][3].name,
-            rows="objects",
-            owners="classes",
-            file=voc.path,
-            known=self.class_names,
-            name_of=lambda row: f"{objects[row][1]}: object {objects[row][2]}",
-        )
+        with one_item():
+            policy.check(
+                labels,
+                id_of=lambda row: objects[row][3].name,
+                rows="objects",
+                owners="classes",
+                file=voc.path,
+                known=self.class_names,
+                name_of=lambda row: f"{objects[row][1]}: object {objects[row][2]}",
+            )
         for label, (image, source, number, item) in zip(labels.tolist(), objects, strict=True):
             if label < 0:
                 continue

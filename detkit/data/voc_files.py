@@ -12,6 +12,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from detkit.data.annotations import Finding
+from detkit.data.collecting import one_item
 from detkit.data.input_files import is_inside, list_folder, read_bytes, short_repr, spelling, walk
 from detkit.data.text_files import decode_text, encoding_of
 from detkit.data.voc_xml import VOCImage, parse_annotation
@@ -117,16 +118,17 @@ def read_voc(path: str, image_set: str, missing_annotations: str = "error") -> V
         present = [os.path.exists(source) for source in sources]
         empty = missing_annotations == "empty" or not any(present)
         for image_id, source, there in zip(ids, sources, present, strict=True):
-            if not there and not empty:
-                raise DataError(f"{source}: annotation file does not exist; {EMPTY}")
-            if image_id not in seen:
-                seen[image_id] = folder
-                image = parse_annotation(source) if there else VOCImage(0, 0, "", [])
-                entries.append(VOCEntry(image_id, files.images, source, image, there))
-            elif seen[image_id] == folder:
-                findings.append(Finding("duplicate", source, None, f"listed twice in {name}; taken once"))
-            else:
-                raise DataError(f"{source}: image id {image_id!r} is also in {seen[image_id]}; ids must be unique")
+            with one_item():
+                if not there and not empty:
+                    raise DataError(f"{source}: annotation file does not exist; {EMPTY}")
+                if image_id not in seen:
+                    seen[image_id] = folder
+                    image = parse_annotation(source) if there else VOCImage(0, 0, "", [])
+                    entries.append(VOCEntry(image_id, files.images, source, image, there))
+                elif seen[image_id] == folder:
+                    findings.append(Finding("duplicate", source, None, f"listed twice in {name}; taken once"))
+                else:
+                    raise DataError(f"{source}: image id {image_id!r} is also in {seen[image_id]}; ids must be unique")
     return VOCSet(path, [folder for folder, _ in parts], entries, findings)
 
 
@@ -183,7 +185,10 @@ def _loose_set(path: str, image_set: str, missing_annotations: str) -> VOCSet:
         raise DataError(
             f"{path}: no image set {image_set!r}, and no folder of this name (there are: {', '.join(names)})"
         )
-    entries = [VOCEntry(_stem(file, path), path, file, parse_annotation(file)) for file in files]
+    entries = []
+    for file in files:
+        with one_item():
+            entries.append(VOCEntry(_stem(file, path), path, file, parse_annotation(file)))
     taken = {entry.image_id for entry in entries} | {spelling(os.path.basename(entry.image_id)) for entry in entries}
     taken |= {spelling(os.path.splitext(re.split(r"[/\\]", entry.image.filename)[-1])[0]) for entry in entries}
     rest = [file for file in image_files(path) if split in (ALL, split_of_path(path, file))]

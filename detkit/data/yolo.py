@@ -6,6 +6,7 @@ import os
 from typing import Any, Literal
 
 from detkit.data.annotations import Annotations, Finding, class_policy
+from detkit.data.collecting import one_item
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.records import Box, ImageRecord, ObjectRecord, Records, to_annotations
 from detkit.data.text_files import read_text
@@ -64,7 +65,9 @@ def read_yolo(files: YOLOFiles, split: str) -> Records:
         name = os.path.relpath(file, files.root)
         if source is None:
             missing.append(name)
-        objects = [] if source is None else reader.objects(source)
+        objects: list[ObjectRecord] = []
+        with one_item():
+            objects = [] if source is None else reader.objects(source)
         images.append(ImageRecord(name.replace(os.sep, "/"), name, source or file, objects, normalized=True))
     findings = reader.findings
     if missing:
@@ -88,8 +91,11 @@ class _LabelReader:
 
     def objects(self, source: str) -> list[ObjectRecord]:
         """The objects of a label file."""
-        lines = enumerate(read_text(source).splitlines(), 1)
-        return [self._object(line, number, source) for number, line in lines if line.strip()]
+        found = []
+        for number, line in enumerate(read_text(source).splitlines(), 1):
+            with one_item():
+                found += [self._object(line, number, source)] if line.strip() else []
+        return found
 
     def _object(self, line: str, number: int, source: str) -> ObjectRecord:
         where = f"{source}: line {number}"

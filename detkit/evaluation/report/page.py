@@ -68,7 +68,7 @@ def write_report(
     }
     comparison = None if baseline is None else compare(metrics, baseline)
     comparable = comparison is not None and all(metrics.get(key) == baseline.get(key) for key in ("protocol", "data"))
-    page = _environment().get_template("index.html").render(
+    page = environment().get_template("index.html").render(
         title=title,
         metrics=metrics,
         date=metrics.get("date") or datetime.now().astimezone().isoformat(" ", "minutes"),
@@ -189,15 +189,16 @@ def _change(value: Any) -> str:
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Jinja's environment of the report's pages: names of other people's files are escaped."""
+    made = Environment(
         loader=PackageLoader("detkit.evaluation.report", "templates"),
         autoescape=select_autoescape(("html",)),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    made.filters |= {
         "unit": lambda value: "n/a" if is_missing(value) else f"{value:.3f}",
         "points": lambda value: "n/a" if is_missing(value) else f"{100 * value:.1f}",
         "change": _change,
@@ -214,7 +215,7 @@ def _environment() -> Environment:
         "or_na": lambda value: "n/a" if value is None or value == "" else value,
     }
     # The page's security policy allows this script only, whatever names from other people's files contain.
-    script = environment.get_template("sort.js").render()
-    environment.globals["script"] = Markup(script)
-    environment.globals["script_hash"] = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    return environment
+    script = made.get_template("sort.js").render()
+    made.globals["script"] = Markup(script)
+    made.globals["script_hash"] = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return made

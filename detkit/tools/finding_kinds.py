@@ -1,0 +1,72 @@
+"""What each kind of finding means for a run, and how it is mended."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+#: What a finding does to a run: it stops it, something of the data is lost, or it is only told.
+Effect = Literal["stops", "loses", "note"]
+
+
+class Kind(NamedTuple):
+    """A kind of finding: its effect, what detkit does, and what a user may do."""
+
+    effect: Effect
+    does: str
+    mend: str
+
+
+CORRECT = "correct the annotation"
+KINDS = {
+    # read with an error
+    "error": Kind("stops", "a run stops with this message", "the message says it"),
+    "unreadable": Kind(
+        "stops", "a fit or test stops; predict goes on", "replace the image, or remove it and its entry"
+    ),
+    # boxes
+    "inverted": Kind("loses", "the box is left out", CORRECT),
+    "degenerate": Kind("loses", "the box is left out", CORRECT),
+    "not_finite": Kind("loses", "the box is left out", CORRECT),
+    "outside": Kind("loses", "the box is left out", CORRECT),
+    "normalized": Kind("loses", "the box is left out", "multiply it by the width and height of the image"),
+    "other_class": Kind(
+        "loses", "the objects are left out, as other_classes: drop asks for", "add them to class_names"
+    ),
+    "no_box": Kind("loses", "no object is read", "draw the box, or remove the row"),
+    "no_image": Kind("loses", "the annotations are left out", "add the images, or remove the annotations"),
+    "clipped": Kind("note", "what is within the image is kept", CORRECT),
+    "tiny": Kind("note", "it is trained on", "look whether it is a slip of the mouse"),
+    "whole_image": Kind("note", "it is trained on", "look whether the object was drawn at all"),
+    "same_box": Kind("note", "both are trained on, and one counts as missed in a test", "remove one"),
+    "near_box": Kind(
+        "note", "both are trained on, and one counts as missed in a test", "remove one if it is one object"
+    ),
+    "several_boxes": Kind("note", "each box is an object", CORRECT),
+    # images
+    "other_size": Kind("note", "the image's size counts", "look whether the boxes fit; correct the size"),
+    "exif": Kind("note", "the image is turned", "look whether the boxes fit; --data.exif apply or ignore decides"),
+    "turned": Kind("note", "images are turned where --data.exif says so", "look whether the boxes fit"),
+    "file_twice": Kind("note", "the image is used twice", "remove one of the ids"),
+    "many_objects": Kind("note", "more cannot be found", "--model.detection.max_detections and, in a test, maxDets"),
+    "not_annotated": Kind("note", "the images are left out", "annotate them, or take them as empty by the option"),
+    "not_listed": Kind("note", "the images are left out", "add them to a set, or remove them"),
+    # classes
+    "alike_classes": Kind("note", "they are different classes", "rename the objects of one of them"),
+    "no_training_box": Kind(
+        "note", "the class cannot be learnt", "annotate some, or leave the class out of class_names"
+    ),
+    "crowds": Kind("note", "they are not trained on", "some exporters mark every mask so; set iscrowd to 0"),
+    # sets
+    "in_two_sets": Kind("note", "the numbers of a test are too good", "remove the image from one of the sets"),
+    "alike_sets": Kind("note", "the numbers of a test are too good", "move the image to the set of the other one"),
+    "in_no_set": Kind("note", "the images are left out", "add them to a set"),
+    # anchors
+    "anchors": Kind("note", "these objects are learnt from their best anchors only", "see the suggestion"),
+    "small_objects": Kind("note", "they are hard to find", "see the suggestion"),
+}
+OTHER = Kind("note", "see the message", "nothing needs to be done")
+
+
+def kind_of(name: str) -> Kind:
+    """What is known of a kind; the finding's message says it for the others."""
+    return KINDS.get(name, OTHER)
