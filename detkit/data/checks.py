@@ -44,9 +44,9 @@ def check_annotations(
         max_detections: how many objects a detector finds in an image; None is not compared.
     """
     found = [*check_classes(splits.get("train"), class_names)]
-    for split, annotations in splits.items():
-        found += check_boxes(split, annotations, class_names)
-        found += check_images(split, annotations, max_detections)
+    for split, part in splits.items():
+        found += check_boxes(split, part, class_names)
+        found += check_images(split, part, max_detections)
     return [*found, *check_sets(splits)]
 
 
@@ -137,14 +137,14 @@ def check_sets(splits: Mapping[str, Annotations]) -> Iterator[Check]:
     """Images that are in two sets, by file or by id."""
     files: dict[str, str] = {}
     ids: dict[str, str] = {}
-    own_names = [set(map(str, annotations.image_ids)) for annotations in splits.values()]
+    own_names = [set(map(str, part.image_ids)) for part in splits.values()]
     # Numbers from 0 or 1 on are counted anew in every set: only names say that an image is the same.
     named = all(not name.isdecimal() for names in own_names for name in list(names)[:100])
-    for split, annotations in splits.items():
-        for index in range(len(annotations)):
-            path = annotations.path(index)
+    for split, part in splits.items():
+        for index in range(len(part)):
+            path = part.path(index)
             by_file = files.setdefault(os.path.realpath(path), split)
-            by_id = ids.setdefault(str(annotations.image_id(index)), split) if named else split
+            by_id = ids.setdefault(str(part.image_id(index)), split) if named else split
             if by_file != split or by_id != split:
                 other, what = (by_file, "the file") if by_file != split else (by_id, "an image of this id")
                 yield Check(split, Finding("in_two_sets", path, None, f"{what} is in {other}, too"), index)

@@ -20,7 +20,7 @@ from detkit.system import available_cores
 
 
 class Looked(NamedTuple):
-    """What an image file is: a digest of its bytes, its perceptual hash, its EXIF orientation; or why it is unreadable."""
+    """A digest of an image's bytes, its perceptual hash and its EXIF orientation; or why it cannot be read."""
 
     digest: bytes
     look: int
@@ -80,7 +80,6 @@ def _alike(places: Sequence[tuple[str, int]], paths: Sequence[str], looks: Seque
             if paths[earlier] != paths[number]:
                 same = looks[earlier].digest == looks[number].digest
                 what = "is the same file as" if same else "looks like"
-                yield Check(
-                    split, Finding("alike_sets", paths[number], None, f"{what} {paths[earlier]} of {other}"), index
-                )
+                text = f"{what} {paths[earlier]} of {other}"
+                yield Check(split, Finding("alike_sets", paths[number], None, text), index)
                 break

@@ -20,27 +20,21 @@ CORRECT = "correct the annotation"
 KINDS = {
     # read with an error
     "error": Kind("stops", "a run stops with this message", "the message says it"),
-    "unreadable": Kind(
-        "stops", "a fit or test stops; predict goes on", "replace the image, or remove it and its entry"
-    ),
+    "unreadable": Kind("stops", "a fit or test stops; predict goes on", "replace or remove the image"),
     # boxes
     "inverted": Kind("loses", "the box is left out", CORRECT),
     "degenerate": Kind("loses", "the box is left out", CORRECT),
     "not_finite": Kind("loses", "the box is left out", CORRECT),
     "outside": Kind("loses", "the box is left out", CORRECT),
     "normalized": Kind("loses", "the box is left out", "multiply it by the width and height of the image"),
-    "other_class": Kind(
-        "loses", "the objects are left out, as other_classes: drop asks for", "add them to class_names"
-    ),
+    "other_class": Kind("loses", "the objects are left out", "add the class to class_names"),
     "no_box": Kind("loses", "no object is read", "draw the box, or remove the row"),
     "no_image": Kind("loses", "the annotations are left out", "add the images, or remove the annotations"),
     "clipped": Kind("note", "what is within the image is kept", CORRECT),
     "tiny": Kind("note", "it is trained on", "look whether it is a slip of the mouse"),
     "whole_image": Kind("note", "it is trained on", "look whether the object was drawn at all"),
-    "same_box": Kind("note", "both are trained on, and one counts as missed in a test", "remove one"),
-    "near_box": Kind(
-        "note", "both are trained on, and one counts as missed in a test", "remove one if it is one object"
-    ),
+    "same_box": Kind("note", "both are trained on, and one is missed in a test", "remove one"),
+    "near_box": Kind("note", "both are trained on, and one is missed in a test", "remove one if they are one"),
     "several_boxes": Kind("note", "each box is an object", CORRECT),
     # images
     "other_size": Kind("note", "the image's size counts", "look whether the boxes fit; correct the size"),
@@ -52,9 +46,7 @@ KINDS = {
     "not_listed": Kind("note", "the images are left out", "add them to a set, or remove them"),
     # classes
     "alike_classes": Kind("note", "they are different classes", "rename the objects of one of them"),
-    "no_training_box": Kind(
-        "note", "the class cannot be learnt", "annotate some, or leave the class out of class_names"
-    ),
+    "no_training_box": Kind("note", "the class cannot be learnt", "annotate some, or give class_names without it"),
     "crowds": Kind("note", "they are not trained on", "some exporters mark every mask so; set iscrowd to 0"),
     # sets
     "in_two_sets": Kind("note", "the numbers of a test are too good", "remove the image from one of the sets"),
