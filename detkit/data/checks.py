@@ -50,6 +50,38 @@ def check_annotations(
     return [*found, *check_sets(splits)]
 
 
+def quick_checks(
+    splits: Mapping[str, Annotations], class_names: Sequence[str], max_detections: int | None
+) -> dict[str, list[Finding]]:
+    """Split -> what is found in a second or so, and changes what a run learns or measures.
+
+    Args:
+        splits, class_names, max_detections: as for `check_annotations`.
+    """
+    found = [
+        check for check in check_classes(splits.get("train"), class_names) if check.finding.kind == "alike_classes"
+    ]
+    for split, part in splits.items():
+        found += [check for check in check_images(split, part, max_detections) if check.finding.kind != "crowds"]
+        for row in _repeated(part).tolist():
+            owner = int(np.searchsorted(part.offsets, row, "right")) - 1
+            found.append(_of_boxes("same_box", split, part, class_names, owner, (row,), "is there twice"))
+    findings: dict[str, list[Finding]] = {}
+    for check in [*found, *check_sets(splits)]:
+        findings.setdefault(check.split, []).append(check.finding)
+    return findings
+
+
+def _repeated(annotations: Annotations) -> np.ndarray:
+    """Rows of boxes that are there before in the same image with the same class."""
+    owners = np.repeat(np.arange(len(annotations)), annotations.counts)
+    rows = np.column_stack([owners, annotations.labels, annotations.boxes]).astype(np.float64)
+    _, first = np.unique(rows, axis=0, return_index=True)
+    repeated = np.ones(len(rows), bool)
+    repeated[first] = False
+    return np.flatnonzero(repeated & ~annotations.crowd)
+
+
 def check_boxes(split: str, annotations: Annotations, class_names: Sequence[str]) -> Iterator[Check]:
     """Boxes that are tiny, as large as their image, or given twice."""
     boxes = annotations.boxes.astype(np.float64)

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from detkit.data.annotations import Annotations
+from detkit.data.checks import quick_checks
 from detkit.data.coco_files import decode
 from detkit.data.dataset import DetectionDataset, Proposals, UnreadableAsSamples
 from detkit.data.input_files import check_printable
@@ -361,7 +362,15 @@ class DetectionDataModule(DataModule):
     def summary(self, splits: Sequence[str] = SPLITS) -> DataSummary:
         """What the splits hold and what was found in them."""
         present = {split: found for split in splits if (found := self.annotations(split)) is not None}
-        return DataSummary.of(present, self.class_names, self.category_ids)
+        distinct = {split: found for split, found in present.items() if split != "test" or self.test_split == "test"}
+        checks = quick_checks(distinct, self.class_names, self._max_detections())
+        return DataSummary.of(present, self.class_names, self.category_ids, checks)
+
+    def _max_detections(self) -> int | None:
+        """How many objects the trainer's detector finds in an image; None where that is not known."""
+        model = None if self.trainer is None else self.trainer.lightning_module
+        settings = None if model is None else model.hparams.get("detection")
+        return settings.get("max_detections") if isinstance(settings, dict) else None
 
     def print_summary(self, splits: Sequence[str]) -> None:
         """Print the summary as a table."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -46,11 +47,21 @@ class DataSummary:
 
     @classmethod
     def of(
-        cls, splits: Mapping[str, Annotations], class_names: Sequence[str], category_ids: Sequence[int]
+        cls,
+        splits: Mapping[str, Annotations],
+        class_names: Sequence[str],
+        category_ids: Sequence[int],
+        checks: Mapping[str, Sequence[Finding]] = MappingProxyType({}),
     ) -> DataSummary:
-        """Count the splits. The same annotations under two names are counted for both."""
-        counts = {name: _count(annotations, class_names) for name, annotations in splits.items()}
-        findings = {name: list(annotations.findings) for name, annotations in splits.items()}
+        """Count the splits. The same annotations under two names are counted for both.
+
+        Args:
+            splits: name -> its annotations.
+            class_names, category_ids: of the labels 1..K.
+            checks: name of the split -> what was found besides its reader's findings.
+        """
+        findings = {name: [*part.findings, *checks.get(name, ())] for name, part in splits.items()}
+        counts = {name: _count(part, class_names, findings[name]) for name, part in splits.items()}
         warnings = [text for name, split in counts.items() for text in _warn(name, split, findings[name])]
         per_class = counts["train"].per_class if "train" in counts else {}
         if missing := [name for name, count in per_class.items() if count == 0]:
@@ -107,10 +118,10 @@ class DataSummary:
         return text.getvalue()
 
 
-def _count(annotations: Annotations, class_names: Sequence[str]) -> SplitSummary:
+def _count(annotations: Annotations, class_names: Sequence[str], findings: Sequence[Finding]) -> SplitSummary:
     per_class = np.bincount(annotations.labels, minlength=len(class_names) + 1)[1:]
     counts: Counter[str] = Counter()
-    for finding in annotations.findings:
+    for finding in findings:
         counts[finding.kind] += finding.count
     return SplitSummary(
         images=len(annotations),

@@ -83,7 +83,7 @@ def doctor(
     checks = [Check("", Finding("error", "", None, str(error))) for error in errors]
     checks += [Check(split, each) for split, part in splits.items() for each in part.findings]
     checks += check_annotations(splits, module.class_names, max_detections)
-    checks += [*check_files(splits), *_not_listed(splits)]
+    checks += [*check_files(splits), *_not_listed(splits, errors)]
     checks = _once(checks)
     sides = _resized_sides(splits, min_size, max_size)
     anchors = fit_anchors(sides, SIZES, RATIOS) if len(sides) else None
@@ -142,8 +142,9 @@ def _once(checks: Sequence[Check]) -> list[Check]:
     return kept
 
 
-def _not_listed(splits: Mapping[str, Annotations]) -> list[Check]:
-    """Images in the folders of the sets that are in no set."""
+def _not_listed(splits: Mapping[str, Annotations], errors: Sequence[DataError]) -> list[Check]:
+    """Images in the folders of the sets that are in no set, and of which no error says why."""
+    wrong = {Path(str(error).partition(":")[0]).stem for error in errors}
     known = {os.path.realpath(part.path(index)) for part in splits.values() for index in range(len(part))}
     folders = {os.path.dirname(path) for path in known}
     told = [each for part in splits.values() for each in part.findings if each.kind in ("not_annotated", "in_no_set")]
@@ -152,7 +153,9 @@ def _not_listed(splits: Mapping[str, Annotations]) -> list[Check]:
         for folder in folders
         if os.path.isdir(folder)
         for name in os.listdir(folder)
-        if is_image_name(name) and os.path.realpath(os.path.join(folder, name)) not in known
+        if is_image_name(name)
+        and Path(name).stem not in wrong
+        and os.path.realpath(os.path.join(folder, name)) not in known
     )
     if not rest or told:
         return []

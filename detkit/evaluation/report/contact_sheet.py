@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from detkit.evaluation.report.page import environment
 
 PICTURES, TEXTS = 12, 30  # of a kind
 SIDE = 320  # of a picture, in pixels
+CORNERS = re.compile(r"\[(-?[\d.e+]+(?:, -?[\d.e+]+){3})\]")  # of a box in a message
 MARKED, OTHER = "#e23b4e", "#8a929c"  # the boxes that are meant, and the others
 
 
@@ -73,12 +76,14 @@ def _examples(
     texts: list[str] = []
     for check in group:
         text = str(check.finding) if check.finding.file else check.finding.message
+        for part in splits.values():
+            text = text.replace(os.path.join(part.root, ""), "")
         index = check.image
         if index is None and check.split in places:
             index = places[check.split].find(check.finding.file)
         picture = None
         if index is not None and len(pictures) < PICTURES:
-            picture = _picture(splits[check.split], index, check.rows)
+            picture = _picture(splits[check.split], index, check.rows, check.finding.message)
         if picture is not None:
             pictures.append({**picture, "text": text})
         elif len(texts) < TEXTS:
@@ -86,8 +91,11 @@ def _examples(
     return {"pictures": pictures, "texts": texts}
 
 
-def _picture(annotations: Annotations, index: int, rows: Sequence[int]) -> dict[str, Any] | None:
-    """The image with its boxes, those that are meant in red; None where it cannot be read."""
+def _picture(annotations: Annotations, index: int, rows: Sequence[int], message: str) -> dict[str, Any] | None:
+    """The image with its boxes, those that are meant in red; None where it cannot be read.
+
+    A box that was left out is that of the message.
+    """
     try:
         image = Image.fromarray(annotations.image(index))
     except DataError:
@@ -100,6 +108,11 @@ def _picture(annotations: Annotations, index: int, rows: Sequence[int]) -> dict[
         x1, y1, x2, y2 = (annotations.boxes[row].astype(np.float64) * scale).tolist()
         meant = row in rows
         pen.rectangle((x1, y1, max(x2, x1), max(y2, y1)), outline=MARKED if meant else OTHER, width=3 if meant else 1)
+    if not rows and (corners := CORNERS.search(message)):
+        box = np.clip([float(value) * scale for value in corners[1].split(", ")], -10, 2 * SIDE)
+        pen.rectangle(
+            (*(np.minimum(box[:2], box[2:]) - 3), *(np.maximum(box[:2], box[2:]) + 3)), outline=MARKED, width=3
+        )
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=70)
     jpeg = base64.b64encode(buffer.getvalue()).decode("ascii")
