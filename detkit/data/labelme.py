@@ -139,7 +139,7 @@ def _box(shape: Mapping[str, Any], where: str, counts: Counter[str]) -> Box | No
         if kind == "circle":  # its centre, and a point on it
             radius = math.dist(*points)
             xs, ys = (xs[0] - radius, xs[0] + radius), (ys[0] - radius, ys[0] + radius)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise DataError(f"{where}: {short_repr(shape.get('points'))} are not the points of a {kind}") from None
     if kind in ("point", "points", "line", "linestrip"):
         return None

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from detkit.data.annotations import Finding
-from detkit.data.input_files import spelling, walk
+from detkit.data.input_files import short_repr, spelling, walk
 from detkit.data.text_files import read_start, read_text
 from detkit.data.voc_files import SPLIT_NAMES, image_files, is_image_name
 from detkit.errors import DataError
@@ -119,7 +119,9 @@ def _class_names(names: Any, root: Path, path: str) -> list[str]:
     if isinstance(names, dict):
         numbers = {int(number): name for number, name in names.items() if number.isdecimal()}
         if sorted(numbers) != list(range(len(names))):
-            raise DataError(f"{path}: the numbers of `names` are to be 0, 1, ..., {len(names) - 1}, not {list(names)}")
+            raise DataError(
+                f"{path}: the numbers of `names` are to be 0, 1, ..., {len(names) - 1}, not {short_repr(list(names))}"
+            )
         names = [numbers[number] for number in range(len(names))]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{path}: `names` is to be a list of the classes, or of number: class")
@@ -144,7 +146,7 @@ def _images_of_entries(
     """The images that the entries of data.yaml or obj.data name; a val or test set that is missing is told."""
     given = content.get("path")
     base = root / given if isinstance(given, str) else root
-    base = base if base.is_dir() else root  # a path of the machine where the file was written
+    base = base if os.path.isdir(base) else root  # a path of the machine where the file was written
     images: dict[str, list[str]] = {}
     for split, names in SPLIT_NAMES.items():
         entry = next((content[name] for name in names if content.get(name, "") not in NOTHING), None)
@@ -177,7 +179,7 @@ def _images_of(base: Path, entry: str, root: Path, path: str) -> list[str]:
     found = _existing(base, entry, path, root, outside=True)
     if found.is_dir():
         if not (images := image_files(str(found))):
-            raise DataError(f"{path}: {entry!r} has no images")
+            raise DataError(f"{path}: {short_repr(entry)} has no images")
         return images
     if is_image_name(str(found)):
         return [str(found)]
@@ -203,17 +205,17 @@ def _existing(folder: Path, name: str, source: str, root: Path | None = None, ou
             if SPLIT_WORDS & set(parts[:start]):
                 break
             path = base.joinpath(*parts[start:])
-            if ".." not in parts[start:] and path.exists():
+            if ".." not in parts[start:] and os.path.exists(path):
                 return path
     beside = Path(os.path.abspath(folder / name))
     if (
         outside
-        and beside.exists()
+        and os.path.exists(beside)
         and beside != folder.absolute().parent
         and beside.is_relative_to(folder.absolute().parent)
     ):
         return beside
-    raise DataError(f"{source}: {name!r} is not there (searched below {folder})")
+    raise DataError(f"{source}: {short_repr(name)} is not there (searched below {folder})")
 
 
 # -- label files -----------------------------------------------------------------------------------
