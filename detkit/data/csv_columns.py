@@ -34,6 +34,8 @@ COLUMNS = {
     "height": ("height", "imageheight", "imgheight"),
     "split": ("split", "set", "subset"),
 }
+#: What programs write where there is no value.
+NOTHING = ("", "nan", "na", "<na>", "none", "null")
 #: The columns of a table without a line of names.
 UNNAMED = ("image", "x1", "y1", "x2", "y2", "class")
 #: The columns that may hold a box: corners, or a corner or the centre and the sides, or all in one.
@@ -121,7 +123,7 @@ class Table(NamedTuple):
             texts = texts[0].strip("[]()").replace(",", " ").split()
         elif self.separator == ";":  # where the semicolon separates, a comma is a decimal point
             texts = [text.replace(",", ".") for text in texts]
-        if not any(texts):
+        if not any(text.lower() not in NOTHING for text in texts):
             return None
         if len(texts) != 4 or not all(map(_is_number, texts)):
             raise DataError(f"{where}: {short_repr(', '.join(texts))} are not the four numbers of a box")

@@ -107,6 +107,9 @@ class VOC(DetectionDataModule):
         for entry in voc.entries:
             if (file := indices[entry.folder].find(entry)) is None:
                 raise DataError(f"{entry.source}: no image {entry.image_id}.jpg (or .png, ...) in {entry.folder}")
+            if other := indices[entry.folder].named_instead(entry, file):
+                text = f"<filename> names {other}; {os.path.basename(file)}, of the annotation's own name, is taken"
+                builder.findings.append(Finding("other_name", entry.source, None, text))
             name = os.path.relpath(file, builder.root)
             image = builder.image(entry.image_id, name, entry.image.width, entry.image.height, entry.source)
             objects += [(image, entry.source, number, item) for number, item in enumerate(entry.image.objects, 1)]

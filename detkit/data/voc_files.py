@@ -227,7 +227,7 @@ class ImageIndex:
 
         Images of the annotation file's own name, in its own folder, come first, then those of this name anywhere, then
         those that differ by upper and lower case or the Unicode form of accents; where there are several, `<filename>`
-        decides. It comes last for an image of another name, because it is often out of date.
+        decides. It comes last for an image of another name, anywhere below the folder, because it is often out of date.
 
         Raises:
             DataError: two images fit, and <filename> names neither; or <filename> leads out of the folder.
@@ -241,12 +241,24 @@ class ImageIndex:
                 return found
         if not filename:
             return None
+        name = re.split(r"[/\\]", unquote(filename))[-1]
+        places = self._by_spelling.get(spelling(os.path.splitext(name)[0] if is_image_name(name) else name), [])
+        places = [place for place in places if spelling(place).endswith(spelling(name)) or not is_image_name(name)]
+        if len(places) == 1:
+            return os.path.join(self.folder, places[0])
         if not is_inside(filename):
             raise DataError(f"{entry.source}: <filename> {short_repr(filename)} leaves the data set's folder; refused")
         beside = os.path.join(os.path.dirname(entry.image_id), filename)
         names = (name for name in (beside, filename, unquote(beside), unquote(filename)) if is_inside(name))
         paths = (os.path.join(self.folder, name) for name in names)
         return next((path for path in paths if os.path.isfile(path)), None)
+
+    def named_instead(self, entry: VOCEntry, found: str) -> str | None:
+        """The other image that `<filename>` names, where there is such an image and it was not taken."""
+        name = re.split(r"[/\\]", entry.image.filename)[-1]
+        places = self._by_stem.get(os.path.splitext(name)[0], [])
+        others = (place for place in places if os.path.basename(place) == name)
+        return None if name == os.path.basename(found) else next(others, None)
 
     def _choose(self, names: list[str], filename: str, source: str) -> str | None:
         if len(names) > 1:

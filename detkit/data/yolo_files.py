@@ -247,6 +247,15 @@ def _label_files(root: Path, images: Sequence[str], findings: list[Finding]) -> 
         name = spelling(Path(image).with_suffix(".txt").name)
         alike = alike or (by_name[name] if len(names[name]) == 1 else [])
         labels[image] = alike[0] if len(alike) == 1 else None
+    images_of: dict[str, list[str]] = defaultdict(list)
+    for image, label in labels.items():
+        if label is not None and image not in images_of[label]:
+            images_of[label].append(image)
+    for label, owners in images_of.items():
+        if len(owners) > 1:
+            raise DataError(
+                f"{label}: may be of {owners[0]} or of {owners[1]}; remove one of them, or give it another name"
+            )
     used = {os.path.abspath(file) for file in labels.values() if file}
     rest = [file for file in texts if os.path.abspath(file) not in used and _is_label_file(file)]
     if rest:
@@ -263,7 +272,7 @@ def _label_candidates(image: str, root: Path) -> list[str]:
     if "images" in path.parts[:-1]:
         last = len(path.parts) - 1 - path.parts[::-1].index("images")
         places.insert(0, Path(*path.parts[:last], "labels", *path.parts[last + 1 : -1]))
-    return [str(place / name) for name in (f"{path.stem}.txt", f"{path.name}.txt") for place in places]
+    return [str(place / name) for name in (f"{path.name}.txt", f"{path.stem}.txt") for place in places]
 
 
 def _is_label_file(file: str) -> bool:
