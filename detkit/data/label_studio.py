@@ -16,6 +16,7 @@ from detkit.data.datamodule import DetectionDataModule
 from detkit.data.image_finder import ImageFinder
 from detkit.data.image_io import image_size
 from detkit.data.input_files import LARGEST, short_repr, walk
+from detkit.data.layouts import json_kind
 from detkit.data.records import Box, ImageRecord, ObjectRecord, Records, files_of_splits, to_annotations
 from detkit.data.voc_files import is_image_name
 from detkit.errors import DataError
@@ -85,8 +86,6 @@ def find_exports(path: str) -> dict[str, str]:
     Raises:
         DataError: there is none, or several that are not called as splits are.
     """
-    from detkit.data.layouts import json_kind
-
     if os.path.isfile(path):
         return {"all": path}
     names = sorted(file for file in walk(path, hidden=False) if file.lower().endswith(".json"))

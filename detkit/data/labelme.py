@@ -13,6 +13,7 @@ from detkit.data.coco_files import decode
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.image_finder import ImageFinder
 from detkit.data.input_files import LARGEST, short_repr, walk
+from detkit.data.layouts import json_kind
 from detkit.data.records import Box, ImageRecord, ObjectRecord, Records, to_annotations
 from detkit.data.voc_files import SPLIT_NAMES, split_of_path
 from detkit.errors import DataError
@@ -69,8 +70,6 @@ def read_labelme(path: str) -> dict[str, Records]:
     Raises:
         DataError: no file of LabelMe, a shape without points, or an image that is not there.
     """
-    from detkit.data.layouts import json_kind
-
     names = [path] if os.path.isfile(path) else sorted(walk(path, hidden=False))
     files = [file for file in names if file.lower().endswith(".json") and json_kind(file) == "LabelMe"]
     if not files:

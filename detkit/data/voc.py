@@ -9,7 +9,8 @@ import numpy as np
 
 from detkit.data.annotations import Annotations, AnnotationsBuilder, Finding, class_policy
 from detkit.data.datamodule import DetectionDataModule
-from detkit.data.voc_files import ALL, ImageIndex, VOCSet, image_sets, read_voc
+from detkit.data.voc_files import ALL, VOCSet, image_sets, read_voc
+from detkit.data.voc_images import ImageIndex
 from detkit.errors import DataError
 from detkit.settings import check_choice
 
