@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from detkit.data.input_files import LARGEST
+from detkit.data.input_files import LARGEST, short_repr
 from detkit.data.text_files import read_text
 from detkit.data.voc_files import is_image_name
 from detkit.errors import DataError
@@ -34,6 +34,8 @@ COLUMNS = {
     "height": ("height", "imageheight", "imgheight"),
     "split": ("split", "set", "subset"),
 }
+#: What programs write where there is no value.
+NOTHING = ("", "nan", "na", "<na>", "none", "null")
 #: The columns of a table without a line of names.
 UNNAMED = ("image", "x1", "y1", "x2", "y2", "class")
 #: The columns that may hold a box: corners, or a corner or the centre and the sides, or all in one.
@@ -103,8 +105,8 @@ class Table(NamedTuple):
         columns = _columns(rows[0][1])
         if not columns:
             raise DataError(
-                f"{file}: the columns are {', '.join(rows[0][1])}; wanted are image, class, and xmin, ymin, xmax, ymax "
-                "(or x, y, w, h, or bbox)"
+                f"{file}: the columns are {short_repr(', '.join(rows[0][1]))}; wanted are image, class, and xmin, "
+                "ymin, xmax, ymax (or x, y, w, h, or bbox)"
             )
         return cls(file, columns, rows[not _is_row(rows[0][1]) :], separator)
 
@@ -121,10 +123,10 @@ class Table(NamedTuple):
             texts = texts[0].strip("[]()").replace(",", " ").split()
         elif self.separator == ";":  # where the semicolon separates, a comma is a decimal point
             texts = [text.replace(",", ".") for text in texts]
-        if not any(texts):
+        if not any(text.lower() not in NOTHING for text in texts):
             return None
         if len(texts) != 4 or not all(map(_is_number, texts)):
-            raise DataError(f"{where}: {', '.join(texts)!r} are not the four numbers of a box")
+            raise DataError(f"{where}: {short_repr(', '.join(texts))} are not the four numbers of a box")
         a, b, c, d = map(float, texts)
         if not normalized and 0 < max(a, b, c, d) <= 1:
             raise DataError(

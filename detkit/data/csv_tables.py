@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from detkit.data.annotations import Annotations, Finding, class_policy
 from detkit.data.collecting import one_item
-from detkit.data.csv_columns import Table, is_table
+from detkit.data.csv_columns import NOTHING, Table, is_table
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.image_finder import ImageFinder
 from detkit.data.input_files import walk
@@ -115,7 +115,7 @@ def read_tables(tables: Mapping[str, str], images: str | None, normalized: bool)
                     if not name:
                         raise DataError(f"{where}: the object has no class")
                     objects.append(ObjectRecord(name, box, number))
-                elif name and "class" in table.columns:
+                elif name.lower() not in NOTHING and "class" in table.columns:
                     no_box.append(number)
         findings = finder.findings(file)
         if "class" not in table.columns:

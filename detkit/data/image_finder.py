@@ -87,9 +87,12 @@ class ImageFinder:
 
     def _search(self, name: str, where: str) -> str:
         plain = name.replace("\\", "/")
-        for candidate in dict.fromkeys((name, plain, *(plain + suffix for suffix in IMAGE_SUFFIXES))):
-            if is_inside(candidate) and os.path.isfile(os.path.join(self.root, candidate)):
-                return os.path.normpath(candidate)
+        for candidates in ((name,), (plain,), [plain + suffix for suffix in IMAGE_SUFFIXES]):
+            found = [each for each in candidates if is_inside(each) and os.path.isfile(os.path.join(self.root, each))]
+            if len(found) > 1:
+                raise self._ambiguous(name, found, where)
+            if found:
+                return os.path.normpath(found[0])
         if not self._exact:
             self._exact = _index(self.all_files(), str)
             self._alike = _index(self.all_files(), spelling)
@@ -99,10 +102,7 @@ class ImageFinder:
             for end in ends:
                 places = index.get(spell(end), [])
                 if len(places) > 1:
-                    raise DataError(
-                        f"{where}: the image {short_repr(name)} may be {places[0]} or {places[1]} in {self.root}; "
-                        "write its folder, too"
-                    )
+                    raise self._ambiguous(name, places, where)
                 if places:
                     if self.whole_paths or end != plain or spell is not str:
                         self._moved[name] = places[0]
@@ -111,6 +111,12 @@ class ImageFinder:
             raise DataError(f"{where}: file name {short_repr(name)} leaves the image folder; refused")
         hint = f"; name its folder{self.option}" if self.option else ""
         raise DataError(f"{where}: the image {short_repr(name)} is not below {self.root}{hint}")
+
+    def _ambiguous(self, name: str, places: Sequence[str], where: str) -> DataError:
+        return DataError(
+            f"{where}: the image {short_repr(name)} may be {places[0]} or {places[1]} in {self.root}; write its folder "
+            "and suffix, too"
+        )
 
 
 def _unquoted(name: str) -> str:

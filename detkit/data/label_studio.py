@@ -17,6 +17,7 @@ from detkit.data.datamodule import DetectionDataModule
 from detkit.data.image_finder import ImageFinder
 from detkit.data.image_io import image_size
 from detkit.data.input_files import LARGEST, short_repr, walk
+from detkit.data.layouts import json_kind
 from detkit.data.records import Box, ImageRecord, ObjectRecord, Records, files_of_splits, to_annotations
 from detkit.data.voc_files import is_image_name
 from detkit.errors import DataError
@@ -86,8 +87,6 @@ def find_exports(path: str) -> dict[str, str]:
     Raises:
         DataError: there is none, or several that are not called as splits are.
     """
-    from detkit.data.layouts import json_kind
-
     if os.path.isfile(path):
         return {"all": path}
     names = sorted(file for file in walk(path, hidden=False) if file.lower().endswith(".json"))
@@ -146,7 +145,8 @@ def _results(task: Mapping[str, Any], counts: Counter[str]) -> list[dict[str, An
         submitted = [each for each in annotations if isinstance(each, dict) and not each.get("was_cancelled")]
         counts["several_annotations"] += len(submitted) > 1
         results = submitted[-1].get("result") if submitted else None
-        return None if not submitted else [each for each in results or [] if isinstance(each, dict)]
+        results = results if isinstance(results, list) else []
+        return [each for each in results if isinstance(each, dict)] if submitted else None
     # JSON-MIN: the results are in lists called as the labelling tags, and have no `value`.
     lists = [each for each in task.values() if isinstance(each, list)]
     return [{"value": each, **each} for values in lists for each in values if isinstance(each, dict)]
@@ -192,7 +192,7 @@ def _regions(
         return
     try:
         box = _outline(value) if is_outline else _rectangle(value, size, image)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise DataError(f"{where}: {short_repr(dict(value))} is no region in percent of the image's sides") from None
     counts["from_outline"] += is_outline
     counts["rotated"] += bool(value.get("rotation")) and not is_outline

@@ -14,6 +14,7 @@ from detkit.data.collecting import one_item
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.image_finder import ImageFinder
 from detkit.data.input_files import LARGEST, short_repr, walk
+from detkit.data.layouts import json_kind
 from detkit.data.records import Box, ImageRecord, ObjectRecord, Records, to_annotations
 from detkit.data.voc_files import SPLIT_NAMES, split_of_path
 from detkit.errors import DataError
@@ -70,8 +71,6 @@ def read_labelme(path: str) -> dict[str, Records]:
     Raises:
         DataError: no file of LabelMe, a shape without points, or an image that is not there.
     """
-    from detkit.data.layouts import json_kind
-
     names = [path] if os.path.isfile(path) else sorted(walk(path, hidden=False))
     files = [file for file in names if file.lower().endswith(".json") and json_kind(file) == "LabelMe"]
     if not files:
@@ -141,7 +140,7 @@ def _box(shape: Mapping[str, Any], where: str, counts: Counter[str]) -> Box | No
         if kind == "circle":  # its centre, and a point on it
             radius = math.dist(*points)
             xs, ys = (xs[0] - radius, xs[0] + radius), (ys[0] - radius, ys[0] + radius)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise DataError(f"{where}: {short_repr(shape.get('points'))} are not the points of a {kind}") from None
     if kind in ("point", "points", "line", "linestrip"):
         return None

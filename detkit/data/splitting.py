@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import connected_components
 
 from detkit.data.annotations import Annotations, Finding
 from detkit.data.image_io import open_image
+from detkit.data.input_files import short_repr
 from detkit.data.text_files import read_text
 from detkit.data.voc_files import SPLIT_NAMES
 from detkit.errors import ConfigError, DataError
@@ -80,7 +81,7 @@ def choose_sets(annotations: Annotations, sets: Mapping[str, Any], source: str) 
             raise DataError(f"{source}: sets are lists called train, val and test, not {name!r}: {entries!r:.40}")
         for entry in [entries] if isinstance(entries, str) else entries:
             if not (chosen := images.find(str(entry))):
-                raise DataError(f"{source}: {name}: {entry!r} names no image of {annotations.root}")
+                raise DataError(f"{source}: {name}: {short_repr(entry)} names no image of {annotations.root}")
             for index in chosen:
                 if split_of.setdefault(index, split) != split:
                     raise DataError(f"{source}: {images.files[index]} is in {split_of[index]} and in {split}")
@@ -114,7 +115,7 @@ class _ImageNames:
             lines = filter(None, map(str.strip, read_text(entry).splitlines()))
             lists = {line: self.by_name.get(os.path.normpath(line).replace("\\", "/")) for line in lines}
             if missing := next((line for line, listed in lists.items() if listed is None), None):
-                raise DataError(f"{entry}: {missing!r} names no image of the data set")
+                raise DataError(f"{entry}: {short_repr(missing)} names no image of the data set")
             found = [index for listed in lists.values() for index in listed or []]
         return sorted(set(found))
 

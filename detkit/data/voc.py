@@ -10,7 +10,8 @@ import numpy as np
 from detkit.data.annotations import Annotations, AnnotationsBuilder, Finding, class_policy
 from detkit.data.collecting import one_item
 from detkit.data.datamodule import DetectionDataModule
-from detkit.data.voc_files import ALL, ImageIndex, VOCSet, image_sets, read_voc
+from detkit.data.voc_files import ALL, VOCSet, image_sets, read_voc
+from detkit.data.voc_images import ImageIndex
 from detkit.errors import DataError
 from detkit.settings import check_choice
 
@@ -110,6 +111,9 @@ class VOC(DetectionDataModule):
             with one_item():
                 if (file := indices[entry.folder].find(entry)) is None:
                     raise DataError(f"{entry.source}: no image {entry.image_id}.jpg (or .png, ...) in {entry.folder}")
+                if other := indices[entry.folder].named_instead(entry, file):
+                    text = f"<filename> names {other}; {os.path.basename(file)}, of the annotation's own name, is taken"
+                    builder.findings.append(Finding("other_name", entry.source, None, text))
                 name = os.path.relpath(file, builder.root)
                 image = builder.image(entry.image_id, name, entry.image.width, entry.image.height, entry.source)
             if image < 0:

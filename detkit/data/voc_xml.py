@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 from xml.sax.saxutils import escape
 
-from detkit.data.input_files import FLAGS, read_bytes
+from detkit.data.input_files import FLAGS, read_bytes, short_repr
 from detkit.data.text_files import decode_text
 from detkit.errors import DataError
 
@@ -109,7 +109,7 @@ def _coordinate(bounds: Any, key: str, number: int) -> float:
     try:
         return float(text)
     except ValueError:
-        raise DataError(f"object {number}: <{key}> is {text!r} instead of a number") from None
+        raise DataError(f"object {number}: <{key}> is {short_repr(text)} instead of a number") from None
 
 
 def format_annotation(filename: str, width: int, height: int, objects: Sequence[VOCObject]) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from detkit.data.annotations import Finding
-from detkit.data.input_files import spelling, walk
+from detkit.data.input_files import short_repr, spelling, walk
 from detkit.data.text_files import read_start, read_text
 from detkit.data.voc_files import SPLIT_NAMES, image_files, is_image_name
 from detkit.errors import DataError
@@ -119,7 +119,9 @@ def _class_names(names: Any, root: Path, path: str) -> list[str]:
     if isinstance(names, dict):
         numbers = {int(number): name for number, name in names.items() if number.isdecimal()}
         if sorted(numbers) != list(range(len(names))):
-            raise DataError(f"{path}: the numbers of `names` are to be 0, 1, ..., {len(names) - 1}, not {list(names)}")
+            raise DataError(
+                f"{path}: the numbers of `names` are to be 0, 1, ..., {len(names) - 1}, not {short_repr(list(names))}"
+            )
         names = [numbers[number] for number in range(len(names))]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{path}: `names` is to be a list of the classes, or of number: class")
@@ -144,7 +146,7 @@ def _images_of_entries(
     """The images that the entries of data.yaml or obj.data name; a val or test set that is missing is told."""
     given = content.get("path")
     base = root / given if isinstance(given, str) else root
-    base = base if base.is_dir() else root  # a path of the machine where the file was written
+    base = base if os.path.isdir(base) else root  # a path of the machine where the file was written
     images: dict[str, list[str]] = {}
     for split, names in SPLIT_NAMES.items():
         entry = next((content[name] for name in names if content.get(name, "") not in NOTHING), None)
@@ -177,7 +179,7 @@ def _images_of(base: Path, entry: str, root: Path, path: str) -> list[str]:
     found = _existing(base, entry, path, root, outside=True)
     if found.is_dir():
         if not (images := image_files(str(found))):
-            raise DataError(f"{path}: {entry!r} has no images")
+            raise DataError(f"{path}: {short_repr(entry)} has no images")
         return images
     if is_image_name(str(found)):
         return [str(found)]
@@ -203,17 +205,17 @@ def _existing(folder: Path, name: str, source: str, root: Path | None = None, ou
             if SPLIT_WORDS & set(parts[:start]):
                 break
             path = base.joinpath(*parts[start:])
-            if ".." not in parts[start:] and path.exists():
+            if ".." not in parts[start:] and os.path.exists(path):
                 return path
     beside = Path(os.path.abspath(folder / name))
     if (
         outside
-        and beside.exists()
+        and os.path.exists(beside)
         and beside != folder.absolute().parent
         and beside.is_relative_to(folder.absolute().parent)
     ):
         return beside
-    raise DataError(f"{source}: {name!r} is not there (searched below {folder})")
+    raise DataError(f"{source}: {short_repr(name)} is not there (searched below {folder})")
 
 
 # -- label files -----------------------------------------------------------------------------------
@@ -245,6 +247,15 @@ def _label_files(root: Path, images: Sequence[str], findings: list[Finding]) -> 
         name = spelling(Path(image).with_suffix(".txt").name)
         alike = alike or (by_name[name] if len(names[name]) == 1 else [])
         labels[image] = alike[0] if len(alike) == 1 else None
+    images_of: dict[str, list[str]] = defaultdict(list)
+    for image, label in labels.items():
+        if label is not None and image not in images_of[label]:
+            images_of[label].append(image)
+    for label, owners in images_of.items():
+        if len(owners) > 1:
+            raise DataError(
+                f"{label}: may be of {owners[0]} or of {owners[1]}; remove one of them, or give it another name"
+            )
     used = {os.path.abspath(file) for file in labels.values() if file}
     rest = [file for file in texts if os.path.abspath(file) not in used and _is_label_file(file)]
     if rest:
@@ -261,7 +272,7 @@ def _label_candidates(image: str, root: Path) -> list[str]:
     if "images" in path.parts[:-1]:
         last = len(path.parts) - 1 - path.parts[::-1].index("images")
         places.insert(0, Path(*path.parts[:last], "labels", *path.parts[last + 1 : -1]))
-    return [str(place / name) for name in (f"{path.stem}.txt", f"{path.name}.txt") for place in places]
+    return [str(place / name) for name in (f"{path.name}.txt", f"{path.stem}.txt") for place in places]
 
 
 def _is_label_file(file: str) -> bool:

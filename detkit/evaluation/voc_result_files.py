@@ -18,7 +18,8 @@ import numpy as np
 
 from detkit.data.annotations import Finding, UnknownIdPolicy
 from detkit.data.input_files import LARGEST, check_printable, list_folder, read_bytes, short_repr
-from detkit.data.voc_files import ImageIndex, VOCEntry, read_voc
+from detkit.data.voc_files import VOCEntry, read_voc
+from detkit.data.voc_images import ImageIndex
 from detkit.errors import DataError
 from detkit.evaluation.evaluation_files import Detected, EvaluationFiles, Objects, assemble, unknown_id_policy
 

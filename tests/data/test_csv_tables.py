@@ -87,7 +87,7 @@ def test_shares_of_the_sides_are_read_on_request(make: Callable[..., Path]) -> N
     ("text", "message"),
     [
         ("", "is empty"),
-        ("image,class\na.png,cat\n", "the columns are image, class; wanted are image, class, and xmin"),
+        ("image,class\na.png,cat\n", "the columns are 'image, class'; wanted are image, class, and xmin"),
         ("image,xmin,ymin,xmax,ymax,class\nc.png,1,2,20,22,cat\n", r"line 2: the image 'c\.png' is not below"),
         (
             "image,xmin,ymin,xmax,ymax,class\n../x.png,1,2,20,22,cat\n",

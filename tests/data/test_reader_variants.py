@@ -126,8 +126,10 @@ def test_xml_that_cannot_be_read(
         ({"a.xml": xml(), "b.xml": xml("b.png")}, ("A.png", "B.PNG"), set()),
         ({f"{NFC}.xml": xml(f"{NFC}.png"), "b.xml": xml("b.png")}, (f"{NFD}.png", "b.png"), set()),
         ({"1.xml": xml("my%20a.png"), "b.xml": xml("b.png")}, ("my a.png", "b.png"), {"not_annotated"}),
-        ({"annotations/a.xml": xml(), "annotations/b.xml": xml()}, ("images/a.png", "images/b.png"), set()),
+        ({"annotations/a.xml": xml(), "annotations/b.xml": xml("b.png")}, ("images/a.png", "images/b.png"), set()),
         ({"a.xml": xml(), "b.xml": xml("b.png")}, ("a.png", "b.png", "c.png"), {"not_annotated"}),
+        ({"xml/1.xml": xml(), "xml/2.xml": xml("C:\\x\\b.png")}, ("images/a.png", "images/B.png"), set()),
+        ({"a.xml": xml("b.png"), "b.xml": xml("b.png")}, ("a.png", "b.png"), {"other_name"}),
     ],
 )
 def test_xml_and_its_image(
@@ -444,6 +446,7 @@ def test_a_description_in_a_folder_beside_the_images(open_data: Callable[..., De
         ({"a/classes.txt": "red\nblue", "b/classes.txt": "blue\nred"}, "name other classes; make them the same"),
         ({"data.yaml": "train: ../train/images\nnames: [red, blue]"}, "'../train/images' is not there"),
         ({"data.yaml": "train: labels\nnames: [red, blue]"}, "'labels' has no images"),
+        ({"data.yaml": YAML, "images/a.jpg": b"not read"}, r"a\.txt: may be of .*a\.jpg or of .*a\.png; remove one"),
         ({"data.yaml": YAML, "labels/a.txt": "0 0,5 0,5 0,2 0,2"}, "line 1: .* is not a class number and shares"),
     ],
 )
@@ -490,10 +493,16 @@ CENTRES = "".join(f"{n}.png,40,40,40,40,red\n{n}.png,90,55,40,50,blue\n" for n i
         (TABLE.replace("a.png", "/home/me/photos/a.png"), {"other_name"}),
         (TABLE.replace("b.png", "C:\\photos\\B.PNG"), {"other_name"}),
         (TABLE + "b.png,,,,,blue\n", {"no_box"}),
+        (TABLE + "b.png,NaN,NaN,NaN,NaN,NaN\n", set()),
     ],
 )
 def test_tables(open_data: Callable[..., DetectionDataModule], text: str | bytes, found: set[str]) -> None:
     check(open_data({"T.CSV": text}), found)
+
+
+def test_a_name_without_suffix_that_two_images_have(open_data: Callable[..., DetectionDataModule]) -> None:
+    with pytest.raises(DataError, match=r"the image 'a' may be a\.jpg or a\.png in .*; write its folder and suffix"):
+        open_data({"table.csv": TABLE.replace("a.png", "a")}, ("a.png", "a.jpg", "b.png"))
 
 
 def test_a_size_in_a_table_that_is_wrong(open_data: Callable[..., DetectionDataModule]) -> None:

@@ -152,6 +152,92 @@ class COCOAnnotations(Reader):
         check_metrics(evaluate(self.folder / "predictions.json", self.folder / "coco.json", report=False).metrics)
 
 
+class AnyLayout(Reader):
+    """A file beside the images, read as `--data PATH` reads it."""
+
+    whole_text: ClassVar[str]  # IMAGE stands for the name of an image
+
+    def prepare(self, source: Path) -> None:
+        shutil.copytree(source / "voc" / "JPEGImages", self.path.parent)
+        self.others = sorted(path.name for path in self.path.parent.iterdir())
+        self.path.write_text(self.whole_text.replace("IMAGE", self.others[0]))
+
+    def make(self, rng: Rng) -> bytes:
+        if rng.random() < 0.3:
+            return damage(rng, self.whole)
+        if self.file.endswith(".json") and rng.random() < 0.8:
+            return encoded(to_json(damage_tree(rng, self.tree)))
+        return encoded(damage_text(rng, self.text))
+
+    def read(self) -> None:
+        import detkit.data
+
+        data = detkit.data.open(self.path.parent, num_workers=0, split=[1, 0, 0])
+        if data.annotations("train") is not None:  # a description may name a validation set only
+            check_split(data, "train")
+
+
+class YOLODescription(AnyLayout):
+    name, file = "yolo-data-yaml", "yolo/data.yaml"
+    whole_text = "path: .\ntrain: IMAGE\nval: [IMAGE]\nnames:\n  0: red\n  1: blue\nkpt_shape: [1, 2]\n"
+
+
+class YOLOLabels(AnyLayout):
+    name, file = "yolo-labels", "yolo/labels.txt"
+    whole_text = "0 0.5 0.5 0.25 0.25\n1 0.1 0.1 0.5 0.1 0.3 0.4\n"
+
+    def prepare(self, source: Path) -> None:
+        super().prepare(source)
+        (self.path.parent / "data.yaml").write_text(f"train: {self.others[0]}\nnames: [red, blue]\n")
+
+
+class Table(AnyLayout):
+    name, file = "csv", "csv/table.csv"
+    whole_text = "image,xmin,ymin,xmax,ymax,class,width\nIMAGE,4,5,30,40,red,64\nIMAGE,10,10,50,50,blue,64\n"
+
+
+class LabelStudioExport(AnyLayout):
+    name, file = "label-studio", "studio/export.json"
+    whole_text = json.dumps(
+        [
+            {
+                "id": 1,
+                "data": {"image": "/data/upload/1/12345678-IMAGE"},
+                "annotations": [
+                    {
+                        "was_cancelled": False,
+                        "result": [
+                            {
+                                "original_width": 64,
+                                "original_height": 64,
+                                "type": "rectanglelabels",
+                                "value": {"x": 1, "y": 2, "width": 30, "height": 40, "rotation": 10}
+                                | {"rectanglelabels": ["red"]},
+                            },
+                            {"type": "polygonlabels", "value": {"points": [[1, 2], [9, 9]], "polygonlabels": ["blue"]}},
+                        ],
+                    }
+                ],
+            }
+        ]
+    )
+
+
+class LabelMeFile(AnyLayout):
+    name, file = "labelme", "labelme/a.json"
+    whole_text = json.dumps(
+        {
+            "shapes": [
+                {"label": "red", "points": [[1, 2], [30, 40]], "group_id": None, "shape_type": "rectangle"},
+                {"label": "blue", "points": [[10, 10], [14, 13]], "group_id": 1, "shape_type": "circle"},
+            ],
+            "imagePath": "IMAGE",
+            "imageHeight": 64,
+            "imageWidth": 64,
+        }
+    )
+
+
 class COCOResults(COCOAnnotations):
     name, file = "coco-results", "predictions.json"
 
@@ -524,6 +610,7 @@ READERS: dict[str, type[Reader]] = {
     for reader in (
         *(VOCAnnotation, VOCImageSet, COCOAnnotations, COCOResults, VOCResults, ImageFile, Store, CheckpointFile),
         *(WeightsFile, Config, Commands, Resume, Start, Baseline, Report, ShapesParameters),
+        *(YOLODescription, YOLOLabels, Table, LabelStudioExport, LabelMeFile),
     )
 }
 CLASSES = ["circle", "rectangle", "ring", "star", "triangle"]
