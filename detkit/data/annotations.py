@@ -375,7 +375,7 @@ class AnnotationsBuilder:
         sides = raw[:, 2:] - raw[:, :2]
         inverted = finite & (sides < 0).any(1)
         # Whole numbers from 0 to 1 are a box of one pixel; in an image whose others are in pixels, too.
-        normalized = finite & (np.abs(raw) <= 1).all(1) & (raw % 1 != 0).any(1)
+        normalized = finite & (np.abs(raw) <= 1).all(1) & (np.rint(raw) != raw).any(1)
         inverted &= ~normalized
         degenerate = finite & ~inverted & ~normalized & (sides <= self.min_side).any(1)
         good = finite & ~inverted & ~degenerate & ~normalized

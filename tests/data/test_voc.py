@@ -94,7 +94,7 @@ def test_no_validation_set(two_cats: Path, capsys: pytest.CaptureFixture[str]) -
     assert data.val_dataloader() == []
     with pytest.raises(DataError, match=r"VOC: there is no test set; name one, .* by --data\.test SET"):
         data.test_dataloader()
-    data.trainer = SimpleNamespace(is_global_zero=True)
+    data.trainer = SimpleNamespace(is_global_zero=True, lightning_module=None)
     with pytest.raises(DataError, match="there is no test set"):
         data.setup("test")
     assert capsys.readouterr().out == ""  # no table of nothing
