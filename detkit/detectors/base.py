@@ -127,7 +127,7 @@ class Detector(TrainableModule):
         try:
             for start in range(0, len(inputs), batch_size):
                 batch: Batch = [{"image": as_image(image)} for image in inputs[start : start + batch_size]]
-                for found in self.detect(batch) if settings is None else detect_by_tiles(self, batch, settings):
+                for found in self.detect(batch) if settings is None else detect_by_tiles(self.detect, batch, settings):
                     kept = selection(found, self.class_names)
                     results.append(Detections({k: v.cpu() for k, v in kept.items()}, self.class_names))
         finally:
@@ -195,7 +195,7 @@ class Detector(TrainableModule):
 
     def _detect(self, batch: Batch) -> list[Detections]:
         """`detect`, by `tiles` if there are."""
-        return self.detect(batch) if self.tiles is None else detect_by_tiles(self, batch, self.tiles)
+        return self.detect(batch) if self.tiles is None else detect_by_tiles(self.detect, batch, self.tiles)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Detections | None]:
         """Detections of each image; None for one that cannot be read."""

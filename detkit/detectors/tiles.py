@@ -6,8 +6,9 @@ one that is whole.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,14 +17,12 @@ from detkit.boxes import area, batched_nms, best_first, box_ioa
 from detkit.settings import check_range
 from detkit.types import Batch, Detections, Sample
 
-if TYPE_CHECKING:
-    from detkit.detectors.base import Detector
-
 AT_ONCE = 4  # tiles that go through the network together
 IOU = 0.5  # of two detections of a class, above which they are one object
 PART = 0.5  # of a box that was cut off, above which it belongs to the box that it lies in
 EDGE = 1.0  # pixels from the edge of a tile within which a box is cut off there
 INSIDE = 0.5  # of a proposal that has to lie in a tile
+Detect = Callable[[Batch], list[Detections]]
 Tile = tuple[int, int, int, int]  # x1 y1 x2 y2
 
 
@@ -61,33 +60,33 @@ def _starts(side: int, settings: TileSettings) -> list[int]:
     return [*range(0, last, step), last]
 
 
-def detect_by_tiles(detector: Detector, batch: Batch, settings: TileSettings) -> list[Detections]:
+def detect_by_tiles(detect: Detect, batch: Batch, settings: TileSettings) -> list[Detections]:
     """Detections of each image, in its own pixels, best first.
 
     Of an image that is larger than a tile, its tiles and the image as a whole, which finds the objects that are larger
-    than a tile, go through the detector. Images that fit a tile are detected as without tiles.
+    than a tile, are detected. Images that fit a tile are detected as without tiles.
 
     Args:
-        detector: any, in evaluation mode.
+        detect: of a detector, in evaluation mode.
         batch: samples; their proposals, if there are, go to the tiles that they lie in.
         settings: of the tiles.
     """
     large = [max(sample["image"].shape[-2:]) > settings.size for sample in batch]
     small = [sample for sample, is_large in zip(batch, large, strict=True) if not is_large]
-    found = iter(detector.detect(small) if small else [])
+    found = iter(detect(small) if small else [])
     return [
-        _detect_large(detector, sample, settings) if is_large else next(found)
+        _detect_large(detect, sample, settings) if is_large else next(found)
         for sample, is_large in zip(batch, large, strict=True)
     ]
 
 
-def _detect_large(detector: Detector, sample: Sample, settings: TileSettings) -> Detections:
+def _detect_large(detect: Detect, sample: Sample, settings: TileSettings) -> Detections:
     height, width = sample["image"].shape[-2:]
     tiles = tiles_of(height, width, settings)
-    found = [_Found((0, 0, width, height), *_fields(detector.detect([sample])[0]))]
+    found = [_Found((0, 0, width, height), *_fields(detect([sample])[0]))]
     for start in range(0, len(tiles), AT_ONCE):
         part = tiles[start : start + AT_ONCE]
-        results = detector.detect([_cut(sample, tile) for tile in part])
+        results = detect([_cut(sample, tile) for tile in part])
         found += [_Found(tile, *_fields(result)) for tile, result in zip(part, results, strict=True)]
     return merge(found, (height, width))
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -59,26 +58,26 @@ def test_tiles_cover_the_image_and_overlap_as_asked(height: int, width: int, siz
 
 def test_objects_at_the_seams_are_found_once_and_whole() -> None:
     objects = [(10, 10, 40, 40), (90, 20, 120, 60), (150, 90, 200, 130), (60, 200, 100, 290), (370, 270, 400, 300)]
-    found = detect_by_tiles(Finder(), [{"image": image_of(objects)}], TileSettings(128, 0.4))[0]
+    found = detect_by_tiles(Finder().detect, [{"image": image_of(objects)}], TileSettings(128, 0.4))[0]
     assert sorted(map(tuple, found["boxes"].int().tolist())) == sorted(objects)
     assert found["scores"].tolist() == sorted(found["scores"].tolist(), reverse=True)
 
 
 def test_an_object_larger_than_a_tile_is_found_in_the_image_as_a_whole() -> None:
-    found = detect_by_tiles(Finder(), [{"image": image_of([(20, 20, 380, 250)])}], TileSettings(100))[0]
+    found = detect_by_tiles(Finder().detect, [{"image": image_of([(20, 20, 380, 250)])}], TileSettings(100))[0]
     assert found["boxes"].tolist() == [[20, 20, 380, 250]]
 
 
 def test_parts_that_no_tile_has_whole_are_joined() -> None:
     # 100 pixels wide, in tiles of 128 that overlap by 64: whole in none of them if only parts up to 90 are found.
     finder = Finder(largest=90)
-    found = detect_by_tiles(finder, [{"image": image_of([(50, 10, 150, 40)])}], TileSettings(128, 0.5))[0]
+    found = detect_by_tiles(finder.detect, [{"image": image_of([(50, 10, 150, 40)])}], TileSettings(128, 0.5))[0]
     assert found["boxes"].tolist() == [[50, 10, 150, 40]]
 
 
 def test_neighbours_of_one_class_stay_apart() -> None:
     objects = [(100, 10, 126, 40), (200, 200, 210, 210), (130, 10, 156, 40)]  # the first and the third
-    found = detect_by_tiles(Finder(), [{"image": image_of(objects)}], TileSettings(128, 0.3))[0]
+    found = detect_by_tiles(Finder().detect, [{"image": image_of(objects)}], TileSettings(128, 0.3))[0]
     assert sorted(map(tuple, found["boxes"].int().tolist())) == sorted(objects)
 
 
@@ -86,7 +85,7 @@ def test_images_that_fit_are_detected_together_and_without_a_change() -> None:
     small = [{"image": image_of([(5, 5, 20, 30)], size)} for size in ((100, 90), (128, 128))]
     large = {"image": image_of([(5, 5, 20, 30)])}
     finder = Finder()
-    found = detect_by_tiles(finder, [small[0], large, small[1]], TileSettings(128))
+    found = detect_by_tiles(finder.detect, [small[0], large, small[1]], TileSettings(128))
     assert finder.calls[0] == [(100, 90), (128, 128)] and finder.calls[1] == [(300, 400)]
     assert all(len(call) <= 4 and set(call) == {(128, 128)} for call in finder.calls[2:])
     assert [result["boxes"].tolist() for result in found] == [[[5, 5, 20, 30]]] * 3
@@ -102,7 +101,7 @@ def test_proposals_go_to_the_tiles_they_lie_in() -> None:
 
     proposals = torch.tensor([[10.0, 10.0, 30.0, 30.0], [110.0, 10.0, 150.0, 30.0], [0.0, 0.0, 200.0, 100.0]])
     sample = {"image": torch.zeros(3, 100, 200, dtype=torch.uint8), "proposals": proposals}
-    found = detect_by_tiles(SimpleNamespace(detect=detect), [sample], TileSettings(100, 0.2))[0]
+    found = detect_by_tiles(detect, [sample], TileSettings(100, 0.2))[0]
     assert len(found["boxes"]) == 0
     assert torch.equal(seen[0], proposals)
     assert seen[1].tolist() == [[10, 10, 30, 30], [0, 0, 100, 100]]  # x from 0 to 100: half of the last one
