@@ -72,3 +72,10 @@ def test_a_folder_without_data_is_told(tmp_path: Path) -> None:
         read_arguments(["--data", str(tmp_path)])
     with pytest.raises(DataError, match="no such file or folder"):
         read_arguments(["--data", str(tmp_path / "nowhere")])
+
+
+def test_two_layouts_that_fit_are_an_error(program: Callable[..., Any], photos: Path) -> None:
+    (photos / "labels.csv").write_text("image,xmin,ymin,xmax,ymax,class\n0.jpg,1,2,30,40,cat\n")
+    result = program("fit", *TINY, "--data", str(photos))
+    assert result.code == 2 and "may be read as VOC (XML annotations such as" in result.err
+    assert f"--data VOC --data.path {photos} or --data CSV --data.path {photos}" in result.err
