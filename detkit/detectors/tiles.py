@@ -17,7 +17,6 @@ from detkit.boxes import area, batched_nms, best_first, box_ioa
 from detkit.settings import check_range
 from detkit.types import Batch, Detections, Sample
 
-AT_ONCE = 4  # tiles that go through the network together
 IOU = 0.5  # of two detections of a class, above which they are one object
 PART = 0.5  # of a box that was cut off, above which it belongs to the box that it lies in
 EDGE = 1.0  # pixels from the edge of a tile within which a box is cut off there
@@ -68,24 +67,25 @@ def detect_by_tiles(detect: Detect, batch: Batch, settings: TileSettings) -> lis
 
     Args:
         detect: of a detector, in evaluation mode.
-        batch: samples; their proposals, if there are, go to the tiles that they lie in.
+        batch: samples; their proposals, if there are, go to the tiles that they lie in. As many tiles as the batch has
+            images go through the network together.
         settings: of the tiles.
     """
     large = [max(sample["image"].shape[-2:]) > settings.size for sample in batch]
     small = [sample for sample, is_large in zip(batch, large, strict=True) if not is_large]
     found = iter(detect(small) if small else [])
     return [
-        _detect_large(detect, sample, settings) if is_large else next(found)
+        _detect_large(detect, sample, settings, len(batch)) if is_large else next(found)
         for sample, is_large in zip(batch, large, strict=True)
     ]
 
 
-def _detect_large(detect: Detect, sample: Sample, settings: TileSettings) -> Detections:
+def _detect_large(detect: Detect, sample: Sample, settings: TileSettings, at_once: int) -> Detections:
     height, width = sample["image"].shape[-2:]
     tiles = tiles_of(height, width, settings)
     found = [_Found((0, 0, width, height), *_fields(detect([sample])[0]))]
-    for start in range(0, len(tiles), AT_ONCE):
-        part = tiles[start : start + AT_ONCE]
+    for start in range(0, len(tiles), at_once):
+        part = tiles[start : start + at_once]
         results = detect([_cut(sample, tile) for tile in part])
         found += [_Found(tile, *_fields(result)) for tile, result in zip(part, results, strict=True)]
     return merge(found, (height, width))
