@@ -70,7 +70,7 @@ def test_a_threshold_of_ones_own(detecting: Small, image: torch.Tensor) -> None:
     assert 0 < len(some["scores"]) < len(everything["scores"])
     assert torch.equal(some["scores"], everything["scores"][everything["scores"] >= middle])
     assert len(some["boxes"]) == len(some["labels"]) == len(some["scores"])
-    assert model.predict(image, score_threshold=1.1)["boxes"].shape == (0, 4)
+    assert model.predict(image, score_threshold=1.0)["boxes"].shape == (0, 4)
 
 
 def test_a_model_in_training_predicts_as_one_at_work_and_stays_in_training(

@@ -12,7 +12,7 @@ from detkit.evaluation.coco import average_precision
 from detkit.evaluation.curves import ClassCurve, WorkingPoint, best_f1
 from detkit.evaluation.report import charts
 from detkit.evaluation.report.advice import WORDS, ErrorKind
-from detkit.evaluation.report.page import _environment
+from detkit.evaluation.report.page import environment
 from tests.evaluation.report.pages import NASTY
 
 
@@ -29,7 +29,7 @@ def overview(names: list[str]) -> charts.Overview:
 
 def rendered(macro: str, *arguments: object) -> ElementTree.Element:
     """What a macro of charts.html draws."""
-    return ElementTree.fromstring(getattr(_environment().get_template("charts.html").module, macro)(*arguments))
+    return ElementTree.fromstring(getattr(environment().get_template("charts.html").module, macro)(*arguments))
 
 
 def texts(element: ElementTree.Element) -> list[str]:
