@@ -17,8 +17,6 @@ from detkit.errors import ConfigError, DataError
 STDIN = "-"
 #: Files that describe a data set, and are not among the inputs themselves.
 ANNOTATIONS = (".json", ".json.gz", ".yaml", ".yml", ".csv", ".data")
-#: Of a data set without sets of its own all images are predicted on.
-EVERY_IMAGE = {"test": ["*"]}
 SWITCHES = ("agnostic_nms", "draw", "crops")
 
 
@@ -53,7 +51,7 @@ def long_form(command: str, args: Sequence[str]) -> list[str]:
 def _inputs(inputs: Sequence[str]) -> list[str]:
     """The options of what is predicted on: a data set, or images."""
     if len(inputs) == 1 and _is_data_set(inputs[0]):
-        return [f"--data={inputs[0]}", f"--data.sets={json.dumps(EVERY_IMAGE)}"]
+        return [f"--data={inputs[0]}"]
     paths = []
     for each in inputs:
         paths += read_list("standard input", sys.stdin.read(), os.curdir) if each == STDIN else [each]

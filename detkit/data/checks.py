@@ -43,7 +43,7 @@ def check_annotations(
         class_names: of the labels 1..K.
         max_detections: how many objects a detector finds in an image; None is not compared.
     """
-    found = [*check_classes(splits.get("train"), class_names)]
+    found = [*check_classes(splits.get("train", splits.get("all")), class_names)]
     for split, part in splits.items():
         found += check_boxes(split, part, class_names)
         found += check_images(split, part, max_detections)

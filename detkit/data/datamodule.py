@@ -235,6 +235,7 @@ class DetectionDataModule(DataModule):
         self.exif = exif
         self.sets, self.split, self.split_seed = sets, tuple(split), split_seed
         self.proposals: dict[str, Proposals] = {}
+        self._undivided = False
 
     def annotations(self, split: str) -> Annotations | None:
         """The annotations of a split, read at most once; None where there is no such split."""
@@ -246,7 +247,7 @@ class DetectionDataModule(DataModule):
             own = ", ".join(name for name, source in self.sources.items() if source is not None)
             raise ConfigError(f"sets: the data set has sets of its own ({own}); leave sets out")
         if ALL in self.sources and not self._content.keys() & set(SPLITS):
-            parts, how = self.divide()
+            parts, how = ({"test": self.read(ALL)}, "") if self._undivided else self.divide()
             if how:
                 counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
                 rank_zero_info(f"the data set has no sets of its own; it is divided: {counts} ({how})")
@@ -309,6 +310,8 @@ class DetectionDataModule(DataModule):
         Raises:
             DataError: there is no test set, the training set has no box, or a set to compare with is not annotated.
         """
+        # Nobody who predicts on a data set that has no sets means a tenth of it.
+        self._undivided = stage == "predict" and self.sets is None and not os.path.isfile(self.split_file)
         for split in STAGES.get(stage or "", ()) if stage != "predict" else ():
             annotations = self.annotations(split)
             if annotations is None:

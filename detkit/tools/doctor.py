@@ -14,7 +14,7 @@ from detkit.boxes.anchor_fit import AnchorFit, fit_anchors
 from detkit.data.annotations import UNKNOWN_SIDE, Annotations, Finding
 from detkit.data.checks import Check, check_annotations
 from detkit.data.collecting import collect_errors
-from detkit.data.datamodule import SPLITS, DetectionDataModule
+from detkit.data.datamodule import ALL, SPLITS, DetectionDataModule
 from detkit.data.image_checks import check_files
 from detkit.data.layouts import open as open_data
 from detkit.data.summary import DataSummary
@@ -107,6 +107,9 @@ def doctor(
 
 
 def _read(module: DetectionDataModule, errors: list[DataError]) -> dict[str, Annotations]:
+    """The sets; one that is called "all" where a fit would divide the data set, which needs images that can be read."""
+    if ALL in module.sources and module.sets is None and not os.path.isfile(module.split_file):
+        return {ALL: module.read(ALL)}
     splits = {}
     for split in SPLITS:
         if split == "test" and module.test_split == "val":
@@ -167,7 +170,7 @@ def _not_listed(splits: Mapping[str, Annotations], errors: Sequence[DataError]) 
 
 def _resized_sides(splits: Mapping[str, Annotations], min_size: int, max_size: int) -> np.ndarray:
     """(N, 2) widths and heights of the objects to train on, in pixels of the resized images."""
-    part = splits.get("train")
+    part = splits.get("train", splits.get(ALL))
     if part is None:
         return np.zeros((0, 2))
     shorter = np.minimum(part.widths, part.heights).astype(np.float64)
@@ -197,14 +200,15 @@ def _fit_checks(
 ) -> list[Check]:
     if anchors is None:
         return []
-    root, found = splits["train"].root, []
+    split = "train" if "train" in splits else ALL
+    root, found = splits[split].root, []
     if (missed := 1 - anchors[0].share) > UNREACHED:
         text = f"{missed:.1%} of the objects have no anchor of the default with an IoU of 0.5 or more"
-        found.append(Check("train", Finding("anchors", root, None, text, round(missed * len(sides)))))
+        found.append(Check(split, Finding("anchors", root, None, text, round(missed * len(sides)))))
     small = int((np.sqrt(sides.prod(1)) < SMALL).sum())
     if suggested is not None:
         text = f"{small / len(sides):.1%} of the objects are smaller than {SMALL:g} x {SMALL:g} pixels once resized"
-        found.append(Check("train", Finding("small_objects", root, None, text, small)))
+        found.append(Check(split, Finding("small_objects", root, None, text, small)))
     return found
 
 

@@ -66,6 +66,17 @@ def test_predict_as_printed_in_the_help(run: Path) -> None:
     assert len(list((version / "predictions").iterdir())) == len(files)
 
 
+def test_images_that_fit_a_tile_give_the_same_numbers(run: Path) -> None:
+    numbers = []
+    for options in ([], ["--tiles", "64"]):
+        assert detkit(run, "test", "runs/small", *options, "--output", "tiles").returncode == 0
+        numbers.append(json.loads((run / "tiles/metrics.json").read_text()))
+    assert numbers[0] == numbers[1]
+    result = detkit(run, "predict", "runs/small", "shapes", "--tiles", "40", "--overlap", "0.5", "--output", "cut")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert len(json.loads((run / "cut/predictions.json").read_text())) > 5
+
+
 @pytest.mark.slow
 def test_two_processes_fit_test_and_predict(run: Path) -> None:
     two = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+import detkit
 from detkit.data import VOC
 from detkit.data.loaders import init_worker
 from detkit.data.voc_xml import VOCObject
@@ -153,3 +154,16 @@ def test_command_line_parses_transforms_from_yaml(folder: Path, parse_data: Call
     data = parse_data("detkit.data.VOC", path=str(folder), num_workers=0, transforms=[FLIP])
     assert data.transforms == [FLIP]
     assert len(data.dataset("train")[(0, 1)]["boxes"]) == 0
+
+
+def test_a_data_set_without_sets_is_predicted_on_as_a_whole(tmp_path: Path, write_image: Callable[..., Path]) -> None:
+    (tmp_path / "classes.txt").write_text("cat\n")
+    for number in range(10):
+        write_image(tmp_path / f"{number}.png", seed=number)
+        (tmp_path / f"{number}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    data = detkit.data.open(tmp_path, num_workers=0)
+    data.setup("predict")
+    assert len(data.predict_dataloader()) == 5  # batches of two
+    data = detkit.data.open(tmp_path, num_workers=0, sets={"train": ["[0-7].png"], "test": ["8.png", "9.png"]})
+    data.setup("predict")
+    assert [s["image_id"] for batch in data.predict_dataloader() for s in batch] == ["8.png", "9.png"]

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from detkit.data.image_io import as_image
-from detkit.errors import DataError, ImageTypeError
+from detkit.errors import ConfigError, DataError, ImageTypeError
 
 from .conftest import Small, assert_same
 
@@ -71,6 +71,21 @@ def test_a_threshold_of_ones_own(detecting: Small, image: torch.Tensor) -> None:
     assert torch.equal(some["scores"], everything["scores"][everything["scores"] >= middle])
     assert len(some["boxes"]) == len(some["labels"]) == len(some["scores"])
     assert model.predict(image, score_threshold=1.0)["boxes"].shape == (0, 4)
+
+
+def test_tiles_change_nothing_for_an_image_that_fits_one(detecting: Small, image: torch.Tensor) -> None:
+    model = detecting()
+    plain, cut = model.predict(image), model.predict(image, tiles=max(image.shape[-2:]))
+    assert len(plain["scores"]) and all(torch.equal(plain[name], cut[name]) for name in plain)
+
+
+def test_classes_of_ones_own(detecting: Small, image: torch.Tensor) -> None:
+    model = detecting()
+    name = model.class_names[0]
+    found = model.predict(image, classes=[name], agnostic_nms=True)
+    assert len(found["labels"]) and set(found["labels"].tolist()) == {1}
+    with pytest.raises(ConfigError, match="there is no class 'x'"):
+        model.predict(image, classes=["x"])
 
 
 def test_a_model_in_training_predicts_as_one_at_work_and_stays_in_training(

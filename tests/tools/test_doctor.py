@@ -140,6 +140,27 @@ def test_all_faults_are_found_in_one_pass_and_shown(data: DataSet, capsys: pytes
     assert re.search(r"i7\.xml: no image i7", page) and "pictures: sheet/index.html" in out
 
 
+def test_a_data_set_without_sets_is_looked_at_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "yolo"
+    root.mkdir()
+    (root / "classes.txt").write_text("cat\ndog\n")
+    for number in range(6):
+        coarse = np.random.default_rng(number).integers(0, 255, (5, 8, 3), np.uint8)
+        Image.fromarray(coarse).resize((200, 100), Image.Resampling.BICUBIC).save(root / f"{number}.jpg")
+        (root / f"{number}.txt").write_text("0 0.3 0.5 0.4 0.8\n1 0.8 0.5 0.2 0.6\n")
+    for number, line in enumerate(("7 0.5 0.5 0.1 0.1", "0 5 5 40 40", "0 0.5", "0 1.5 0.5 0.2 0.2")):
+        with (root / f"{number}.txt").open("a") as file:
+            file.write(line + "\n")
+    (root / "4.jpg").write_bytes((root / "4.jpg").read_bytes()[:500])
+    (root / "5.jpg").write_bytes(b"")
+    assert main(["doctor", str(root), "--json", str(tmp_path / "found.json")]) == 1
+    assert "all: 6 images" in capsys.readouterr().out
+    found = json.loads((tmp_path / "found.json").read_text())["findings"]
+    names = [(each["kind"], Path((each["file"] or each["message"]).partition(":")[0]).name) for each in found]
+    expected = [("error", f"{number}.txt") for number in range(3)] + [("unreadable", "5.jpg"), ("outside", "3.txt")]
+    assert sorted(names) == sorted([*expected, ("unreadable", "4.jpg")])
+
+
 def test_names_of_files_are_escaped(data: DataSet, capsys: pytest.CaptureFixture[str]) -> None:
     data.annotate(1, ("<script>alert(1)</script>".replace("<", "&lt;"), 1, 1, 200, 100))
     assert doctor(capsys, "--output", "sheet")[0] == 0
