@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
-from detkit.data.annotations import Annotations, Finding, class_policy
+from detkit.data.annotations import Finding
 from detkit.data.collecting import one_item
 from detkit.data.csv_columns import NOTHING, Table, is_table
-from detkit.data.datamodule import DetectionDataModule
 from detkit.data.image_finder import ImageFinder
 from detkit.data.input_files import walk
-from detkit.data.records import ImageRecord, ObjectRecord, Records, files_of_splits, to_annotations
+from detkit.data.records import ImageRecord, ObjectRecord, Records, files_of_splits
+from detkit.data.records_module import RecordsDataModule
 from detkit.data.text_files import read_start
 from detkit.data.voc_files import SPLIT_NAMES
 from detkit.errors import DataError
@@ -20,7 +20,7 @@ from detkit.errors import DataError
 ONLY_CLASS = "object"  # where there is no column of classes
 
 
-class CSV(DetectionDataModule):
+class CSV(RecordsDataModule):
     """A data set in a table (CSV): a row an object.
 
     The columns are found by their names, in any order: image (or filename, image_id, ...), class (or label, ...), and
@@ -31,42 +31,16 @@ class CSV(DetectionDataModule):
         path: the file, or a folder with one (or with several that are called train, val and test).
         images: the folder of the images; by default they are searched below the table's folder.
         normalized: boxes are in shares of the image's sides, 0..1.
-        other_classes: what to do with an object of another class than class_names: "error", or "drop" to leave it
-            out (it is then background); the summary says how many were.
-        shared: see DetectionDataModule. Without class_names the classes are those found, sorted.
+        shared: see RecordsDataModule.
     """
 
     def __init__(
-        self,
-        path: str = "data/table.csv",
-        images: str | None = None,
-        normalized: bool = False,
-        other_classes: Literal["error", "drop"] = "error",
-        **shared: Any,
+        self, path: str = "data/table.csv", images: str | None = None, normalized: bool = False, **shared: Any
     ) -> None:
-        super().__init__(**shared)
-        self.path = str(path)
+        super().__init__(path, **shared)
         self.images = images
         self.normalized = normalized
-        self.other_classes = other_classes
-        class_policy(other_classes)  # raises where it is neither word
-        tables = find_tables(self.path)
-        self._records = read_tables(tables, self.images, normalized)
-        self.sources = {split: self.path if split in self._records else None for split in ("train", "val", "test")}
-        if "all" in self._records:
-            self.sources = {"all": self.path}
-        if not self.class_names:
-            learnt = [records for split, records in self._records.items() if split != "test"]
-            names = sorted(set().union(*(records.class_names() for records in learnt)))
-            if not names:
-                raise DataError(f"{self.path}: no object, so no class to learn; give class_names")
-            self._set_classes(names)
-
-    def read(self, split: str) -> Annotations | None:
-        """The objects of a split."""
-        if split not in self._records:
-            return None
-        return to_annotations(self._records[split], self.class_names, class_policy(self.other_classes), self.exif)
+        self.use_records(read_tables(find_tables(self.path), images, normalized))
 
 
 def find_tables(path: str) -> dict[str, str]:

@@ -247,7 +247,7 @@ class DetectionDataModule(DataModule):
             own = ", ".join(name for name, source in self.sources.items() if source is not None)
             raise ConfigError(f"sets: the data set has sets of its own ({own}); leave sets out")
         if ALL in self.sources and not self._content.keys() & set(SPLITS):
-            parts, how = ({"test": self.read(ALL)}, "") if self._undivided else self.divide()
+            parts, how = self.divide()
             if how:
                 counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
                 rank_zero_info(f"the data set has no sets of its own; it is divided: {counts} ({how})")
@@ -269,6 +269,8 @@ class DetectionDataModule(DataModule):
         whole, (sets, source) = self.read(ALL), self._sets(use_file)
         if not whole.annotated:
             return {"train": whole, "test": whole}, ""
+        if self._undivided:
+            return {"test": whole}, ""
         if sets is not None:
             return choose_sets(whole, sets, source), source
         how = f"split {', '.join(f'{share:g}' for share in self.split)}, split_seed {self.split_seed}"

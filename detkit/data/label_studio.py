@@ -7,18 +7,18 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from detkit.data.annotations import Annotations, Finding, class_policy
+from detkit.data.annotations import Finding
 from detkit.data.coco_files import decode
 from detkit.data.collecting import one_item
-from detkit.data.datamodule import DetectionDataModule
 from detkit.data.image_finder import ImageFinder
 from detkit.data.image_io import image_size
 from detkit.data.input_files import LARGEST, short_repr, walk
 from detkit.data.layouts import json_kind
-from detkit.data.records import Box, ImageRecord, ObjectRecord, Records, files_of_splits, to_annotations
+from detkit.data.records import Box, ImageRecord, ObjectRecord, Records, files_of_splits
+from detkit.data.records_module import RecordsDataModule
 from detkit.data.voc_files import is_image_name
 from detkit.errors import DataError
 
@@ -37,7 +37,7 @@ COUNTED = {
 }
 
 
-class LabelStudio(DetectionDataModule):
+class LabelStudio(RecordsDataModule):
     """A data set that Label Studio exported as JSON or JSON-MIN: rectangles, and the boxes of polygons and ellipses.
 
     Images are found by their names below the folder, with or without the eight characters that an upload puts in front
@@ -46,39 +46,13 @@ class LabelStudio(DetectionDataModule):
     Args:
         path: the file, or a folder with one (or with several that are called train, val and test).
         images: the folder of the images; by default they are searched below the file's folder.
-        other_classes: what to do with an object of another class than class_names: "error", or "drop" to leave it
-            out (it is then background); the summary says how many were.
-        shared: see DetectionDataModule. Without class_names the classes are those found, sorted.
+        shared: see RecordsDataModule.
     """
 
-    def __init__(
-        self,
-        path: str = "data/label_studio.json",
-        images: str | None = None,
-        other_classes: Literal["error", "drop"] = "error",
-        **shared: Any,
-    ) -> None:
-        super().__init__(**shared)
-        self.path = str(path)
+    def __init__(self, path: str = "data/label_studio.json", images: str | None = None, **shared: Any) -> None:
+        super().__init__(path, **shared)
         self.images = images
-        self.other_classes = other_classes
-        class_policy(other_classes)  # raises where it is neither word
-        self._records = {split: read_tasks(file, images) for split, file in find_exports(self.path).items()}
-        self.sources = {split: self.path if split in self._records else None for split in ("train", "val", "test")}
-        if "all" in self._records:
-            self.sources = {"all": self.path}
-        if not self.class_names:
-            learnt = [records for split, records in self._records.items() if split != "test"]
-            names = sorted(set().union(*(records.class_names() for records in learnt)))
-            if not names:
-                raise DataError(f"{self.path}: no object, so no class to learn; give class_names")
-            self._set_classes(names)
-
-    def read(self, split: str) -> Annotations | None:
-        """The objects of a split."""
-        if split not in self._records:
-            return None
-        return to_annotations(self._records[split], self.class_names, class_policy(self.other_classes), self.exif)
+        self.use_records({split: read_tasks(file, images) for split, file in find_exports(self.path).items()})
 
 
 def find_exports(path: str) -> dict[str, str]:

@@ -6,16 +6,16 @@ import math
 import os
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
-from detkit.data.annotations import Annotations, Finding, class_policy
+from detkit.data.annotations import Finding
 from detkit.data.coco_files import decode
 from detkit.data.collecting import one_item
-from detkit.data.datamodule import DetectionDataModule
 from detkit.data.image_finder import ImageFinder
 from detkit.data.input_files import LARGEST, short_repr, walk
 from detkit.data.layouts import json_kind
-from detkit.data.records import Box, ImageRecord, ObjectRecord, Records, to_annotations
+from detkit.data.records import Box, ImageRecord, ObjectRecord, Records
+from detkit.data.records_module import RecordsDataModule
 from detkit.data.voc_files import SPLIT_NAMES, split_of_path
 from detkit.errors import DataError
 
@@ -27,7 +27,7 @@ COUNTED = {
 }
 
 
-class LabelMe(DetectionDataModule):
+class LabelMe(RecordsDataModule):
     """A data set of LabelMe: a JSON file an image. Rectangles are read, and the boxes of polygons, circles and masks.
 
     Shapes of the same label and `group_id` are one object. An image is found by `imagePath`, else by the name of its
@@ -35,34 +35,12 @@ class LabelMe(DetectionDataModule):
 
     Args:
         path: the folder; files in folders that are called train, val (or valid) and test are these sets.
-        other_classes: what to do with an object of another class than class_names: "error", or "drop" to leave it
-            out (it is then background); the summary says how many were.
-        shared: see DetectionDataModule. Without class_names the classes are those found, sorted.
+        shared: see RecordsDataModule.
     """
 
-    def __init__(
-        self, path: str = "data/labelme", other_classes: Literal["error", "drop"] = "error", **shared: Any
-    ) -> None:
-        super().__init__(**shared)
-        self.path = str(path)
-        self.other_classes = other_classes
-        class_policy(other_classes)  # raises where it is neither word
-        self._records = read_labelme(self.path)
-        self.sources = {split: self.path if split in self._records else None for split in SPLIT_NAMES}
-        if "all" in self._records:
-            self.sources = {"all": self.path}
-        if not self.class_names:
-            learnt = [records for split, records in self._records.items() if split != "test"]
-            names = sorted(set().union(*(records.class_names() for records in learnt)))
-            if not names:
-                raise DataError(f"{self.path}: no object, so no class to learn; give class_names")
-            self._set_classes(names)
-
-    def read(self, split: str) -> Annotations | None:
-        """The objects of a split."""
-        if split not in self._records:
-            return None
-        return to_annotations(self._records[split], self.class_names, class_policy(self.other_classes), self.exif)
+    def __init__(self, path: str = "data/labelme", **shared: Any) -> None:
+        super().__init__(path, **shared)
+        self.use_records(read_labelme(self.path))
 
 
 def read_labelme(path: str) -> dict[str, Records]:
