@@ -40,8 +40,6 @@ def explain(message: str, command: str, arguments: Arguments, known: Iterable[st
     file = _file_of(culprit, arguments)
     choices = [name for name in re.findall(r"'([\w-]+)'", message) if name != culprit]
     near = _near(culprit, [*known, *choices])
-    if command == "predict" and text.startswith("unrecognized arguments") and not culprit.startswith("-"):
-        near = f"; images stand before the options: detkit predict RUN {culprit} --format csv"
     return ConfigError(f"{f'{file}: ' if file else ''}{text}{near}\n`detkit {command} --help` shows all options.")
 
 

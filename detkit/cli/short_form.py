@@ -1,4 +1,4 @@
-"""`detkit predict RUN photos/ --classes cat`: what stands before the options, and options without their group."""
+"""`detkit predict RUN photos/ --classes cat`: what follows no option, and options without their group."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from itertools import takewhile
 
 from detkit.cli.signatures import options_of
 from detkit.data.inputs import read_list
@@ -17,22 +16,21 @@ from detkit.errors import ConfigError, DataError
 STDIN = "-"
 #: Files that describe a data set, and are not among the inputs themselves.
 ANNOTATIONS = (".json", ".json.gz", ".yaml", ".yml", ".csv", ".data")
+#: Options that have no value.
+ALONE = ("-h", "--help", "--print_config", "--print-config")
 SWITCHES = ("agnostic_nms", "draw", "crops")
 
 
 def long_form(command: str, args: Sequence[str]) -> list[str]:
     """The arguments with every value after its option.
 
-    Before the options stand the checkpoint and, for `predict`, the inputs, for `validate` and `test` the data set. The
+    What follows no option is the checkpoint and, for `predict`, the inputs, for `validate` and `test` the data set. The
     options of `PredictionWriter` need not be called --predictions.NAME, and its lists may be written with commas.
 
     Raises:
-        ConfigError: there is more before the options than the command takes.
+        ConfigError: there is more without an option than the command takes.
     """
-    given = list(takewhile(lambda argument: argument == STDIN or not argument.startswith("-"), args))
-    options = list(args[len(given) :])
-    if command == "predict":
-        options = _with_groups(options)
+    given, options = _divide(_with_groups(args) if command == "predict" else args)
     if not given:
         return options
     if command == "fit":
@@ -46,6 +44,18 @@ def long_form(command: str, args: Sequence[str]) -> list[str]:
     elif inputs:
         raise ConfigError(f"`detkit {command} {checkpoint}` takes one data set, not {len(inputs)}: {', '.join(inputs)}")
     return [*found, *options]
+
+
+def _divide(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What follows no option, and the options with their values."""
+    given: list[str] = []
+    options: list[str] = []
+    takes_value = False
+    for argument in args:
+        is_option = argument.startswith("-") and argument != STDIN
+        (options if is_option or takes_value else given).append(argument)
+        takes_value = is_option and "=" not in argument and argument not in ALONE
+    return given, options
 
 
 def _inputs(inputs: Sequence[str]) -> list[str]:
@@ -69,7 +79,7 @@ def _is_data_set(path: str) -> bool:
 
 
 def _with_groups(options: Sequence[str]) -> list[str]:
-    """The options with the names of their groups, and true after a switch that nothing follows."""
+    """The arguments with the names of the options' groups, and true after a switch without a value."""
     known = options_of("detkit.engine.predictions", "PredictionWriter") or {}
     result: list[str] = []
     for number, option in enumerate(options):
@@ -81,8 +91,8 @@ def _with_groups(options: Sequence[str]) -> list[str]:
             result.append(f"--data.every{equals}{value}")
         elif short in known and (short == name or name.startswith("predictions.")):
             result.append(f"--predictions.{short}{equals}{_as_list(value) if short == 'classes' else value}")
-            following = options[number + 1] if number + 1 < len(options) else "--"
-            if short in SWITCHES and not equals and following.startswith("--"):
+            following = options[number + 1] if number + 1 < len(options) else ""
+            if short in SWITCHES and not equals and following.lower() not in ("true", "false", "yes", "no", "0", "1"):
                 result.append("true")
         else:
             result.append(_as_list(option) if before == "classes" else option)

@@ -94,7 +94,7 @@ def read_tables(tables: Mapping[str, str], images: str | None, normalized: bool)
         findings = finder.findings(file)
         if "class" not in table.columns:
             text = f"there is no column of classes: every object is of the class {ONLY_CLASS!r}"
-            findings.append(Finding("no_class", file, None, text))
+            findings.append(Finding("one_class", file, None, text))
         if no_box:
             text = f"{len(no_box):,} rows have a class, but no box, such as line {no_box[0]}: no object"
             findings.append(Finding("no_box", file, None, text, len(no_box)))

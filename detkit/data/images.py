@@ -14,7 +14,6 @@ from detkit.data.dataset import image_to_tensor
 from detkit.data.image_io import read_image
 from detkit.data.inputs import Input, find_inputs
 from detkit.errors import DataError
-from detkit.settings import check_range
 from detkit.types import Sample
 
 
@@ -39,7 +38,6 @@ class ImageFolder(DetectionDataModule):
         class_names: list[str] | None = None,
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers, class_names=class_names)
-        check_range("every", every, 1)
         self.path = path
         self.inputs = find_inputs(path, every)
         if any(each.frame is not None for each in self.inputs.images):

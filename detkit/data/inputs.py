@@ -14,6 +14,7 @@ from detkit.data.input_files import check_regular, walk
 from detkit.data.text_files import read_text
 from detkit.data.voc_files import IMAGE_SUFFIXES
 from detkit.errors import DataError
+from detkit.settings import check_range
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 LIST_SUFFIXES = (".txt", ".lst", ".list")
@@ -65,8 +66,10 @@ def find_inputs(inputs: str | Sequence[str], every: int = 1) -> Inputs:
         every: of a video every how many-th frame is read, from the first.
 
     Raises:
+        ConfigError: ``every`` is less than 1.
         DataError: an input is not there or holds no image, or a video cannot be read.
     """
+    check_range("every", every, 1)
     entries = [inputs] if isinstance(inputs, str) else [str(each) for each in inputs]
     if not entries:
         raise DataError("no input: give images, folders, patterns, a list of files, or a video")

@@ -29,7 +29,7 @@ COUNTED = {
     "several_annotations": "tasks have several annotations: the last one that is submitted is taken",
     "rotated": "boxes are rotated: the boxes around them are taken",
     "from_outline": "regions are outlines: their boxes are taken",
-    "no_class": "regions have no label: left out",
+    "no_label": "regions have no label: left out",
     "several_classes": "regions have several labels: each is taken as an object",
     "no_box": "results are no boxes (choices, brushes, ...): left out",
     "image_rotation": "regions were drawn while the image was turned: taken as drawn on the image as it is stored",
@@ -162,7 +162,7 @@ def _regions(
         return
     if not labels:
         # A rectangle and its label may be two results of one id: the one with the label counts.
-        counts["no_class"] += result.get("type") not in ("rectangle", "polygon", "ellipse")
+        counts["no_label"] += result.get("type") not in ("rectangle", "polygon", "ellipse")
         return
     try:
         box = _outline(value) if is_outline else _rectangle(value, size, image)

@@ -19,6 +19,7 @@ from detkit.types import Batch, Detections, Sample
 
 IOU = 0.5  # of two detections of a class, above which they are one object
 PART = 0.5  # of a box that was cut off, above which it belongs to the box that it lies in
+ALIKE = 0.7  # of two parts that meet: what they share of the edge, of what they cover of it together
 EDGE = 1.0  # pixels from the edge of a tile within which a box is cut off there
 INSIDE = 0.5  # of a proposal that has to lie in a tile
 Detect = Callable[[Batch], list[Detections]]
@@ -122,8 +123,9 @@ def merge(found: list[_Found], size: tuple[int, int]) -> Detections:
 
     1. Boxes that reach an edge of their tile, which is none of the image, are cut off. One that lies for more than half
        of its area in a whole box of its class is left out.
-    2. Of what is left of a class, two that were cut off by different tiles and cover more than half of the smaller one
-       are parts of one object: they become their common rectangle, with the higher score.
+    2. Of what is left of a class, two that were cut off by different tiles are parts of one object if they share more
+       than half of the smaller one, or meet at the edges where they were cut off and are about as long there: they
+       become their common rectangle, with the higher score.
     3. Non-maximum suppression within each class.
 
     Args:
@@ -134,12 +136,12 @@ def merge(found: list[_Found], size: tuple[int, int]) -> Detections:
     scores = torch.cat([each.scores for each in found])
     labels = torch.cat([each.labels for each in found])
     tile = torch.cat([each.labels.new_full((len(each.labels),), number) for number, each in enumerate(found)])
-    cut = torch.cat([_cut_off(each, size) for each in found])
-    whole = torch.where(~cut)[0]
-    parts = torch.where(cut)[0]
+    cut = torch.cat([_cut_sides(each, size) for each in found])
+    whole = torch.where(~cut.any(1))[0]
+    parts = torch.where(cut.any(1))[0]
     inside = (box_ioa(boxes[parts], boxes[whole]) > PART) & (labels[parts, None] == labels[whole])
     parts = parts[~inside.any(1)]
-    joined, joined_scores, joined_labels = _join(boxes[parts], scores[parts], labels[parts], tile[parts])
+    joined, joined_scores, joined_labels = _join(boxes[parts], scores[parts], labels[parts], tile[parts], cut[parts])
     boxes = torch.cat([boxes[whole], joined])
     scores = torch.cat([scores[whole], joined_scores])
     labels = torch.cat([labels[whole], joined_labels])
@@ -148,19 +150,33 @@ def merge(found: list[_Found], size: tuple[int, int]) -> Detections:
     return Detections({"boxes": boxes[keep], "scores": scores[keep], "labels": labels[keep]})
 
 
-def _cut_off(found: _Found, size: tuple[int, int]) -> Tensor:
-    """Which boxes reach an edge of the tile that is none of the image, (N,) bool."""
+def _cut_sides(found: _Found, size: tuple[int, int]) -> Tensor:
+    """Which sides of the boxes, x1 y1 x2 y2, reach an edge of the tile that is none of the image, (N, 4) bool."""
     x1, y1, x2, y2 = found.tile
     height, width = size
-    near = torch.stack(
+    return torch.stack(
         [
             (found.boxes[:, 0] <= EDGE) & (x1 > 0),
             (found.boxes[:, 1] <= EDGE) & (y1 > 0),
             (found.boxes[:, 2] >= x2 - x1 - EDGE) & (x2 < width),
             (found.boxes[:, 3] >= y2 - y1 - EDGE) & (y2 < height),
-        ]
+        ],
+        dim=1,
     )
-    return near.any(0)
+
+
+def _meet(box: Tensor, cut: Tensor, boxes: Tensor, cuts: Tensor) -> Tensor:
+    """Which boxes (N, 4) go on where a box (4,) was cut off, (N,) bool; with the cut sides of each."""
+    found = boxes.new_zeros(len(boxes), dtype=torch.bool)
+    for axis in (0, 1):
+        low, high, across = axis, axis + 2, 1 - axis
+        shared = box[across + 2].minimum(boxes[:, across + 2]) - box[across].maximum(boxes[:, across])
+        both = box[across + 2].maximum(boxes[:, across + 2]) - box[across].minimum(boxes[:, across])
+        alike = shared > ALIKE * both
+        after = cut[high] & cuts[:, low] & (boxes[:, low] <= box[high] + 2 * EDGE) & (boxes[:, high] > box[high])
+        before = cut[low] & cuts[:, high] & (boxes[:, high] >= box[low] - 2 * EDGE) & (boxes[:, low] < box[low])
+        found |= alike & (after | before)
+    return found
 
 
 def _shared_with_smaller(a: Tensor, b: Tensor) -> Tensor:
@@ -168,10 +184,10 @@ def _shared_with_smaller(a: Tensor, b: Tensor) -> Tensor:
     return box_ioa(a, b).maximum(box_ioa(b, a).T)
 
 
-def _join(boxes: Tensor, scores: Tensor, labels: Tensor, tile: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Join parts of one object, best first: each takes in the parts of other tiles that overlap it."""
+def _join(boxes: Tensor, scores: Tensor, labels: Tensor, tile: Tensor, cut: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Join parts of one object, best first: each takes in the parts of other tiles that overlap it or meet it."""
     order = scores.argsort(descending=True, stable=True)
-    boxes, scores, labels, tile = boxes[order].clone(), scores[order], labels[order], tile[order]
+    boxes, scores, labels, tile, cut = boxes[order].clone(), scores[order], labels[order], tile[order], cut[order]
     left = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
     kept = []
     for index in range(len(boxes)):
@@ -181,10 +197,14 @@ def _join(boxes: Tensor, scores: Tensor, labels: Tensor, tile: Tensor) -> tuple[
         left[index] = False
         while True:  # what is joined may reach further parts
             shared = _shared_with_smaller(boxes[index : index + 1], boxes)[0]
-            other = left & (labels == labels[index]) & (tile != tile[index]) & (shared > PART)
+            fits = (shared > PART) | _meet(boxes[index], cut[index], boxes, cut)
+            other = left & (labels == labels[index]) & (tile != tile[index]) & fits
             if not other.any():
                 break
             group = torch.cat([boxes[index : index + 1], boxes[other]])
-            boxes[index] = torch.cat([group[:, :2].amin(0), group[:, 2:].amax(0)])
+            sides = torch.cat([cut[index : index + 1], cut[other]])
+            ends = torch.cat([group[:, :2].argmin(0), group[:, 2:].argmax(0)])  # the box that each side is of
+            sides_of = torch.arange(4, device=boxes.device)
+            boxes[index], cut[index] = group[ends, sides_of], sides[ends, sides_of]
             left &= ~other
     return boxes[kept], scores[kept], labels[kept]

@@ -105,15 +105,23 @@ def write_yolo(images: Iterable[Predicted], folder: Path, classes: Classes) -> N
 
 
 def write_voc(images: Iterable[Predicted], folder: Path, classes: Classes) -> None:
-    """The devkit's comp4_det_test_CLASS.txt: image id, score, and a box that is 1-based and inclusive."""
+    """The devkit's comp4_det_test_CLASS.txt: image id, score, and a box that is 1-based and inclusive.
+
+    Ids of files have no suffix; of two images that differ in the suffix only, the second one keeps it.
+    """
     _mark(folder)
-    paths = [folder / f"comp4_det_test_{name.replace('/', '_')}.txt" for name in classes.names]
+    stems = [name.replace("/", "_") for name in classes.names]
+    stems = [f"{stem}-{label}" if stems.index(stem) < label - 1 else stem for label, stem in enumerate(stems, 1)]
+    paths = [folder / f"comp4_det_test_{stem}.txt" for stem in stems]
+    taken: set[str] = set()
     files = [path.open("w", encoding="utf-8", errors="surrogateescape") for path in paths]
     try:
         for image in images:
             image_id = image.image_id
-            if image_id == image.file:  # of a folder: VOC's ids have no suffix
-                image_id = os.path.splitext(image.file)[0]
+            if image_id == image.file:
+                stem = os.path.splitext(image.file)[0]
+                image_id = image.file if stem in taken else stem
+                taken.add(stem)
             for (x1, y1, x2, y2), score, label in image.rows():
                 box = (x1 + 1, y1 + 1, x2, y2)
                 files[label - 1].write(" ".join([str(image_id), f"{score:.6f}", *(f"{v:.6f}" for v in box)]) + "\n")

@@ -113,6 +113,9 @@ def _use_file_names(rows: Sequence[Result], images: Sequence[Image], source: str
     id_of = {image.file_name.replace("\\", "/"): image.id for image in images if isinstance(image.file_name, str)}
     counts = Counter(name.rpartition("/")[2] for name in id_of)
     last = {short: number for name, number in id_of.items() if counts[short := name.rpartition("/")[2]] == 1}
+    # Of two images a/1.jpg and b/1.jpg, neither is known to be the one that the annotations call 1.jpg.
+    given = Counter(name.rpartition("/")[2] for name in {row.image_id for row in named} - id_of.keys())
+    last = {short: number for short, number in last.items() if given[short] == 1}
     matched = 0
     for row in named:
         found = id_of.get(row.image_id, last.get(row.image_id.rpartition("/")[2]))

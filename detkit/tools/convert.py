@@ -87,7 +87,7 @@ def convert(
     for split, found in present.items():
         if found is None:
             continue
-        _check_sources(found, target)
+        _check_sources(data, found, target)
         shapes = _Shapes.of(found)
         notes += shapes.notes(split, images)
         splits.append(NewSplit(split, found, names.of(found, split), shapes.sizes, data.category_ids_of(split)))
@@ -145,12 +145,14 @@ def _check_target(target: Path, overwrite: bool) -> None:
     check_output(target.parent)
 
 
-def _check_sources(annotations: Annotations, target: Path) -> None:
-    """Refuse a folder that the images are read from: it would be replaced, or be read as part of the data set."""
-    for index in range(len(annotations)):
-        path = os.path.realpath(annotations.path(index))
-        if path.startswith(f"{target}{os.sep}"):
-            raise ConfigError(f"{target}: holds the image {path}, which is read; choose another folder by --output")
+def _check_sources(data: DetectionDataModule, annotations: Annotations, target: Path) -> None:
+    """Refuse a folder that is read from: it would be replaced, or be read as part of the data set."""
+    paths = [str(getattr(data, "path", "")), annotations.root]
+    paths += [annotations.path(index) for index in range(len(annotations))]
+    for given in filter(None, paths):
+        for path in {os.path.realpath(given), os.path.abspath(given)}:
+            if os.path.commonpath([path, target]) == str(target):
+                raise ConfigError(f"{target}: holds {path}, which is read; choose another folder by --output")
 
 
 def _exchange(new: Path, target: Path, old: Path) -> None:
@@ -158,7 +160,12 @@ def _exchange(new: Path, target: Path, old: Path) -> None:
     with SIGNALS.postponed():
         if target.exists():
             os.rename(target, old)
-        os.rename(new, target)
+        try:
+            os.rename(new, target)
+        except OSError:
+            if old.exists():
+                os.rename(old, target)
+            raise
 
 
 # -- names -----------------------------------------------------------------------------------------

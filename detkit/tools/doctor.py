@@ -85,6 +85,7 @@ def doctor(
     checks += check_annotations(splits, module.class_names, max_detections)
     checks += [*check_files(splits), *_not_listed(splits, errors)]
     checks = _once(checks)
+    checks += _nothing_to_learn(splits)
     sides = _resized_sides(splits, min_size, max_size)
     anchors = fit_anchors(sides, SIZES, RATIOS) if len(sides) else None
     suggested = _suggest_min_size(sides, min_size, max_size)
@@ -143,6 +144,14 @@ def _once(checks: Sequence[Check]) -> list[Check]:
             seen.add(key)
             kept.append(check)
     return kept
+
+
+def _nothing_to_learn(splits: Mapping[str, Annotations]) -> list[Check]:
+    for split in ("train", ALL):
+        if split in splits and not len(splits[split].boxes):
+            text = "no box to learn from is left"
+            return [Check(split, Finding("nothing_to_learn", splits[split].root, None, text))]
+    return []
 
 
 def _not_listed(splits: Mapping[str, Annotations], errors: Sequence[DataError]) -> list[Check]:

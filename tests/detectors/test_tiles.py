@@ -75,6 +75,20 @@ def test_parts_that_no_tile_has_whole_are_joined() -> None:
     assert found["boxes"].tolist() == [[50, 10, 150, 40]]
 
 
+@pytest.mark.parametrize("overlap", [0.0, 0.2])
+def test_parts_that_meet_at_a_seam_are_joined(overlap: float) -> None:
+    objects = [(60, 10, 140, 40), (200, 50, 240, 150), (250, 60, 380, 300)]
+    finder = Finder(largest=95)  # which keeps the last one, and the whole image, from helping
+    found = detect_by_tiles(finder.detect, [{"image": image_of(objects)}], TileSettings(100, overlap))[0]
+    assert sorted(map(tuple, found["boxes"].int().tolist()))[:2] == objects[:2]
+
+
+def test_parts_of_other_heights_stay_apart() -> None:
+    objects = [(60, 10, 100, 40), (200, 200, 210, 210), (100, 35, 140, 90)]  # the first and the third meet at x = 100
+    found = detect_by_tiles(Finder(largest=45).detect, [{"image": image_of(objects)}], TileSettings(100, 0.0))[0]
+    assert (60, 10, 100, 40) in map(tuple, found["boxes"].int().tolist())
+
+
 def test_neighbours_of_one_class_stay_apart() -> None:
     objects = [(100, 10, 126, 40), (200, 200, 210, 210), (130, 10, 156, 40)]  # the first and the third
     found = detect_by_tiles(Finder().detect, [{"image": image_of(objects)}], TileSettings(128, 0.3))[0]
