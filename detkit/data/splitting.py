@@ -176,15 +176,19 @@ def groups_of(digests: Sequence[bytes], looks: np.ndarray) -> np.ndarray:
         digests: of the images' bytes.
         looks: (I,) uint64, see `look_of`.
     """
-    first: dict[bytes, int] = {}
-    edges = [(index, first.setdefault(digest, index)) for index, digest in enumerate(digests)]
-    for start in range(0, len(looks), BLOCK):
-        block = looks[start : start + BLOCK, None]
-        near = np.argwhere(np.bitwise_count(block ^ looks[None, start:]) <= DIFFERENT_BITS) + start
-        edges += map(tuple, near.tolist())
-    one, other = np.array(edges).T
-    graph = coo_array((np.ones(len(edges), bool), (one, other)), (len(looks), len(looks)))
-    return connected_components(graph, directed=False)[1]
+    # Images are compared by their distinct digests and looks: where all are equal, pairs of images would be too many.
+    _, by_digest = np.unique(np.array(digests, object), return_inverse=True)
+    unique, by_look = np.unique(looks, return_inverse=True)
+    first, second = [by_digest], [by_look + len(digests)]  # nodes: the digests, then the looks
+    for start in range(0, len(unique), BLOCK):
+        block = unique[start : start + BLOCK, None]
+        one, other = np.nonzero(np.bitwise_count(block ^ unique[None, start:]) <= DIFFERENT_BITS)
+        first.append(one + start + len(digests))
+        second.append(other + start + len(digests))
+    rows, columns = np.concatenate(first), np.concatenate(second)
+    size = len(digests) + len(unique)
+    graph = coo_array((np.ones(len(rows), bool), (rows, columns)), (size, size))
+    return np.unique(connected_components(graph, directed=False)[1][by_digest], return_inverse=True)[1]
 
 
 def look_of(image: Image) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from detkit.data import VOC
-from detkit.data.splitting import check_shares, duplicate_groups, split_groups
+from detkit.data.splitting import check_shares, duplicate_groups, groups_of, split_groups
 from detkit.data.voc_xml import VOCObject, format_annotation
 from detkit.errors import ConfigError, DataError
 
@@ -46,6 +47,28 @@ def test_the_same_picture_in_another_file_is_alike(tmp_path: Path) -> None:
         picture.save(path)
     groups = duplicate_groups([str(path) for path in paths])
     assert groups[2] == groups[4] and groups[0] == groups[5] and len(set(groups.tolist())) == 4
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 2**12 - 1)), max_size=40))
+def test_groups_are_connected_by_equal_digests_and_near_looks(rows: list[tuple[int, int]]) -> None:
+    digests = [bytes([digest]) for digest, _ in rows]
+    groups = groups_of(digests, np.array([look for _, look in rows], np.uint64)).tolist()
+    expected = list(range(len(rows)))
+    for i, (digest, look) in enumerate(rows):
+        for j, (other, another) in enumerate(rows[:i]):
+            if digest == other or (look ^ another).bit_count() <= 4:
+                low, high = sorted((expected[i], expected[j]))
+                expected = [low if group == high else group for group in expected]
+    assert [groups.index(group) for group in groups] == [expected.index(group) for group in expected]
+
+
+def test_many_images_of_one_hash_take_little_memory() -> None:
+    digests = [str(number).encode() for number in range(2000)]
+    tracemalloc.start()
+    groups = groups_of(digests, np.zeros(len(digests), np.uint64))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert not groups.any() and peak < 10e6  # of pairs: 400 MB
 
 
 @pytest.mark.parametrize("shares", [[0.8, 0.1], [0.8, 0.1, 0.2], [1.2, -0.1, -0.1], [0, 0.5, 0.5]])
