@@ -49,7 +49,7 @@ def split_annotations(annotations: Annotations, shares: Sequence[float], seed: i
         seed: any integer from 0.
 
     Returns:
-        Split -> its images, without splits that have none; findings are train's.
+        Split -> its images, without splits that have none, which a finding tells; findings are the first split's.
     """
     order = np.argsort(annotations.image_ids, kind="stable")  # not that of the files, which may change
     groups = duplicate_groups([annotations.path(index) for index in order.tolist()])
@@ -58,6 +58,13 @@ def split_annotations(annotations: Annotations, shares: Sequence[float], seed: i
     if alike := len(groups) - len(np.unique(groups)):
         text = f"images that look like another one: {alike:,}; images that are alike are in one split"
         found.append(Finding("alike", annotations.root, None, text, alike))
+    for split, share, part in zip(SPLITS, shares, parts, strict=True):
+        if share > 0 and not len(part):
+            text = (
+                f"{split} gets no image: {len(groups):,} images, of which {len(groups) - alike:,} are different, are "
+                "too few for these shares; choose its images by sets (--data.sets)"
+            )
+            found.append(Finding("empty_set", annotations.root, None, text))
     return _subsets(annotations, [order[part] for part in parts], found)
 
 
@@ -121,11 +128,9 @@ class _ImageNames:
 
 
 def _subsets(annotations: Annotations, parts: Sequence[np.ndarray], findings: list[Finding]) -> dict[str, Annotations]:
-    subsets = zip(SPLITS, parts, strict=True)
+    chosen = [(split, np.sort(part)) for split, part in zip(SPLITS, parts, strict=True) if len(part)]
     return {
-        split: annotations.subset(np.sort(part), findings if split == "train" else [])
-        for split, part in subsets
-        if len(part)
+        split: annotations.subset(part, findings if number == 0 else []) for number, (split, part) in enumerate(chosen)
     }
 
 

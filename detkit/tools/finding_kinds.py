@@ -52,6 +52,7 @@ KINDS = {
     "in_two_sets": Kind("note", "the numbers of a test are too good", "remove the image from one of the sets"),
     "alike_sets": Kind("note", "the numbers of a test are too good", "move the image to the set of the other one"),
     "in_no_set": Kind("note", "the images are left out", "add them to a set"),
+    "empty_set": Kind("note", "there is no such set", "choose its images by --data.sets, or add other images"),
     # anchors
     "anchors": Kind("note", "these objects are learnt from their best anchors only", "see the suggestion"),
     "small_objects": Kind("note", "they are hard to find", "see the suggestion"),

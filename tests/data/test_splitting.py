@@ -143,3 +143,18 @@ def test_the_division_is_the_same_when_it_is_read_again(ten: Path) -> None:
     again = VOC(str(ten), sets=division)
     assert all(names(first, split) == names(again, split) for split in division)
     assert VOC(str(ten), split_seed=4).division() != division
+
+
+@pytest.mark.parametrize(("different", "empty"), [(1, ["val", "test"]), (2, ["test"]), (10, [])])
+def test_a_set_without_images_is_told(
+    tmp_path: Path, write_image: Callable[..., Path], different: int, empty: list
+) -> None:
+    for number in range(10):
+        image = write_image(tmp_path / f"{number}.png", seed=number % different)
+        image.with_suffix(".xml").write_text(
+            format_annotation(image.name, 40, 30, [VOCObject("cat", (1, 2, 20, 22), False)])
+        )
+    data = VOC(str(tmp_path), split=[0.6, 0.2, 0.2])
+    told = [finding.message for finding in data.annotations("train").findings if finding.kind == "empty_set"]
+    assert [text.partition(" gets no image: 10 images, of which ")[0] for text in told] == empty
+    assert all(text in str(data.summary()) for text in told)
