@@ -14,7 +14,7 @@ from detkit.data.input_files import walk
 from detkit.data.records import ImageRecord, ObjectRecord, Records, files_of_splits
 from detkit.data.records_module import RecordsDataModule
 from detkit.data.text_files import read_start
-from detkit.data.voc_files import SPLIT_NAMES
+from detkit.data.voc_files import SPLIT_OF
 from detkit.errors import DataError
 
 ONLY_CLASS = "object"  # where there is no column of classes
@@ -113,7 +113,6 @@ def read_tables(tables: Mapping[str, str], images: str | None, normalized: bool)
 
 
 def _split_of(text: str, where: str) -> str:
-    split = next((split for split, names in SPLIT_NAMES.items() if text.lower() in names), None)
-    if split is None:
+    if (split := SPLIT_OF.get(text.lower())) is None:
         raise DataError(f"{where}: the split {text!r} is none of train, val and test")
     return split

@@ -16,7 +16,7 @@ from detkit.data.input_files import LARGEST, short_repr, walk
 from detkit.data.layouts import json_kind
 from detkit.data.records import Box, ImageRecord, ObjectRecord, Records
 from detkit.data.records_module import RecordsDataModule
-from detkit.data.voc_files import SPLIT_NAMES, split_of_path
+from detkit.data.voc_files import split_of_path
 from detkit.errors import DataError
 
 #: What is counted -> the kind of its finding, and what is done.
@@ -54,8 +54,7 @@ def read_labelme(path: str) -> dict[str, Records]:
     if not files:
         raise DataError(f"{path}: no file of LabelMe (*.json) there")
     root = os.path.dirname(path) or "." if os.path.isfile(path) else path
-    split_named = {name: split for split, known in SPLIT_NAMES.items() for name in known}
-    splits = {file: split_named.get(split_of_path(root, file), "all") for file in files}
+    splits = {file: split_of_path(root, file) for file in files}
     divided = "all" not in splits.values() and len(set(splits.values())) > 1
     finder = ImageFinder(root)
     counts: dict[str, Counter[str]] = {}

@@ -18,7 +18,7 @@ from detkit.data.annotations import Annotations, Finding
 from detkit.data.image_io import open_image
 from detkit.data.input_files import short_repr
 from detkit.data.text_files import read_text
-from detkit.data.voc_files import SPLIT_NAMES
+from detkit.data.voc_files import SPLIT_NAMES, SPLIT_OF
 from detkit.errors import ConfigError, DataError
 from detkit.progress import Progress
 from detkit.system import available_cores
@@ -83,7 +83,7 @@ def choose_sets(annotations: Annotations, sets: Mapping[str, Any], source: str) 
     images = _ImageNames(annotations)
     split_of: dict[int, str] = {}
     for name, entries in sets.items():
-        split = next((split for split, known in SPLIT_NAMES.items() if name in known), None)
+        split = SPLIT_OF.get(name)
         if split is None or not isinstance(entries, str | list | tuple):
             raise DataError(f"{source}: sets are lists called train, val and test, not {name!r}: {entries!r:.40}")
         for entry in [entries] if isinstance(entries, str) else entries:

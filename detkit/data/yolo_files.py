@@ -13,12 +13,11 @@ import yaml
 from detkit.data.annotations import Finding
 from detkit.data.input_files import short_repr, spelling, walk
 from detkit.data.text_files import read_start, read_text
-from detkit.data.voc_files import SPLIT_NAMES, image_files, is_image_name
+from detkit.data.voc_files import SPLIT_NAMES, SPLIT_OF, image_files, in_no_set, is_image_name
 from detkit.errors import DataError
 
 #: Files with a class name a line, also in subfolders; Roboflow writes the last one.
 CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels")
-SPLIT_WORDS = {name for names in SPLIT_NAMES.values() for name in names}
 #: How YAML says that there is nothing.
 NOTHING = ("", "~", "null", "None")
 
@@ -166,11 +165,11 @@ def _images_of_entries(
 
 def _images_of_folders(root: Path) -> dict[str, list[str]]:
     """The images below folders that are named as splits are, in any of YOLO's orders; else all images."""
-    images = {}
-    for split, names in SPLIT_NAMES.items():
-        folders = (root / part for name in names for part in (f"{name}/images", f"images/{name}", name))
+    images: dict[str, list[str]] = {}
+    for name, split in SPLIT_OF.items():
+        folders = (root / part for part in (f"{name}/images", f"images/{name}", name))
         if folder := next((folder for folder in folders if folder.is_dir()), None):
-            images[split] = image_files(str(folder))
+            images.setdefault(split, []).extend(image_files(str(folder)))
     return images or {"all": image_files(str(root))}
 
 
@@ -202,7 +201,7 @@ def _existing(folder: Path, name: str, source: str, root: Path | None = None, ou
     parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part != "/"]
     for base in (folder, *([root] if root else [])):
         for start in range(len(parts)):
-            if SPLIT_WORDS & set(parts[:start]):
+            if SPLIT_OF.keys() & set(parts[:start]):
                 break
             path = base.joinpath(*parts[start:])
             if ".." not in parts[start:] and os.path.exists(path):
@@ -226,7 +225,8 @@ def _label_files(root: Path, images: Sequence[str], findings: list[Finding]) -> 
 
     Names may differ by upper and lower case, or by the Unicode form of accents.
     """
-    texts = [file for file in walk(str(root), hidden=False) if file.lower().endswith(".txt")]
+    files = list(walk(str(root), hidden=False))
+    texts = [file for file in files if file.lower().endswith(".txt")]
     texts = [file for file in texts if os.path.basename(file).lower() not in CLASS_FILES]
     by_path: dict[str, list[str]] = defaultdict(list)
     by_name: dict[str, list[str]] = defaultdict(list)
@@ -257,10 +257,20 @@ def _label_files(root: Path, images: Sequence[str], findings: list[Finding]) -> 
                 f"{label}: may be of {owners[0]} or of {owners[1]}; remove one of them, or give it another name"
             )
     used = {os.path.abspath(file) for file in labels.values() if file}
-    rest = [file for file in texts if os.path.abspath(file) not in used and _is_label_file(file)]
+    rest = {path: file for file in texts if (path := os.path.abspath(file)) not in used and _is_label_file(file)}
+    known = set(map(os.path.abspath, images))
+    others = []
+    for image in filter(is_image_name, files):
+        places = (os.path.abspath(os.path.join(root, file)) for file in _label_candidates(image, root))
+        label = None if os.path.abspath(image) in known else next((place for place in places if place in rest), None)
+        if label is not None:
+            others.append(image)
+            del rest[label]
+    if others:
+        findings.append(in_no_set(str(root), others, "images with a label file"))
     if rest:
-        some = os.path.relpath(min(rest), root)
-        text = f"{len(rest):,} label files have no image in any set, such as {some}: left out"
+        some = os.path.relpath(min(rest.values()), root)
+        text = f"{len(rest):,} label files have no image, such as {some}: left out"
         findings.append(Finding("no_image", str(root), None, text, len(rest)))
     return labels
 
