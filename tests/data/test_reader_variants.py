@@ -448,22 +448,24 @@ def test_keypoints_after_a_box_are_no_outline(open_data: Callable[..., Detection
 
 
 @pytest.mark.parametrize(
-    ("text", "names"),
+    ("text", "names", "found"),
     [
-        (b"\xef\xbb\xbf" + YAML.encode(), ["red", "blue"]),
-        (YAML.encode("utf-16"), ["red", "blue"]),
-        (YAML.replace("\n", "\r\n"), ["red", "blue"]),
-        ("names: {'0': red, '1': blue}\ntrain: images\nval: ~\n", ["red", "blue"]),
-        ("names: red, blue\ntrain: C:\\data\\images\n", ["red", "blue"]),
-        ('{"names": ["red", "blue"], "train": "images", "val": ""}', ["red", "blue"]),
-        ("names: [no, blue]\n", ["no", "blue"]),
-        ("names:\n- 007\n- blue\n", ["007", "blue"]),
+        (b"\xef\xbb\xbf" + YAML.encode(), ["red", "blue"], set()),
+        (YAML.encode("utf-16"), ["red", "blue"], set()),
+        (YAML.replace("\n", "\r\n"), ["red", "blue"], set()),
+        ("names: {'0': red, '1': blue}\ntrain: images\nval: ~\n", ["red", "blue"], set()),
+        ("names: red, blue\ntrain: C:\\data\\images\n", ["red", "blue"], {"other_name"}),
+        ('{"names": ["red", "blue"], "train": "images", "val": ""}', ["red", "blue"], set()),
+        ("names: [no, blue]\n", ["no", "blue"], set()),
+        ("names:\n- 007\n- blue\n", ["007", "blue"], set()),
     ],
 )
-def test_descriptions(open_data: Callable[..., DetectionDataModule], text: str | bytes, names: list[str]) -> None:
+def test_descriptions(
+    open_data: Callable[..., DetectionDataModule], text: str | bytes, names: list[str], found: set[str]
+) -> None:
     data = open_data({"data.yaml": text, **LABELS}, IMAGES)
     assert data.class_names == names
-    check(data)
+    check(data, found)
 
 
 def test_a_description_in_a_folder_beside_the_images(open_data: Callable[..., DetectionDataModule]) -> None:
