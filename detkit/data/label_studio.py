@@ -27,7 +27,7 @@ TASKS = "the list of tasks that Label Studio exports as JSON or JSON-MIN"
 COUNTED = {
     "not_annotated": "tasks have no annotation that is submitted: left out",
     "several_annotations": "tasks have several annotations: the last one that is submitted is taken",
-    "rotated": "boxes are rotated: the boxes around them are taken",
+    "rotated": "boxes and ellipses are rotated: the boxes around them are taken",
     "from_outline": "regions are outlines: their boxes are taken",
     "no_class": "regions have no label: left out",
     "several_classes": "regions have several labels: each is taken as an object",
@@ -165,11 +165,11 @@ def _regions(
         counts["no_class"] += result.get("type") not in ("rectangle", "polygon", "ellipse")
         return
     try:
-        box = _outline(value) if is_outline else _rectangle(value, size, image)
+        box = (_outline if is_outline else _rectangle)(value, size, image)
     except (KeyError, TypeError, ValueError, OverflowError):
         raise DataError(f"{where}: {short_repr(dict(value))} is no region in percent of the image's sides") from None
     counts["from_outline"] += is_outline
-    counts["rotated"] += bool(value.get("rotation")) and not is_outline
+    counts["rotated"] += bool(value.get("rotation")) and "points" not in value
     counts["image_rotation"] += bool(result.get("image_rotation"))
     counts["several_classes"] += len(labels) > 1
     for label in labels:
@@ -190,9 +190,15 @@ def _rectangle(value: Mapping[str, Any], size: tuple[int, int], image: str) -> B
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def _outline(value: Mapping[str, Any]) -> Box:
+def _outline(value: Mapping[str, Any], size: tuple[int, int], image: str) -> Box:
+    """The box around a polygon, or an ellipse that is turned about its centre, by degrees, in pixels."""
     if "points" in value:
         xs, ys = zip(*((float(x) / 100, float(y) / 100) for x, y in value["points"]), strict=True)
         return min(xs), min(ys), max(xs), max(ys)
     x, y, across, down = (float(value[key]) / 100 for key in ("x", "y", "radiusX", "radiusY"))
+    if angle := math.radians(float(value.get("rotation") or 0)):
+        width, height = size if all(size) else image_size(image)
+        a, b = across * width, down * height
+        across = math.hypot(a * math.cos(angle), b * math.sin(angle)) / width
+        down = math.hypot(a * math.sin(angle), b * math.cos(angle)) / height
     return x - across, y - down, x + across, y + down
