@@ -10,14 +10,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from detkit.data.annotations import Finding
 from detkit.data.coco_files import decode
 from detkit.data.collecting import one_item
 from detkit.data.image_finder import ImageFinder
 from detkit.data.image_io import image_size
-from detkit.data.input_files import LARGEST, short_repr, walk
+from detkit.data.input_files import LARGEST, short_repr
 from detkit.data.layouts import json_kind
-from detkit.data.records import Box, ImageRecord, ObjectRecord, Records, files_of_splits
+from detkit.data.records import Box, ImageRecord, ObjectRecord, Records, counted, find_split_files
 from detkit.data.records_module import RecordsDataModule
 from detkit.data.voc_files import is_image_name
 from detkit.errors import DataError
@@ -52,25 +51,10 @@ class LabelStudio(RecordsDataModule):
     def __init__(self, path: str = "data/label_studio.json", images: str | None = None, **shared: Any) -> None:
         super().__init__(path, **shared)
         self.images = images
-        self.use_records({split: read_tasks(file, images) for split, file in find_exports(self.path).items()})
-
-
-def find_exports(path: str) -> dict[str, str]:
-    """Split -> file; "all" for a single one.
-
-    Raises:
-        DataError: there is none, or several that are not called as splits are.
-    """
-    if os.path.isfile(path):
-        return {"all": path}
-    names = sorted(file for file in walk(path, hidden=False) if file.lower().endswith(".json"))
-    files = [file for file in names if json_kind(file) == "LabelStudio"]
-    if not files:
-        raise DataError(f"{path}: no export of Label Studio (*.json) there")
-    found = files_of_splits(files, path)
-    if found is None:
-        raise DataError(f"{path}: {', '.join(files)} are exports of Label Studio; name one of them as path")
-    return found
+        files = find_split_files(
+            self.path, ".json", lambda file: json_kind(file) == "LabelStudio", "exports of Label Studio"
+        )
+        self.use_records({split: read_tasks(file, images) for split, file in files.items()})
 
 
 def read_tasks(file: str, images: str | None = None) -> Records:
@@ -104,12 +88,7 @@ def read_tasks(file: str, images: str | None = None) -> Records:
                     objects.append(ObjectRecord(name, box, place))
             counts["duplicate"] += image in found
             found[image] = ImageRecord(image.replace(os.sep, "/"), image, where, objects, *size, normalized=True)
-    findings = [
-        Finding(kind, file, None, f"{counts[kind]:,} {text}", counts[kind])
-        for kind, text in COUNTED.items()
-        if counts[kind]
-    ]
-    return Records(root, list(found.values()), [*finder.findings(file), *findings])
+    return Records(root, list(found.values()), [*finder.findings(file), *counted(counts, COUNTED, file)])
 
 
 def _results(task: Mapping[str, Any], counts: Counter[str]) -> list[dict[str, Any]] | None:

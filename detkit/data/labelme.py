@@ -8,13 +8,12 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from detkit.data.annotations import Finding
 from detkit.data.coco_files import decode
 from detkit.data.collecting import one_item
 from detkit.data.image_finder import ImageFinder
 from detkit.data.input_files import LARGEST, short_repr, walk
 from detkit.data.layouts import json_kind
-from detkit.data.records import Box, ImageRecord, ObjectRecord, Records
+from detkit.data.records import Box, ImageRecord, ObjectRecord, Records, counted
 from detkit.data.records_module import RecordsDataModule
 from detkit.data.voc_files import ALL, in_no_set, split_of_path
 from detkit.errors import DataError
@@ -67,14 +66,7 @@ def read_labelme(path: str) -> dict[str, Records]:
         with one_item():
             image = _read_file(file, root, finder, counts.setdefault(split, Counter()))
             images.setdefault(split, []).append(image)
-    records = {}
-    for split, listed in images.items():
-        findings = [
-            Finding(kind, root, None, f"{counts[split][kind]:,} {text}", counts[split][kind])
-            for kind, text in COUNTED.items()
-            if counts[split][kind]
-        ]
-        records[split] = Records(root, listed, findings)
+    records = {split: Records(root, listed, counted(counts[split], COUNTED, root)) for split, listed in images.items()}
     first = records.get("train") or next(iter(records.values()), None)
     if first is not None:
         first.findings.extend([*finder.findings(root), *finder.unnamed(root, {_stem(file, root) for file in others})])
