@@ -74,7 +74,7 @@ def choose_sets(annotations: Annotations, sets: Mapping[str, Any], source: str) 
     Args:
         annotations: all images.
         sets: train, val and test, as far as there are: names of images (or their ids), folders, patterns with `*`, or
-            text files with such lines.
+            text files of names, in the data set's folder or else from the working directory.
         source: what the lists are from, for messages.
 
     Raises:
@@ -104,6 +104,7 @@ class _ImageNames:
     """The images by what people call them: the file, from the root or with the root's name before it, or the id."""
 
     def __init__(self, annotations: Annotations) -> None:
+        self.root = annotations.root
         self.files = [os.path.normpath(str(file)).replace(os.sep, "/") for file in annotations.files]
         top = os.path.basename(os.path.abspath(annotations.root))
         self.by_name: dict[str, list[int]] = {}
@@ -118,12 +119,13 @@ class _ImageNames:
             return found
         below = [index for each, found in self.by_name.items() if each.startswith(f"{name}/") for index in found]
         found = below or [index for each, found in self.by_name.items() if fnmatchcase(each, name) for index in found]
-        if not found and entry.endswith(".txt") and os.path.isfile(entry):
-            lines = filter(None, map(str.strip, read_text(entry).splitlines()))
-            lists = {line: self.by_name.get(os.path.normpath(line).replace("\\", "/")) for line in lines}
-            if missing := next((line for line, listed in lists.items() if listed is None), None):
-                raise DataError(f"{entry}: {short_repr(missing)} names no image of the data set")
-            found = [index for listed in lists.values() for index in listed or []]
+        lists = (file for file in (os.path.join(self.root, entry), entry) if os.path.isfile(file))
+        if not found and entry.endswith(".txt") and (file := next(lists, None)):
+            lines = filter(None, map(str.strip, read_text(file).splitlines()))
+            listed = {line: self.by_name.get(os.path.normpath(line.replace("\\", "/"))) for line in lines}
+            if missing := next((line for line, indices in listed.items() if indices is None), None):
+                raise DataError(f"{file}: {short_repr(missing)} names no image of the data set")
+            found = [index for indices in listed.values() for index in indices or []]
         return sorted(set(found))
 
 

@@ -121,6 +121,15 @@ def test_names_with_the_folder_numbers_and_text_files(ten: Path, tmp_path: Path)
         VOC(str(ten), sets=sets).annotations("train")
 
 
+def test_a_text_file_in_the_data_set_comes_first(ten: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "val.txt").write_text("day1/1.png")
+    sets = {"train": "day0", "val": "val.txt"}
+    assert names(VOC(str(ten), sets=sets), "val") == ["1"]
+    (ten / "val.txt").write_text("day1/3.png\n")
+    assert names(VOC(str(ten), sets=sets), "val") == ["3"]
+
+
 def test_sets_for_a_data_set_that_has_its_own_are_refused(two_cats: Path) -> None:
     with pytest.raises(ConfigError, match=r"sets: the data set has sets of its own \(train, val, test\)"):
         VOC(str(two_cats), sets={"train": ["a"]}).annotations("train")
