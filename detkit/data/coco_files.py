@@ -20,6 +20,7 @@ from msgspec import Meta
 
 from detkit.data.annotations import Finding
 from detkit.data.input_files import FLAGS, LARGEST, read_bytes, short_repr
+from detkit.data.run_lengths import box_of_runs
 from detkit.data.text_files import decode_text, encoding_of
 from detkit.errors import DataError
 
@@ -237,8 +238,6 @@ def _add_boxes(
     missing = [(number, row) for number, row in enumerate(rows) if row.bbox is None]
     if not missing:
         return
-    from pycocotools import mask
-
     size_of = {image.id: (image.height, image.width) for image in images}
     for number, row in missing:
         try:
@@ -249,13 +248,13 @@ def _add_boxes(
                 low, high = points.min(0), points.max(0)
             else:
                 size = outline.get("size", size_of.get(row.image_id))
-                runs = mask.frPyObjects(outline, *size) if isinstance(outline["counts"], list) else outline
-                x, y, width, height = mask.toBbox(runs).tolist()
-                low, high = np.array([x, y]), np.array([x + width, y + height])
+                x, y, width, height = box_of_runs(outline["counts"], size)
+                low, high = np.array([x, y], np.float64), np.array([x + width, y + height], np.float64)
             row.bbox = (*low.tolist(), *(high - low).tolist())
-        except (AttributeError, LookupError, TypeError, ValueError, msgspec.MsgspecError):
+        except (AttributeError, LookupError, TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
+            why = f": {error}" if type(error) is ValueError else ""
             raise DataError(
-                f"{path}: {what} {number} (counted from 0) has no bbox, and no segmentation to take it from"
+                f"{path}: {what} {number} (counted from 0) has no bbox, and no segmentation to take it from{why}"
             ) from None
     text = f"{len(missing):,} {what}s have no bbox: that of their segmentation is taken"
     yield Finding("from_outline", str(path), None, text, len(missing))

@@ -10,11 +10,10 @@ from detkit.data.annotations import Finding
 from detkit.data.collecting import one_item
 from detkit.data.csv_columns import NOTHING, Table, is_table
 from detkit.data.image_finder import ImageFinder
-from detkit.data.input_files import walk
-from detkit.data.records import ImageRecord, ObjectRecord, Records, files_of_splits
+from detkit.data.records import ImageRecord, ObjectRecord, Records, find_split_files
 from detkit.data.records_module import RecordsDataModule
 from detkit.data.text_files import read_start
-from detkit.data.voc_files import SPLIT_NAMES
+from detkit.data.voc_files import SPLIT_OF
 from detkit.errors import DataError
 
 ONLY_CLASS = "object"  # where there is no column of classes
@@ -40,25 +39,8 @@ class CSV(RecordsDataModule):
         super().__init__(path, **shared)
         self.images = images
         self.normalized = normalized
-        self.use_records(read_tables(find_tables(self.path), images, normalized))
-
-
-def find_tables(path: str) -> dict[str, str]:
-    """Split -> file; "all" for a single one.
-
-    Raises:
-        DataError: there is no table, or several that are not called as splits are.
-    """
-    if os.path.isfile(path):
-        return {"all": path}
-    names = sorted(file for file in walk(path, hidden=False) if file.lower().endswith(".csv"))
-    files = [file for file in names if is_table(read_start(file))] or names[:1]
-    if not files:
-        raise DataError(f"{path}: no table (*.csv) there")
-    tables = files_of_splits(files, path)
-    if tables is None:
-        raise DataError(f"{path}: {', '.join(files)} are tables; name one of them as path")
-    return tables
+        tables = find_split_files(self.path, ".csv", lambda file: is_table(read_start(file)), "tables")
+        self.use_records(read_tables(tables, images, normalized))
 
 
 def read_tables(tables: Mapping[str, str], images: str | None, normalized: bool) -> dict[str, Records]:
@@ -113,7 +95,6 @@ def read_tables(tables: Mapping[str, str], images: str | None, normalized: bool)
 
 
 def _split_of(text: str, where: str) -> str:
-    split = next((split for split, names in SPLIT_NAMES.items() if text.lower() in names), None)
-    if split is None:
+    if (split := SPLIT_OF.get(text.lower())) is None:
         raise DataError(f"{where}: the split {text!r} is none of train, val and test")
     return split

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from urllib.parse import unquote
 
 from detkit.data.annotations import Finding
@@ -76,10 +76,10 @@ class ImageFinder:
         text = f"{len(self._moved):,} images have another folder or spelling than their name says: {some}"
         return [Finding("other_name", source, None, text, len(self._moved))]
 
-    def unnamed(self, source: str) -> list[Finding]:
-        """One finding on the images below the root that nobody asked for."""
+    def unnamed(self, source: str, told: Collection[str] = ()) -> list[Finding]:
+        """One finding on the images below the root that nobody asked for; `told` are told otherwise, without suffix."""
         known = {os.path.normpath(file) for file in self._found.values()}
-        rest = [file for file in self.all_files() if file not in known]
+        rest = [file for file in self.all_files() if file not in known and os.path.splitext(file)[0] not in told]
         if not rest:
             return []
         text = f"{len(rest):,} images are not named there, such as {', '.join(rest[:SHOWN])}: left out"

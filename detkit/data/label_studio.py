@@ -10,14 +10,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from detkit.data.annotations import Finding
 from detkit.data.coco_files import decode
 from detkit.data.collecting import one_item
 from detkit.data.image_finder import ImageFinder
 from detkit.data.image_io import image_size
-from detkit.data.input_files import LARGEST, short_repr, walk
+from detkit.data.input_files import LARGEST, short_repr
 from detkit.data.layouts import json_kind
-from detkit.data.records import Box, ImageRecord, ObjectRecord, Records, files_of_splits
+from detkit.data.records import Box, ImageRecord, ObjectRecord, Records, counted, find_split_files
 from detkit.data.records_module import RecordsDataModule
 from detkit.data.voc_files import is_image_name
 from detkit.errors import DataError
@@ -27,7 +26,7 @@ TASKS = "the list of tasks that Label Studio exports as JSON or JSON-MIN"
 COUNTED = {
     "not_annotated": "tasks have no annotation that is submitted: left out",
     "several_annotations": "tasks have several annotations: the last one that is submitted is taken",
-    "rotated": "boxes are rotated: the boxes around them are taken",
+    "rotated": "boxes and ellipses are rotated: the boxes around them are taken",
     "from_outline": "regions are outlines: their boxes are taken",
     "no_label": "regions have no label: left out",
     "several_classes": "regions have several labels: each is taken as an object",
@@ -52,25 +51,10 @@ class LabelStudio(RecordsDataModule):
     def __init__(self, path: str = "data/label_studio.json", images: str | None = None, **shared: Any) -> None:
         super().__init__(path, **shared)
         self.images = images
-        self.use_records({split: read_tasks(file, images) for split, file in find_exports(self.path).items()})
-
-
-def find_exports(path: str) -> dict[str, str]:
-    """Split -> file; "all" for a single one.
-
-    Raises:
-        DataError: there is none, or several that are not called as splits are.
-    """
-    if os.path.isfile(path):
-        return {"all": path}
-    names = sorted(file for file in walk(path, hidden=False) if file.lower().endswith(".json"))
-    files = [file for file in names if json_kind(file) == "LabelStudio"]
-    if not files:
-        raise DataError(f"{path}: no export of Label Studio (*.json) there")
-    found = files_of_splits(files, path)
-    if found is None:
-        raise DataError(f"{path}: {', '.join(files)} are exports of Label Studio; name one of them as path")
-    return found
+        files = find_split_files(
+            self.path, ".json", lambda file: json_kind(file) == "LabelStudio", "exports of Label Studio"
+        )
+        self.use_records({split: read_tasks(file, images) for split, file in files.items()})
 
 
 def read_tasks(file: str, images: str | None = None) -> Records:
@@ -104,12 +88,7 @@ def read_tasks(file: str, images: str | None = None) -> Records:
                     objects.append(ObjectRecord(name, box, place))
             counts["duplicate"] += image in found
             found[image] = ImageRecord(image.replace(os.sep, "/"), image, where, objects, *size, normalized=True)
-    findings = [
-        Finding(kind, file, None, f"{counts[kind]:,} {text}", counts[kind])
-        for kind, text in COUNTED.items()
-        if counts[kind]
-    ]
-    return Records(root, list(found.values()), [*finder.findings(file), *findings])
+    return Records(root, list(found.values()), [*finder.findings(file), *counted(counts, COUNTED, file)])
 
 
 def _results(task: Mapping[str, Any], counts: Counter[str]) -> list[dict[str, Any]] | None:
@@ -165,11 +144,11 @@ def _regions(
         counts["no_label"] += result.get("type") not in ("rectangle", "polygon", "ellipse")
         return
     try:
-        box = _outline(value) if is_outline else _rectangle(value, size, image)
+        box = (_outline if is_outline else _rectangle)(value, size, image)
     except (KeyError, TypeError, ValueError, OverflowError):
         raise DataError(f"{where}: {short_repr(dict(value))} is no region in percent of the image's sides") from None
     counts["from_outline"] += is_outline
-    counts["rotated"] += bool(value.get("rotation")) and not is_outline
+    counts["rotated"] += bool(value.get("rotation")) and "points" not in value
     counts["image_rotation"] += bool(result.get("image_rotation"))
     counts["several_classes"] += len(labels) > 1
     for label in labels:
@@ -190,9 +169,15 @@ def _rectangle(value: Mapping[str, Any], size: tuple[int, int], image: str) -> B
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def _outline(value: Mapping[str, Any]) -> Box:
+def _outline(value: Mapping[str, Any], size: tuple[int, int], image: str) -> Box:
+    """The box around a polygon, or an ellipse that is turned about its centre, by degrees, in pixels."""
     if "points" in value:
         xs, ys = zip(*((float(x) / 100, float(y) / 100) for x, y in value["points"]), strict=True)
         return min(xs), min(ys), max(xs), max(ys)
     x, y, across, down = (float(value[key]) / 100 for key in ("x", "y", "radiusX", "radiusY"))
+    if angle := math.radians(float(value.get("rotation") or 0)):
+        width, height = size if all(size) else image_size(image)
+        a, b = across * width, down * height
+        across = math.hypot(a * math.cos(angle), b * math.sin(angle)) / width
+        down = math.hypot(a * math.sin(angle), b * math.cos(angle)) / height
     return x - across, y - down, x + across, y + down

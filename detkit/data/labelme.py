@@ -8,15 +8,14 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from detkit.data.annotations import Finding
 from detkit.data.coco_files import decode
 from detkit.data.collecting import one_item
 from detkit.data.image_finder import ImageFinder
 from detkit.data.input_files import LARGEST, short_repr, walk
 from detkit.data.layouts import json_kind
-from detkit.data.records import Box, ImageRecord, ObjectRecord, Records
+from detkit.data.records import Box, ImageRecord, ObjectRecord, Records, counted
 from detkit.data.records_module import RecordsDataModule
-from detkit.data.voc_files import SPLIT_NAMES, split_of_path
+from detkit.data.voc_files import ALL, in_no_set, split_of_path
 from detkit.errors import DataError
 
 #: What is counted -> the kind of its finding, and what is done.
@@ -34,7 +33,8 @@ class LabelMe(RecordsDataModule):
     JSON file; what `imageData` holds is not used.
 
     Args:
-        path: the folder; files in folders that are called train, val (or valid) and test are these sets.
+        path: the folder; files in folders that are called train, val (or valid) and test are these sets,
+            and what is beside them is left out.
         shared: see RecordsDataModule.
     """
 
@@ -54,33 +54,30 @@ def read_labelme(path: str) -> dict[str, Records]:
     if not files:
         raise DataError(f"{path}: no file of LabelMe (*.json) there")
     root = os.path.dirname(path) or "." if os.path.isfile(path) else path
-    split_named = {name: split for split, known in SPLIT_NAMES.items() for name in known}
-    splits = {file: split_named.get(split_of_path(root, file), "all") for file in files}
-    divided = "all" not in splits.values() and len(set(splits.values())) > 1
+    splits = {file: split_of_path(root, file) for file in files}
+    named = set(splits.values()) - {ALL}
+    divided = len(set(splits.values())) > 1 and named != {"train"}
+    others = [file for file, split in splits.items() if split == ALL] if divided else []
     finder = ImageFinder(root)
     counts: dict[str, Counter[str]] = {}
     images: dict[str, list[ImageRecord]] = {}
-    for file in files:
-        split = splits[file] if divided else "all"
+    for file in sorted(set(files) - set(others)):
+        split = splits[file] if divided else ALL
         with one_item():
             image = _read_file(file, root, finder, counts.setdefault(split, Counter()))
             images.setdefault(split, []).append(image)
-    records = {}
-    for split, listed in images.items():
-        findings = [
-            Finding(kind, root, None, f"{counts[split][kind]:,} {text}", counts[split][kind])
-            for kind, text in COUNTED.items()
-            if counts[split][kind]
-        ]
-        records[split] = Records(root, listed, findings)
-    next(iter(records.values())).findings.extend([*finder.findings(root), *finder.unnamed(root)])
+    records = {split: Records(root, listed, counted(counts[split], COUNTED, root)) for split, listed in images.items()}
+    first = records.get("train") or next(iter(records.values()), None)
+    if first is not None:
+        first.findings.extend([*finder.findings(root), *finder.unnamed(root, {_stem(file, root) for file in others})])
+        first.findings.extend([in_no_set(root, others, "files of LabelMe")] if others else [])
     return records
 
 
 def _read_file(file: str, root: str, finder: ImageFinder, counts: Counter[str]) -> ImageRecord:
     content = decode(file, dict[str, Any], "what LabelMe writes: an object with shapes and imagePath")
-    folder, name = os.path.split(os.path.relpath(file, root))
-    stem = os.path.join(folder, os.path.splitext(name)[0])
+    stem = _stem(file, root)
+    folder = os.path.dirname(stem)
     given = content.get("imagePath")
     names = [os.path.normpath(os.path.join(folder, given.replace("\\", "/"))), given] if isinstance(given, str) else []
     image = finder.find_any([*filter(None, names), stem], file)
@@ -107,6 +104,11 @@ def _read_file(file: str, root: str, finder: ImageFinder, counts: Counter[str]) 
     size = [content.get(key) for key in ("imageWidth", "imageHeight")]
     width, height = (int(side) if isinstance(side, int | float) and 0 < side < LARGEST else 0 for side in size)
     return ImageRecord(stem.replace(os.sep, "/"), image, file, list(groups.values()), width, height)
+
+
+def _stem(file: str, root: str) -> str:
+    """The path of a file from the root, without its suffix."""
+    return os.path.splitext(os.path.relpath(file, root))[0]
 
 
 def _box(shape: Mapping[str, Any], where: str, counts: Counter[str]) -> Box | None:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from detkit.data.annotations import Annotations, AnnotationsBuilder, Finding, UnknownIdPolicy
 from detkit.data.collecting import one_item
+from detkit.data.input_files import walk
 from detkit.data.voc_files import SPLIT_NAMES
+from detkit.errors import DataError
 
 Box = tuple[float, float, float, float]
 
@@ -80,6 +82,40 @@ def files_of_splits(files: Sequence[str], root: str) -> dict[str, str] | None:
             return None
         found[splits[0]] = file
     return found
+
+
+def find_split_files(path: str, suffix: str, accepts: Callable[[str], bool], what: str) -> dict[str, str]:
+    """Split -> file of a data set in one file, or in one for each split; "all" for a single one.
+
+    Args:
+        path: a file, which is taken as it is, or a folder.
+        suffix: of the files, such as ".csv".
+        accepts: whether a file with this suffix is one.
+        what: they are called, in the plural, for messages.
+
+    Raises:
+        DataError: there is none, or several that are not called as splits are.
+    """
+    if os.path.isfile(path):
+        return {"all": path}
+    named = sorted(file for file in walk(path, hidden=False) if file.lower().endswith(suffix))
+    # A single file is taken in any case: the message on what is in it says more.
+    files = named if len(named) == 1 else list(filter(accepts, named))
+    if not files:
+        raise DataError(f"{path}: no {what} (*{suffix}) there")
+    found = files_of_splits(files, path)
+    if found is None:
+        raise DataError(f"{path}: {', '.join(files)} are {what}; name one of them as path")
+    return found
+
+
+def counted(counts: Mapping[str, int], texts: Mapping[str, str], source: str) -> list[Finding]:
+    """A finding for each kind that was counted; its text says what was done."""
+    return [
+        Finding(kind, source, None, f"{counts[kind]:,} {text}", counts[kind])
+        for kind, text in texts.items()
+        if counts.get(kind)
+    ]
 
 
 def to_annotations(

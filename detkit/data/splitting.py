@@ -18,7 +18,7 @@ from detkit.data.annotations import Annotations, Finding
 from detkit.data.image_io import open_image
 from detkit.data.input_files import short_repr
 from detkit.data.text_files import read_text
-from detkit.data.voc_files import SPLIT_NAMES
+from detkit.data.voc_files import SPLIT_NAMES, SPLIT_OF
 from detkit.errors import ConfigError, DataError
 from detkit.progress import Progress
 from detkit.system import available_cores
@@ -49,7 +49,7 @@ def split_annotations(annotations: Annotations, shares: Sequence[float], seed: i
         seed: any integer from 0.
 
     Returns:
-        Split -> its images, without splits that have none; findings are train's.
+        Split -> its images, without splits that have none, which a finding tells; findings are the first split's.
     """
     order = np.argsort(annotations.image_ids, kind="stable")  # not that of the files, which may change
     groups = duplicate_groups([annotations.path(index) for index in order.tolist()])
@@ -58,6 +58,13 @@ def split_annotations(annotations: Annotations, shares: Sequence[float], seed: i
     if alike := len(groups) - len(np.unique(groups)):
         text = f"images that look like another one: {alike:,}; images that are alike are in one split"
         found.append(Finding("alike", annotations.root, None, text, alike))
+    for split, share, part in zip(SPLITS, shares, parts, strict=True):
+        if share > 0 and not len(part):
+            text = (
+                f"{split} gets no image: {len(groups):,} images, of which {len(groups) - alike:,} are different, are "
+                "too few for these shares; choose its images by sets (--data.sets)"
+            )
+            found.append(Finding("empty_set", annotations.root, None, text))
     return _subsets(annotations, [order[part] for part in parts], found)
 
 
@@ -67,7 +74,7 @@ def choose_sets(annotations: Annotations, sets: Mapping[str, Any], source: str) 
     Args:
         annotations: all images.
         sets: train, val and test, as far as there are: names of images (or their ids), folders, patterns with `*`, or
-            text files with such lines.
+            text files of names, in the data set's folder or else from the working directory.
         source: what the lists are from, for messages.
 
     Raises:
@@ -76,7 +83,7 @@ def choose_sets(annotations: Annotations, sets: Mapping[str, Any], source: str) 
     images = _ImageNames(annotations)
     split_of: dict[int, str] = {}
     for name, entries in sets.items():
-        split = next((split for split, known in SPLIT_NAMES.items() if name in known), None)
+        split = SPLIT_OF.get(name)
         if split is None or not isinstance(entries, str | list | tuple):
             raise DataError(f"{source}: sets are lists called train, val and test, not {name!r}: {entries!r:.40}")
         for entry in [entries] if isinstance(entries, str) else entries:
@@ -97,6 +104,7 @@ class _ImageNames:
     """The images by what people call them: the file, from the root or with the root's name before it, or the id."""
 
     def __init__(self, annotations: Annotations) -> None:
+        self.root = annotations.root
         self.files = [os.path.normpath(str(file)).replace(os.sep, "/") for file in annotations.files]
         top = os.path.basename(os.path.abspath(annotations.root))
         self.by_name: dict[str, list[int]] = {}
@@ -111,21 +119,20 @@ class _ImageNames:
             return found
         below = [index for each, found in self.by_name.items() if each.startswith(f"{name}/") for index in found]
         found = below or [index for each, found in self.by_name.items() if fnmatchcase(each, name) for index in found]
-        if not found and entry.endswith(".txt") and os.path.isfile(entry):
-            lines = filter(None, map(str.strip, read_text(entry).splitlines()))
-            lists = {line: self.by_name.get(os.path.normpath(line).replace("\\", "/")) for line in lines}
-            if missing := next((line for line, listed in lists.items() if listed is None), None):
-                raise DataError(f"{entry}: {short_repr(missing)} names no image of the data set")
-            found = [index for listed in lists.values() for index in listed or []]
+        lists = (file for file in (os.path.join(self.root, entry), entry) if os.path.isfile(file))
+        if not found and entry.endswith(".txt") and (file := next(lists, None)):
+            lines = filter(None, map(str.strip, read_text(file).splitlines()))
+            listed = {line: self.by_name.get(os.path.normpath(line.replace("\\", "/"))) for line in lines}
+            if missing := next((line for line, indices in listed.items() if indices is None), None):
+                raise DataError(f"{file}: {short_repr(missing)} names no image of the data set")
+            found = [index for indices in listed.values() for index in indices or []]
         return sorted(set(found))
 
 
 def _subsets(annotations: Annotations, parts: Sequence[np.ndarray], findings: list[Finding]) -> dict[str, Annotations]:
-    subsets = zip(SPLITS, parts, strict=True)
+    chosen = [(split, np.sort(part)) for split, part in zip(SPLITS, parts, strict=True) if len(part)]
     return {
-        split: annotations.subset(np.sort(part), findings if split == "train" else [])
-        for split, part in subsets
-        if len(part)
+        split: annotations.subset(part, findings if number == 0 else []) for number, (split, part) in enumerate(chosen)
     }
 
 
@@ -176,15 +183,19 @@ def groups_of(digests: Sequence[bytes], looks: np.ndarray) -> np.ndarray:
         digests: of the images' bytes.
         looks: (I,) uint64, see `look_of`.
     """
-    first: dict[bytes, int] = {}
-    edges = [(index, first.setdefault(digest, index)) for index, digest in enumerate(digests)]
-    for start in range(0, len(looks), BLOCK):
-        block = looks[start : start + BLOCK, None]
-        near = np.argwhere(np.bitwise_count(block ^ looks[None, start:]) <= DIFFERENT_BITS) + start
-        edges += map(tuple, near.tolist())
-    one, other = np.array(edges).T
-    graph = coo_array((np.ones(len(edges), bool), (one, other)), (len(looks), len(looks)))
-    return connected_components(graph, directed=False)[1]
+    # Images are compared by their distinct digests and looks: where all are equal, pairs of images would be too many.
+    _, by_digest = np.unique(np.array(digests, object), return_inverse=True)
+    unique, by_look = np.unique(looks, return_inverse=True)
+    first, second = [by_digest], [by_look + len(digests)]  # nodes: the digests, then the looks
+    for start in range(0, len(unique), BLOCK):
+        block = unique[start : start + BLOCK, None]
+        one, other = np.nonzero(np.bitwise_count(block ^ unique[None, start:]) <= DIFFERENT_BITS)
+        first.append(one + start + len(digests))
+        second.append(other + start + len(digests))
+    rows, columns = np.concatenate(first), np.concatenate(second)
+    size = len(digests) + len(unique)
+    graph = coo_array((np.ones(len(rows), bool), (rows, columns)), (size, size))
+    return np.unique(connected_components(graph, directed=False)[1][by_digest], return_inverse=True)[1]
 
 
 def look_of(image: Image) -> int:

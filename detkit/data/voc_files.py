@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from detkit.data.annotations import Finding
@@ -34,6 +35,8 @@ IMAGE_SUFFIXES = (
 )
 #: The splits, and the names that people give to their folders and files.
 SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+#: Each of these names -> its split.
+SPLIT_OF = {name: split for split, names in SPLIT_NAMES.items() for name in names}
 #: VOC folders are searched so many levels deep.
 FOLDER_DEPTH = 4
 #: The image set of all annotation files.
@@ -139,16 +142,15 @@ def image_sets(path: str) -> dict[str, str | None]:
     """
     folders = find_folders(path)
     if not folders:
-        names = list(dict.fromkeys(split_of_path(path, source) for source in annotation_files(path)))
-        found = {split: next((name for name in known if name in names), None) for split, known in SPLIT_NAMES.items()}
-        return found if any(found.values()) else {ALL: ALL}
+        names = {split_of_path(path, source) for source in annotation_files(path)}
+        return {split: split if split in names else None for split in SPLIT_NAMES} if names != {ALL} else {ALL: ALL}
     sets = {year: _set_names(folder) for year, folder in folders.items()}
     prefix = {year: f"{year}/" if len(folders) > 1 else "" for year in folders}
     found: dict[str, str | None] = {}
     for split, known in SPLIT_NAMES.items():
         names_of = {year: {name.lower(): name for name in names} for year, names in sets.items()}
-        first = {year: next((of[name] for name in known if name in of), None) for year, of in names_of.items()}
-        found[split] = "+".join(prefix[year] + name for year, name in first.items() if name is not None) or None
+        named = [prefix[year] + of[name] for year, of in names_of.items() for name in known if name in of]
+        found[split] = "+".join(named) or None
     if not found["train"]:
         both = [prefix[year] + "trainval" for year, names in sets.items() if "trainval" in names]
         found["train"] = "+".join(both) or None
@@ -177,13 +179,12 @@ def annotation_files(path: str) -> list[str]:
 
 def _loose_set(path: str, image_set: str, missing_annotations: str) -> VOCSet:
     """The annotation files of a folder without image sets."""
-    split = image_set.lower()
-    files = [file for file in annotation_files(path) if split in (ALL, split_of_path(path, file))]
+    split = SPLIT_OF.get(image_set.lower(), image_set.lower())
+    split_of = {file: split_of_path(path, file) for file in annotation_files(path)}
+    files = [file for file, own in split_of.items() if split in (ALL, own)]
     if not files:
-        names = sorted({split_of_path(path, file) for file in annotation_files(path)})
-        raise DataError(
-            f"{path}: no image set {image_set!r}, and no folder of this name (there are: {', '.join(names)})"
-        )
+        names = ", ".join(sorted(set(split_of.values())))
+        raise DataError(f"{path}: no image set {image_set!r}, and no folder of this name (there are: {names})")
     entries = []
     for file in files:
         with one_item():
@@ -201,14 +202,25 @@ def _loose_set(path: str, image_set: str, missing_annotations: str) -> VOCSet:
         some = os.path.relpath(rest[0], path)
         text = f"{len(rest):,} images have no annotation file, such as {some}: left out; {EMPTY}"
         findings.append(Finding("not_annotated", path, None, text, len(rest)))
+    others = [file for file, own in split_of.items() if own == ALL]
+    first = next((name for name in SPLIT_NAMES if name in split_of.values()), None)
+    if others and split == first:  # told once
+        findings.append(in_no_set(path, others, "annotation files"))
     return VOCSet(path, [path], entries, findings)
 
 
+def in_no_set(path: str, files: Sequence[str], what: str) -> Finding:
+    """What is told of files below a path that are in none of the folders of its splits."""
+    some = os.path.relpath(min(files), path)
+    return Finding(
+        "in_no_set", path, None, f"{len(files):,} {what} are in no set, such as {some}: left out", len(files)
+    )
+
+
 def split_of_path(path: str, file: str) -> str:
-    """The name, in lower case, of the folder of a split that a file below a path is in; else "all"."""
+    """The split whose folder, by any of its names, a file below a path is in; else "all"."""
     folders = os.path.relpath(file, path).lower().split(os.sep)[:-1]
-    names = {name for known in SPLIT_NAMES.values() for name in known}
-    return next((folder for folder in folders if folder in names), ALL)
+    return next((SPLIT_OF[folder] for folder in folders if folder in SPLIT_OF), ALL)
 
 
 def find_folders(path: str) -> dict[str, str]:

@@ -13,12 +13,11 @@ import yaml
 from detkit.data.annotations import Finding
 from detkit.data.input_files import short_repr, spelling, walk
 from detkit.data.text_files import read_start, read_text
-from detkit.data.voc_files import SPLIT_NAMES, image_files, is_image_name
+from detkit.data.voc_files import SPLIT_NAMES, SPLIT_OF, image_files, in_no_set, is_image_name
 from detkit.errors import DataError
 
 #: Files with a class name a line, also in subfolders; Roboflow writes the last one.
 CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels")
-SPLIT_WORDS = {name for names in SPLIT_NAMES.values() for name in names}
 #: How YAML says that there is nothing.
 NOTHING = ("", "~", "null", "None")
 
@@ -60,8 +59,10 @@ def find_files(path: str) -> YOLOFiles:
         images = _images_of_folders(root)
     else:
         root, content = description
-        names = _class_names(content.get("names"), root, path)
-        images = _images_of_entries(content, root, path, findings) or _images_of_folders(root)
+        places = _Places(root, path)
+        names = _class_names(content.get("names"), places)
+        images = _images_of_entries(content, places, findings) or _images_of_folders(root)
+        findings += places.findings()
     if list(images) == ["train"]:
         images = {"all": images["train"]}
     files = [file for split in images.values() for file in split]
@@ -111,11 +112,12 @@ def _class_names_below(path: str) -> list[str]:
     return names
 
 
-def _class_names(names: Any, root: Path, path: str) -> list[str]:
+def _class_names(names: Any, places: _Places) -> list[str]:
+    path = places.source
     if isinstance(names, str) and "," in names:
         names = [name.strip() for name in names.split(",")]
     if isinstance(names, str) and names not in NOTHING and not names.isdecimal():
-        return _class_lines(_existing(root, names, path))
+        return _class_lines(places.find(places.root, names))
     if isinstance(names, dict):
         numbers = {int(number): name for number, name in names.items() if number.isdecimal()}
         if sorted(numbers) != list(range(len(names))):
@@ -140,13 +142,13 @@ def _class_lines(path: Path | str) -> list[str]:
 # -- images ----------------------------------------------------------------------------------------
 
 
-def _images_of_entries(
-    content: Mapping[str, Any], root: Path, path: str, findings: list[Finding]
-) -> dict[str, list[str]]:
+def _images_of_entries(content: Mapping[str, Any], places: _Places, findings: list[Finding]) -> dict[str, list[str]]:
     """The images that the entries of data.yaml or obj.data name; a val or test set that is missing is told."""
+    root, path = places.root, places.source
     given = content.get("path")
-    base = root / given if isinstance(given, str) else root
-    base = base if os.path.isdir(base) else root  # a path of the machine where the file was written
+    base = Path(os.path.normpath(root / given)) if isinstance(given, str) and given not in NOTHING else root
+    if not base.is_dir():
+        base, places.moved[str(given)] = root, "."  # a path of the machine where the file was written
     images: dict[str, list[str]] = {}
     for split, names in SPLIT_NAMES.items():
         entry = next((content[name] for name in names if content.get(name, "") not in NOTHING), None)
@@ -154,7 +156,7 @@ def _images_of_entries(
             if not isinstance(each, str):
                 raise DataError(f"{path}: `{split}` is to be a folder or a list of them")
             try:
-                found = _images_of(base, each, root, path)
+                found = _images_of(base, each, places)
             except DataError as error:
                 if split == "train":
                     raise
@@ -166,56 +168,86 @@ def _images_of_entries(
 
 def _images_of_folders(root: Path) -> dict[str, list[str]]:
     """The images below folders that are named as splits are, in any of YOLO's orders; else all images."""
-    images = {}
-    for split, names in SPLIT_NAMES.items():
-        folders = (root / part for name in names for part in (f"{name}/images", f"images/{name}", name))
+    images: dict[str, list[str]] = {}
+    for name, split in SPLIT_OF.items():
+        folders = (root / part for part in (f"{name}/images", f"images/{name}", name))
         if folder := next((folder for folder in folders if folder.is_dir()), None):
-            images[split] = image_files(str(folder))
+            images.setdefault(split, []).extend(image_files(str(folder)))
     return images or {"all": image_files(str(root))}
 
 
-def _images_of(base: Path, entry: str, root: Path, path: str) -> list[str]:
+def _images_of(base: Path, entry: str, places: _Places) -> list[str]:
     """The images of an entry: a folder, a file that lists images, or an image."""
-    found = _existing(base, entry, path, root, outside=True)
+    found = places.find(base, entry, outside=True)
     if found.is_dir():
         if not (images := image_files(str(found))):
-            raise DataError(f"{path}: {short_repr(entry)} has no images")
+            raise DataError(f"{places.source}: {short_repr(entry)} has no images")
         return images
     if is_image_name(str(found)):
         return [str(found)]
     lines = (line.strip() for line in read_text(found).splitlines())
-    return [str(_existing(found.parent, line, str(found), root)) for line in lines if line]
+    return [str(places.find(found.parent, line, str(found))) for line in lines if line]
 
 
-def _existing(folder: Path, name: str, source: str, root: Path | None = None, outside: bool = False) -> Path:
-    """The path that a name means, below the folder.
+class _Places:
+    """Finds the files and folders that data.yaml, obj.data and the lists they name speak of.
 
-    The first folders of the name, which were those of the machine where it was written, may be left out, but never one
-    that is called as a split is: what is left would be another set.
+    A name is taken as it is written, from the folder of the file or from `path`. Where nothing is there, its first
+    folders, which may be those of another machine, are left out, but never one that is called as a split is: what is
+    left would be another set.
 
     Args:
-        folder, root: where to search.
-        name: the path, of any system.
-        source: the file that names it, for messages.
-        outside: it may begin with "..", and lie beside the folder.
+        root: the folder of data.yaml or obj.data.
+        source: that file, for messages.
     """
-    parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part != "/"]
-    for base in (folder, *([root] if root else [])):
-        for start in range(len(parts)):
-            if SPLIT_WORDS & set(parts[:start]):
-                break
-            path = base.joinpath(*parts[start:])
-            if ".." not in parts[start:] and os.path.exists(path):
-                return path
-    beside = Path(os.path.abspath(folder / name))
-    if (
-        outside
-        and os.path.exists(beside)
-        and beside != folder.absolute().parent
-        and beside.is_relative_to(folder.absolute().parent)
-    ):
-        return beside
-    raise DataError(f"{source}: {short_repr(name)} is not there (searched below {folder})")
+
+    def __init__(self, root: Path, source: str) -> None:
+        self.root = root
+        self.source = source
+        self.moved: dict[str, str] = {}  # what was found elsewhere than it says
+
+    def find(self, folder: Path, name: str, source: str | None = None, outside: bool = False) -> Path:
+        """The path that a name means.
+
+        Args:
+            folder: where to search before the root.
+            name: the path, of any system.
+            source: the file that names it, for messages.
+            outside: it may lie beside the folder or the root, too.
+
+        Raises:
+            DataError: there is no such path, or it is elsewhere.
+        """
+        plain = name.replace("\\", "/")
+        bases = list(dict.fromkeys((folder, self.root)))
+        for base in bases:
+            path = Path(os.path.abspath(base / plain))
+            top = Path(os.path.abspath(base))
+            top = top.parent if outside else top
+            if path != top and path.is_relative_to(top) and os.path.exists(path):
+                return base / plain if ".." not in PurePosixPath(plain).parts else path
+        parts = [part for part in PurePosixPath(plain).parts if part != "/"]
+        for base in bases:
+            for start in range(len(parts)):
+                if SPLIT_OF.keys() & set(parts[:start]):
+                    break
+                path = base.joinpath(*parts[start:])
+                if ".." not in parts[start:] and os.path.exists(path):
+                    if set(parts[:start]) != {".."}:  # Roboflow writes "../train/images" of a folder beside data.yaml
+                        self.moved[name] = os.path.relpath(path, self.root)
+                    return path
+        raise DataError(f"{source or self.source}: {short_repr(name)} is not there (searched below {folder})")
+
+    def findings(self) -> list[Finding]:
+        """One finding on the names that were found without their first folders."""
+        if not self.moved:
+            return []
+        name, path = next(iter(self.moved.items()))
+        text = (
+            f"{len(self.moved):,} paths, perhaps of another machine, are not there and are taken without their first "
+            f"folders, such as {short_repr(name)}: {path}"
+        )
+        return [Finding("other_name", self.source, None, text, len(self.moved))]
 
 
 # -- label files -----------------------------------------------------------------------------------
@@ -226,7 +258,8 @@ def _label_files(root: Path, images: Sequence[str], findings: list[Finding]) -> 
 
     Names may differ by upper and lower case, or by the Unicode form of accents.
     """
-    texts = [file for file in walk(str(root), hidden=False) if file.lower().endswith(".txt")]
+    files = list(walk(str(root), hidden=False))
+    texts = [file for file in files if file.lower().endswith(".txt")]
     texts = [file for file in texts if os.path.basename(file).lower() not in CLASS_FILES]
     by_path: dict[str, list[str]] = defaultdict(list)
     by_name: dict[str, list[str]] = defaultdict(list)
@@ -257,10 +290,20 @@ def _label_files(root: Path, images: Sequence[str], findings: list[Finding]) -> 
                 f"{label}: may be of {owners[0]} or of {owners[1]}; remove one of them, or give it another name"
             )
     used = {os.path.abspath(file) for file in labels.values() if file}
-    rest = [file for file in texts if os.path.abspath(file) not in used and _is_label_file(file)]
+    rest = {path: file for file in texts if (path := os.path.abspath(file)) not in used and _is_label_file(file)}
+    known = set(map(os.path.abspath, images))
+    others = []
+    for image in filter(is_image_name, files):
+        places = (os.path.abspath(os.path.join(root, file)) for file in _label_candidates(image, root))
+        label = None if os.path.abspath(image) in known else next((place for place in places if place in rest), None)
+        if label is not None:
+            others.append(image)
+            del rest[label]
+    if others:
+        findings.append(in_no_set(str(root), others, "images with a label file"))
     if rest:
-        some = os.path.relpath(min(rest), root)
-        text = f"{len(rest):,} label files have no image in any set, such as {some}: left out"
+        some = os.path.relpath(min(rest.values()), root)
+        text = f"{len(rest):,} label files have no image, such as {some}: left out"
         findings.append(Finding("no_image", str(root), None, text, len(rest)))
     return labels
 

@@ -53,6 +53,7 @@ KINDS = {
     "in_two_sets": Kind("note", "the numbers of a test are too good", "remove the image from one of the sets"),
     "alike_sets": Kind("note", "the numbers of a test are too good", "move the image to the set of the other one"),
     "in_no_set": Kind("loses", "the images are left out", "add them to a set"),
+    "empty_set": Kind("note", "there is no such set", "choose its images by --data.sets, or add other images"),
     "alike": Kind("note", "images that are alike are in one set", NOTHING),
     "no_such_set": Kind("note", "the set is not read", "correct the file that names it"),
     # how files were understood

@@ -201,6 +201,17 @@ def test_missing_area_is_the_box(folder: Path) -> None:
             content(annotations=[annotation(bbox=None)]),
             r"annotation 0 \(counted from 0\) has no bbox, and no segmentation",
         ),
+        *(
+            (content(annotations=[annotation(bbox=None, segmentation={"size": size, "counts": counts})]), message)
+            for size, counts, message in (
+                ([30, 40], [-5, 10], "annotation 0 .* has no bbox, .*: its run lengths .*: one is negative"),
+                ([30, 40], [5, 10], "annotation 0 .* has no bbox, .* 40 x 30 pixels: their sum is 15"),
+                ([30, 40], "zzzzzz", "annotation 0 .* has no bbox, .* has a character that is none"),
+                ([0, 0], [1], "annotation 0 .* has no bbox, .* no mask has 0 x 0 pixels"),
+                (["30", "40"], [1200], "annotation 0 .* has no bbox, and no segmentation"),
+                ([30, 40], 3, "annotation 0 .* has no bbox, and no segmentation"),
+            )
+        ),
         (content(annotations=[annotation(area=1e300)]), "annotation 0 .*: area: expected 'float. <= 1e"),
     ],
 )

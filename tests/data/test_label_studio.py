@@ -122,6 +122,20 @@ def test_the_box_around_a_turned_rectangle(make: Callable[..., Path], angle: flo
     assert kinds(folder) == ({"rotated": 1} if angle else {})
 
 
+@pytest.mark.parametrize("angle", [0, 30, 90, -45])
+def test_the_box_around_a_turned_ellipse(make: Callable[..., Path], angle: float) -> None:
+    value = {"x": 50, "y": 50, "radiusX": 20, "radiusY": 10, "rotation": angle, "ellipselabels": ["cat"]}
+    folder = make([task(1, "a.png", CAT | {"value": value})])
+    box = LabelStudio(str(folder), split=[1, 0, 0]).annotations("train").boxes[0]
+    # Points on the ellipse with the half axes of 8 and 3 pixels about (20, 15).
+    turn = math.radians(angle)
+    points = [(8 * math.cos(step / 500), 3 * math.sin(step / 500)) for step in range(3142)]
+    xs = [20 + x * math.cos(turn) - y * math.sin(turn) for x, y in points]
+    ys = [15 + x * math.sin(turn) + y * math.cos(turn) for x, y in points]
+    assert box.tolist() == pytest.approx([min(xs), min(ys), max(xs), max(ys)], abs=1e-3)
+    assert kinds(folder) == {"from_outline": 1} | ({"rotated": 1} if angle else {})
+
+
 def test_what_is_no_rectangle_is_counted(make: Callable[..., Path]) -> None:
     polygon = CAT | {
         "type": "polygonlabels",

@@ -90,6 +90,22 @@ def test_folders_of_splits_and_a_size_that_is_wrong(make: Callable[..., Path]) -
     assert [finding.kind for finding in train.findings] == ["other_size"] and train.boxes.tolist() == BOXES
 
 
+@pytest.mark.parametrize("place", ["", "extra/"])
+def test_files_beside_the_folders_of_splits_are_told(make: Callable[..., Path], place: str) -> None:
+    names = ("train/a", "valid/b", f"{place}c")
+    folder = make({f"{name}.json": content(f"{name[-1]}.png", CAT) for name in names}, tuple(f"{n}.png" for n in names))
+    data = LabelMe(str(folder))
+    assert [data.annotations(split).files.tolist() for split in ("train", "val")] == [["train/a.png"], ["valid/b.png"]]
+    told = [(each.kind, each.count) for split in ("train", "val") for each in data.annotations(split).findings]
+    assert told == [("in_no_set", 1)]
+    assert f"such as {place}c.json" in data.annotations("train").findings[0].message
+
+
+def test_a_folder_of_tests_is_not_learnt_from(make: Callable[..., Path]) -> None:
+    folder = make({f"{name}.json": content("a.png", CAT) for name in ("test/a", "b/a")}, ("test/a.png", "b/a.png"))
+    assert LabelMe(str(folder), class_names=["cat"]).annotations("train") is None
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -199,6 +199,13 @@ def test_names_of_image_sets(
     assert len(data.annotations("train")) == 2
 
 
+def test_image_sets_with_both_names_of_a_split(open_data: Callable[..., DetectionDataModule]) -> None:
+    sets: Files = {
+        f"ImageSets/Main/{name}.txt": image for name, image in (("train", "a"), ("val", "a"), ("valid", "b"))
+    }
+    assert open_data(IDS | sets, JPEG).annotations("val").image_ids.tolist() == ["a", "b"]
+
+
 def test_image_sets_of_which_none_is_for_training(open_data: Callable[..., DetectionDataModule]) -> None:
     files = {f"ImageSets/Main/{name}.txt": "a\nb\n" for name in ("red_train", "red_val")}
     with pytest.raises(DataError, match=r"image sets red_train, red_val, and none is called train .*--data\.train SET"):
@@ -228,6 +235,25 @@ def test_folders_of_the_same_name(open_data: Callable[..., DetectionDataModule])
 def test_hidden_files_are_not_read(open_data: Callable[..., DetectionDataModule]) -> None:
     hidden: Files = {f"{name}": b"\0\5\x16\7" for name in ("__MACOSX/a.xml", "._a.xml", ".cache/a.xml", "._all.json")}
     check(open_data({"a.xml": xml(), "b.xml": xml("b.png")} | hidden, ("a.png", "b.png", ".cache/c.png")))
+
+
+#: Where images lie, and what of them is read: both names of the validation set, and neither what is in no set.
+PLACES = {f"{folder}{name}": folder for folder in ("train/", "valid/", "val/", "extra/", "") for name in "ab"}
+
+
+def check_places(data: DetectionDataModule, files: str) -> None:
+    train, val = data.annotations("train"), data.annotations("val")
+    assert train.files.tolist() == ["train/a.png", "train/b.png"]
+    assert sorted(val.files) == ["val/a.png", "val/b.png", "valid/a.png", "valid/b.png"]
+    [found] = [*train.findings, *val.findings]
+    assert found.kind == "in_no_set" and found.count == 4
+    assert found.message == f"4 {files}: left out"
+
+
+def test_folders_of_xml_that_are_sets_or_none(open_data: Callable[..., DetectionDataModule]) -> None:
+    files = {f"{place}.xml": xml(f"{place[-1]}.png") for place in PLACES}
+    data = open_data(files, tuple(f"{place}.png" for place in PLACES))
+    check_places(data, "annotation files are in no set, such as a.xml")
 
 
 # -- COCO ------------------------------------------------------------------------------------------
@@ -409,6 +435,12 @@ def test_label_files_without_images_are_told(open_data: Callable[..., DetectionD
     check(open_data({"data.yaml": YAML, **LABELS, "labels/z.txt": ROWS, "notes.txt": "hello"}, IMAGES), {"no_image"})
 
 
+def test_folders_of_label_files_that_are_sets_or_none(open_data: Callable[..., DetectionDataModule]) -> None:
+    files = {f"{place}.txt": ROWS for place in PLACES} | {"classes.txt": "red\nblue"}
+    data = open_data(files, tuple(f"{place}.png" for place in PLACES))
+    check_places(data, "images with a label file are in no set, such as a.png")
+
+
 def test_keypoints_after_a_box_are_no_outline(open_data: Callable[..., DetectionDataModule]) -> None:
     rows = "".join(f"{row} 0.1 0.1 2 0.9 0.9 1\n" for row in ROWS.splitlines())
     files = {"data.yaml": YAML + "kpt_shape: [2, 3]\n", "labels/a.txt": rows, "labels/b.txt": rows}
@@ -416,22 +448,24 @@ def test_keypoints_after_a_box_are_no_outline(open_data: Callable[..., Detection
 
 
 @pytest.mark.parametrize(
-    ("text", "names"),
+    ("text", "names", "found"),
     [
-        (b"\xef\xbb\xbf" + YAML.encode(), ["red", "blue"]),
-        (YAML.encode("utf-16"), ["red", "blue"]),
-        (YAML.replace("\n", "\r\n"), ["red", "blue"]),
-        ("names: {'0': red, '1': blue}\ntrain: images\nval: ~\n", ["red", "blue"]),
-        ("names: red, blue\ntrain: C:\\data\\images\n", ["red", "blue"]),
-        ('{"names": ["red", "blue"], "train": "images", "val": ""}', ["red", "blue"]),
-        ("names: [no, blue]\n", ["no", "blue"]),
-        ("names:\n- 007\n- blue\n", ["007", "blue"]),
+        (b"\xef\xbb\xbf" + YAML.encode(), ["red", "blue"], set()),
+        (YAML.encode("utf-16"), ["red", "blue"], set()),
+        (YAML.replace("\n", "\r\n"), ["red", "blue"], set()),
+        ("names: {'0': red, '1': blue}\ntrain: images\nval: ~\n", ["red", "blue"], set()),
+        ("names: red, blue\ntrain: C:\\data\\images\n", ["red", "blue"], {"other_name"}),
+        ('{"names": ["red", "blue"], "train": "images", "val": ""}', ["red", "blue"], set()),
+        ("names: [no, blue]\n", ["no", "blue"], set()),
+        ("names:\n- 007\n- blue\n", ["007", "blue"], set()),
     ],
 )
-def test_descriptions(open_data: Callable[..., DetectionDataModule], text: str | bytes, names: list[str]) -> None:
+def test_descriptions(
+    open_data: Callable[..., DetectionDataModule], text: str | bytes, names: list[str], found: set[str]
+) -> None:
     data = open_data({"data.yaml": text, **LABELS}, IMAGES)
     assert data.class_names == names
-    check(data)
+    check(data, found)
 
 
 def test_a_description_in_a_folder_beside_the_images(open_data: Callable[..., DetectionDataModule]) -> None:

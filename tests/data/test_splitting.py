@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from detkit.data import VOC
-from detkit.data.splitting import check_shares, duplicate_groups, split_groups
+from detkit.data.splitting import check_shares, duplicate_groups, groups_of, split_groups
 from detkit.data.voc_xml import VOCObject, format_annotation
 from detkit.errors import ConfigError, DataError
 
@@ -46,6 +47,28 @@ def test_the_same_picture_in_another_file_is_alike(tmp_path: Path) -> None:
         picture.save(path)
     groups = duplicate_groups([str(path) for path in paths])
     assert groups[2] == groups[4] and groups[0] == groups[5] and len(set(groups.tolist())) == 4
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 2**12 - 1)), max_size=40))
+def test_groups_are_connected_by_equal_digests_and_near_looks(rows: list[tuple[int, int]]) -> None:
+    digests = [bytes([digest]) for digest, _ in rows]
+    groups = groups_of(digests, np.array([look for _, look in rows], np.uint64)).tolist()
+    expected = list(range(len(rows)))
+    for i, (digest, look) in enumerate(rows):
+        for j, (other, another) in enumerate(rows[:i]):
+            if digest == other or (look ^ another).bit_count() <= 4:
+                low, high = sorted((expected[i], expected[j]))
+                expected = [low if group == high else group for group in expected]
+    assert [groups.index(group) for group in groups] == [expected.index(group) for group in expected]
+
+
+def test_many_images_of_one_hash_take_little_memory() -> None:
+    digests = [str(number).encode() for number in range(2000)]
+    tracemalloc.start()
+    groups = groups_of(digests, np.zeros(len(digests), np.uint64))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert not groups.any() and peak < 10e6  # of pairs: 400 MB
 
 
 @pytest.mark.parametrize("shares", [[0.8, 0.1], [0.8, 0.1, 0.2], [1.2, -0.1, -0.1], [0, 0.5, 0.5]])
@@ -98,6 +121,15 @@ def test_names_with_the_folder_numbers_and_text_files(ten: Path, tmp_path: Path)
         VOC(str(ten), sets=sets).annotations("train")
 
 
+def test_a_text_file_in_the_data_set_comes_first(ten: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "val.txt").write_text("day1/1.png")
+    sets = {"train": "day0", "val": "val.txt"}
+    assert names(VOC(str(ten), sets=sets), "val") == ["1"]
+    (ten / "val.txt").write_text("day1/3.png\n")
+    assert names(VOC(str(ten), sets=sets), "val") == ["3"]
+
+
 def test_sets_for_a_data_set_that_has_its_own_are_refused(two_cats: Path) -> None:
     with pytest.raises(ConfigError, match=r"sets: the data set has sets of its own \(train, val, test\)"):
         VOC(str(two_cats), sets={"train": ["a"]}).annotations("train")
@@ -120,3 +152,18 @@ def test_the_division_is_the_same_when_it_is_read_again(ten: Path) -> None:
     again = VOC(str(ten), sets=division)
     assert all(names(first, split) == names(again, split) for split in division)
     assert VOC(str(ten), split_seed=4).division() != division
+
+
+@pytest.mark.parametrize(("different", "empty"), [(1, ["val", "test"]), (2, ["test"]), (10, [])])
+def test_a_set_without_images_is_told(
+    tmp_path: Path, write_image: Callable[..., Path], different: int, empty: list
+) -> None:
+    for number in range(10):
+        image = write_image(tmp_path / f"{number}.png", seed=number % different)
+        image.with_suffix(".xml").write_text(
+            format_annotation(image.name, 40, 30, [VOCObject("cat", (1, 2, 20, 22), False)])
+        )
+    data = VOC(str(tmp_path), split=[0.6, 0.2, 0.2])
+    told = [finding.message for finding in data.annotations("train").findings if finding.kind == "empty_set"]
+    assert [text.partition(" gets no image: 10 images, of which ")[0] for text in told] == empty
+    assert all(text in str(data.summary()) for text in told)

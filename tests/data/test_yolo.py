@@ -77,6 +77,35 @@ def test_dialects(make: Callable[..., Path], images: dict[str, str], files: dict
         assert annotations.labels.tolist() == [1, 2]
 
 
+def sets_of(folder: Path) -> tuple[list[list[str]], list[str]]:
+    """The names of the images to train on and to validate on, and the findings but for outlines."""
+    data = YOLO(str(folder))
+    parts = [data.annotations(split) for split in ("train", "val")]
+    told = [f"{each.kind} {each.count}" for part in parts for each in part.findings if each.kind != "from_outline"]
+    return [[Path(file).name for file in part.files] for part in parts], told
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("train: ../other/images\nval: images\n", []),
+        ("train: {top}/other/images\nval: {top}/p/images\n", []),
+        ("path: ..\ntrain: other/images\nval: p/images\n", []),
+        ("path: /elsewhere\ntrain: ../other/images\nval: /home/me/images\n", ["other_name 2"]),
+    ],
+)
+def test_entries_are_what_they_say(make: Callable[..., Path], text: str, told: list[str]) -> None:
+    images = {"other/images/a.png": "other/labels/a.txt", "p/images/b.png": "p/labels/b.txt"}
+    folder = make(images, {})
+    (folder / "p/data.yaml").write_text(text.format(top=folder) + NAMES)
+    assert sets_of(folder / "p") == ([["a.png"], ["b.png"]], told)
+
+
+def test_the_folder_beside_a_description_is_taken_for_one_above_it(make: Callable[..., Path]) -> None:
+    text = f"train: ../train/images\nval: ../valid/images\n{NAMES}"
+    assert sets_of(make(ROBOFLOW, {"data.yaml": text})) == ([["a.png"], ["b.png"]], [])
+
+
 def test_without_a_split_it_is_divided(make: Callable[..., Path]) -> None:
     images = {f"images/{number}.png": f"labels/{number}.txt" for number in range(10)}
     data = detkit.data.open(make(images, {"classes.txt": "cat\ndog\n"}))
