@@ -154,6 +154,7 @@ def report_test(
 
 def report_predictions(writer: PredictionWriter, world_size: int) -> None:
     """Say where the predictions are, and, where one process has counted them all, how many are drawn."""
+    print(f"{writer.num_images:,} images, {writer.num_written:,} detections")
     print(f"predictions: {writer.written}{writer.overwrite_note}", flush=True)
     share = f"{writer.num_drawn:,} of {writer.num_detections:,} detections"
     limit = f"those from a score of {writer.shown_from:g} (--score_threshold)"

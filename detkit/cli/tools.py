@@ -111,9 +111,12 @@ def _parse(
         for name in detkit.data.__all__:  # importing them makes their short names known
             getattr(detkit.data, name)
         restrict_imports()
-    parser = ArgumentParser(
-        prog=f"detkit {command}", description=CONFIG if "data" in known else None, exit_on_error=False
-    )
+    description = CONFIG if "data" in known else None
+    usage = None
+    if tool.positional:
+        usage = f"detkit {command} FOLDER [options]"
+        description = f"FOLDER is the data set, in any layout; --data CLASS --data.NAME VALUE says more of it. {CONFIG}"
+    parser = ArgumentParser(prog=f"detkit {command}", usage=usage, description=description, exit_on_error=False)
     parser.add_function_arguments(function, sub_configs=True)
     options = [*_supplied(tool, arguments), *_with_values(arguments.options, function)]
     has_data = any(option.startswith("--data") for option in options)

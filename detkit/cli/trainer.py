@@ -16,7 +16,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from detkit.data.datamodule import DetectionDataModule
-from detkit.data.splitting import SPLIT_FILE
+from detkit.data.voc_files import SPLIT_FILE
 from detkit.engine.callbacks import AtomicCheckpointIO, LastCheckpoint
 from detkit.engine.checkpoints import versions
 from detkit.engine.progress import EpochBar, EpochLines

@@ -155,14 +155,24 @@ def check_classes(train: Annotations | None, class_names: Sequence[str]) -> Iter
     root = train.root if train is not None else ""
     for names in alike.values():
         if len(names) > 1:
-            text = f"the classes {', '.join(map(repr, names))} differ by case or white space only"
-            yield Check("train", Finding("alike_classes", root, None, text, len(names)))
+            counted = ", ".join(_counted_class(train, name, class_names.index(name) + 1) for name in names)
+            text = f"the classes {counted} differ by case or white space only"
+            yield Check("train", Finding("alike_classes", root, None, text))
     if train is None:
         return
     counts = np.bincount(train.labels[~train.crowd], minlength=len(class_names) + 1)[1:]
     for name, count in zip(class_names, counts.tolist(), strict=True):
         if count == 0:
             yield Check("train", Finding("no_training_box", root, None, f"no box of the class {name!r} to learn from"))
+
+
+def _counted_class(train: Annotations | None, name: str, label: int) -> str:
+    """A class with the number of its boxes, and an image with one."""
+    rows = np.flatnonzero(train.labels == label) if train is not None else []
+    if train is None or not len(rows):
+        return repr(name)
+    image = int(np.searchsorted(train.offsets, rows[0], "right")) - 1
+    return f"{name!r} ({len(rows):,} boxes, such as in {train.files[image]})"
 
 
 def check_sets(splits: Mapping[str, Annotations]) -> Iterator[Check]:

@@ -23,9 +23,10 @@ from detkit.data.dataset import DetectionDataset, Proposals, UnreadableAsSamples
 from detkit.data.input_files import check_printable
 from detkit.data.loaders import TrainLoader, default_workers, loader_options, make_eval_loader, samples_done
 from detkit.data.sampler import TrainSampler
-from detkit.data.splitting import SPLIT_FILE, SPLITS, check_shares, choose_sets, split_annotations
+from detkit.data.splitting import SPLITS, check_shares, choose_sets, split_annotations
 from detkit.data.summary import DataSummary
 from detkit.data.transforms import Transform, make_transform
+from detkit.data.voc_files import SPLIT_FILE
 from detkit.errors import ConfigError, DataError
 from detkit.proposals.store import ProposalStore
 from detkit.settings import check_choice, check_range
@@ -250,7 +251,9 @@ class DetectionDataModule(DataModule):
             parts, how = self.divide()
             if how:
                 counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
-                rank_zero_info(f"the data set has no sets of its own; it is divided: {counts} ({how})")
+                drawn = how.startswith("split ")
+                text = "the data set has no sets of its own; it is divided" if drawn else "the data set is divided"
+                rank_zero_info(f"{text}: {counts} ({how})")
             self._content |= {"train": None, "val": None} | parts
         return super().content(split)
 

@@ -123,6 +123,8 @@ def _json(place: Path, files: Sequence[Path]) -> Iterator[Layout]:
 
 def _coco(place: Path, found: Sequence[Path]) -> Layout:
     root = place if place.is_dir() else place.parent
+    if place.is_file() and root.name == "annotations":  # whose images lie beside this folder
+        root = root.parent
     sets = files_of_splits(list(map(str, found)), str(root))
     if sets is None:
         names = ", ".join(str(file.relative_to(root)) for file in found)

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SPLITS = tuple(SPLIT_NAMES)
-#: Where a division is kept, in the data set's folder or a run's.
-SPLIT_FILE = "split.json"
 #: The most bits in which the hashes of images that look alike differ: those of a copy in another format or size do.
 DIFFERENT_BITS = 4
 BLOCK = 256  # images compared with all others at once

@@ -110,7 +110,10 @@ class VOC(DetectionDataModule):
             image = -1
             with one_item():
                 if (file := indices[entry.folder].find(entry)) is None:
-                    raise DataError(f"{entry.source}: no image {entry.image_id}.jpg (or .png, ...) in {entry.folder}")
+                    raise DataError(
+                        f"{entry.source}: no image {entry.image_id}.jpg (or .png, ...) in {entry.folder}; add it, or "
+                        "remove the annotation"
+                    )
                 if other := indices[entry.folder].named_instead(entry, file):
                     text = f"<filename> names {other}; {os.path.basename(file)}, of the annotation's own name, is taken"
                     builder.findings.append(Finding("other_name", entry.source, None, text))

@@ -41,6 +41,8 @@ SPLIT_OF = {name: split for split, names in SPLIT_NAMES.items() for name in name
 FOLDER_DEPTH = 4
 #: The image set of all annotation files.
 ALL = "all"
+#: Where a division is kept, in the data set's folder or a run's.
+SPLIT_FILE = "split.json"
 EMPTY = (
     "if images without one have no objects, give missing_annotations: empty (on the command line "
     "--data.missing_annotations empty)"

@@ -164,6 +164,11 @@ class TrainableModule(L.LightningModule):
             self.print(f"optimizer: {type(optimizer).__name__}, as its own arguments say; {unused} are not used")
         else:
             optimizer = SGD(self.parameter_groups(), lr=self.optim.lr)
+        if self.lr_scheduler_factory is None and self.optim.warmup_steps >= total_steps // 2 > 0:
+            self.print(
+                f"warning: the run has {total_steps:,} steps, and the learning rate rises for "
+                f"{self.optim.warmup_steps:,} of them (--model.optim.warmup_steps): train longer, or shorten it"
+            )
         if self.lr_scheduler_factory is not None:
             scheduler = self.lr_scheduler_factory(optimizer)
         else:

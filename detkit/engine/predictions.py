@@ -70,6 +70,7 @@ class PredictionWriter(BasePredictionWriter):
 
     Attributes:
         skipped: image id -> why it could not be read.
+        num_images, num_written: how many images were read, and how many detections of them were written.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class PredictionWriter(BasePredictionWriter):
         self.folder = Path(output) if output else Path()
         self.written: Path | None = None
         self.skipped: dict[str | int, str] = {}
+        self.num_images = self.num_written = 0
         self._file: Any = None
 
     def use_run(self, checkpoint: Path) -> None:
@@ -230,7 +232,10 @@ class PredictionWriter(BasePredictionWriter):
                     if isinstance(content, str):
                         self.skipped[image_id] = content
                     else:
-                        yield Predicted(image_id, *content)
+                        found = Predicted(image_id, *content)
+                        self.num_images += 1
+                        self.num_written += len(found.scores)
+                        yield found
 
     # -- pictures --------------------------------------------------------------------------------
 

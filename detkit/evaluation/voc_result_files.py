@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from detkit.data.annotations import Finding, UnknownIdPolicy
+from detkit.data.coco_files import decode
 from detkit.data.input_files import LARGEST, check_printable, list_folder, read_bytes, short_repr
-from detkit.data.voc_files import VOCEntry, read_voc
+from detkit.data.voc_files import ALL, SPLIT_FILE, SPLIT_NAMES, VOCEntry, VOCSet, find_folders, read_voc
 from detkit.data.voc_images import ImageIndex
 from detkit.errors import DataError
 from detkit.evaluation.evaluation_files import Detected, EvaluationFiles, Objects, assemble, unknown_id_policy
@@ -50,8 +51,8 @@ def read_voc_results(
     Raises:
         DataError: a file is missing or malformed, or names an image or a class that there is not.
     """
-    voc = read_voc(str(annotations), split)
-    entries = sorted(voc.entries, key=lambda entry: entry.image_id)
+    voc, chosen = _read_set(str(annotations), split)
+    entries = sorted(chosen, key=lambda entry: entry.image_id)
     if not voc.annotated:
         raise DataError(f"{annotations}: no image of {split} is annotated: there is nothing to compare with")
     ids = [entry.image_id for entry in entries]
@@ -76,6 +77,22 @@ def read_voc_results(
         protocol=_protocol(voc.folders),
         findings=[*voc.findings, *policy.findings, *missing],
     )
+
+
+def _read_set(annotations: str, split: str) -> tuple[VOCSet, list[VOCEntry]]:
+    """An image set, and its images; of a folder without image sets, those that `detkit split` has put into it."""
+    path = os.path.join(annotations, SPLIT_FILE)
+    if split not in SPLIT_NAMES or not os.path.isfile(path) or find_folders(annotations):
+        voc = read_voc(annotations, split)
+        return voc, voc.entries
+    sets = decode(path, dict[str, list[str | int] | str], "lists called train, val and test")
+    names = sets.get(split, [])
+    stems = {os.path.splitext(str(name))[0] for name in ([names] if isinstance(names, str) else names)}
+    voc = read_voc(annotations, ALL)
+    entries = [entry for entry in voc.entries if entry.image_id in stems]
+    if not entries:
+        raise DataError(f"{path}: names no annotated image of the set {split!r}")
+    return voc, entries
 
 
 def _image_files(entries: Sequence[VOCEntry]) -> list[str]:

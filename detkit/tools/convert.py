@@ -18,8 +18,8 @@ from PIL import Image
 from detkit.data.annotations import PER_BOX, Annotations
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.image_io import image_shape, open_image
-from detkit.data.splitting import SPLIT_FILE, SPLITS
-from detkit.data.voc_files import is_image_name
+from detkit.data.splitting import SPLITS
+from detkit.data.voc_files import SPLIT_FILE, is_image_name
 from detkit.data.writers import FORMATS, Format, NewSplit
 from detkit.errors import ConfigError, DataError
 from detkit.files import check_output, discard, stage, write_json, writing

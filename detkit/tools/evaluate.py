@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from detkit.__about__ import __version__
-from detkit.errors import ConfigError
+from detkit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from detkit.evaluation.evaluation_files import EvaluationFiles
@@ -147,6 +148,13 @@ def evaluate(
 
 def _read(detections: str, annotations: str, split: str | None, **choices: Any) -> EvaluationFiles:
     """Read the files: a folder of annotations is in VOC's layout, a file in COCO's."""
+    if detections.endswith(".csv") or os.path.isfile(os.path.join(detections, "classes.txt")):
+        raise ConfigError(
+            f"detections {detections}: are a table or YOLO's text files, which are not evaluated; predict with "
+            "--format coco or --format voc"
+        )
+    if os.path.isdir(annotations):
+        _refuse_coco_folder(annotations)
     if os.path.isdir(annotations):
         if detections.endswith((".json", ".json.gz")):
             raise ConfigError(
@@ -161,6 +169,21 @@ def _read(detections: str, annotations: str, split: str | None, **choices: Any) 
     from detkit.evaluation.coco_files import read_coco_results
 
     return read_coco_results(detections, annotations, **choices)
+
+
+def _refuse_coco_folder(annotations: str) -> None:
+    """Tell a folder in COCO's layout from one in VOC's."""
+    from detkit.data.layouts import find_layout
+    from detkit.data.voc_files import find_folders
+
+    if find_folders(annotations) or not glob.glob(os.path.join(annotations, "**", "*.json"), recursive=True):
+        return
+    try:
+        layout = find_layout(annotations)
+    except DataError:  # the reader says what is wrong
+        return
+    if layout.class_name == "COCO":
+        raise ConfigError(f"annotations {annotations}: is a folder in COCO's layout; give a file of it ({layout.why})")
 
 
 def _as_list(values: list[Any] | float | None) -> list[Any] | None:

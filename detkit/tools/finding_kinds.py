@@ -19,7 +19,7 @@ class Kind(NamedTuple):
 CORRECT, NOTHING = "correct the annotation", "nothing needs to be done"
 KINDS = {
     # read with an error
-    "error": Kind("stops", "a run stops with this message", "the message says it"),
+    "error": Kind("stops", "a run stops with this message", "add, correct or remove what it names"),
     "nothing_to_learn": Kind("stops", "a fit stops", "annotate the objects, or look at the boxes that are left out"),
     "unreadable": Kind("stops", "a fit or test stops; predict goes on", "replace or remove the image"),
     # boxes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -180,3 +181,18 @@ def test_gradients_are_clipped(small: Small, fit: Fit) -> None:
     fit(model, max_steps=1, gradient_clip_val=0.01)
     moved = torch.cat([(v - before[k]).flatten() for k, v in model.named_parameters()])
     assert moved.norm().item() == pytest.approx(0.01, rel=1e-2)
+
+
+@pytest.mark.parametrize(("warmup", "told"), [(200, True), (2, False)])
+def test_a_warm_up_as_long_as_the_run_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, warmup: int, told: bool
+) -> None:
+    from detkit.engine.module import TrainableModule
+
+    model = TrainableModule(["a"], optim=OptimSettings(warmup_steps=warmup))
+    model.layer = torch.nn.Linear(2, 2)
+    monkeypatch.setattr(model, "_trainer", SimpleNamespace(estimated_stepping_batches=30, ckpt_path=None))
+    monkeypatch.setattr(model, "print", print)
+    model.configure_optimizers()
+    text = f"the run has 30 steps, and the learning rate rises for {warmup} of them"
+    assert (text in capsys.readouterr().out) == told

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -254,3 +255,15 @@ def test_image_ids_with_spaces(devkit: Path, tmp_path: Path) -> None:
     after = read_voc_results(write_results(tmp_path / "after", rows), devkit)
     assert sorted(after.evaluation_set.scores) == sorted(before.evaluation_set.scores)
     assert "photo 1 0" in after.evaluation_set.image_ids
+
+
+def test_the_sets_of_detkit_split(devkit: Path, tmp_path: Path) -> None:
+    loose = tmp_path / "loose"
+    shutil.copytree(devkit / "Annotations", loose)
+    names = sorted(path.stem for path in loose.glob("*.xml"))
+    (loose / "split.json").write_text(json.dumps({"train": [f"{names[0]}.jpg"], "test": [f"{names[1]}.jpg"]}))
+    results = write_results(tmp_path / "results", ROWS)
+    files = read_voc_results(results, loose, "test", other_images="drop", other_classes="drop")
+    assert files.evaluation_set.image_ids == [names[1]]
+    with pytest.raises(DataError, match="names no annotated image of the set 'val'"):
+        read_voc_results(results, loose, "val")

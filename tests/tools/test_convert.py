@@ -140,11 +140,20 @@ def test_an_earlier_output_is_replaced_only_if_asked(voc: Path, tmp_path: Path) 
     assert type(detkit.data.open(output)).__name__ == "COCO" and not (output / "data.yaml").exists()
 
 
-def test_images_that_are_read_are_never_replaced(voc: Path, tmp_path: Path) -> None:
-    convert(detkit.data.open(voc), "yolo", tmp_path / "new", images="copy")
-    with pytest.raises(ConfigError, match=r"holds the image .*, which is read"):
+@pytest.mark.parametrize("images", ["copy", "link"])
+def test_what_is_read_is_never_replaced(voc: Path, tmp_path: Path, images: str) -> None:
+    convert(detkit.data.open(voc), "yolo", tmp_path / "new", images=images)
+    with pytest.raises(ConfigError, match=r"holds .*, which is read"):
         convert(detkit.data.open(tmp_path / "new"), "coco", tmp_path / "new", overwrite=True)
     assert content(detkit.data.open(tmp_path / "new"))
+
+
+def test_a_file_of_annotations_is_opened_with_the_images_beside_its_folder(voc: Path, tmp_path: Path) -> None:
+    convert(detkit.data.open(voc), "coco", tmp_path / "new")
+    data = detkit.data.open(tmp_path / "new/annotations/instances_train.json", split=[1.0, 0.0, 0.0])
+    expected = detkit.data.open(tmp_path / "new").annotations("train")
+    assert len(data.annotations("train").boxes) == len(expected.boxes)
+    assert Path(data.annotations("train").path(0)).exists()
 
 
 def test_nothing_is_left_where_an_image_cannot_be_read(voc: Path, tmp_path: Path) -> None:
