@@ -72,7 +72,7 @@ def test_an_image_without_box_and_no_column_of_classes(make: Callable[..., Path]
     data = CSV(str(make("image,xmin,ymin,xmax,ymax\na.png,1,2,20,22\nb.png,,,,\n")), split=[1, 0, 0])
     train = data.annotations("train")
     assert data.class_names == ["object"] and train.counts.tolist() == [1, 0]
-    assert [finding.kind for finding in train.findings] == ["no_class"]
+    assert [finding.kind for finding in train.findings] == ["one_class"]
 
 
 def test_shares_of_the_sides_are_read_on_request(make: Callable[..., Path]) -> None:

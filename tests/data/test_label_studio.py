@@ -147,7 +147,7 @@ def test_what_is_no_rectangle_is_counted(make: Callable[..., Path]) -> None:
     folder = make([task(1, "a.png", polygon, ellipse, choice, several, region((1, 1, 50, 50)))])
     train = LabelStudio(str(folder), split=[1, 0, 0]).annotations("train")
     assert train.boxes.round(3).tolist() == [BOXES[0], [16, 9, 24, 21], BOXES[0], BOXES[0]]
-    assert kinds(folder) == {"from_outline": 2, "no_class": 1, "several_classes": 1, "no_box": 1}
+    assert kinds(folder) == {"from_outline": 2, "no_label": 1, "several_classes": 1, "no_box": 1}
 
 
 def test_exports_called_as_splits_are(make: Callable[..., Path]) -> None:
