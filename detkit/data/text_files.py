@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
+from contextlib import suppress
 
 from detkit.data.input_files import read_bytes
 from detkit.errors import DataError
 
 # UTF-32's mark begins with that of UTF-16.
+FEW = 64  # bytes beyond ASCII
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -61,6 +64,13 @@ def encoding_of(content: bytes) -> str:
 
 def _likely_encoding(content: bytes) -> str | None:
     from charset_normalizer import from_bytes
+
+    # Of a few letters charset_normalizer cannot tell: Chinese ones are pairs of bytes, those with accents stand alone.
+    runs = re.findall(rb"[\xa1-\xfe]+", content)
+    if sum(map(len, runs)) < FEW and all(len(run) % 2 == 0 for run in runs):
+        with suppress(UnicodeDecodeError):
+            if all("\u4e00" <= letter <= "\u9fff" for run in runs for letter in run.decode("gb2312")):
+                return "gb18030"  # which holds GBK and GB2312
 
     best = from_bytes(content).best()
     return None if best is None else best.encoding
