@@ -197,6 +197,11 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(to_json(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def quote_formula(text: str) -> str:
+    """An apostrophe in front of what a spreadsheet would take for a formula, as OWASP advises."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
 def overwrite_note(replaced: bool, option: str, kind: str = "FOLDER") -> str:
     """A note that an output replaced an earlier one, naming the option of another place; "" where it did not."""
     return f" (instead of an earlier one; {option} {kind} keeps both)" if replaced else ""

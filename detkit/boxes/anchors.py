@@ -39,11 +39,15 @@ class AnchorSettings:
     def __post_init__(self) -> None:
         check_choice("anchors.convention", self.convention, CONVENTIONS)
 
+    def level_sizes(self, levels: int) -> list[list[float]]:
+        """The sizes of each of so many feature maps, the defaults where none are given."""
+        if self.sizes is not None:
+            return self.sizes
+        return [[128.0, 256.0, 512.0]] if levels == 1 else [[32.0 * 2**i] for i in range(levels)]
+
     def generator(self, strides: Sequence[int]) -> AnchorGenerator:
         """The generator for feature maps of these strides; ConfigError for another number of lists of sizes."""
-        sizes = self.sizes
-        if sizes is None:
-            sizes = [[128.0, 256.0, 512.0]] if len(strides) == 1 else [[32.0 * 2**i] for i in range(len(strides))]
+        sizes = self.level_sizes(len(strides))
         fixed = list(strides) if self.convention == "paper" else None
         return AnchorGenerator(sizes, self.ratios, self.convention, num_levels=len(strides), strides=fixed)
 

@@ -251,9 +251,8 @@ class DetectionDataModule(DataModule):
             parts, how = self.divide()
             if how:
                 counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
-                drawn = how.startswith("split ")
-                text = "the data set has no sets of its own; it is divided" if drawn else "the data set is divided"
-                rank_zero_info(f"{text}: {counts} ({how})")
+                text = "the data set has no sets of its own; it" if self.is_drawn else "the data set"
+                rank_zero_info(f"{text} is divided: {counts} ({how})")
             self._content |= {"train": None, "val": None} | parts
         return super().content(split)
 
@@ -292,6 +291,11 @@ class DetectionDataModule(DataModule):
         path = str(getattr(self, "path", ""))
         return os.path.join(os.path.dirname(path) if os.path.isfile(path) else path, SPLIT_FILE)
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether nothing but `split` and `split_seed` says which image is in which set."""
+        return self.sets is None and not os.path.isfile(self.split_file)
+
     def _sets(self, use_file: bool) -> tuple[dict[str, Any] | None, str]:
         """The lists of `sets`, and where they are from."""
         if isinstance(self.sets, dict):
@@ -316,7 +320,7 @@ class DetectionDataModule(DataModule):
             DataError: there is no test set, the training set has no box, or a set to compare with is not annotated.
         """
         # Nobody who predicts on a data set that has no sets means a tenth of it.
-        self._undivided = stage == "predict" and self.sets is None and not os.path.isfile(self.split_file)
+        self._undivided = stage == "predict" and self.is_drawn
         for split in STAGES.get(stage or "", ()) if stage != "predict" else ():
             annotations = self.annotations(split)
             if annotations is None:

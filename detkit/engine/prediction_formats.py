@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from detkit.__about__ import __version__
+from detkit.files import quote_formula
 
 #: In the folder of a format of several files: what it was written by. Such a folder may be replaced.
 MARK = ".detkit"
@@ -78,7 +81,7 @@ def write_csv(images: Iterable[Predicted], path: Path, classes: Classes) -> None
         writer.writerow(["image", "xmin", "ymin", "xmax", "ymax", "class", "score"])
         for image in images:
             for box, score, label in image.rows():
-                writer.writerow([_quoted(image.file), *box, _quoted(classes.names[label - 1]), score])
+                writer.writerow([quote_formula(image.file), *box, quote_formula(classes.names[label - 1]), score])
 
 
 def write_yolo(images: Iterable[Predicted], folder: Path, classes: Classes) -> None:
@@ -195,14 +198,7 @@ def _mark(folder: Path) -> None:
 
 def _difference(a: float, b: float) -> float:
     """a - b in float32, as the shortest decimal that is read back as the same number."""
-    import numpy as np
-
     return float(str(np.float32(a) - np.float32(b)))
-
-
-def _quoted(text: str) -> str:
-    """An apostrophe in front of what a spreadsheet would take for a formula, as OWASP advises."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def _safe(name: str) -> str:

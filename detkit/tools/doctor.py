@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from detkit.boxes import AnchorSettings
 from detkit.boxes.anchor_fit import AnchorFit, fit_anchors
 from detkit.data.annotations import UNKNOWN_SIDE, Annotations, Finding
 from detkit.data.checks import Check, check_annotations
@@ -24,7 +25,7 @@ from detkit.files import check_output, staged, to_json, write_json
 from detkit.tools.finding_kinds import Kind, kind_of
 
 EXAMPLES = 3  # of a kind
-SIZES, RATIOS = (32.0, 64.0, 128.0, 256.0, 512.0), (0.5, 1.0, 2.0)
+LEVELS = 5  # of a pyramid, whose default anchors are compared
 UNREACHED = 0.05  # share of the objects that no anchor reaches, above which it is told
 SMALL, SMALL_SHARE = 16.0, 0.1  # pixels of the resized image, and the share of the objects below it that is told
 EFFECTS = {"stops": "stops a run", "loses": "is left out", "note": "to look at"}
@@ -87,7 +88,8 @@ def doctor(
     checks = _once(checks)
     checks += _nothing_to_learn(splits)
     sides = _resized_sides(splits, min_size, max_size)
-    anchors = fit_anchors(sides, SIZES, RATIOS) if len(sides) else None
+    settings = AnchorSettings()
+    anchors = fit_anchors(sides, np.ravel(settings.level_sizes(LEVELS)), settings.ratios) if len(sides) else None
     suggested = _suggest_min_size(sides, min_size, max_size)
     checks += _fit_checks(splits, anchors, sides, suggested)
     summary = DataSummary.of(splits, module.class_names, module.category_ids)
@@ -109,7 +111,7 @@ def doctor(
 
 def _read(module: DetectionDataModule, errors: list[DataError]) -> dict[str, Annotations]:
     """The sets; one that is called "all" where a fit would divide the data set, which needs images that can be read."""
-    if ALL in module.sources and module.sets is None and not os.path.isfile(module.split_file):
+    if ALL in module.sources and module.is_drawn:
         return {ALL: module.read(ALL)}
     splits = {}
     for split in SPLITS:

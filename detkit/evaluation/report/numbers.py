@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from detkit.evaluation.grouping import count_by_class
+from detkit.files import quote_formula
 
 if TYPE_CHECKING:
     from detkit.evaluation.analysis import Analysis
@@ -100,15 +101,16 @@ def class_rows(metrics: Mapping[str, Any], evaluation_set: EvaluationSet, analys
 def to_csv(rows: Sequence[ClassRow]) -> str:
     """The rows as CSV with a heading; "n/a", which pandas reads as missing, where a number is not defined.
 
-    A class name that a spreadsheet would take for a formula gets an apostrophe in front, as OWASP advises.
+    Class names go through `quote_formula`.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["class", *(field.name for field in fields(ClassRow)[1:])])
     for row in rows:
         name, *numbers = astuple(row)
-        quoted = f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
-        quoted = quoted.replace("\r", " ")  # which csv does not quote, and a spreadsheet takes for a new row
+        quoted = quote_formula(name).replace(
+            "\r", " "
+        )  # which csv does not quote, and a spreadsheet takes for a new row
         writer.writerow([quoted, *("n/a" if is_missing(number) else number for number in numbers)])
     return buffer.getvalue()
 
