@@ -101,12 +101,15 @@ class StepClock:
         }
 
 
-def evaluate(detect: Callable[[list[dict[str, Any]]], list[dict[str, Any]]], module: Any) -> dict[str, Any]:
+def evaluate(
+    detect: Callable[[list[dict[str, Any]]], list[dict[str, Any]]], module: Any, limit: int | None = None
+) -> dict[str, Any]:
     """mAP on the validation set by each protocol, and images a second of `detect` (loading apart).
 
     Args:
         detect: batch of Samples -> Detections in the pixels of the samples' images.
         module: the data module, set up.
+        limit: evaluate on the first so many images, in whole batches; None: on all.
     """
     from detkit.evaluation import MeanAveragePrecision
 
@@ -114,6 +117,8 @@ def evaluate(detect: Callable[[list[dict[str, Any]]], list[dict[str, Any]]], mod
     images, seconds = 0, 0.0
     with torch.inference_mode():
         for batch in module.val_dataloader():
+            if limit is not None and images >= limit:
+                break
             began = time.perf_counter()
             detections = detect(batch)
             seconds += time.perf_counter() - began

@@ -6,6 +6,7 @@ Options win over files wherever they stand on the command line, so files are put
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -119,6 +120,26 @@ def flatten(content: Any, prefix: str = "") -> dict[str, Any]:
     for name, value in content.items():
         flat |= flatten(value, f"{prefix}.{name}" if prefix else str(name))
     return flat
+
+
+def with_nulls(arguments: Sequence[str]) -> list[str]:
+    """The arguments with ``--model.GROUP.NAME null`` as ``--model.GROUP={"NAME": null}``, for jsonargparse's parser.
+
+    jsonargparse 4.53 reads the null of a nested option as a text. What else the group holds is kept.
+    """
+    result: list[str] = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if not equals and argument == "null" and result:
+            name, value = result[-1], argument
+        group, _, option = name.rpartition(".")
+        if value != "null" or not re.fullmatch(r"--model\.(init_args\.)?(?!init_args$)\w+", group):
+            result.append(argument)
+            continue
+        if not equals:
+            result.pop()
+        result.append(f"{group}={json.dumps({option: None})}")
+    return result
 
 
 def _normalize(argument: str) -> str:

@@ -77,6 +77,9 @@ def report_fit(trainer: Trainer, model: TrainableModule, folder: Path | None, re
     """Say which checkpoint a fit has left in the run's folder, if there is one."""
     if folder is None:
         return
+    stopping = trainer.early_stopping_callback
+    if stopping is not None and stopping.stopped_epoch:
+        print(f"stopped early: {stopping.monitor} was not better in the last {stopping.patience} validations")
     best, last = (folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
     callback = trainer.checkpoint_callback
     if isinstance(callback, ModelCheckpoint) and callback.best_model_score is not None and best.is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -31,6 +32,8 @@ def long_form(command: str, args: Sequence[str]) -> list[str]:
         ConfigError: there is more without an option than the command takes.
     """
     given, options = _divide(_with_groups(args) if command == "predict" else args)
+    if command == "fit":
+        options = [re.sub(r"^--patience(?==|$)", "--checkpoint.patience", each) for each in options]
     if not given:
         return options
     if command == "fit":

@@ -22,10 +22,11 @@ from detkit.data.coco_files import decode
 from detkit.data.dataset import DetectionDataset, Proposals, UnreadableAsSamples
 from detkit.data.input_files import check_printable
 from detkit.data.loaders import TrainLoader, default_workers, loader_options, make_eval_loader, samples_done
-from detkit.data.sampler import TrainSampler
+from detkit.data.mosaic import Mosaic
+from detkit.data.sampler import TrainSampler, repeat_factors
 from detkit.data.splitting import SPLITS, check_shares, choose_sets, split_annotations
 from detkit.data.summary import DataSummary
-from detkit.data.transforms import Transform, make_transform
+from detkit.data.transforms import MOSAIC, Transform, make_transform
 from detkit.data.voc_files import SPLIT_FILE
 from detkit.errors import ConfigError, DataError
 from detkit.proposals.store import ProposalStore
@@ -47,8 +48,9 @@ class DataModule(L.LightningDataModule):
         eval_batch_size: images per step in validation, test and prediction; None takes batch_size.
         num_workers: processes that read images; None takes one less than the cores, at most 4; 0 reads in
             the main process.
-        transforms: training augmentation: albumentations transforms, each as `class_path` and
-            `init_args`; None is a horizontal flip half of the time, an empty list no augmentation.
+        transforms: training augmentation, in this order: flip, color, scale_jitter, crop or mosaic, or albumentations
+            transforms, each as `class_path` and `init_args`; None is a horizontal flip half of the time, an empty list
+            no augmentation.
         seed: of shuffling and augmentation; any integer from 0; None takes seed_everything's.
         class_names: the classes, without background, in the order of the labels 1..K; None takes those of the data
             set. The attribute of this name is known after `__init__`.
@@ -64,7 +66,7 @@ class DataModule(L.LightningDataModule):
         batch_size: int = 2,
         eval_batch_size: int | None = None,
         num_workers: int | None = None,
-        transforms: list[dict] | None = None,  # with dict[str, Any] jsonargparse would call what is nested in it
+        transforms: list[str | dict] | None = None,  # with dict[str, Any] jsonargparse would call what is nested in it
         seed: int | None = None,
         class_names: list[str] | None = None,
     ) -> None:
@@ -113,6 +115,10 @@ class DataModule(L.LightningDataModule):
 
     def _wide(self, dataset: Any) -> np.ndarray | None:
         """Which training images are wider than tall, where batches are grouped by that."""
+        return None
+
+    def _repeats(self, dataset: Any) -> np.ndarray | None:
+        """How often each training image is read in an epoch; None: once."""
         return None
 
     def _set_classes(self, names: Sequence[str], category_ids: Sequence[int] | None = None) -> None:
@@ -169,6 +175,7 @@ class DataModule(L.LightningDataModule):
             seed=self.seed,
             batch_size=self.batch_size,
             wide=self._wide(dataset),
+            repeats=self._repeats(dataset),
             samples_done=samples_done(self.trainer, self.batch_size),
         )
         return TrainLoader(dataset, batch_size=self.batch_size, sampler=sampler, **loader_options(self.num_workers))
@@ -214,6 +221,8 @@ class DetectionDataModule(DataModule):
             `detkit split` writes.
         split: without that, the shares of train, val and test; their sum is 1. Images that are alike stay together.
         split_seed: of that split; any integer from 0.
+        repeat_threshold: read images more than once an epoch that have a class which is in less than this share (0-1)
+            of the training images, see `repeat_factors`; null: no image.
         shared: see DataModule.
 
     Attributes:
@@ -227,13 +236,15 @@ class DetectionDataModule(DataModule):
         sets: dict[str, list[str | int] | str] | str | None = None,
         split: Sequence[float] = (0.8, 0.1, 0.1),
         split_seed: int = 0,
+        repeat_threshold: float | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
         self.group_by_aspect = group_by_aspect
         check_choice("exif", exif, ("auto", "apply", "ignore"))
         check_shares(split)
-        self.exif = exif
+        check_range("repeat_threshold", repeat_threshold, 0, 1)
+        self.exif, self.repeat_threshold = exif, repeat_threshold
         self.sets, self.split, self.split_seed = sets, tuple(split), split_seed
         self.proposals: dict[str, Proposals] = {}
         self._undivided = False
@@ -340,7 +351,8 @@ class DetectionDataModule(DataModule):
 
     def make_dataset(self, split: str, content: Annotations, transform: Transform | None) -> DetectionDataset:
         """Samples of the split's images."""
-        return DetectionDataset(content, transform, self._proposals_of(split, self.proposals), self.seed)
+        mosaic = Mosaic() if split == "train" and MOSAIC in (self.transforms or ()) else None
+        return DetectionDataset(content, transform, self._proposals_of(split, self.proposals), self.seed, mosaic)
 
     def use_proposals(self, stores: Mapping[str, Proposals]) -> None:
         """Let the samples of some splits carry "proposals".
@@ -390,3 +402,10 @@ class DetectionDataModule(DataModule):
 
     def _wide(self, dataset: DetectionDataset) -> np.ndarray | None:
         return dataset.annotations.wide if self.group_by_aspect else None
+
+    def _repeats(self, dataset: DetectionDataset) -> np.ndarray | None:
+        if self.repeat_threshold is None:
+            return None
+        annotations = dataset.annotations
+        labels = [annotations.fields(i)["labels"] for i in range(len(annotations))]
+        return repeat_factors(labels, self.repeat_threshold)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from detkit.data.annotations import PER_BOX, Annotations
+from detkit.data.mosaic import Mosaic
 from detkit.data.transforms import Item, Transform, augment
 from detkit.errors import DataError
 from detkit.types import Sample
@@ -36,12 +37,14 @@ class DetectionDataset(Dataset):
         transform: augmentation, called with (item, seed); None for none.
         proposals: image_id -> (P, 4) boxes; each sample then has "proposals", which follow every transform.
         seed: for samples that are asked for by a plain index.
+        mosaic: joins images before they are augmented; None: each image stays alone.
     """
 
     annotations: Annotations
     transform: Transform | None = None
     proposals: Proposals | None = None
     seed: int = 0
+    mosaic: Mosaic | None = None
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -56,7 +59,8 @@ class DetectionDataset(Dataset):
         index, seed = key if isinstance(key, tuple) else (key, self.seed + int(key))
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        item = augment(self.transform, self._load(index), seed, self.annotations.path(index))
+        item = self._load(index) if self.mosaic is None else self.mosaic(self._load, index, len(self), seed)
+        item = augment(self.transform, item, seed, self.annotations.path(index))
         sample: Sample = {
             "image": image_to_tensor(item["image"]),
             "boxes": torch.as_tensor(item["boxes"], dtype=torch.float32).reshape(-1, 4),

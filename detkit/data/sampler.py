@@ -6,7 +6,7 @@ are pure functions of (seed, epoch, index), whatever the number of workers, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch.distributed
@@ -44,6 +44,8 @@ class TrainSampler(DistributedSampler):
         batch_size: of the loader (per rank); needed for grouping only.
         wide: (size,) bool, which images are wider than tall: runs of `batch_size` then are all
             wide or all tall, except in the last batches of an epoch, which take what is left.
+        repeats: (size,) of 1 and more, how often each is read in an epoch, on average where it is no whole number; an
+            epoch has as many samples as their sum. None: each once.
         num_replicas, rank: as in EvalSampler.
         samples_done: how many of this rank's samples of the epoch are left out, since they were done before a
             resumption; asked each time an iterator begins. `len()` counts them nevertheless.
@@ -58,20 +60,39 @@ class TrainSampler(DistributedSampler):
         num_replicas: int | None = None,
         rank: int | None = None,
         samples_done: Callable[[], int] = lambda: 0,
+        repeats: np.ndarray | None = None,
     ) -> None:
-        super().__init__(range(size), **_world(num_replicas, rank), seed=seed)  # type: ignore[arg-type]
+        self.repeats = repeats
+        count = size if repeats is None else round(float(repeats.sum()))
+        super().__init__(range(count), **_world(num_replicas, rank), seed=seed)  # type: ignore[arg-type]
         self.batch_size = batch_size
         self.wide = wide
         self.samples_done = samples_done
 
     def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
-        epoch = self.epoch
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.dataset))  # type: ignore[arg-type]
-        order = np.resize(order, self.total_size)
-        mine = order[self.rank :: self.num_replicas] if self.wide is None else self._grouped(order, self.wide[order])
-        indices = mine[self.samples_done() :].tolist()
-        seeds = (np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0] for index in indices)
-        return zip(indices, map(int, seeds), strict=True)
+        random = np.random.default_rng((self.seed, self.epoch))
+        index, copy = self._epoch()
+        order = np.resize(random.permutation(len(index)), self.total_size)
+        if self.wide is None:
+            mine = order[self.rank :: self.num_replicas]
+        else:
+            mine = self._grouped(order, self.wide[index[order]])
+        mine = mine[self.samples_done() :]
+        for sample, number in zip(index[mine].tolist(), copy[mine].tolist(), strict=True):
+            entropy = (self.seed, self.epoch, sample, *([number] if number else []))
+            yield sample, int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+    def _epoch(self) -> tuple[np.ndarray, np.ndarray]:
+        """The indices of an epoch, in order, and the number of each among those that are equal, from 0."""
+        if self.repeats is None:
+            indices = np.arange(len(self.dataset))  # type: ignore[arg-type]
+            return indices, np.zeros_like(indices)
+        # Systematic sampling: the sum of the counts is the same in every epoch, and each is right on average.
+        start = np.random.default_rng((self.seed, self.epoch, 2)).random()
+        ends = np.floor(np.cumsum(self.repeats) * len(self.dataset) / self.repeats.sum() + start)  # type: ignore[arg-type]
+        counts = np.diff(ends, prepend=0).astype(np.int64)
+        indices = np.repeat(np.arange(len(counts)), counts)
+        return indices, np.arange(len(indices)) - np.repeat(np.cumsum(counts) - counts, counts)
 
     def _grouped(self, order: np.ndarray, wide: np.ndarray) -> np.ndarray:
         """This rank's indices in batches of one orientation."""
@@ -84,3 +105,22 @@ class TrainSampler(DistributedSampler):
         dealt = self.num_samples // batch * batch * self.num_replicas
         mine = flat[:dealt].reshape(-1, self.num_replicas, batch)[:, self.rank].reshape(-1)
         return np.concatenate([mine, flat[dealt:][self.rank :: self.num_replicas]])
+
+
+def repeat_factors(labels: Sequence[np.ndarray], threshold: float) -> np.ndarray:
+    """How often each image is read in an epoch, so that rare classes are seen more often (Gupta et al. 2019, LVIS).
+
+    The factor of a class is max(1, sqrt(threshold / f)), f the share of the images that have it; that of an image is
+    the largest of its classes'.
+
+    Args:
+        labels: of each image the labels (G,) of its objects.
+        threshold: share (0-1) of the images below which a class is rare; 0.001 in the paper, more for small sets.
+
+    Returns:
+        float64 (size,) of 1 and more.
+    """
+    present = [np.unique(each) for each in labels]
+    classes, counts = np.unique(np.concatenate([*present, np.zeros(0, np.int64)]), return_counts=True)
+    factors = np.maximum(1.0, np.sqrt(threshold * len(labels) / np.maximum(counts, 1)))
+    return np.array([factors[np.searchsorted(classes, each)].max(initial=1.0) for each in present])

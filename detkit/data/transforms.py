@@ -22,6 +22,29 @@ from detkit.errors import ConfigError
 # Its look-up of newer versions on the network must be off before anyone imports it.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
+#: Augmentations by one word, as albumentations transforms; `mosaic` joins several images and is made apart.
+NAMED: dict[str, list[dict[str, Any]]] = {
+    "flip": [{"class_path": "HorizontalFlip"}],
+    # Brightness, contrast, saturation and hue, as in SSD (Liu et al. 2016, section 2.2).
+    "color": [{"class_path": "ColorJitter", "init_args": {"p": 0.5}}],
+    # Large-scale jitter (Ghiasi et al. 2021): what leaves the image is cut, what is missing is grey.
+    "scale_jitter": [
+        {
+            "class_path": "Affine",
+            "init_args": {
+                "scale": [0.5, 1.6],
+                "translate_percent": [-0.2, 0.2],
+                "keep_ratio": True,
+                "fill": 114,
+                "p": 0.7,
+            },
+        }
+    ],
+    # A part of the image in which every box is whole.
+    "crop": [{"class_path": "BBoxSafeRandomCrop", "init_args": {"p": 0.5}}],
+}
+MOSAIC = "mosaic"
+
 #: A sample while it is augmented: "image" uint8 (H, W, 3) RGB, "boxes" (N, 4), the other per-box arrays of Annotations
 #: where there are any, and "proposals" float32 (P, 4) where they are given; these are transformed as the boxes are.
 Item = dict[str, np.ndarray]
@@ -107,8 +130,8 @@ def build_transform(spec: Any) -> Any:
     nested in its arguments (as of OneOf): a config imports and calls nothing else.
 
     Args:
-        spec: `{"class_path": "albumentations.HorizontalFlip", "init_args": {"p": 0.5}}`, or a transform. The
-            "albumentations." may be left out.
+        spec: `{"class_path": "albumentations.HorizontalFlip", "init_args": {"p": 0.5}}`, a class's name alone, or a
+            transform. The "albumentations." may be left out.
 
     Raises:
         ConfigError: as `AlbumentationsPipeline`.
@@ -118,6 +141,8 @@ def build_transform(spec: Any) -> Any:
     kinds = albumentations.BasicTransform, albumentations.BaseCompose
     if isinstance(spec, kinds):
         return spec
+    if isinstance(spec, str):
+        spec = {"class_path": spec}
     if not isinstance(spec, Mapping):
         raise ConfigError(f"transforms: {spec!r} is no albumentations transform; write class_path and init_args")
     known = {
@@ -177,10 +202,17 @@ Transform = HorizontalFlip | AlbumentationsPipeline
 
 
 def make_transform(transforms: Sequence[Any] | None) -> Transform | None:
-    """None: the default flip; an empty list: no augmentation; else an `AlbumentationsPipeline`."""
+    """None: the default flip; an empty list: no augmentation; else an `AlbumentationsPipeline`.
+
+    Words of `NAMED` stand for the transforms there; `MOSAIC` is left to the data set.
+    """
     if transforms is None:
         return HorizontalFlip()
-    return AlbumentationsPipeline(transforms) if len(transforms) else None
+    specs: list[Any] = []
+    for each in transforms:
+        specs += NAMED.get(each, [each]) if isinstance(each, str) else [each]
+    specs = [each for each in specs if each != MOSAIC]
+    return AlbumentationsPipeline(specs) if specs else None
 
 
 def augment(transform: Transform | None, item: Item, seed: int, path: str) -> Item:

@@ -84,6 +84,7 @@ class FasterRCNN(RegionDetector):
         #: In the first two of four steps the RPN has a backbone of its own.
         self.rpn_backbone = copy.deepcopy(self.backbone) if training_scheme == "alternating" else None
         self.alternation = AlternatingSchedule() if training_scheme == "alternating" else None
+        self.has_stages = self.alternation is not None
 
     def build_rpn(self) -> None:
         """The RPN, on the backbone's maps."""
@@ -111,7 +112,8 @@ class FasterRCNN(RegionDetector):
         return field_lines(self.backbone, self.rpn)
 
     def configure_callbacks(self) -> list[Callback]:
-        return [] if self.alternation is None else [self.alternation]
+        callbacks = super().configure_callbacks()
+        return callbacks if self.alternation is None else [*callbacks, self.alternation]
 
     def lr_factor(self, total_steps: int) -> Callable[[int], float]:
         """The learning rate's factor; in alternating training the schedule runs anew in each of the four steps."""

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from detkit.classes import full_name
 from detkit.engine.checkpoints import read_checkpoint
-from detkit.errors import CheckpointError
+from detkit.errors import CheckpointError, ConfigError
 from detkit.files import staged
+from detkit.settings import check_range
 from detkit.signals import SIGNALS, Stopped
 from detkit.torch_files import check_form
 
@@ -39,9 +40,16 @@ class BestCheckpoint(StageCheckpoint, ModelCheckpoint):
         monitor: what is compared, for example `val/map`, `val/map_50` or `val/loss`.
         mode: `max` or `min`.
         every_n_epochs: compare every so many epochs.
+        patience: stop the fit after so many validations without a better one; null: train to the end.
+
+    Raises:
+        ConfigError: a patience below 1.
     """
 
-    def __init__(self, monitor: str = "val/map", mode: str = "max", every_n_epochs: int = 1) -> None:
+    def __init__(
+        self, monitor: str = "val/map", mode: str = "max", every_n_epochs: int = 1, patience: int | None = None
+    ) -> None:
+        check_range("patience", patience, 1)
         super().__init__(
             monitor=monitor,
             mode=mode,
@@ -52,10 +60,13 @@ class BestCheckpoint(StageCheckpoint, ModelCheckpoint):
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
+        self.patience = patience
         self._class_name = ""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
+        if self.patience is not None and getattr(pl_module, "has_stages", False):
+            raise ConfigError("patience: a fit of several stages is not stopped early; set it to null")
         self._class_name = full_name(type(pl_module))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -96,7 +96,8 @@ def read_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     about, state = checkpoint["detkit"], checkpoint["state_dict"]
     right = {
         "detkit": isinstance(about, dict) and isinstance(about.get("class"), str),
-        "state_dict": isinstance(state, dict) and all(isinstance(n, str) and _is_plain(v) for n, v in state.items()),
+        "state_dict": isinstance(state, dict)
+        and all(isinstance(n, str) and is_plain_tensor(v) for n, v in state.items()),
         "hyper_parameters": isinstance(checkpoint.get("hyper_parameters", {}), dict),
         "pytorch-lightning_version": bool(re.fullmatch(r"[2-9](\.\w+)+", str(checkpoint.get(VERSION, "2.6")))),
     }
@@ -105,7 +106,7 @@ def read_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     return checkpoint
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain_tensor(value: Any) -> bool:
     """Whether a value is a tensor of real numbers in memory, as all of detkit's are."""
     import torch
 

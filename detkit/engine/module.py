@@ -9,17 +9,19 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from detkit.__about__ import __version__
 from detkit.classes import full_name
 from detkit.data.loaders import begin_next_epoch
-from detkit.engine.optimization import UNKNOWN, OptimSettings, parameter_groups, schedule
+from detkit.engine.optimization import UNKNOWN, OptimSettings, build_optimizer, parameter_groups, schedule
 from detkit.engine.summary import trainable_table
+from detkit.engine.weight_averaging import MovingAverage
 from detkit.errors import CheckpointError, ConfigError, TrainingError
 from detkit.evaluation import EvaluationSet
 from detkit.features.weights import Loaded
@@ -37,8 +39,8 @@ class TrainableModule(L.LightningModule):
     Args:
         class_names: the classes, without background. Given by the data set on the command line.
         category_ids: the data set's own ids of these classes. Given by the data set.
-        optim: SGD and its schedule.
-        optimizer: replaces SGD, e.g. {class_path: torch.optim.AdamW, init_args: {lr: 0.0001}}.
+        optim: optimizer, schedule and the average of the weights.
+        optimizer: replaces that optimizer, e.g. {class_path: torch.optim.RMSprop, init_args: {lr: 0.0001}}.
         lr_scheduler: replaces the schedule; it steps per batch.
 
     Attributes:
@@ -54,6 +56,8 @@ class TrainableModule(L.LightningModule):
     best_by: tuple[str, str] = ("val/map", "max")
     #: What a fit that was stopped goes on behind: the last epoch that ended.
     progress_unit: str = "epoch"
+    #: Whether a fit has several stages, each with a schedule of its own.
+    has_stages: bool = False
 
     def __init__(
         self,
@@ -128,7 +132,7 @@ class TrainableModule(L.LightningModule):
         optimizer = self.trainer.optimizers[0]
         if self._new_optim and self.optimizer_factory is None:
             for group, wanted in zip(optimizer.param_groups, self.parameter_groups(), strict=True):
-                group.update({k: wanted[k] for k in ("momentum", "weight_decay")}, initial_lr=wanted["lr"])
+                group.update({k: v for k, v in wanted.items() if k not in ("params", "lr")}, initial_lr=wanted["lr"])
             for config in self.trainer.lr_scheduler_configs:
                 if isinstance(config.scheduler, LambdaLR):
                     config.scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
@@ -156,14 +160,14 @@ class TrainableModule(L.LightningModule):
         return (self.trainer.global_step + 1) % max(self.trainer.log_every_n_steps, 1) == 0
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """SGD with warm-up and drops, or what ``optimizer`` and ``lr_scheduler`` say; schedules step per batch."""
+        """The optimizer and schedule of ``optim``, or those that replace them; schedules step per batch."""
         total_steps = int(min(self.trainer.estimated_stepping_batches, UNKNOWN))
         if self.optimizer_factory is not None:
             optimizer = self.optimizer_factory([p for p in self.parameters() if p.requires_grad])
             unused = "optim.lr, momentum, weight_decay, decay_biases and bias_lr_factor"
             self.print(f"optimizer: {type(optimizer).__name__}, as its own arguments say; {unused} are not used")
         else:
-            optimizer = SGD(self.parameter_groups(), lr=self.optim.lr)
+            optimizer = build_optimizer(self.parameter_groups(), self.optim)
         if self.lr_scheduler_factory is None and self.optim.warmup_steps >= total_steps // 2 > 0:
             self.print(
                 f"warning: the run has {total_steps:,} steps, and the learning rate rises for "
@@ -176,8 +180,16 @@ class TrainableModule(L.LightningModule):
         self._check_resumed(optimizer, scheduler)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def configure_callbacks(self) -> list[Callback]:
+        """The moving average of the weights, if ``optim.ema`` asks for it."""
+        if self.optim.ema is None:
+            return []
+        if self.has_stages:
+            raise ConfigError("optim.ema: a fit of several stages keeps no average of the weights; set it to null")
+        return [MovingAverage(self.optim.ema)]
+
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What SGD is given: the trainable parameters with their rates, momentum and decay."""
+        """What the optimizer is given: the trainable parameters with their rates and decay."""
         return parameter_groups(self, self.optim)
 
     def lr_factor(self, total_steps: int) -> Callable[[int], float]:
@@ -203,8 +215,9 @@ class TrainableModule(L.LightningModule):
         for number, values in resumed[name][0]["state"].items():
             where = f"{name}.0.state.{number}"
             check_form(values, {}, where)
-            foreign = self.optimizer_factory is None and any(  # of SGD each is as large as its parameter
-                value is not None and getattr(value, "shape", None) != shapes.get(number) for value in values.values()
+            foreign = self.optimizer_factory is None and any(  # each is as large as its parameter
+                value is not None and getattr(value, "shape", None) != (() if key == "step" else shapes.get(number))
+                for key, value in values.items()
             )
             if number not in shapes or foreign:
                 raise CheckpointError(f"its entry {where} is of another parameter")

@@ -52,6 +52,7 @@ class RoISettings:
         positive_fraction: at most this share of them foreground.
         box_weights: factors of the regression targets; 10, 10, 5, 5 is 1 / (.1, .1, .2, .2).
         box_loss: smooth_l1, l1, l2 or giou.
+        box_loss_weight: factor of it in the sum of the losses; mmdetection gives giou 10.
         beta: where smooth L1 turns linear; 1 in the paper.
     """
 
@@ -68,11 +69,13 @@ class RoISettings:
     positive_fraction: float = 0.25
     box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
     box_loss: str = "smooth_l1"
+    box_loss_weight: float = 1.0
     beta: float = 1 / 9
 
     def __post_init__(self) -> None:
         check_choice("roi.head", self.head, HEADS)
         check_choice("roi.box_loss", self.box_loss, BOX_LOSSES)
+        check_range("roi.box_loss_weight", self.box_loss_weight, 0)
         for name, most in (("pool_size", 64), ("head_channels", 65536), ("batch_size", math.inf)):
             check_range(f"roi.{name}", getattr(self, name), 1, most)
         for name in ("foreground_iou", "positive_fraction", "dropout"):
@@ -145,9 +148,10 @@ class RoIHeads(nn.Module):
         else:
             predicted, target = deltas, self._encode(box, roi, label)
         count = valid.sum().clamp(min=1)
+        loss_box_reg = box_regression_loss(predicted, target, positive & valid, count, s.box_loss, s.beta)
         losses = {
             "loss_classifier": cross_entropy(logits, label, valid),
-            "loss_box_reg": box_regression_loss(predicted, target, positive & valid, count, s.box_loss, s.beta),
+            "loss_box_reg": s.box_loss_weight * loss_box_reg,
         }
         stats = {
             "roi_foreground": (positive & valid).sum() / len(rois),

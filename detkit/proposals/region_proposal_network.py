@@ -43,6 +43,7 @@ class RPNSettings:
         straddle: in training, anchors that reach further out of the image than this many pixels are left out (0 in
             the paper); null: none is.
         box_loss: smooth_l1, l1, l2 or giou.
+        box_loss_weight: factor of it in the sum of the losses.
         beta: where smooth L1 turns linear; 1/9 is the paper's sigma 3.
     """
 
@@ -59,10 +60,12 @@ class RPNSettings:
     score_threshold: float = 0.0
     straddle: float | None = None
     box_loss: str = "smooth_l1"
+    box_loss_weight: float = 1.0
     beta: float = 1 / 9
 
     def __post_init__(self) -> None:
         check_choice("rpn.box_loss", self.box_loss, BOX_LOSSES)
+        check_range("rpn.box_loss_weight", self.box_loss_weight, 0)
         for name in ("foreground_iou", "positive_fraction", "nms_threshold", "score_threshold"):
             check_range(f"rpn.{name}", getattr(self, name), 0, 1)
         if not 0 <= self.background_iou <= self.foreground_iou:
@@ -212,9 +215,10 @@ class RegionProposalNetwork(nn.Module):
         ]
         logits, predicted, target, positive, valid = map(torch.cat, zip(*sampled, strict=True))
         count = valid.sum().clamp(min=1)
+        loss_rpn_box_reg = box_regression_loss(predicted, target, positive & valid, count, s.box_loss, s.beta)
         losses = {
             "loss_objectness": binary_cross_entropy(logits, positive, valid),
-            "loss_rpn_box_reg": box_regression_loss(predicted, target, positive & valid, count, s.box_loss, s.beta),
+            "loss_rpn_box_reg": s.box_loss_weight * loss_rpn_box_reg,
         }
         stats = {
             "rpn_foreground": (positive & valid).sum() / len(sampled),

@@ -15,6 +15,8 @@ import pytest
 import torch
 import yaml
 
+from tests.cli import fakes
+
 Detkit = Callable[..., Any]
 RUN = Path("runs/toy/version_0")
 
@@ -84,6 +86,25 @@ def test_without_a_validation_the_last_epoch_is_kept(detkit: Detkit) -> None:
     assert (result.code, result.err) == (0, "")
     assert f"checkpoint: {RUN}/checkpoints/last.ckpt (last; no validation" in result.out
     assert [p.name for p in (RUN / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_patience_ends_a_run_that_gets_no_better(detkit: Detkit) -> None:
+    """The mAPs of the epochs are 0.1, 0.5, 0.3, 0.2, 0.2, ..."""
+    result = detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "9", "--patience", "2")
+    assert (result.code, result.err) == (0, "")
+    assert "stopped early: val/map was not better in the last 2 validations" in result.out
+    assert state(RUN / "checkpoints/last.ckpt")["epoch"] == 3
+    assert state(RUN / "checkpoints/best.ckpt")["epoch"] == 1
+    whole = detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "3", "--patience=2")
+    assert whole.code == 0 and "stopped early" not in whole.out
+    wrong = detkit("fit", "--config", "toy.yaml", "--patience", "0")
+    assert wrong.code == 2 and "patience: 0 must be at least 1" in wrong.err
+
+
+def test_patience_is_not_for_fits_of_several_stages(detkit: Detkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fakes.Tiny, "has_stages", True)
+    result = detkit("fit", "--config", "toy.yaml", "--patience", "2")
+    assert result.code == 2 and "patience: a fit of several stages" in result.err
 
 
 def test_a_metric_that_does_not_exist_is_an_error(detkit: Detkit) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detkit.data.sampler import EvalSampler, TrainSampler
+from detkit.data.sampler import EvalSampler, TrainSampler, repeat_factors
 
 
 def epoch(sampler: TrainSampler, number: int) -> list[tuple[int, int]]:
@@ -76,3 +76,37 @@ def test_plain_shares_of_ranks_cover_the_epoch() -> None:
     shares = [epoch(TrainSampler(11, 0, num_replicas=3, rank=rank), 0) for rank in range(3)]
     assert {index for share in shares for index, _ in share} == set(range(11))
     assert [len(share) for share in shares] == [4, 4, 4]
+
+
+def test_repeat_factors_are_the_papers() -> None:
+    """Gupta et al. 2019: r(c) = max(1, sqrt(t / f(c))), and an image has the largest of its classes'."""
+    labels = [np.array(each, np.int64) for each in ([1, 1], [1], [1, 2], [1], [], [3, 1], [1], [1])]
+    expected = np.ones(8)
+    expected[[2, 5]] = np.sqrt(0.5 / (1 / 8))
+    np.testing.assert_allclose(repeat_factors(labels, 0.5), expected)
+    np.testing.assert_allclose(repeat_factors(labels, 0.01), np.ones(8))
+    np.testing.assert_allclose(repeat_factors([np.zeros(0, np.int64)] * 3, 0.5), np.ones(3))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(1, 4), min_size=1, max_size=30), st.integers(1, 3), st.booleans())
+def test_repeats_are_right_on_average(repeats: list[float], ranks: int, grouped: bool) -> None:
+    wanted, epochs = np.array(repeats), 40
+    flags = np.arange(len(wanted)) % 2 == 0 if grouped else None
+    counts = np.zeros(len(wanted))
+    for number in range(epochs):
+        pairs: list[tuple[int, int]] = []
+        for rank in range(ranks):
+            sampler = TrainSampler(len(wanted), 0, 2, flags, ranks, rank, repeats=wanted)
+            pairs += epoch(sampler, number)
+        of_epoch = np.bincount([index for index, _ in pairs], minlength=len(wanted))
+        assert (of_epoch >= np.floor(wanted * round(wanted.sum()) / wanted.sum())).all()
+        assert 0 <= len(pairs) - round(wanted.sum()) < ranks
+        if ranks == 1:
+            assert len(set(pairs)) == len(pairs)  # copies of an image are augmented differently
+        counts += of_epoch
+    assert np.abs(counts / epochs - wanted).max() < 1.0 + 1.0 * (ranks > 1)
+
+
+def test_repeats_of_one_change_nothing() -> None:
+    assert epoch(TrainSampler(20, 3, repeats=np.ones(20)), 1) == epoch(TrainSampler(20, 3), 1)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detkit.data import VOC
-from detkit.data.transforms import AlbumentationsPipeline, HorizontalFlip, make_transform
+from detkit.data.transforms import MOSAIC, NAMED, AlbumentationsPipeline, HorizontalFlip, make_transform
 from detkit.errors import ConfigError
 
 WIDTH, HEIGHT = 40, 30
@@ -136,10 +136,45 @@ def test_nothing_but_a_transform_is_called(tmp_path: Path, parse_data: Callable[
     assert not file.exists()
 
 
-@pytest.mark.parametrize("transform", [{"class": "x"}, "albumentations.HorizontalFlip", 7])
+@pytest.mark.parametrize("transform", [{"class": "x"}, ["HorizontalFlip"], 7])
 def test_what_is_no_class_path_is_told(transform: Any) -> None:
     with pytest.raises(ConfigError, match=r"class_path"):
         AlbumentationsPipeline([transform])
+
+
+@pytest.mark.parametrize("name", [*NAMED, MOSAIC])
+def test_augmentations_by_one_word(parse_data: Callable[..., Any], tmp_path: Path, name: str) -> None:
+    data = parse_data("detkit.data.Shapes", path=str(tmp_path), transforms=["flip", name])
+    assert data.transforms == ["flip", name]
+    transform = make_transform(data.transforms)
+    item = make_item([(0, 0, 10, 10), (20, 12, 30, 22)])
+    changed = 0
+    for seed in range(20):
+        output = transform(item, seed)
+        number = output["labels"] - 2**40
+        np.testing.assert_array_equal(output["difficult"], number % 2 == 0)
+        assert output["image"].dtype == np.uint8 and output["image"].shape[2] == 3
+        changed += output["image"].shape != item["image"].shape or (output["image"] != item["image"]).any()
+        if name == "crop":
+            assert len(number) == 2  # both are whole
+            np.testing.assert_allclose(output["area"], 100, rtol=1e-3)
+    assert changed or name in ("flip", MOSAIC)  # the item's image is plain
+
+
+def test_scale_jitter_keeps_boxes_on_their_pixels() -> None:
+    transform = make_transform(["scale_jitter"])
+    item = make_item([(10, 10, 30, 20)])
+    item["image"][10:20, 10:30] = 250
+    scales = []
+    for seed in range(40):
+        output = transform(item, seed)
+        if not len(output["boxes"]):
+            continue
+        rows, columns = np.nonzero(output["image"][..., 0] > 200)
+        seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        np.testing.assert_allclose(output["boxes"][0], seen, atol=1.5)
+        scales.append(float((output["boxes"][0, 2:] - output["boxes"][0, :2]).prod() / 200))
+    assert min(scales) < 0.6 and max(scales) > 1.2
 
 
 def test_images_must_stay_uint8() -> None:

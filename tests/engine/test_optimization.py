@@ -196,3 +196,15 @@ def test_a_warm_up_as_long_as_the_run_is_told(
     model.configure_optimizers()
     text = f"the run has 30 steps, and the learning rate rises for {warmup} of them"
     assert (text in capsys.readouterr().out) == told
+
+
+def test_adamw_is_torchs(small: Small, fit: Fit) -> None:
+    model = small(optim__optimizer="adamw", optim__lr=1e-3, optim__weight_decay=0.05, optim__decay_biases=False)
+    runner, _ = fit(model, max_steps=1)
+    (optimizer,) = runner.optimizers
+    assert type(optimizer) is torch.optim.AdamW
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.05, 0, 0]
+    with pytest.raises(ConfigError, match=r"optim\.optimizer: there is no 'adam'; did you mean 'adamw'"):
+        OptimSettings(optimizer="adam")
+    with pytest.raises(ConfigError, match=r"optim\.ema: 1\.5 must be"):
+        OptimSettings(ema=1.5)

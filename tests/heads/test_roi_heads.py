@@ -103,7 +103,7 @@ def test_losses_equal_a_plain_computation(kind: str, beta: float, monkeypatch: p
     truths = [torch.tensor([[20.0, 20, 100, 90], [110, 60, 180, 190]]), torch.tensor([[30.0, 50, 120, 150]])]
     labels = [torch.tensor([3, 1]), torch.tensor([2])]
     proposals = [torch.cat((t.repeat(8, 1) + torch.randn(len(t) * 8, 4) * 6, some_boxes(15))) for t in truths]
-    heads = classifier(box_loss=kind, beta=beta)
+    heads = classifier(box_loss=kind, beta=beta, box_loss_weight=3.0)
     monkeypatch.setattr("detkit.heads.roi_heads.sample", fixed_sample)
     losses, _ = losses_of(heads, proposals, truths, labels)
 
@@ -134,7 +134,7 @@ def test_losses_equal_a_plain_computation(kind: str, beta: float, monkeypatch: p
                 linear = wrong if kind == "l1" else torch.where(wrong < beta, wrong**2 / 2 / beta, wrong - beta / 2)
                 regression += linear.sum()
     torch.testing.assert_close(losses["loss_classifier"], classification / count)
-    torch.testing.assert_close(losses["loss_box_reg"], regression / count, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(losses["loss_box_reg"], 3 * regression / count, rtol=1e-4, atol=1e-5)
 
 
 def test_only_the_deltas_of_an_objects_own_class_learn() -> None:

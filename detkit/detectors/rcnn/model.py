@@ -85,6 +85,7 @@ class RCNN(Detector):
     """
 
     progress_unit = "stage or epoch"
+    has_stages = True
 
     def __init__(
         self,
@@ -153,7 +154,7 @@ class RCNN(Detector):
         return [images.to_batch(boxes, i).to(images.tensor.device) for i, boxes in enumerate(proposals)]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What SGD is given; the new layer learns ``head_lr_factor`` times as fast (section 2.3)."""
+        """What the optimizer is given; the new layer learns ``head_lr_factor`` times as fast (section 2.3)."""
         groups = []
         for part, factor in ((self.network, 1.0), (self.roi_heads, self.head_lr_factor)):
             if any(p.requires_grad for p in part.parameters()):
@@ -181,7 +182,7 @@ class RCNN(Detector):
         return results
 
     def configure_callbacks(self) -> list[Callback]:
-        return [self.stages]
+        return [*super().configure_callbacks(), self.stages]
 
     def restore_parts(self, checkpoint: dict[str, Any]) -> None:
         self.given.restore(checkpoint)
