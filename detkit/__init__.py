@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from detkit.tools.doctor import doctor as doctor
     from detkit.tools.evaluate import evaluate as evaluate
     from detkit.tools.propose import propose as propose
+    from detkit.tools.recipe import recipe as recipe
     from detkit.tools.split import split as split
 
 _PACKAGES = ("boxes", "classification", "data", "detectors", "evaluation", "features", "heads", "proposals", "training")
@@ -47,6 +48,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "detkit.tools.doctor": ["doctor"],
         "detkit.tools.evaluate": ["evaluate"],
         "detkit.tools.propose": ["propose"],
+        "detkit.tools.recipe": ["recipe"],
         "detkit.tools.split": ["split"],
     },
     [*(f"detkit.{name}" for name in _PACKAGES), "detkit.tools.benchmark"],

@@ -13,6 +13,7 @@ COMMANDS = {
     "propose": "boxes that may hold objects, computed once and kept in a file, and how many objects they cover",
     "convert": "a data set in another format: COCO, VOC, YOLO or CSV",
     "doctor": "what is wrong with a data set: files, images, boxes, classes, sets, and how the anchors fit",
+    "recipe": "a config that fits a data set and this machine, with the reason of each value",
     "compress": "a checkpoint's fully connected layers by truncated SVD: quicker, no training",
     "split": "divide a data set that has no sets of its own into train, val and test, for good",
     "benchmark": "the three generations on this machine: seconds an image, stage by stage, and mAP",
@@ -39,6 +40,7 @@ examples:
   detkit predict runs/my clip.mp4 --every 10 --format csv --classes cat,dog
   detkit propose --config my.yaml --split train --method SelectiveSearch
   detkit convert data/my_photos --to yolo --output data/my_yolo
+  detkit recipe data/my_photos --minutes 20
   detkit doctor data/my_photos --output doctor/
   detkit compress --ckpt_path runs/my --rank fc6=1024,fc7=256
   detkit split photos/ --data.split "[0.7, 0.2, 0.1]"

@@ -64,6 +64,7 @@ TOOLS = {
         positional="data",
         collects=True,
     ),
+    "recipe": Tool("detkit.tools.recipe", "recipe", positional="path"),
     "split": Tool("detkit.tools.split", "split", positional="data"),
 }
 

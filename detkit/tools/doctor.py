@@ -87,7 +87,7 @@ def doctor(
     checks += [*check_files(splits), *_not_listed(splits, errors)]
     checks = _once(checks)
     checks += _nothing_to_learn(splits)
-    sides = _resized_sides(splits, min_size, max_size)
+    sides = resized_sides(splits.get("train", splits.get(ALL)), min_size, max_size)
     settings = AnchorSettings()
     anchors = fit_anchors(sides, np.ravel(settings.level_sizes(LEVELS)), settings.ratios) if len(sides) else None
     suggested = _suggest_min_size(sides, min_size, max_size)
@@ -179,9 +179,8 @@ def _not_listed(splits: Mapping[str, Annotations], errors: Sequence[DataError]) 
 # -- the detector's settings ----------------------------------------------------------------------------
 
 
-def _resized_sides(splits: Mapping[str, Annotations], min_size: int, max_size: int) -> np.ndarray:
+def resized_sides(part: Annotations | None, min_size: int, max_size: int) -> np.ndarray:
     """(N, 2) widths and heights of the objects to train on, in pixels of the resized images."""
-    part = splits.get("train", splits.get(ALL))
     if part is None:
         return np.zeros((0, 2))
     shorter = np.minimum(part.widths, part.heights).astype(np.float64)
