@@ -125,13 +125,11 @@ def _check_init_from(arguments: Arguments, goes_on: bool) -> None:
     source = arguments.option(*INIT_FROM)
     if source is not None and goes_on:
         raise ConfigError(
-            "--model.init_from is what a new fit begins with, and --ckpt_path a checkpoint whose weights are used: give "
-            "one of them"
+            "--model.init_from is what a new fit begins with, --ckpt_path a checkpoint whose weights are used: give one"
         )
     if source is not None and arguments.option("model.weights", "model.init_args.weights") is not None:
         raise ConfigError(
-            "--model.init_from is what the whole detector begins with, and --model.weights what its backbone does: give "
-            "one of them"
+            "--model.init_from is what the whole detector begins with, --model.weights what its backbone does: give one"
         )
     source = init_from(arguments)
     if source is not None and not goes_on and name_in(source) is None:

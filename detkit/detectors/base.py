@@ -7,6 +7,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from detkit.data.image_io import as_image
@@ -102,7 +103,7 @@ class Detector(TrainableModule):
         found = read_source(source, given)
         model = construct(cls, {**settings_for(cls, found, given), "class_names": class_names})
         model.begin_with(found)
-        print(model.pretrained)
+        rank_zero_only(print)(model.pretrained)
         model.pretrained.told = True
         return model
 

@@ -36,8 +36,8 @@ from detkit.engine.checkpoints import NOT_OURS, check_checkpoint, find_checkpoin
 from detkit.engine.torchvision_detectors import name_in
 from detkit.errors import CheckpointError, WeightsError
 from detkit.features.architectures import (
+    ARCHITECTURES,
     architecture,
-    backbone_names,
     classification_network,
     classifier_layers,
     convolution_layers,
@@ -54,6 +54,12 @@ OF_ANY = ("backbone", "image")
 NORMALISATION = ("mean", "std")
 #: The least share of a trunk's numbers that must be found in the source.
 LEAST_SHARE = 0.9
+RCNN_SCORE = "roi_heads.cls_score"
+#: Where a backbone's convolutions are.
+BODIES = ("backbone.body.", "network.backbone.body.")
+#: The names of the networks that a state dict is compared with, those in wide use first.
+NETWORKS = list(ARCHITECTURES)
+#: So many classes are listed.
 SHOWN_NAMES = 8
 
 
@@ -68,7 +74,7 @@ class Source:
         settings: arguments of the constructor, nested, as far as they are known; some of `ARCHITECTURE`.
         class_names: of the predictor's rows 1, 2, ...; None where it has none or their names are not known.
         frozen: whether its backbone's batch norms were a fixed scale and shift; None: not known.
-        is_rcnn: whether it is an R-CNN, whose network reads crops.
+        reads_crops: whether it is an R-CNN, whose network reads crops.
         notes: what was assumed.
     """
 
@@ -78,7 +84,7 @@ class Source:
     settings: Mapping[str, Any]
     class_names: list[str] | None = None
     frozen: bool | None = None
-    is_rcnn: bool = False
+    reads_crops: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -177,10 +183,14 @@ def _of_checkpoint(checkpoint: dict[str, Any], name: str) -> Source:
         settings = {"backbone": arguments.get("backbone", "lenet5")}
         settings["image"] = {each: arguments[f"image_{each}"] for each in NORMALISATION if f"image_{each}" in arguments}
         return Source(name, f"{name}, an {kind}", state, settings)
-    is_rcnn = any(key.startswith("network.") for key in state)
     features = settings.get("features")
     frozen = features.get("freeze_batch_norm") if isinstance(features, Mapping) else None
-    return Source(name, f"{name}, a {kind}", state, settings, class_names, frozen, is_rcnn)
+    return Source(name, f"{name}, a {kind}", state, settings, class_names, frozen, _reads_crops(state))
+
+
+def _reads_crops(state: Mapping[str, Tensor]) -> bool:
+    """Whether it is the state of an R-CNN, by its names."""
+    return any(key.startswith("network.") for key in state)
 
 
 def _of_state_dict(state: dict[str, Tensor], name: str, given: Mapping[str, Any]) -> Source:
@@ -192,7 +202,7 @@ def _of_state_dict(state: dict[str, Tensor], name: str, given: Mapping[str, Any]
             notes = ("taken for the detector of 800 pixels; that of 320 has the same tensors: image.min_size 320",)
         return _of_torchvision(found, state, name, notes)
     backbone = given.get("backbone")
-    known = [backbone] if isinstance(backbone, str) and is_named(backbone) else backbone_names()
+    known = [backbone] if isinstance(backbone, str) and is_named(backbone) else NETWORKS
     found = next((each for each in known if len(known) == 1 or _is_network(each, state)), None)
     if found is None:
         raise CheckpointError(f"{name}: {NOT_OURS}; its first tensor is {next(iter(state))}")
@@ -213,7 +223,7 @@ def _of_torchvision(name: str, state: Mapping[str, Tensor], where: str, notes: t
     features = settings.setdefault("features", {})
     frozen = features.get("freeze_batch_norm", False)
     features["freeze_batch_norm"] = True  # the batches of a fine-tuning are small
-    kind = f"torchvision's {name}" if name in where else f"{where}, torchvision's {name}"
+    kind = where if name_in(where) else f"{where}, torchvision's {name}"
     class_names = class_names_of(name, state)
     if class_names is None:
         count = len(state[f"{CLS_SCORE}.weight"]) - 1
@@ -237,7 +247,7 @@ def settings_for(cls: type, source: Source, given: Mapping[str, Any]) -> dict[st
             f"{source.name}: model.backbone is {given['backbone']}, the source's is {backbone}. Remove this "
             "setting, and the source's is taken"
         )
-    same_kind = source.is_rcnn == ("crop" in known)
+    same_kind = source.reads_crops == ("crop" in known)
     for name, value in source.settings.items():
         if name not in (ARCHITECTURE if same_kind else OF_ANY) or name not in known:
             continue
@@ -271,7 +281,7 @@ def transfer(model: nn.Module, source: Source) -> Transfer:
     used: set[str] = set()
     trunk, found = 0, 0
     plan: list[tuple[Tensor, Tensor]] = []
-    rows = _matching_rows(source.class_names, model.class_names)
+    rows = matching_rows(source.class_names, model.class_names)
     for key, tensor in model.state_dict().items():
         if key.endswith(COUNTER) or _is_predictor(key) or _is_statistic(key):
             continue
@@ -296,7 +306,7 @@ def transfer(model: nn.Module, source: Source) -> Transfer:
     for key in source.state:
         if key not in used and not key.endswith(COUNTER):
             result.add(_part(key, theirs), "left out", source.state[key].numel())
-    result.lines = [*source.notes, *_class_lines(model, source, rows), *_lines(model, source, settings, result)]
+    result.lines = [*source.notes, *_class_lines(model, source, rows, result), *_lines(model, source, settings, result)]
     return result
 
 
@@ -339,7 +349,7 @@ class _Names:
 
 
 def _is_predictor(key: str) -> bool:
-    return ".".join(key.split(".")[:3]) in (CLS_SCORE, BBOX_PRED) or key.startswith("roi_heads.cls_score.")
+    return ".".join(key.split(".")[:3]) in (CLS_SCORE, BBOX_PRED) or key.startswith(f"{RCNN_SCORE}.")
 
 
 def _is_statistic(key: str) -> bool:
@@ -365,7 +375,7 @@ def _part(key: str, names: _Names | None = None) -> str:
 # -- the predictor ----------------------------------------------------------------------------------
 
 
-def _matching_rows(before: list[str] | None, now: list[str]) -> dict[int, int]:
+def matching_rows(before: list[str] | None, now: list[str]) -> dict[int, int]:
     """Row of the new predictor -> row of the source's, by the classes' names; background, 0, is in both."""
     rows = {0: 0}
     exact = {name: row for row, name in enumerate(before or [], start=1)}
@@ -383,11 +393,14 @@ def _take_predictor(
     """Copy the rows of background and of the classes of the same names; the names of the source's tensors used."""
     state, used = model.state_dict(), set()
     new, old = torch.tensor(list(rows)), torch.tensor(list(rows.values()))
-    first = f"{CLS_SCORE}.weight" if f"{CLS_SCORE}.weight" in state else "roi_heads.cls_score.weight"
-    theirs = "roi_heads.cls_score" if source.is_rcnn else CLS_SCORE
-    same_features = f"{theirs}.weight" in source.state and (
-        source.state[f"{theirs}.weight"].shape[1] == state[first].shape[1]
-    )
+    theirs = RCNN_SCORE if source.reads_crops else CLS_SCORE
+    widths = [
+        part[f"{name}.weight"].shape[1:]
+        for part in (source.state, state)
+        for name in (CLS_SCORE, RCNN_SCORE)
+        if f"{name}.weight" in part
+    ]
+    same_features = len(widths) == 2 and widths[0] == widths[1]
     for key in [key for key in state if _is_predictor(key)]:
         size = 4 if key.startswith(BBOX_PRED) else 1
         origin = key if size == 4 else f"{theirs}.{key.rpartition('.')[2]}"
@@ -463,38 +476,35 @@ def differences(source: Source, settings: Mapping[str, Any]) -> list[tuple[str, 
     return rows
 
 
-def _class_lines(model: nn.Module, source: Source, rows: dict[int, int]) -> list[str]:
-    if source.class_names is None:
-        return []
+def _class_lines(model: nn.Module, source: Source, rows: dict[int, int], result: Transfer) -> list[str]:
+    if not (result.count("taken", "predictor").tensors or result.count("transplanted", "predictor").tensors):
+        return ["predictor: all new, as the source has none on the same features"]
     known = [name for row, name in enumerate(model.class_names, start=1) if row in rows]
     others = [name for name in model.class_names if name not in known]
-    return [f"classes: known to the source {_listed(known)}; new {_listed(others)}"]
+    return [f"predictor: rows of {_listed(['background', *known])} are the source's; new: {_listed(others) or 'none'}"]
 
 
 def _lines(model: nn.Module, source: Source, settings: Mapping[str, Any], result: Transfer) -> list[str]:
     lines = []
-    if result.count("new", "predictor").tensors and not result.count("transplanted", "predictor").tensors:
-        lines.append("predictor: new, background too, since the source has none on features of this kind")
     if result.count("left out", "rpn").tensors:
         lines.append("the source's region proposal network is left out: proposals are given here")
-    if result.count("new", "rpn").tensors:
-        lines.append("the region proposal network is new" if not result.count("taken", "rpn").tensors else "")
-    body = getattr(model, "backbone", None) or model.network.backbone
-    frozen = sum(isinstance(layer, FrozenBatchNorm2d) for layer in body.body.modules())
-    learning = sum(isinstance(layer, _BatchNorm) for layer in body.body.modules())
+    if result.count("new", "rpn").tensors and not result.count("taken", "rpn").tensors:
+        lines.append("the region proposal network is new")
+    body = [layer for name, layer in model.named_modules() if name.startswith(BODIES)]
+    frozen = sum(isinstance(layer, FrozenBatchNorm2d) for layer in body)
+    learning = sum(isinstance(layer, _BatchNorm) for layer in body)
     if frozen or learning:
         counts = [f"{count} {word}" for count, word in ((frozen, "frozen"), (learning, "learning")) if count]
         same = source.frozen is not None and source.frozen == (not learning)
         like = ", as in the source" if same else ", other than in the source" if source.frozen is not None else ""
         lines.append(f"batch norms of the backbone: {' and '.join(counts)}{like} (features.freeze_batch_norm)")
-    is_rcnn = hasattr(model, "network")
-    if is_rcnn == source.is_rcnn:
+    if _reads_crops(model.state_dict()) == source.reads_crops:
         rows = [f"{name} {own} ({theirs})" for name, theirs, own in differences(source, settings)]
         if rows:
             lines.append(f"settings given here (in the source): {'; '.join(rows)}")
-    return [line for line in lines if line]
+    return lines
 
 
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    return f"{', '.join(names[:SHOWN_NAMES])}{more}" if names else "none"
+    return f"{', '.join(names[:SHOWN_NAMES])}{more}"

@@ -36,7 +36,7 @@ VERSION = "pytorch-lightning_version"  # Lightning brings the entries of earlier
 
 
 class FoundCheckpoint(NamedTuple):
-    """A checkpoint file, and why it was taken: "best", "last" or "file"; or "torchvision", of a path torchvision:NAME."""
+    """A checkpoint file, and why it was taken: "best", "last" or "file"; or torchvision:NAME and "torchvision"."""
 
     path: Path
     kind: str
