@@ -109,8 +109,8 @@ def recognise(state: Mapping[str, Tensor], where: str, min_size: Any = None) -> 
     differing = [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]
     if differing:
         raise CheckpointError(
-            f"{where}: holds a detector that is none of torchvision's {', '.join(ARCHITECTURES)}: beside {name}, "
-            f"{len(differing)} tensors differ ({', '.join(differing[:3])}{', ...' if len(differing) > 3 else ''})"
+            f"{where}: not a checkpoint written by detkit, and a detector that is none of torchvision's "
+            f"{', '.join(ARCHITECTURES)}: beside {name}, {len(differing)} tensors differ ({', '.join(differing[:3])}{', ...' if len(differing) > 3 else ''})"
         )
     return name
 
