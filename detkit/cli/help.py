@@ -35,6 +35,7 @@ examples:
   detkit fit --config shapes/faster_rcnn
   detkit fit --config my.yaml --model.optim.lr 0.005 --trainer.max_epochs 24
   detkit fit --config my.yaml --ckpt_path last            go on where it stopped
+  detkit fit --config my.yaml --model.init_from torchvision:fasterrcnn_resnet50_fpn_v2
   detkit test runs/my
   detkit predict runs/my photos/ --draw
   detkit predict runs/my clip.mp4 --every 10 --format csv --classes cat,dog
@@ -58,7 +59,7 @@ EXAMPLES = {
 
 #: What is to be said besides the options.
 NOTES = {
-    "predict": "RUN is a run's folder or a checkpoint, like --ckpt_path; INPUT images, folders, patterns, lists of "
+    "predict": "RUN is a run's folder, a checkpoint or torchvision:NAME, like --ckpt_path; INPUT images, folders, patterns, lists of "
     "files (.txt, or - for standard input), videos, or a data set. Options of --predictions need not be called "
     "--predictions.NAME. ",
     "validate": "RUN is a run's folder or a checkpoint, like --ckpt_path; a data set after it is like --data. ",
@@ -69,8 +70,8 @@ NOTES = {
 OPTIONS = {
     "ckpt_path": (
         "Go on from it: `last` of this run, a run's folder (runs/NAME) or a checkpoint file.",
-        "Needed: a run's folder (runs/NAME), whose best checkpoint is used, or a checkpoint file. Model, classes and "
-        "preprocessing come from it.",
+        "Needed: a run's folder (runs/NAME), whose best checkpoint is used, a checkpoint file, or torchvision:NAME (of a "
+        "Faster R-CNN for COCO). Model, classes and preprocessing come from it.",
     ),
     "model": (
         "FasterRCNN, FastRCNN, RCNN or ImageClassifier; its options are --model.NAME VALUE, and --model.help CLASS "

@@ -37,7 +37,7 @@ from detkit.cli.trainer import SaveConfig, complete, make_run_folder, with_absol
 from detkit.detectors.base import Detector
 from detkit.detectors.tiles import TileSettings
 from detkit.engine.callbacks import BestCheckpoint
-from detkit.engine.checkpoints import check_fits, hyper_parameters, run_folder
+from detkit.engine.checkpoints import BEGINNINGS, check_fits, hyper_parameters
 from detkit.engine.predictions import PredictionWriter
 from detkit.errors import CheckpointError, ConfigError, DataError
 from detkit.evaluation.tables import find_baseline, read_baseline
@@ -121,6 +121,7 @@ class DetkitCLI(LightningCLI):
         self.overrides: dict[str, Any] = {}
         self.differences: list[Difference] = []
         self.folder: Path | None = None
+        self.ckpt_path = None if start.checkpoint is None else start.checkpoint.path
         self.baseline: dict[str, Any] | None = None
         self.tiles: TileSettings | None = None
         self.exit_code = 0
@@ -198,6 +199,8 @@ class DetkitCLI(LightningCLI):
             self.differences, self.overrides = find_differences(
                 self.start, self.arguments, self.config.model.init_args, lambda g: parse(g).model.init_args, given
             )
+        if self.start.source is not None and "weights" in self.config.model.init_args:
+            self.config.model.init_args.weights = None  # not read, nor downloaded
         if self.command == "fit" and self.arguments.setting("checkpoint.monitor") is None:
             best_by = find_class(self.config.model.class_path, self.model_class).best_by
             self.config.checkpoint.monitor, self.config.checkpoint.mode = best_by
@@ -228,6 +231,9 @@ class DetkitCLI(LightningCLI):
         """Compare the checkpoint's weights and classes with the model and the data set, before anything runs."""
         checkpoint, content = self.start.checkpoint, self.start.content
         classes = list(self.datamodule.class_names)
+        if self.start.source is not None:
+            self.model.begin_with(self.start.source)
+            self.start.source = None  # its memory is needed
         if checkpoint is None:
             return
         if self.command == "fit" and self.start.class_names != classes:
@@ -246,10 +252,13 @@ class DetkitCLI(LightningCLI):
                 f"{checkpoint.path} knows the classes {list(self.model.class_names)}, the data set has {classes}."
             )
         if self.command == "fit":
-            if "weights" in self.model.hparams:
-                self.model.hparams["weights"] = hyper_parameters(content).get("weights")
+            kept = hyper_parameters(content)
+            self.model.hparams.update({name: kept[name] for name in BEGINNINGS if name in kept})
             if rank_zero_only.rank == 0:
                 print(f"goes on {position_of(content, self.model.finished_stage(content))}", flush=True)
+        if checkpoint.kind == "torchvision" or "torchvision" in content["detkit"]:  # no file that Lightning reads
+            self.model.load_state_dict(content["state_dict"])
+            self.ckpt_path = None
         self.start.content = {}  # its memory is needed
         if self.tiles is not None:
             if not isinstance(self.model, Detector):
@@ -264,7 +273,7 @@ class DetkitCLI(LightningCLI):
             self.folder = make_run_folder(self.start.root, rank_zero_only.rank)
             callbacks = [self.config_init.checkpoint, SaveConfig(self.parser, self.config, self.folder)]
         if self.command == "predict":
-            self.config_init.predictions.use_run(self.start.checkpoint.path)
+            self.config_init.predictions.use_folder(self.start.checkpoint.folder)
             callbacks.append(self.config_init.predictions)
         options = complete(config, callbacks, self.command, self.folder)
         try:
@@ -288,7 +297,7 @@ class DetkitCLI(LightningCLI):
         if self.command == "predict":
             check_outputs(self.config_init.predictions.files, self.config.data, [path], "--predictions.output")
         try:
-            method(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, **options)
+            method(self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path, weights_only=True, **options)
             if self.trainer.is_global_zero:
                 self._report()
         except KeyboardInterrupt:
@@ -314,7 +323,7 @@ class DetkitCLI(LightningCLI):
     @property
     def _report_folder(self) -> Path:
         output = self.config.output
-        return Path(output) if output else run_folder(self.start.checkpoint.path) / "report"
+        return Path(output) if output else self.start.checkpoint.folder / "report"
 
     def _report(self) -> None:
         data = describe_data(self.config.data)

@@ -18,13 +18,15 @@ from detkit.cli.imports import check_names, kinds
 from detkit.cli.short_form import long_form
 from detkit.cli.signatures import check_options, options_of
 from detkit.config_files import check_values, read_config
-from detkit.engine.checkpoints import FoundCheckpoint, find_checkpoint, hyper_parameters, read_checkpoint, run_folder
+from detkit.engine.checkpoints import BEGINNINGS, FoundCheckpoint, find_checkpoint, hyper_parameters
+from detkit.engine.torchvision_detectors import name_in
 from detkit.errors import CheckpointError, ConfigError
 from detkit.settings import check_groups, to_plain
 from detkit.torch_files import check_form
 
 #: They belong to a checkpoint's labels and are never contradicted.
 CLASSES = ("class_names", "category_ids")
+INIT_FROM = ("model.init_from", "model.init_args.init_from")
 #: The commands that may cut images into tiles.
 TILED = ("test", "predict")
 #: Where the options of a group are defined.
@@ -46,12 +48,14 @@ class Start:
         checkpoint: the checkpoint, if any.
         config: `config.yaml` of the checkpoint's run, if it is there.
         content: what the checkpoint holds, once it is read.
+        source: what a new fit begins with (`detkit.detectors.pretrained.Source`), once it is read.
     """
 
     root: Path
     checkpoint: FoundCheckpoint | None = None
     config: ConfigFile | None = None
     content: dict[str, Any] = field(default_factory=dict)
+    source: Any = None
 
     @property
     def class_names(self) -> list[str]:
@@ -95,6 +99,7 @@ def find_start(command: str, arguments: Arguments) -> Start:
         ConfigError: a checkpoint is needed and none is named, or a fit has neither config nor model and data.
     """
     root, wanted = _run_root(arguments), arguments.setting("ckpt_path")
+    _check_init_from(arguments, goes_on=wanted not in (None, "null", ""))
     if wanted in (None, "null", ""):
         if command != "fit":
             raise ConfigError(
@@ -106,13 +111,35 @@ def find_start(command: str, arguments: Arguments) -> Start:
             raise ConfigError(f"`detkit fit` needs --config FILE, or {' and '.join(missing)}")
         return Start(root)
     checkpoint = _locate(str(wanted), root, command)
-    path = run_folder(checkpoint.path) / "config.yaml"
+    path = checkpoint.folder / "config.yaml"
     config = ConfigFile(path, read_config(path)) if path.is_file() else None
     if command == "fit" and not arguments.files and config is not None:
         arguments.files.append(config)
         if arguments.option("trainer.default_root_dir") is None and path.parent.name.startswith("version_"):
             root = path.parent.parent
     return Start(root, checkpoint, config)
+
+
+def _check_init_from(arguments: Arguments, goes_on: bool) -> None:
+    """Refuse a beginning that is not there, and options that contradict each other."""
+    source = arguments.option(*INIT_FROM)
+    if source is not None and goes_on:
+        raise ConfigError(
+            "--model.init_from is what a new fit begins with, --ckpt_path a checkpoint whose weights are used: give one"
+        )
+    if source is not None and arguments.option("model.weights", "model.init_args.weights") is not None:
+        raise ConfigError(
+            "--model.init_from is what the whole detector begins with, --model.weights what its backbone does: give one"
+        )
+    source = init_from(arguments)
+    if source is not None and not goes_on and name_in(source) is None:
+        find_checkpoint(source)
+
+
+def init_from(arguments: Arguments) -> str | None:
+    """What a new fit begins with, if anything."""
+    source = arguments.option(*INIT_FROM) or arguments.setting("model.init_from")
+    return None if source in (None, "null", "") else str(source)
 
 
 def _run_root(arguments: Arguments) -> Path:
@@ -129,6 +156,10 @@ def _run_root(arguments: Arguments) -> Path:
 
 def _locate(wanted: str, root: Path, command: str) -> FoundCheckpoint:
     """`last` and `best` are those of this run. A fit takes the last checkpoint of a folder, other commands the best."""
+    if name_in(wanted) is not None:
+        if command == "fit":
+            raise CheckpointError(f"{wanted} is no run that could go on; begin a new one: --model.init_from {wanted}")
+        return FoundCheckpoint(Path(wanted), "torchvision")
     if wanted not in ("last", "best"):
         return find_checkpoint(wanted, ("last", "best") if command == "fit" else ("best", "last"))
     if not root.exists():
@@ -152,10 +183,14 @@ def read_start(command: str, start: Start, arguments: Arguments, model: type) ->
     if command == "fit":
         _refuse_linked(arguments)
     if start.checkpoint is None:
-        return [*files, *arguments.options]
+        return [*files, *_begin(start, arguments, model), *arguments.options]
+    from detkit.detectors.torchvision_files import read_detector
+
     path = start.checkpoint.path
-    start.content = read_checkpoint(path)
+    start.content = read_detector(path)
     if command == "fit" and "optimizer_states" not in start.content:
+        if "torchvision" in start.content["detkit"]:
+            raise CheckpointError(f"{path}: is no run that could go on; begin a new one: --model.init_from {path}")
         raise CheckpointError(
             f"{path}: holds the weights only, as `detkit compress` writes them, and not the state of its run, "
             "which cannot go on from here. Go on from the run's own checkpoint."
@@ -177,8 +212,8 @@ def read_start(command: str, start: Start, arguments: Arguments, model: type) ->
     check_groups(find_class(class_path, model), kept, f"{path}: ")
     if start.config in arguments.files:
         check_names(start.config.content, start.config.path)
-    if "weights" in kept:  # the checkpoint holds every weight: nothing is downloaded only to be overwritten
-        kept["weights"] = None
+    # The checkpoint holds every weight: nothing is read or downloaded only to be overwritten.
+    kept |= {name: None for name in BEGINNINGS if name in kept}
     model_option = [f"--model={json.dumps({'class_path': class_path, 'init_args': kept})}"]
     options = [*arguments.options, f"--ckpt_path={path}"]
     if command == "fit":
@@ -186,6 +221,48 @@ def read_start(command: str, start: Start, arguments: Arguments, model: type) ->
     _check_classes(start, arguments)
     classes = [f"--data.class_names={json.dumps(start.class_names)}"]
     return [*files, *model_option, *_data_of_run(start, arguments), *options, *classes]
+
+
+def _begin(start: Start, arguments: Arguments, model: type) -> list[str]:
+    """Read what a new fit begins with into `start`; its settings, where the files have no others, as an option.
+
+    Raises:
+        CheckpointError, WeightsError, ConfigError: as `read_source` and `settings_for`, or the model is no detector.
+    """
+    source = init_from(arguments)
+    if source is None:
+        return []
+    import yaml
+
+    from detkit.detectors.base import Detector
+    from detkit.detectors.pretrained import ARCHITECTURE, read_source, settings_for
+
+    name, where = arguments.class_of("model")
+    if name is None:
+        raise ConfigError("init_from needs the class of the model by its name: --model FasterRCNN, or a --config")
+    cls = find_class(name, model, known_classes(model))
+    if not issubclass(cls, Detector):
+        raise ConfigError(f"init_from is for detectors, and {where} asks for a {name}, which begins with weights")
+    in_files: dict[str, Any] = {}
+    for group in ARCHITECTURE:
+        for value in (lookup(file.content.get("model"), group) for file in arguments.files):
+            if isinstance(value, dict) and group != "backbone":  # null stands for the default
+                in_files.setdefault(group, {}).update({k: v for k, v in value.items() if v is not None})
+            elif value is not None:
+                in_files[group] = value
+    given = {group: dict(value) if isinstance(value, dict) else value for group, value in in_files.items()}
+    if (backbone := arguments.option("model.backbone", "model.init_args.backbone")) is not None:
+        given["backbone"] = yaml.safe_load(backbone)
+    if (size := arguments.option("model.image.min_size", "model.init_args.image.min_size")) is not None:
+        given["image"] = {**given.get("image", {}), "min_size": yaml.safe_load(size)}
+    start.source = read_source(source, given)
+    kept = json.loads(json.dumps(settings_for(cls, start.source, given)))
+    check_values(kept, Path(start.source.name))
+    check_names(kept, Path(start.source.name))
+    check_groups(cls, kept, f"{start.source.name}: ")
+    if (weights := arguments.setting("model.weights")) is not None:
+        arguments.notes.append(f"weights {weights} are not read: the whole detector begins with init_from")
+    return [f"--model={json.dumps({'class_path': full_name(cls), 'init_args': kept})}"]
 
 
 def find_differences(
@@ -207,11 +284,12 @@ def find_differences(
     kept = flatten(_with_full_names(to_plain(kept)))
     used = _with_full_names(to_plain(final))
     overrides = {name: lookup(used, name) for name, value in kept.items() if lookup(used, name, value) != value}
-    if overrides.get("weights", "") is None:  # left out on purpose, see `read_start`
-        del overrides["weights"]
+    for name in BEGINNINGS:
+        if overrides.get(name, "") is None:  # left out on purpose, see `read_start`
+            del overrides[name]
     rows = [(name, kept[name], value, "command line") for name, value in overrides.items()]
     in_files = [name for name in kept if any(_in_file(file, name) for file in arguments.files)]
-    in_files = [name for name in in_files if name not in overrides and name != "weights"]
+    in_files = [name for name in in_files if name not in overrides and name not in BEGINNINGS]
     if in_files:
         spec = next(argument for argument in args if argument.startswith("--model={"))
         bare = json.loads(spec.removeprefix("--model="))

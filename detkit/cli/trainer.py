@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.voc_files import SPLIT_FILE
 from detkit.engine.callbacks import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
-from detkit.engine.checkpoints import versions
+from detkit.engine.checkpoints import BEGINNINGS, versions
 from detkit.engine.progress import EpochBar, EpochLines
 from detkit.files import write_json, write_text, writing
 
@@ -48,12 +48,12 @@ class SaveConfig(SaveConfigCallback):
 def with_absolute_paths(config: Namespace) -> None:
     """Make the paths in a config absolute, in place, so that they mean the same from any folder.
 
-    They are the values of `path`, of names that end in `_path` or `_dir`, and `weights` that are a file.
+    They are the values of `path`, of names that end in `_path` or `_dir`, and `weights` and `init_from` that are there.
     """
     for name, value in list(config.items()):
         last = name.rpartition(".")[2]
         is_path = last != "class_path" and re.fullmatch(r"(\w+_)?(path|dir)", last)
-        if isinstance(value, str) and (is_path or (last == "weights" and os.path.isfile(value))):
+        if isinstance(value, str) and (is_path or (last in BEGINNINGS and os.path.exists(value))):
             config[name] = os.path.abspath(value)
 
 

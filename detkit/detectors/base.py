@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from detkit.data.image_io import as_image
+from detkit.detectors.pretrained import Source, Transfer, read_source, settings_for, transfer
 from detkit.detectors.tiles import TileSettings, detect_by_tiles
-from detkit.engine.checkpoints import find_checkpoint, read_checkpoint, restore
+from detkit.detectors.torchvision_files import read_detector
+from detkit.engine.checkpoints import find_checkpoint, restore
 from detkit.engine.module import TrainableModule
 from detkit.engine.summary import field_lines
-from detkit.errors import CheckpointError
+from detkit.engine.torchvision_detectors import name_in
+from detkit.errors import CheckpointError, ConfigError
 from detkit.evaluation import MeanAveragePrecision
 from detkit.features.backbones import MapSettings, build_backbone
 from detkit.features.preprocessing import ImageBatch, ImageSettings, Preprocessing
@@ -23,6 +27,7 @@ from detkit.heads.detection import DetectionSettings
 from detkit.heads.roi_heads import BoxPredictor, RoIHeads, RoISettings, build_box_head
 from detkit.heads.selection import Selection
 from detkit.proposals import Proposals
+from detkit.settings import construct, nested, to_plain
 from detkit.system import keep_freed_memory
 from detkit.types import Batch, Detections, Targets
 
@@ -41,11 +46,15 @@ class Detector(TrainableModule):
         preprocessing: what becomes of the images.
         train_on_difficult: learn difficult objects too; otherwise they are neither object nor background.
         protocol: of the mAP in validation and test: coco, voc07 or voc10.
+        init_from: on the command line, what the detector begins with: a run or checkpoint of ours, a file of weights,
+            or torchvision:NAME. Backbone, preprocessing and the like come from it unless they are given, and the
+            backbone's ``weights`` are not read. In Python `from_pretrained` does it.
         shared: arguments of `TrainableModule`.
 
     Attributes:
         sampler_stats: what the samplers of the last call of `losses` drew, such as foreground boxes an image; logged.
         tiles: how Lightning's test and predict cut large images; None: they do not.
+        pretrained: what was taken of what the detector began with, see `from_pretrained`; None: nothing was.
     """
 
     def __init__(
@@ -54,6 +63,7 @@ class Detector(TrainableModule):
         preprocessing: Preprocessing,
         train_on_difficult: bool = False,
         protocol: str = "coco",
+        init_from: str | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(class_names, **shared)
@@ -62,6 +72,45 @@ class Detector(TrainableModule):
         self.train_on_difficult = train_on_difficult
         self.sampler_stats: dict[str, Tensor] = {}
         self.tiles: TileSettings | None = None
+        self.pretrained: Transfer | None = None
+        self._unread = init_from
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | PathLike[str] | Mapping[str, Tensor], class_names: list[str], **settings: Any
+    ) -> Self:
+        """A detector that begins with what another network has learnt, to be trained for these classes.
+
+        Everything that fits is taken; a table of it is printed, and kept as ``pretrained``. Of the last layers the rows
+        of classes with the same names are taken, the others are new.
+
+        Args:
+            source: a run's folder or checkpoint of ours, of any generation; ``torchvision:NAME`` of a Faster R-CNN,
+                downloaded once; the file of its state dict, or of a classification network's; a checkpoint of
+                `ImageClassifier`; or a state dict.
+            class_names: without background, in the order of the labels.
+            settings: arguments of the constructor; single settings as ``detection__score_threshold=0.5``. Backbone,
+                features, preprocessing, anchors, RPN and regions come from the source where they are not given.
+
+        Raises:
+            CheckpointError: the source cannot be read or downloaded, or is none of these.
+            WeightsError: less than 90 % of the backbone is in it.
+            ConfigError: an argument that there is not.
+        """
+        given = nested(to_plain(settings))
+        if given.get("weights") is not None:
+            raise ConfigError("weights are the backbone's; from_pretrained takes them from the source: leave them out")
+        found = read_source(source, given)
+        model = construct(cls, {**settings_for(cls, found, given), "class_names": class_names})
+        model.begin_with(found)
+        rank_zero_only(print)(model.pretrained)
+        model.pretrained.told = True
+        return model
+
+    def begin_with(self, source: Source) -> None:
+        """Take everything of a source that fits; see `transfer`."""
+        self.pretrained = transfer(self, source)
+        self.hparams["init_from"], self._unread = self._unread or source.name, None
 
     # -- what a generation implements ------------------------------------------------------------
 
@@ -166,6 +215,10 @@ class Detector(TrainableModule):
         ]
 
     def on_fit_start(self) -> None:
+        if self._unread is not None and self.trainer.ckpt_path is None:
+            raise ConfigError(f"init_from {self._unread!r} was not read: use {type(self).__name__}.from_pretrained")
+        if self.pretrained is not None and not self.pretrained.told:
+            self.print(self.pretrained)
         super().on_fit_start()
         for line in self.feature_lines():
             self.print(line)
@@ -244,7 +297,8 @@ class RegionDetector(Detector):
         class_names: the classes, without background. Given by the data set on the command line.
         backbone: a name (resnet50, vgg16, mobilenet_v2, ...: see `detkit.features.backbone_names`), timm/NAME, or a
             class of your own: {class_path: my_package.MyBackbone, init_args: {...}}.
-        weights: the backbone's: null (from scratch), DEFAULT, a torchvision weight name, or a local file.
+        weights: the backbone's: null (from scratch), DEFAULT, a torchvision weight name, or a local file. A whole
+            detector begins with `init_from`.
         features: how the backbone is read, and which part of it learns.
         image: size and normalisation of the images.
         roi: pooling, head, sampling and losses of the regions.
@@ -319,17 +373,19 @@ class RegionDetector(Detector):
 
 
 def load(path: str | PathLike[str], device: str = "cpu") -> Detector:
-    """The detector, in eval mode, of a run's folder (its best checkpoint, else its last) or of a checkpoint file.
+    """The detector, in eval mode, of a run's folder (its best checkpoint, else its last) or of a file.
 
     Args:
-        path: such as ``runs/demo`` or ``runs/demo/version_0/checkpoints/best.ckpt``.
+        path: such as ``runs/demo`` or ``runs/demo/version_0/checkpoints/best.ckpt``; one of torchvision's Faster R-CNNs
+            for COCO, as ``torchvision:NAME`` (downloaded once) or as the file of its state dict.
         device: where to put it.
 
     Raises:
         CheckpointError: if there is no checkpoint, it cannot be read, or it is not one of a detector.
+        ConfigError: torchvision has no detector of that name.
     """
-    file = find_checkpoint(path).path
-    model = restore(read_checkpoint(file), source=str(file))
+    file = path if name_in(path) is not None else find_checkpoint(path).path
+    model = restore(read_detector(file), source=str(file))
     if not isinstance(model, Detector):
         raise CheckpointError(f"{file}: holds a {type(model).__name__}, which is no detector")
     return model.to(device).eval()

@@ -12,7 +12,10 @@ from torch import Tensor
 from detkit.boxes.anchors import AnchorSettings
 from detkit.detectors.alternating import AlternatingSchedule, repeated
 from detkit.detectors.base import RegionDetector
+from detkit.detectors.torchvision_files import CLS_SCORE, with_current_names
 from detkit.engine.summary import field_lines
+from detkit.engine.torchvision_detectors import ARCHITECTURES
+from detkit.errors import WeightsError
 from detkit.features.preprocessing import ImageBatch
 from detkit.features.weights import fit_state_dict
 from detkit.proposals.region_proposal_network import Proposals, RegionProposalNetwork, RPNOutput, RPNSettings
@@ -20,34 +23,6 @@ from detkit.settings import check_choice, construct
 from detkit.types import Batch, Targets
 
 SCHEMES = ("joint", "alternating")
-_MOBILENET: dict[str, Any] = {
-    "backbone": "mobilenet_v3_large",
-    # Both maps have stride 32, so every region is read from the first.
-    "features__levels": ["13", "16"],
-    # torchvision hands its own norm layer to the network, with its default epsilon instead of 0.001.
-    "features__batch_norm_eps": 1e-5,
-    "anchors__sizes": [[32.0, 64.0, 128.0, 256.0, 512.0]] * 3,
-    "rpn__score_threshold": 0.05,
-}
-
-#: Settings of `FasterRCNN` that make it torchvision's detector of that name.
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "fasterrcnn_resnet50_fpn": {"backbone": "resnet50"},
-    "fasterrcnn_resnet50_fpn_v2": {
-        "backbone": "resnet50",
-        "features__fpn_norm": True,
-        "rpn__convolutions": 2,
-        "roi__head": "conv",
-    },
-    "fasterrcnn_mobilenet_v3_large_fpn": _MOBILENET,
-    "fasterrcnn_mobilenet_v3_large_320_fpn": {
-        **_MOBILENET,
-        "image__min_size": 320,
-        "image__max_size": 640,
-        "rpn__pre_nms": [2000, 150],
-        "rpn__post_nms": [2000, 150],
-    },
-}
 
 
 class Encoded(NamedTuple):
@@ -137,17 +112,24 @@ class FasterRCNN(RegionDetector):
             state_dict: of a detector that torchvision built.
             class_names: without background, in the order of the labels.
             overrides: arguments of the constructor; single settings as ``detection__score_threshold=0.5``. torchvision
-                sets ``features__batch_norm_eps=0.0`` where it loads its COCO_V1 weights of the ResNet-50-FPN and
-                MobileNetV3 models itself: give that for their files.
+                sets ``features__batch_norm_eps=0.0`` where it loads its COCO_V1 weights of fasterrcnn_resnet50_fpn
+                itself: give that for their file. `detkit.load` does it, of the file or of ``torchvision:NAME``.
 
         Raises:
             ConfigError: for an unknown arch, or an argument that there is not.
-            WeightsError: if keys or shapes do not fit.
+            WeightsError: if keys or shapes do not fit, or the number of classes.
         """
+        state_dict = with_current_names(state_dict)
         check_choice("torchvision detector", arch, ARCHITECTURES)
         # torchvision's COCO categories hold "N/A" ten times.
         names = [f"{name} {i}" if class_names.count(name) > 1 else name for i, name in enumerate(class_names, start=1)]
         settings = {"class_names": names, "rpn__min_size": 1e-3, **ARCHITECTURES[arch], **overrides}
+        rows = state_dict.get(f"{CLS_SCORE}.bias")
+        if rows is not None and len(rows) != len(class_names) + 1:
+            raise WeightsError(
+                f"the weights know {len(rows) - 1} classes, class_names has {len(class_names)}: to teach them other "
+                "classes use from_pretrained"
+            )
         model = construct(cls, settings)
         fit_state_dict(model, state_dict, source=f"of {arch}")
         return model.eval()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from detkit.classes import find_class
+from detkit.engine.torchvision_detectors import name_in
 from detkit.errors import CheckpointError, ConfigError
 from detkit.settings import construct
 from detkit.torch_files import read_torch_file
@@ -23,17 +24,30 @@ if TYPE_CHECKING:
     from detkit.engine.module import TrainableModule
 
 ORDER = ("best", "last")
+#: Arguments that say which weights a fit began with.
+BEGINNINGS = ("weights", "init_from")
+#: What is said of other files, and how these are used.
+NOT_OURS = (
+    "not a checkpoint written by detkit, nor a Faster R-CNN of torchvision's. A fit may begin with torchvision's "
+    "detectors and with classification networks by --model.init_from (in Python FasterRCNN.from_pretrained), a "
+    "backbone alone by --model.weights"
+)
 VERSION = "pytorch-lightning_version"  # Lightning brings the entries of earlier ones into its own form
 
 
 class FoundCheckpoint(NamedTuple):
-    """A checkpoint file, and why it was taken: "best", "last" or "file"."""
+    """A checkpoint file, and why it was taken: "best", "last" or "file"; or torchvision:NAME and "torchvision"."""
 
     path: Path
     kind: str
 
     def __str__(self) -> str:
-        return str(self.path) if self.kind == "file" else f"{self.path} ({self.kind})"
+        return f"{self.path} ({self.kind})" if self.kind in ORDER else str(self.path)
+
+    @property
+    def folder(self) -> Path:
+        """Where its results go: its run's folder (`run_folder`); of torchvision's, runs/NAME."""
+        return Path("runs", name_in(self.path)) if self.kind == "torchvision" else run_folder(self.path)
 
 
 def find_checkpoint(path: str | PathLike[str], prefer: tuple[str, ...] = ORDER) -> FoundCheckpoint:
@@ -87,12 +101,14 @@ def read_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
         CheckpointError: as `read_torch_file`; or it is not a checkpoint of detkit's.
     """
     path = Path(path)
-    checkpoint = read_torch_file(path, CheckpointError, "Take another checkpoint of the run (best.ckpt, last.ckpt).")
+    content = read_torch_file(path, CheckpointError, "Take another checkpoint of the run (best.ckpt, last.ckpt).")
+    return check_checkpoint(content, path)
+
+
+def check_checkpoint(checkpoint: Any, path: Path) -> dict[str, Any]:
+    """What a file holds, if it is a checkpoint of detkit's; else a CheckpointError that names the file."""
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or "detkit" not in checkpoint:
-        raise CheckpointError(
-            f"{path}: not a checkpoint written by detkit. Weights from elsewhere are given by --model.weights, "
-            "torchvision detectors by FasterRCNN.from_torchvision."
-        )
+        raise CheckpointError(f"{path}: {NOT_OURS}.")
     about, state = checkpoint["detkit"], checkpoint["state_dict"]
     right = {
         "detkit": isinstance(about, dict) and isinstance(about.get("class"), str),
@@ -160,11 +176,11 @@ def restore(checkpoint: dict[str, Any], source: str) -> TrainableModule:
     name = checkpoint["detkit"]["class"]
     try:
         model_class = find_class(name, TrainableModule)
-        # The weights come from the checkpoint: those the backbone began with are not read (or downloaded) again.
+        # The weights come from the checkpoint: those the model began with are not read (or downloaded) again.
         arguments = hyper_parameters(checkpoint)
-        if "weights" in arguments:
-            arguments["weights"] = None
-        model = construct(model_class, arguments)
+        beginning = {name: arguments[name] for name in BEGINNINGS if name in arguments}
+        model = construct(model_class, {**arguments, **dict.fromkeys(beginning)})
+        model.hparams.update(beginning)  # for information
         model.on_load_checkpoint(checkpoint)
         check_fits(checkpoint["state_dict"], model.state_dict(), source)
         model.load_state_dict(checkpoint["state_dict"])

@@ -17,7 +17,6 @@ from torch import Tensor
 from detkit.data.datamodule import DataModule
 from detkit.data.image_io import open_image
 from detkit.data.images import ImageDataset
-from detkit.engine.checkpoints import run_folder
 from detkit.engine.module import TrainableModule
 from detkit.engine.prediction_formats import FORMATS, MARK, Classes, Predicted, coco_rows
 from detkit.errors import ConfigError, DataError
@@ -100,10 +99,10 @@ class PredictionWriter(BasePredictionWriter):
         self.num_images = self.num_written = 0
         self._file: Any = None
 
-    def use_run(self, checkpoint: Path) -> None:
-        """Write into the folder of the checkpoint's run, unless the user names another."""
+    def use_folder(self, folder: Path) -> None:
+        """Write into this folder, the checkpoint's, unless the user names another."""
         if not self.output:
-            self.folder = run_folder(checkpoint)
+            self.folder = folder
 
     @property
     def files(self) -> list[Path]:

@@ -178,9 +178,10 @@ def test_keys_that_do_not_fit_are_named() -> None:
     state = pair.theirs.state_dict()
     del state["rpn.head.cls_logits.bias"]
     state["roi_heads.mask_head.weight"] = torch.zeros(1)
+    state["roi_heads.box_predictor.bbox_pred.bias"] = torch.zeros(7)
     with pytest.raises(WeightsError) as caught:
-        detkit.FasterRCNN.from_torchvision(pair.arch, state, NAMES[:2])
-    shapes = "roi_heads.box_predictor.cls_score.weight: (6, 1024) instead of (3, 1024)"
+        detkit.FasterRCNN.from_torchvision(pair.arch, state, NAMES)
+    shapes = "roi_heads.box_predictor.bbox_pred.bias: (7,) instead of (24,)"
     for words in (pair.arch, "rpn.head.cls_logits.bias", "roi_heads.mask_head.weight", shapes):
         assert words in str(caught.value)
 

@@ -1,0 +1,510 @@
+"""A detector that begins with what another network has learnt: everything that fits is taken, and what is not is told.
+
+A `Source` is a state dict, and what is known besides: settings, class names. `transfer` puts its tensors into a new
+detector. Layers of a backbone are compared by their names in the whole classification network, so that a layer is found
+again where another generation has it in another part: ResNet's conv5 is the head of a detector without a pyramid, and
+belongs to the trunk of one that has it.
+
+Rows of the predictor belong to classes. Those of a class that the new detector has by the same name are taken; those
+of other classes begin anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from os import PathLike
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.ops import FrozenBatchNorm2d
+
+from detkit.detectors.torchvision_files import (
+    BBOX_PRED,
+    CLS_SCORE,
+    COUNTER,
+    class_names_of,
+    downloaded,
+    is_detector,
+    recognise,
+    settings_of,
+    state_dict_in,
+)
+from detkit.engine.checkpoints import NOT_OURS, check_checkpoint, find_checkpoint, hyper_parameters
+from detkit.engine.torchvision_detectors import name_in
+from detkit.errors import CheckpointError, WeightsError
+from detkit.features.architectures import (
+    ARCHITECTURES,
+    architecture,
+    classification_network,
+    classifier_layers,
+    convolution_layers,
+)
+from detkit.features.backbones import is_named
+from detkit.features.weights import last_layer
+from detkit.settings import parameters_of, to_plain
+from detkit.torch_files import read_torch_file
+
+#: The arguments of a detector's constructor that say how it is built and what it makes of an image.
+ARCHITECTURE = ("backbone", "features", "image", "anchors", "rpn", "roi")
+#: What an R-CNN and the other generations have in common of these; crops and feature maps are built otherwise.
+OF_ANY = ("backbone", "image")
+NORMALISATION = ("mean", "std")
+#: The least share of a trunk's numbers that must be found in the source.
+LEAST_SHARE = 0.9
+RCNN_SCORE = "roi_heads.cls_score"
+#: Where a backbone's convolutions are.
+BODIES = ("backbone.body.", "network.backbone.body.")
+#: The names of the networks that a state dict is compared with, those in wide use first.
+NETWORKS = list(ARCHITECTURES)
+#: So many classes are listed.
+SHOWN_NAMES = 8
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a detector begins.
+
+    Args:
+        name: the source, for messages.
+        kind: what it is, in words.
+        state: its tensors by name.
+        settings: arguments of the constructor, nested, as far as they are known; some of `ARCHITECTURE`.
+        class_names: of the predictor's rows 1, 2, ...; None where it has none or their names are not known.
+        frozen: whether its backbone's batch norms were a fixed scale and shift; None: not known.
+        reads_crops: whether it is an R-CNN, whose network reads crops.
+        notes: what was assumed.
+    """
+
+    name: str
+    kind: str
+    state: Mapping[str, Tensor]
+    settings: Mapping[str, Any]
+    class_names: list[str] | None = None
+    frozen: bool | None = None
+    reads_crops: bool = False
+    notes: tuple[str, ...] = ()
+
+
+class Count(NamedTuple):
+    """So many tensors, with so many numbers in them."""
+
+    tensors: int = 0
+    numbers: int = 0
+
+    def plus(self, numbers: int) -> Count:
+        return Count(self.tensors + 1, self.numbers + numbers)
+
+    def __str__(self) -> str:
+        return f"{self.tensors} ({self.numbers:,})" if self.tensors else "-"
+
+
+@dataclass
+class Transfer:
+    """What of a source is in a detector, and what is not.
+
+    Args:
+        source: where from, in words.
+        parts: part of the network -> column of the table -> how much.
+        lines: what is to be said besides.
+        told: whether it was printed.
+    """
+
+    COLUMNS = ("taken", "transplanted", "new", "left out")
+    source: str
+    parts: dict[str, dict[str, Count]] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+    told: bool = False
+
+    def add(self, part: str, column: str, numbers: int) -> None:
+        """Count a tensor; the counters of batch norms are not counted."""
+        row = self.parts.setdefault(part, dict.fromkeys(self.COLUMNS, Count()))
+        row[column] = row[column].plus(numbers)
+
+    def count(self, column: str, part: str | None = None) -> Count:
+        """What is in a column, of one part or of all."""
+        rows = self.parts.values() if part is None else [self.parts.get(part, {})]
+        counts = [row.get(column, Count()) for row in rows]
+        return Count(sum(c.tensors for c in counts), sum(c.numbers for c in counts))
+
+    def __str__(self) -> str:
+        """The table, of tensors and numbers in them, and the lines below it."""
+        rows = [["part", *self.COLUMNS]]
+        rows += [[part, *(str(row[column]) for column in self.COLUMNS)] for part, row in sorted(self.parts.items())]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        table = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+        return "\n".join([f"begins with {self.source}; tensors (numbers in them):", *table, *self.lines])
+
+
+# -- the source -------------------------------------------------------------------------------------
+
+
+def read_source(source: str | PathLike[str] | Mapping[str, Tensor], given: Mapping[str, Any] | None = None) -> Source:
+    """Read what a detector is to begin with.
+
+    Args:
+        source: a run's folder or a checkpoint of ours (a detector's, or `ImageClassifier`'s), the file of a state dict
+            (one of torchvision's Faster R-CNNs, or a classification network that may be a backbone),
+            ``torchvision:NAME``, or a state dict.
+        given: the user's own settings, nested: they tell the backbone where its tensors do not.
+
+    Raises:
+        CheckpointError: there is no such file, it cannot be read or downloaded, or holds something else.
+        ConfigError: torchvision has no such detector.
+    """
+    given = given or {}
+    if isinstance(source, Mapping):
+        state = state_dict_in(source)
+        if state is None:
+            raise CheckpointError("the source is a mapping, but not a state dict of tensors")
+        return _of_state_dict(state, "the state dict", given)
+    name = name_in(source)
+    if name is not None:
+        return _of_torchvision(name, downloaded(name), str(source))
+    path = find_checkpoint(source).path
+    content = read_torch_file(path, CheckpointError, "Take another checkpoint, or the file of a state dict of tensors")
+    state = state_dict_in(content)
+    if state is not None:
+        return _of_state_dict(state, str(path), given)
+    return _of_checkpoint(check_checkpoint(content, path), str(path))
+
+
+def _of_checkpoint(checkpoint: dict[str, Any], name: str) -> Source:
+    arguments, state = to_plain(hyper_parameters(checkpoint)), checkpoint["state_dict"]
+    kind = checkpoint["detkit"]["class"].rpartition(".")[2]
+    class_names = arguments.get("class_names")
+    if not isinstance(class_names, list) or not all(isinstance(each, str) for each in class_names):
+        raise CheckpointError(f"{name}: is damaged: it holds no class_names.")
+    settings = {each: arguments[each] for each in ARCHITECTURE if each in arguments}
+    if kind == "ImageClassifier":
+        state = {key.removeprefix("network."): value for key, value in state.items()}
+        settings = {"backbone": arguments.get("backbone", "lenet5")}
+        settings["image"] = {each: arguments[f"image_{each}"] for each in NORMALISATION if f"image_{each}" in arguments}
+        return Source(name, f"{name}, an {kind}", state, settings)
+    features = settings.get("features")
+    frozen = features.get("freeze_batch_norm") if isinstance(features, Mapping) else None
+    return Source(name, f"{name}, a {kind}", state, settings, class_names, frozen, _reads_crops(state))
+
+
+def _reads_crops(state: Mapping[str, Tensor]) -> bool:
+    """Whether it is the state of an R-CNN, by its names."""
+    return any(key.startswith("network.") for key in state)
+
+
+def _of_state_dict(state: dict[str, Tensor], name: str, given: Mapping[str, Any]) -> Source:
+    if is_detector(state, name):
+        image = given.get("image") or {}
+        found = recognise(state, name, image.get("min_size"))
+        notes = ()
+        if "mobilenet" in found and "320" not in found:
+            notes = ("taken for the detector of 800 pixels; that of 320 has the same tensors: image.min_size 320",)
+        return _of_torchvision(found, state, name, notes)
+    backbone = given.get("backbone")
+    known = [backbone] if isinstance(backbone, str) and is_named(backbone) else NETWORKS
+    found = next((each for each in known if len(known) == 1 or _is_network(each, state)), None)
+    if found is None:
+        raise CheckpointError(f"{name}: {NOT_OURS}; its first tensor is {next(iter(state))}")
+    return Source(name, f"{name}, a classification network ({found})", state, {"backbone": found})
+
+
+def _is_network(backbone: str, state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict has the tensors of that classification network, apart from its last layer."""
+    with torch.device("meta"):  # shapes without numbers
+        network = classification_network(backbone)
+    last = last_layer(network)
+    wanted = {k: v.shape for k, v in network.state_dict().items() if not k.startswith(last) and not k.endswith(COUNTER)}
+    return all(key in state and state[key].shape == shape for key, shape in wanted.items())
+
+
+def _of_torchvision(name: str, state: Mapping[str, Tensor], where: str, notes: tuple[str, ...] = ()) -> Source:
+    settings = settings_of(name, state)
+    features = settings.setdefault("features", {})
+    frozen = features.get("freeze_batch_norm", False)
+    features["freeze_batch_norm"] = True  # the batches of a fine-tuning are small
+    kind = where if name_in(where) else f"{where}, torchvision's {name}"
+    class_names = class_names_of(name, state)
+    if class_names is None:
+        count = len(state[f"{CLS_SCORE}.weight"]) - 1
+        notes += (f"the source does not say the names of its {count} classes, so all are new",)
+    return Source(where, kind, state, settings, class_names, frozen, notes=notes)
+
+
+def settings_for(cls: type, source: Source, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments, nested, of a detector that begins with a source: the source's, and what is ``given`` besides.
+
+    What the class does not have is left out. Of another kind of network (R-CNN's reads crops) only the backbone and the
+    normalisation of images are taken.
+
+    Raises:
+        WeightsError: another backbone is given than the source has.
+    """
+    result, known = dict(given), parameters_of(cls)
+    backbone = source.settings.get("backbone", given.get("backbone"))
+    if given.get("backbone", backbone) != backbone:
+        raise WeightsError(
+            f"{source.name}: model.backbone is {given['backbone']}, the source's is {backbone}. Remove this "
+            "setting, and the source's is taken"
+        )
+    same_kind = source.reads_crops == ("crop" in known)
+    for name, value in source.settings.items():
+        if name not in (ARCHITECTURE if same_kind else OF_ANY) or name not in known:
+            continue
+        own = given.get(name)
+        default = known[name][1]
+        if not is_dataclass(default) or not isinstance(value, Mapping):
+            result[name] = value if own is None else own
+            continue
+        names = [each.name for each in fields(default)]
+        if not same_kind:
+            names = [each for each in names if each in NORMALISATION]
+        result[name] = {k: v for k, v in value.items() if k in names} | dict(own or {})
+    return result
+
+
+# -- the transfer -----------------------------------------------------------------------------------
+
+
+def transfer(model: nn.Module, source: Source) -> Transfer:
+    """Put everything of a source that fits into a detector, in place; the rest stays as it is.
+
+    Args:
+        model: with ``class_names`` and ``hparams``, as a `Detector` has them.
+
+    Raises:
+        WeightsError: less than `LEAST_SHARE` of the trunk is in the source; the message names the settings that differ.
+    """
+    settings, result = to_plain(dict(model.hparams)), Transfer(source.kind)
+    theirs, ours = _Names(source.settings), _Names(settings)
+    available = {theirs(key): key for key in source.state if not key.startswith("rpn_backbone.")}
+    used: set[str] = set()
+    trunk, found = 0, 0
+    plan: list[tuple[Tensor, Tensor]] = []
+    rows = matching_rows(source.class_names, model.class_names)
+    for key, tensor in model.state_dict().items():
+        if key.endswith(COUNTER) or _is_predictor(key) or _is_statistic(key):
+            continue
+        # In alternating training the RPN's own backbone begins with the same weights.
+        name = ours(key.removeprefix("rpn_"))
+        origin = available.get(name)
+        fits = origin is not None and source.state[origin].shape == tensor.shape
+        if fits:
+            plan.append((tensor, source.state[origin]))
+            used.add(origin)
+        at_home = fits and _part(origin, theirs) in (_part(key.removeprefix("rpn_")), "classifier")
+        result.add(_part(key), "taken" if at_home else "transplanted" if fits else "new", tensor.numel())
+        if ours.in_trunk(name):
+            trunk += tensor.numel()
+            found += tensor.numel() * fits
+    if found < LEAST_SHARE * trunk:
+        raise WeightsError(_too_little(found / max(trunk, 1), source, settings, theirs, ours, model))
+    with torch.no_grad():
+        for tensor, value in plan:
+            tensor.copy_(value)
+        used |= _take_predictor(model, source, rows, theirs, result)
+    for key in source.state:
+        if key not in used and not key.endswith(COUNTER):
+            result.add(_part(key, theirs), "left out", source.state[key].numel())
+    result.lines = [*source.notes, *_class_lines(model, source, rows, result), *_lines(model, source, settings, result)]
+    return result
+
+
+class _Names:
+    """A tensor's name in a detector -> its name in the whole classification network, where it is a layer of that one.
+
+    Names of backbones that are not torchvision's, and of what a detector adds, stay as they are.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._prefixes: dict[str, str] = {}
+        self._trunk: tuple[str, ...] = ("backbone.body.",)
+        backbone = settings.get("backbone")
+        if not isinstance(backbone, str) or not is_named(backbone):
+            return
+        spec = architecture(backbone)
+        with torch.device("meta"):
+            network = classification_network(backbone)
+        names = {id(module): name for name, module in network.named_modules()}
+        layers = {name: names[id(layer)] for name, layer in convolution_layers(backbone, network).items()}
+        rest = {str(i): names.get(id(m)) for i, m in enumerate(classifier_layers(backbone, network)[1])}
+        self._trunk += tuple(f"{name}." for name in layers.values())
+        tops = {"network.top": rest}
+        if (settings.get("roi") or {}).get("head") == "top":
+            tops["roi_heads.box_head"] = rest if spec.fully_connected else layers
+        for part, children in {"backbone.body": layers, "network.backbone.body": layers, **tops}.items():
+            self._prefixes |= {f"{part}.{child}": name for child, name in children.items() if name is not None}
+
+    def __call__(self, key: str) -> str:
+        parts = key.split(".")
+        for depth in (3, 4):
+            prefix = ".".join(parts[:depth])
+            if prefix in self._prefixes:
+                return ".".join([self._prefixes[prefix], *parts[depth:]])
+        return key.removeprefix("network.") if key.startswith("network.backbone.") else key
+
+    def in_trunk(self, name: str) -> bool:
+        """Whether this is the name of a convolution of the backbone."""
+        return name.startswith(self._trunk)
+
+
+def _is_predictor(key: str) -> bool:
+    return ".".join(key.split(".")[:3]) in (CLS_SCORE, BBOX_PRED) or key.startswith(f"{RCNN_SCORE}.")
+
+
+def _is_statistic(key: str) -> bool:
+    """Box statistics of the training set, which are measured anew, and what R-CNN's later stages learn."""
+    return key.startswith(("roi_heads.normalizer.", "roi_heads.svms.", "roi_heads.box_regressors."))
+
+
+def _part(key: str, names: _Names | None = None) -> str:
+    """The row of the table."""
+    key = key.removeprefix("network.")
+    if key.startswith("roi_heads.box_head."):
+        return "box head"
+    if _is_predictor(key):
+        return "predictor"
+    parts = key.split(".")
+    if parts[0] in ("rpn", "top"):
+        return parts[0]
+    if parts[0] in ("backbone", "rpn_backbone", "roi_heads"):
+        return ".".join(parts[:2])
+    return "backbone.body" if names is not None and names.in_trunk(key) else "classifier"
+
+
+# -- the predictor ----------------------------------------------------------------------------------
+
+
+def matching_rows(before: list[str] | None, now: list[str]) -> dict[int, int]:
+    """Row of the new predictor -> row of the source's, by the classes' names; background, 0, is in both."""
+    rows = {0: 0}
+    exact = {name: row for row, name in enumerate(before or [], start=1)}
+    folded = {name.casefold(): row for name, row in reversed(exact.items())}
+    for row, name in enumerate(now, start=1):
+        found = exact.get(name, folded.get(name.casefold()))
+        if found is not None:
+            rows[row] = found
+    return rows
+
+
+def _take_predictor(
+    model: nn.Module, source: Source, rows: dict[int, int], names: _Names, result: Transfer
+) -> set[str]:
+    """Copy the rows of background and of the classes of the same names; the names of the source's tensors used."""
+    state, used = model.state_dict(), set()
+    new, old = torch.tensor(list(rows)), torch.tensor(list(rows.values()))
+    theirs = RCNN_SCORE if source.reads_crops else CLS_SCORE
+    widths = [
+        part[f"{name}.weight"].shape[1:]
+        for part in (source.state, state)
+        for name in (CLS_SCORE, RCNN_SCORE)
+        if f"{name}.weight" in part
+    ]
+    same_features = len(widths) == 2 and widths[0] == widths[1]
+    for key in [key for key in state if _is_predictor(key)]:
+        size = 4 if key.startswith(BBOX_PRED) else 1
+        origin = key if size == 4 else f"{theirs}.{key.rpartition('.')[2]}"
+        target = state[key].unflatten(0, (-1, size))
+        if not same_features or origin not in source.state:
+            result.add("predictor", "new", state[key].numel())
+            continue
+        values = source.state[origin].unflatten(0, (-1, size))
+        if size == 4:
+            values = _recoded(values, model, source, is_bias=key.endswith(".bias"))
+            if values is None:
+                result.add("predictor", "new", state[key].numel())
+                continue
+        target[new] = values[old].to(target)
+        used.add(origin)
+        whole = list(rows.items()) == [(i, i) for i in range(len(values))] and len(values) == len(target)
+        result.add("predictor", "taken" if whole else "transplanted", target[new].numel())
+        for column, others in (("new", len(target) - len(rows)), ("left out", len(values) - len(set(rows.values())))):
+            if others:
+                result.add("predictor", column, others * target[0].numel())
+    return used
+
+
+def _recoded(values: Tensor, model: nn.Module, source: Source, is_bias: bool) -> Tensor | None:
+    """Box regression, rows (K + 1, 4, ...), for the new detector's scale of the targets; None where it is not known.
+
+    A target is a delta, divided by a deviation after a mean is taken away: fixed ones, or statistics of a class.
+    """
+    if model.roi_heads.normalizer is not None:
+        return None  # its statistics are measured when the fit begins
+    std = 1 / torch.tensor([*model.roi_heads.settings.box_weights])
+    statistics = {name: source.state.get(f"roi_heads.normalizer.{name}") for name in ("mean", "std")}
+    mean = statistics["mean"]
+    if mean is not None and statistics["std"] is not None:
+        theirs = statistics["std"]
+    else:
+        weights = (source.settings.get("roi") or {}).get("box_weights")
+        theirs, mean = (std if weights is None else 1 / torch.tensor([*weights])), torch.zeros(4)
+    if torch.equal(theirs, std):
+        return values
+    factor = theirs / std
+    return values * factor + mean / std if is_bias else values * factor.unsqueeze(-1)
+
+
+# -- what is said -----------------------------------------------------------------------------------
+
+
+def _too_little(
+    share: float, source: Source, settings: Mapping[str, Any], theirs: _Names, ours: _Names, model: nn.Module
+) -> str:
+    different = [row for row in differences(source, settings) if row[0] in ("features.fpn", "features.levels")]
+    if different:
+        hint = "; ".join(f"model.{name} is {own}, the source's is {value}" for name, value, own in different)
+        hint = f"{hint}. Remove these settings, and the source's are taken"
+    else:
+        shapes = {theirs(key): value.shape for key, value in source.state.items()}
+        needed = {ours(key): value.shape for key, value in model.state_dict().items() if not key.endswith(COUNTER)}
+        missing = [name for name, shape in needed.items() if ours.in_trunk(name) and shapes.get(name) != shape]
+        hint = f"it has no {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''} of these shapes"
+    return f"{source.name}: only {share:.0%} of the new backbone is in it: {hint}."
+
+
+def differences(source: Source, settings: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Settings of the source that the new detector has otherwise: dotted name, the source's value, the new one."""
+    rows = []
+    for name, value in source.settings.items():
+        group = value if isinstance(value, Mapping) and name != "backbone" else {"": value}
+        for part, theirs in group.items():
+            own = settings.get(name)
+            own = own.get(part, theirs) if part and isinstance(own, Mapping) else (theirs if own is None else own)
+            if own != to_plain(theirs):
+                rows.append((f"{name}.{part}".rstrip("."), theirs, own))
+    return rows
+
+
+def _class_lines(model: nn.Module, source: Source, rows: dict[int, int], result: Transfer) -> list[str]:
+    if not (result.count("taken", "predictor").tensors or result.count("transplanted", "predictor").tensors):
+        return ["predictor: all new, as the source has none on the same features"]
+    known = [name for row, name in enumerate(model.class_names, start=1) if row in rows]
+    others = [name for name in model.class_names if name not in known]
+    return [f"predictor: rows of {_listed(['background', *known])} are the source's; new: {_listed(others) or 'none'}"]
+
+
+def _lines(model: nn.Module, source: Source, settings: Mapping[str, Any], result: Transfer) -> list[str]:
+    lines = []
+    if result.count("left out", "rpn").tensors:
+        lines.append("the source's region proposal network is left out: proposals are given here")
+    if result.count("new", "rpn").tensors and not result.count("taken", "rpn").tensors:
+        lines.append("the region proposal network is new")
+    body = [layer for name, layer in model.named_modules() if name.startswith(BODIES)]
+    frozen = sum(isinstance(layer, FrozenBatchNorm2d) for layer in body)
+    learning = sum(isinstance(layer, _BatchNorm) for layer in body)
+    if frozen or learning:
+        counts = [f"{count} {word}" for count, word in ((frozen, "frozen"), (learning, "learning")) if count]
+        same = source.frozen is not None and source.frozen == (not learning)
+        like = ", as in the source" if same else ", other than in the source" if source.frozen is not None else ""
+        lines.append(f"batch norms of the backbone: {' and '.join(counts)}{like} (features.freeze_batch_norm)")
+    if _reads_crops(model.state_dict()) == source.reads_crops:
+        rows = [f"{name} {own} ({theirs})" for name, theirs, own in differences(source, settings)]
+        if rows:
+            lines.append(f"settings given here (in the source): {'; '.join(rows)}")
+    return lines
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return f"{', '.join(names[:SHOWN_NAMES])}{more}"
