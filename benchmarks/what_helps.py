@@ -27,18 +27,21 @@ SEEDS = (0, 1, 2)
 OPTIM = "--model.optim."
 ADAMW = {
     f"{OPTIM}optimizer": "adamw",
-    f"{OPTIM}lr": "0.0003",
+    f"{OPTIM}lr": "0.001",
     f"{OPTIM}weight_decay": "0.05",
     f"{OPTIM}schedule": "cosine",
     f"{OPTIM}warmup_steps": "20",
 }
-BASE = "adamw, cosine"
-#: Each option in the words of the command line, beside those of `ADAMW`.
+COSINE = {f"{OPTIM}schedule": "cosine", f"{OPTIM}warmup_steps": "20"}
+BASE = "adamw 0.001, cosine"
+#: Each option in the words of the command line, beside those of `ADAMW`. The learning rates were compared first.
 VARIANTS: dict[str, dict[str, str]] = {
-    "sgd, one drop (as in the config)": {},
+    "sgd 0.005, one drop": {},
+    "sgd 0.02, cosine": COSINE | {f"{OPTIM}lr": "0.02"},
+    "adamw 0.0001, cosine": ADAMW | {f"{OPTIM}lr": "0.0001"},
+    "adamw 0.0003, cosine": ADAMW | {f"{OPTIM}lr": "0.0003"},
     BASE: ADAMW,
-    "lr 0.0001": ADAMW | {f"{OPTIM}lr": "0.0001"},
-    "lr 0.001": ADAMW | {f"{OPTIM}lr": "0.001"},
+    "adamw 0.002, cosine": ADAMW | {f"{OPTIM}lr": "0.002"},
     "ema": ADAMW | {f"{OPTIM}ema": "0.99"},
     "scale_jitter": ADAMW | {"--data.transforms": "[flip, scale_jitter]"},
     "crop": ADAMW | {"--data.transforms": "[flip, crop]"},
@@ -48,7 +51,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "giou, weight 10": ADAMW | {"--model.roi.box_loss": "giou", "--model.roi.box_loss_weight": "10"},
     "two-layer RPN": ADAMW | {"--model.rpn.convolutions": "2"},
     "conv head": ADAMW | {"--model.roi.head": "conv"},
-    "repeat_threshold 0.5": ADAMW | {"--data.repeat_threshold": "0.5"},
+    "repeat_threshold 0.3": ADAMW | {"--data.repeat_threshold": "0.3"},
     "all stages learn": ADAMW | {"--model.features.transfer": "full", "--model.features.trainable_stages": "null"},
 }
 #: A trunk that was trained to detect, where the file is given by `--detection_weights`.
