@@ -59,9 +59,9 @@ EXAMPLES = {
 
 #: What is to be said besides the options.
 NOTES = {
-    "predict": "RUN is a run's folder, a checkpoint or torchvision:NAME, like --ckpt_path; INPUT images, folders, patterns, lists of "
-    "files (.txt, or - for standard input), videos, or a data set. Options of --predictions need not be called "
-    "--predictions.NAME. ",
+    "predict": "RUN is a run's folder, a checkpoint or torchvision:NAME, like --ckpt_path; INPUT images, folders, "
+    "patterns, lists of files (.txt, or - for standard input), videos, or a data set. "
+    "Options of --predictions need not be called --predictions.NAME. ",
     "validate": "RUN is a run's folder or a checkpoint, like --ckpt_path; a data set after it is like --data. ",
     "test": "RUN is a run's folder or a checkpoint, like --ckpt_path; a data set after it is like --data. ",
 }
@@ -70,7 +70,7 @@ NOTES = {
 OPTIONS = {
     "ckpt_path": (
         "Go on from it: `last` of this run, a run's folder (runs/NAME) or a checkpoint file.",
-        "Needed: a run's folder (runs/NAME), whose best checkpoint is used, a checkpoint file, or torchvision:NAME (of a "
+        "Needed: a run's folder (runs/NAME), whose best checkpoint is used, a checkpoint file, or torchvision:NAME (a "
         "Faster R-CNN for COCO). Model, classes and preprocessing come from it.",
     ),
     "model": (

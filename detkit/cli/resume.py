@@ -48,7 +48,7 @@ class Start:
         checkpoint: the checkpoint, if any.
         config: `config.yaml` of the checkpoint's run, if it is there.
         content: what the checkpoint holds, once it is read.
-        source: what a new fit begins with (`detkit.detectors.pretrained.Source`), once it is read.
+        source: what a new fit begins with (`detkit.detectors.sources.Source`), once it is read.
     """
 
     root: Path
@@ -235,7 +235,7 @@ def _begin(start: Start, arguments: Arguments, model: type) -> list[str]:
     import yaml
 
     from detkit.detectors.base import Detector
-    from detkit.detectors.pretrained import ARCHITECTURE, read_source, settings_for
+    from detkit.detectors.sources import ARCHITECTURE, read_source, settings_for
 
     name, where = arguments.class_of("model")
     if name is None:

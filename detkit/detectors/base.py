@@ -11,7 +11,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from detkit.data.image_io import as_image
-from detkit.detectors.pretrained import Source, Transfer, read_source, settings_for, transfer
+from detkit.detectors.pretrained import Transfer, transfer
+from detkit.detectors.sources import Source, read_source, settings_for
 from detkit.detectors.tiles import TileSettings, detect_by_tiles
 from detkit.detectors.torchvision_files import read_detector
 from detkit.engine.checkpoints import find_checkpoint, restore

@@ -110,7 +110,8 @@ def recognise(state: Mapping[str, Tensor], where: str, min_size: Any = None) -> 
     if differing:
         raise CheckpointError(
             f"{where}: not a checkpoint written by detkit, and a detector that is none of torchvision's "
-            f"{', '.join(ARCHITECTURES)}: beside {name}, {len(differing)} tensors differ ({', '.join(differing[:3])}{', ...' if len(differing) > 3 else ''})"
+            f"{', '.join(ARCHITECTURES)}: beside {name}, {len(differing)} tensors differ "
+            f"({', '.join(differing[:3])}{', ...' if len(differing) > 3 else ''})"
         )
     return name
 

@@ -19,7 +19,8 @@ import detkit
 from detkit.classification import ImageClassifier
 from detkit.data import VOC, Shapes
 from detkit.detectors import ProposalSettings
-from detkit.detectors.pretrained import matching_rows, read_source
+from detkit.detectors.pretrained import matching_rows
+from detkit.detectors.sources import read_source
 from detkit.detectors.torchvision_files import recognise, settings_of
 from detkit.engine.torchvision_detectors import ARCHITECTURES
 from detkit.errors import CheckpointError, ConfigError, DetkitError, WeightsError
@@ -362,7 +363,7 @@ def test_a_backbone_that_does_not_fit(
     ],
 )
 def test_a_wrong_source_is_one_message(content: Any, message: str, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("detkit.detectors.pretrained.NETWORKS", ["tiny", "lenet5"])
+    monkeypatch.setattr("detkit.detectors.sources.NETWORKS", ["tiny", "lenet5"])
     path = tmp_path / "source.pth"
     if isinstance(content, bytes):
         path.write_bytes(content)
