@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning_utilities.core.imports import RequirementCache
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         (["--model.optim.lrr", "3"], ["lrr", "did you mean 'optim.lr'?"]),
-        (["--model.optim.lr", "fast"], ['"optim.lr": Expected a', "float", "fast"]),
+        (["--model.optim.lr", "fast"], ["model.optim.lr must be a number, not fast\n"]),
+        (["--model.window", "3"], ["model.window must be a list, such as [1, 2], not 3\n"]),
+        (["--trainer.precision", "foo"], ["trainer.precision must be ", "bf16-true, ", "16 or bf16, not foo\n"]),
+        (["--trainer.logger", "Nix"], ["trainer.logger: there is no class Nix; ", "--import MODULE"]),
+        (["--trainer.callbacks", "[EarlyStoping]"], ["trainer.callbacks: there is no class EarlyStoping"]),
         (["--modle.optim.lr", "3"], ["no option --modle.optim.lr; did you mean --model.optim.lr?"]),
-        (["--trainer.max_epochs", "few"], ['"trainer.max_epochs": Expected a', "int", "few"]),
+        (["--trainer.max_epochs", "few"], ["trainer.max_epochs must be a whole number, not few\n"]),
         (["--model", "Tinny"], ["Tinny", "did you mean 'Tiny'?"]),
         (["--data", "Photos"], ["Photos", "path"]),
         (["--model.class_names", "[a,b]"], ["--model.class_names", "--data.class_names"]),
@@ -37,7 +43,10 @@ def test_a_wrong_option_gets_a_few_lines(detkit: Callable[..., Any], given: list
     ("text", "said"),
     [
         ("model: {class_path: Tiny, init_args: {optim: {lrr: 3}}}\ndata: Numbers", ["lrr", "'optim.lr'"]),
-        ("model: {class_path: Tiny, init_args: {optim: {lr: fast}}}\ndata: Numbers", ['"optim.lr"', "fast"]),
+        (
+            "model: {class_path: Tiny, init_args: {optim: {lr: fast}}}\ndata: Numbers",
+            ["optim.lr must be a number, not fast"],
+        ),
         ("model: Tinny\ndata: Numbers\n", ["Tinny", "'Tiny'"]),
         (
             "model: Tiny\ndata: Numbers\ntrainor: {max_epochs: 1}",
@@ -74,3 +83,21 @@ def test_an_error_of_ours_from_a_constructor_comes_through(
     monkeypatch.setattr(fakes.torch.nn, "Linear", refuse)
     result = detkit("fit", "--config", "model.yaml")
     assert (result.code, result.err) == (2, "detkit: toys are out\n")
+
+
+@pytest.mark.parametrize(("logger", "package"), [("WandbLogger", "wandb"), ("MLFlowLogger", "mlflow")])
+def test_a_logger_whose_package_is_missing_is_one_line(
+    detkit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, logger: str, package: str
+) -> None:
+    from lightning.pytorch import loggers
+
+    module = importlib.import_module(vars(loggers)[logger].__module__)
+    needed = "_WANDB_AVAILABLE" if package == "wandb" else "_MLFLOW_AVAILABLE"
+    monkeypatch.setattr(module, needed, RequirementCache(f"{package}>=99", package))
+    loggers_yaml = f"[{{class_path: CSVLogger, init_args: {{save_dir: x}}}}, {logger}]"
+    Path("logger.yaml").write_text(f"trainer: {{logger: {loggers_yaml}}}\n")
+    for given in (["--trainer.logger", logger], ["--config", "logger.yaml"]):
+        result = detkit("fit", "--config", "toy.yaml", *given)
+        assert result.code == 2 and len(result.err.splitlines()) == 1
+        assert f"{logger} needs the package {package}, which is not installed: pip install {package}" in result.err
+        assert not Path("runs").exists()
