@@ -63,10 +63,9 @@ def _missing_package(message: str) -> ConfigError | None:
     """The error for a class, such as a logger, whose package is not installed."""
     if (found := MISSING.search(message)) is None:
         return None
-    keys, classes = KEY.findall(message), re.findall(r"class_path '([\w.]+)'", message[: found.start()])
+    classes = re.findall(r"class_path '([\w.]+)'", message[: found.start()])
     name = f"{classes[-1].rpartition('.')[2]} needs" if classes else "it needs"
-    where = f"{keys[0]}: " if keys else ""
-    return ConfigError(f"{where}{name} the package {found[1]}, which is not installed: pip install {found[1]}")
+    return ConfigError(f"{name} the package {found[1]}, which is not installed: pip install {found[1]}")
 
 
 def _wrong_value(message: str) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning_utilities.core.imports import RequirementCache
 
 
 @pytest.mark.parametrize(
@@ -83,21 +81,3 @@ def test_an_error_of_ours_from_a_constructor_comes_through(
     monkeypatch.setattr(fakes.torch.nn, "Linear", refuse)
     result = detkit("fit", "--config", "model.yaml")
     assert (result.code, result.err) == (2, "detkit: toys are out\n")
-
-
-@pytest.mark.parametrize(("logger", "package"), [("WandbLogger", "wandb"), ("MLFlowLogger", "mlflow")])
-def test_a_logger_whose_package_is_missing_is_one_line(
-    detkit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, logger: str, package: str
-) -> None:
-    from lightning.pytorch import loggers
-
-    module = importlib.import_module(vars(loggers)[logger].__module__)
-    needed = "_WANDB_AVAILABLE" if package == "wandb" else "_MLFLOW_AVAILABLE"
-    monkeypatch.setattr(module, needed, RequirementCache(f"{package}>=99", package))
-    loggers_yaml = f"[{{class_path: CSVLogger, init_args: {{save_dir: x}}}}, {logger}]"
-    Path("logger.yaml").write_text(f"trainer: {{logger: {loggers_yaml}}}\n")
-    for given in (["--trainer.logger", logger], ["--config", "logger.yaml"]):
-        result = detkit("fit", "--config", "toy.yaml", *given)
-        assert result.code == 2 and len(result.err.splitlines()) == 1
-        assert f"{logger} needs the package {package}, which is not installed: pip install {package}" in result.err
-        assert not Path("runs").exists()
