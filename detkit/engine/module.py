@@ -19,7 +19,7 @@ from detkit.__about__ import __version__
 from detkit.classes import full_name
 from detkit.data.loaders import begin_next_epoch
 from detkit.engine.optimization import UNKNOWN, OptimSettings, parameter_groups, schedule
-from detkit.engine.summary import trainable_table
+from detkit.engine.summary import random_lines, trainable_table
 from detkit.errors import CheckpointError, ConfigError, TrainingError
 from detkit.evaluation import EvaluationSet
 from detkit.features.weights import Loaded
@@ -128,7 +128,7 @@ class TrainableModule(L.LightningModule):
             loaded = [getattr(part, "loaded", None) for part in self.modules()]
             for weights in dict.fromkeys(each for each in loaded if isinstance(each, Loaded)):
                 self.print(f"weights: {weights}")
-            self.print(trainable_table(self))
+            self.print("\n".join([trainable_table(self), *random_lines(self)]))
 
     def on_train_start(self) -> None:
         """After a resume: begin with the right epoch, and apply what the command line overrides."""
