@@ -100,6 +100,15 @@ def read_arguments(args: Sequence[str]) -> Arguments:
     return Arguments(contents, options, known.modules, notes)
 
 
+def without_lost_null(options: Sequence[str]) -> list[str]:
+    """The options, with a null of ``--model.proposals.path`` in JSON: jsonargparse would make a folder "None" of it.
+
+    It takes the null of an option within a group for a text, where the option may be a text.
+    """
+    lost = re.compile(r"(--model\.(?:init_args\.)?proposals)\.path[=\0]null(?=\0|$)")
+    return lost.sub(r'\1={"path": null}', "\0".join(options)).split("\0") if options else []
+
+
 def lookup(content: Any, name: str, missing: Any = None) -> Any:
     """The value of a dotted name in nested mappings, or `missing`; `init_args` need not be named."""
     for part in name.split("."):

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from detkit.classes import find_class, import_modules, known_classes
-from detkit.cli.arguments import Arguments
+from detkit.cli.arguments import Arguments, without_lost_null
 from detkit.cli.help import OPTIONS, describe
 from detkit.cli.imports import restrict_imports
 from detkit.cli.messages import explain, own_cause
@@ -182,7 +182,7 @@ class DetkitCLI(LightningCLI):
         """Parse what the user gave together with what the checkpoint supplies."""
 
         def parse(given: Sequence[str]) -> Any:
-            config = parser.parse_args(given)
+            config = parser.parse_args(without_lost_null(given))
             for name, base in (("model", self.model_class), ("data", self.datamodule_class)):
                 if part := config.get(name):
                     check_groups(find_class(part.class_path, base), part.get("init_args") or {}, f"{name}.")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from detkit.cli.main import main
 from detkit.detectors.rcnn import stages as rcnn_stages
@@ -252,3 +253,11 @@ def test_the_report_has_the_variants(tmp_path: Path, rows: list[dict[str, Any]],
     assert ablation_table(saved) == ablation_table(rows)
     without, _ = report(tmp_path / "without", random_set(0, 2), names)
     assert "Classifiers and box regression" not in without
+
+
+def test_null_proposals_path_is_no_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in (["--model.proposals.path", "null"], ["--model.proposals.path=null"]):
+        with pytest.raises(SystemExit):
+            main(["fit", "--config", "small.yaml", *option, "--print_config"])
+        proposals = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["proposals"]
+        assert proposals["path"] is None and proposals["max_boxes"] == [40, 25]
