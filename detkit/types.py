@@ -6,6 +6,8 @@ from typing import NamedTuple, NotRequired, TypedDict
 
 from torch import Tensor
 
+from detkit.detections import Detections as Detections
+
 
 class Sample(TypedDict):
     """One image with its ground truth. All per-box fields have the same length N.
@@ -54,20 +56,3 @@ class Targets(NamedTuple):
     boxes: list[Tensor]
     labels: list[Tensor]
     ignore_boxes: list[Tensor]
-
-
-class Detections(dict[str, Tensor]):
-    """``boxes``, ``scores`` and ``labels`` of one image, best first.
-
-    boxes: float32 (N, 4), x1 y1 x2 y2 in the pixels of the image that came in.
-    scores: float32 (N,), 0-1.
-    labels: int64 (N,), from 1 to K.
-
-    Args:
-        fields: the three tensors by their names.
-        class_names: label k is ``class_names[k - 1]``; None where the names are not known.
-    """
-
-    def __init__(self, fields: dict[str, Tensor], class_names: list[str] | None = None) -> None:
-        super().__init__(fields)
-        self.class_names = class_names

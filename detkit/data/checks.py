@@ -43,7 +43,7 @@ def check_annotations(
         class_names: of the labels 1..K.
         max_detections: how many objects a detector finds in an image; None is not compared.
     """
-    found = [*check_classes(splits.get("train", splits.get("all")), class_names)]
+    found = [*check_classes(splits, class_names)]
     for split, part in splits.items():
         found += check_boxes(split, part, class_names)
         found += check_images(split, part, max_detections)
@@ -58,9 +58,7 @@ def quick_checks(
     Args:
         splits, class_names, max_detections: as for `check_annotations`.
     """
-    found = [
-        check for check in check_classes(splits.get("train"), class_names) if check.finding.kind == "alike_classes"
-    ]
+    found = [check for check in check_classes(splits, class_names) if check.finding.kind == "alike_classes"]
     for split, part in splits.items():
         found += [check for check in check_images(split, part, max_detections) if check.finding.kind != "crowds"]
         for row in _repeated(part).tolist():
@@ -147,15 +145,16 @@ def check_images(split: str, annotations: Annotations, max_detections: int | Non
         yield Check(split, Finding("crowds", annotations.root, None, text, crowds))
 
 
-def check_classes(train: Annotations | None, class_names: Sequence[str]) -> Iterator[Check]:
+def check_classes(splits: Mapping[str, Annotations], class_names: Sequence[str]) -> Iterator[Check]:
     """Classes whose names differ by upper and lower case or white space, and those without a box to learn from."""
     alike: dict[str, list[str]] = defaultdict(list)
     for name in class_names:
         alike["".join(name.casefold().replace("_", " ").replace("-", " ").split())].append(name)
+    train = splits.get("train", splits.get("all"))
     root = train.root if train is not None else ""
     for names in alike.values():
         if len(names) > 1:
-            counted = ", ".join(_counted_class(train, name, class_names.index(name) + 1) for name in names)
+            counted = ", ".join(_counted_class(splits, name, class_names.index(name) + 1) for name in names)
             text = f"the classes {counted} differ by case or white space only"
             yield Check("train", Finding("alike_classes", root, None, text))
     if train is None:
@@ -166,13 +165,14 @@ def check_classes(train: Annotations | None, class_names: Sequence[str]) -> Iter
             yield Check("train", Finding("no_training_box", root, None, f"no box of the class {name!r} to learn from"))
 
 
-def _counted_class(train: Annotations | None, name: str, label: int) -> str:
-    """A class with the number of its boxes, and an image with one."""
-    rows = np.flatnonzero(train.labels == label) if train is not None else []
-    if train is None or not len(rows):
-        return repr(name)
-    image = int(np.searchsorted(train.offsets, rows[0], "right")) - 1
-    return f"{name!r} ({len(rows):,} boxes, such as in {train.files[image]})"
+def _counted_class(splits: Mapping[str, Annotations], name: str, label: int) -> str:
+    """A class with the number of its boxes in all sets, and an image with one."""
+    rows = [(part, row) for part in splits.values() for row in np.flatnonzero(part.labels == label).tolist()]
+    if not rows:
+        return f"{name!r} (no box)"
+    part, row = rows[0]
+    image = int(np.searchsorted(part.offsets, row, "right")) - 1
+    return f"{name!r} ({len(rows):,} {'boxes' if len(rows) > 1 else 'box'}, such as in {part.files[image]})"
 
 
 def check_sets(splits: Mapping[str, Annotations]) -> Iterator[Check]:

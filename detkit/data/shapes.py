@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 
 from detkit.data.annotations import Annotations
 from detkit.data.coco_files import decode
@@ -81,12 +83,14 @@ class Shapes(VOC):
 def draw_shapes(path: str, counts: dict[str, int], image_size: int, seed: int) -> None:
     """Draw the data set into `path`, all at once: a reader sees the whole of it or nothing.
 
-    A folder that holds the same data set already is kept, DataError is raised for one that holds something else.
+    It is told. A folder that holds the same data set already is kept, DataError is raised for one that holds something
+    else.
     `counts` are the images of each image set, `image_size` is their side in pixels.
     """
     parameters = {"version": _VERSION, "seed": seed, "image_size": image_size, "counts": counts}
     if _is_drawn(path, parameters):
         return
+    rank_zero_info(f"Shapes: {path} is not there; drawing it: {_describe(parameters)}")
     parent = os.path.dirname(os.path.abspath(path))
     os.makedirs(parent, exist_ok=True)
     temporary = tempfile.mkdtemp(prefix=".shapes-", dir=parent)
@@ -114,10 +118,17 @@ def _is_drawn(path: str, parameters: dict[str, Any]) -> bool:
         raise DataError(f"{path}: exists, but is no Shapes data set; choose another path or remove it") from None
     if drawn_with != parameters:
         raise DataError(
-            f"{path}: holds Shapes drawn with other parameters ({drawn_with} instead of {parameters}); "
-            "choose another path or remove it"
+            f"{path}: holds other pictures of Shapes ({_describe(drawn_with)}) than are asked for "
+            f"({_describe(parameters)}); choose another path or remove it"
         )
     return True
+
+
+def _describe(parameters: Mapping[str, Any]) -> str:
+    """What is drawn, in words."""
+    counts = ", ".join(f"{count} {name}" for name, count in parameters["counts"].items())
+    version = "" if parameters.get("version") == _VERSION else f", by another version ({parameters.get('version')})"
+    return f"{counts}, {parameters['image_size']} px a side, drawing_seed {parameters['seed']}{version}"
 
 
 def _draw_all(folder: Path, counts: dict[str, int], image_size: int, seed: int) -> None:

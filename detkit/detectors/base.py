@@ -135,7 +135,7 @@ class Detector(TrainableModule):
 
     def forward(self, images: list[Tensor]) -> list[Detections]:
         """Detections of uint8 images (3, H_i, W_i)."""
-        return self.detect([{"image": image} for image in images])
+        return self._named(self.detect([{"image": image} for image in images]))
 
     @torch.no_grad()
     def predict(
@@ -179,7 +179,8 @@ class Detector(TrainableModule):
                 batch: Batch = [{"image": as_image(image)} for image in inputs[start : start + batch_size]]
                 for found in self.detect(batch) if settings is None else detect_by_tiles(self.detect, batch, settings):
                     kept = selection(found, self.class_names)
-                    results.append(Detections({k: v.cpu() for k, v in kept.items()}, self.class_names))
+                    fields = {name: values.cpu() for name, values in kept.items()}
+                    results.append(Detections(fields, self.class_names, self.category_ids))
         finally:
             for module, training in modes:  # one by one: parts may be fixed while others learn
                 module.training = training
@@ -254,8 +255,12 @@ class Detector(TrainableModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Detections | None]:
         """Detections of each image; None for one that cannot be read."""
         readable = [sample for sample in batch if "image" in sample]
-        found = iter(self._detect(readable) if readable else [])
+        found = iter(self._named(self._detect(readable)) if readable else [])
         return [next(found) if "image" in sample else None for sample in batch]
+
+    def _named(self, found: list[Detections]) -> list[Detections]:
+        """Detections that know the names and ids of their classes."""
+        return [Detections(each, self.class_names, self.category_ids) for each in found]
 
     def on_validation_epoch_end(self) -> None:
         self.loss_guard.check()

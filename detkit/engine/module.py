@@ -20,7 +20,7 @@ from detkit.__about__ import __version__
 from detkit.classes import full_name
 from detkit.data.loaders import begin_next_epoch
 from detkit.engine.optimization import UNKNOWN, OptimSettings, build_optimizer, parameter_groups, schedule
-from detkit.engine.summary import trainable_table
+from detkit.engine.summary import random_lines, trainable_table
 from detkit.engine.weight_averaging import MovingAverage
 from detkit.errors import CheckpointError, ConfigError, TrainingError
 from detkit.evaluation import EvaluationSet
@@ -92,6 +92,12 @@ class TrainableModule(L.LightningModule):
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments as plain values: those of checkpoints and loggers."""
+        arguments = {name: to_plain(v) for name, v in self.hparams.items() if not name.startswith("_")}
+        return arguments | {"class_names": self.class_names, "category_ids": self.category_ids}
+
     # -- what the command line asks for ----------------------------------------------------------
 
     @property
@@ -118,13 +124,15 @@ class TrainableModule(L.LightningModule):
     def on_fit_start(self) -> None:
         """Go into training mode, and print what it begins with, what learns and what is fixed."""
         self.loss_guard = LossGuard(interval=self.trainer.log_every_n_steps)
+        for logger in self.loggers:
+            logger.log_hyperparams(self.arguments)
         if not self.training:  # as `detkit.load` and `from_torchvision` give it; Lightning leaves the mode alone
             self.train()
         if self.trainer.is_global_zero:
             loaded = [getattr(part, "loaded", None) for part in self.modules()]
             for weights in dict.fromkeys(each for each in loaded if isinstance(each, Loaded)):
                 self.print(f"weights: {weights}")
-            self.print(trainable_table(self))
+            self.print("\n".join([trainable_table(self), *random_lines(self)]))
 
     def on_train_start(self) -> None:
         """After a resume: begin with the right epoch, and apply what the command line overrides."""
@@ -235,11 +243,7 @@ class TrainableModule(L.LightningModule):
         checkpoint["detkit"] = {"class": full_name(type(self)), "version": __version__}
         if self.trainer.optimizers:
             checkpoint["detkit"]["optimizer"] = type(self.trainer.optimizers[0]).__name__
-        arguments = {name: to_plain(v) for name, v in self.hparams.items() if not name.startswith("_")}
-        checkpoint["hyper_parameters"] = arguments | {
-            "class_names": self.class_names,
-            "category_ids": self.category_ids,
-        }
+        checkpoint["hyper_parameters"] = self.arguments
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember the state of optimizer and schedule until they are made."""

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from detkit.__about__ import __version__
+from detkit.detections import Row, coco_rows
 from detkit.files import quote_formula
 
 #: In the folder of a format of several files: what it was written by. Such a folder may be replaced.
@@ -38,7 +37,7 @@ class Predicted(NamedTuple):
     scores: list[float]
     labels: list[int]
 
-    def rows(self) -> Iterator[tuple[list[float], float, int]]:
+    def rows(self) -> Iterator[Row]:
         """Box, score and label of each detection."""
         return zip(self.boxes, self.scores, self.labels, strict=True)
 
@@ -56,22 +55,10 @@ def write_coco(images: Iterable[Predicted], path: Path, classes: Classes) -> Non
         out.write("[")  # lone surrogates, as undecodable file names contain them, become JSON's escapes
         separator = "\n"
         for image in images:
-            for row in coco_rows(image, classes.ids):
+            for row in coco_rows(image.image_id, image.rows(), classes.ids):
                 out.write(separator + json.dumps(row, ensure_ascii=False))
                 separator = ",\n"
         out.write("\n]\n")
-
-
-def coco_rows(image: Predicted, category_ids: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """The detections of an image as rows of COCO's results."""
-    for (x1, y1, x2, y2), score, label in image.rows():
-        box = [x1, y1, _difference(x2, x1), _difference(y2, y1)]
-        yield {
-            "image_id": image.image_id,
-            "category_id": int(category_ids[label - 1]),
-            "bbox": box,
-            "score": score,
-        }
 
 
 def write_csv(images: Iterable[Predicted], path: Path, classes: Classes) -> None:
@@ -194,11 +181,6 @@ FORMATS = {
 def _mark(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).write_text("written by detkit predict\n", encoding="utf-8")
-
-
-def _difference(a: float, b: float) -> float:
-    """a - b in float32, as the shortest decimal that is read back as the same number."""
-    return float(str(np.float32(a) - np.float32(b)))
 
 
 def _safe(name: str) -> str:

@@ -17,8 +17,9 @@ from torch import Tensor
 from detkit.data.datamodule import DataModule
 from detkit.data.image_io import open_image
 from detkit.data.images import ImageDataset
+from detkit.detections import plain_fields
 from detkit.engine.module import TrainableModule
-from detkit.engine.prediction_formats import FORMATS, MARK, Classes, Predicted, coco_rows
+from detkit.engine.prediction_formats import FORMATS, MARK, Classes, Predicted
 from detkit.errors import ConfigError, DataError
 from detkit.files import check_output, discard, overwrite_note, publish, stage, writing
 from detkit.heads.selection import Selection
@@ -32,20 +33,6 @@ SHOWN = 0.5  # least score of what people look at, unless they say another
 MAX_STEM = 220  # bytes; file systems take names of 255, of which numbers and ".jpg" are some
 COMMENT = b"drawn by detkit"  # in their JPEG files
 FormatName = Literal["coco", "voc", "yolo", "csv", "label_studio"]
-
-
-def coco_results(image_id: str | int, detections: Detections, category_ids: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """The detections of one image as rows of COCO's results format.
-
-    Args:
-        image_id: as in the data set.
-        detections: boxes (N, 4) x1 y1 x2 y2 in pixels, scores (N,), labels (N,) in 1..K.
-        category_ids: the data set's own ids, in the order of the labels (label 1 first).
-
-    Yields:
-        image_id, category_id, bbox (x, y, width, height in pixels), score.
-    """
-    return coco_rows(Predicted(image_id, str(image_id), (0, 0), *_fields(detections)), category_ids)
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -301,16 +288,4 @@ def _to_plain(sample: Sample, detections: Detections) -> list[Any]:
     """file, size, boxes, scores and labels as `Predicted` has them."""
     height, width = sample["image"].shape[-2:]
     file = sample.get("file") or str(sample["image_id"])
-    return [file, (width, height), *_fields(detections)]
-
-
-def _fields(detections: Detections) -> tuple[list[list[float]], list[float], list[int]]:
-    boxes, scores, labels = (detections[name].detach().cpu() for name in ("boxes", "scores", "labels"))
-    return _decimals(boxes), _decimals(scores), labels.tolist()
-
-
-def _decimals(values: Tensor) -> Any:
-    """float32 as the shortest decimals that are read back as the same numbers, in lists of the tensor's shape."""
-    if values.ndim > 1:
-        return [_decimals(row) for row in values]
-    return [float(str(value)) for value in values.float().numpy()]
+    return [file, (width, height), *plain_fields(detections)]

@@ -42,6 +42,18 @@ def trainable_table(module: nn.Module) -> str:
     return "\n".join(lines)
 
 
+def random_lines(module: nn.Module) -> list[str]:
+    """A warning for each backbone of which layers are fixed at random values."""
+    lines = [
+        f"warning: {', '.join(layers)} of {part.name} are fixed at random values, as no weights were loaded; set "
+        "--model.weights (DEFAULT or FILE), or --model.features.transfer full, --model.features.trainable_stages null "
+        "and --model.features.freeze_batch_norm false"
+        for part in module.modules()
+        if isinstance(part, Backbone) and (layers := part.fixed_at_random())
+    ]
+    return list(dict.fromkeys(lines))
+
+
 def field_lines(backbone: Backbone, rpn: RegionProposalNetwork | None = None) -> list[str]:
     """One line for each feature map: its stride, its receptive field if it is known and, with an RPN, its anchors.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from detkit.classes import build
@@ -185,6 +185,10 @@ class Backbone(nn.Module):
         if settings.freeze_batch_norm:
             freeze_batch_norms(self, "body")
         self._apply_transfer(settings)
+        # The first parameter as it was drawn; a user's own class may bring weights of its own.
+        is_ours = isinstance(body, LayerMaps) or name.startswith(PREFIX)
+        first = next(body.parameters(), None)
+        self._drawn = first.detach().clone() if loaded is None and is_ours and first is not None else None
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Feature maps [(N, C, H/s, W/s), ...] of a normalised batch (N, 3, H, W), one for each of ``strides``."""
@@ -193,6 +197,13 @@ class Backbone(nn.Module):
         if self.norms is not None:
             maps = OrderedDict((level, self.norms[level](x)) for level, x in maps.items())
         return list(self.fpn(maps).values()) if self.fpn is not None else list(maps.values())
+
+    def fixed_at_random(self) -> list[str]:
+        """The body's layers of which a part is fixed though no weights were loaded, neither here nor later."""
+        first = next(self.body.parameters(), None)
+        if self._drawn is None or first is None or not torch.equal(first.detach().cpu(), self._drawn.cpu()):
+            return []
+        return [name for name, layer in self.body.named_children() if _is_fixed(layer)]
 
     def _apply_transfer(self, settings: FeatureSettings) -> None:
         """Let only a part of the body learn; batch norms of the rest are frozen, or their statistics would drift."""
@@ -207,6 +218,12 @@ class Backbone(nn.Module):
         for part in fixed:
             self.body.get_submodule(part).requires_grad_(False)
             freeze_batch_norms(self, f"body.{part}".rstrip("."))
+
+
+def _is_fixed(layer: nn.Module) -> bool:
+    """Whether a part of a layer does not learn."""
+    fixed = any(not parameter.requires_grad for parameter in layer.parameters())
+    return fixed or any(isinstance(part, FrozenBatchNorm2d) for part in layer.modules())
 
 
 def _stages(body: nn.Module, name: str) -> list[list[str]]:

@@ -91,8 +91,8 @@ def timm_network(
         network = timm.create_model(own, **options)
     except (RuntimeError, OSError, ImportError) as error:
         raise WeightsError(
-            f"weights {weights} of {name} could not be loaded by timm ({error}); download them elsewhere and give the "
-            "file's path as weights"
+            f"weights {weights} of {name} could not be loaded by timm ({error}); download them elsewhere and give "
+            "the file: --model.weights FILE, in Python weights=FILE"
         ) from error
     if weights == "DEFAULT":
         loaded = Loaded(f"timm ({name})", len(network.state_dict()), "")

@@ -186,5 +186,5 @@ def _torchvision_weights(name: str, weights: str) -> dict[str, Tensor]:
     except (OSError, RuntimeError) as error:  # RuntimeError: the checksum differs
         raise WeightsError(
             f"weights {weights} of {name} could not be downloaded ({error}); download them elsewhere and give "
-            "the file's path as weights"
+            "the file: --model.weights FILE, in Python weights=FILE"
         ) from error

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from detkit.boxes import nms
-from detkit.classes import did_you_mean
-from detkit.errors import ConfigError
+from detkit.detections import labels_of
 from detkit.settings import check_range
 from detkit.types import Detections
 
@@ -40,14 +37,7 @@ class Selection:
         Raises:
             ConfigError: a class that there is not.
         """
-        wanted = list(class_names) if self.classes is None else list(self.classes)
-        for name in wanted:
-            if name not in class_names:
-                raise ConfigError(
-                    f"classes: there is no class {name!r}{did_you_mean(name, class_names)}; there are: "
-                    f"{', '.join(class_names)}"
-                )
-        return [label for label, name in enumerate(class_names, 1) if name in wanted]
+        return labels_of(class_names if self.classes is None else self.classes, class_names)
 
     def __call__(self, detections: Detections, class_names: Sequence[str]) -> Detections:
         """The detections of one image that are kept, in their order.
@@ -55,12 +45,7 @@ class Selection:
         Raises:
             ConfigError: see `labels`.
         """
-        labels = detections["labels"]
-        keep = detections["scores"] >= self.score_threshold
-        if self.classes is not None:
-            keep &= torch.isin(labels, labels.new_tensor(self.labels(class_names)))
-        kept = {name: values[keep] for name, values in detections.items()}
+        kept = Detections(detections, class_names).filter(self.score_threshold, self.classes)
         if self.agnostic_nms:
-            best = nms(kept["boxes"], kept["scores"], AGNOSTIC_IOU).sort().values
-            kept = {name: values[best] for name, values in kept.items()}
-        return Detections(kept, list(class_names))
+            kept = kept.select(nms(kept["boxes"], kept["scores"], AGNOSTIC_IOU).sort().values)
+        return kept

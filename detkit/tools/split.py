@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from detkit.data.checks import quick_checks
 from detkit.data.coco_files import decode
 from detkit.data.datamodule import ALL, DetectionDataModule
 from detkit.data.summary import DataSummary
@@ -59,6 +60,7 @@ def split(data: DetectionDataModule, replace: bool = False) -> SplitResult:
         raise ConfigError(f"{path}: divides the data set otherwise already; --replace true replaces it")
     if written != sets:
         write_json(path, sets)
-    summary = DataSummary.of(parts, data.class_names, data.category_ids)
+    checks = quick_checks(parts, data.class_names, max_detections=None)
+    summary = DataSummary.of(parts, data.class_names, data.category_ids, checks)
     state = "unchanged" if written == sets else "written" if written is None else "replaced"
     return SplitResult(path, sets, summary, f"{summary}split: {path} ({state}; {how})")

@@ -62,7 +62,10 @@ def test_the_same_box_of_another_class_is_no_duplicate() -> None:
 def test_classes_and_crowds() -> None:
     found = check_annotations({"train": annotations(GOOD)}, ["cat", "dog", "Big-Cat", "big cat", " big cat"])
     assert [check.finding.kind for check in found] == ["alike_classes", *["no_training_box"] * 3]
-    assert "'Big-Cat', 'big cat', ' big cat'" in found[0].finding.message
+    assert "'Big-Cat' (no box), 'big cat' (no box), ' big cat' (no box)" in found[0].finding.message
+    splits = {"train": annotations([((5, 5, 30, 30), 1)]), "val": annotations([((5, 5, 30, 30), 2)], prefix="b")}
+    message = check_annotations(splits, ["cat", "Cat"])[0].finding.message  # each with an image, of whatever set
+    assert "'cat' (1 box, such as in a0.jpg), 'Cat' (1 box, such as in b0.jpg)" in message
     found = check_annotations({"train": annotations(GOOD), "val": annotations(GOOD, prefix="b", crowd=True)}, NAMES)
     assert [(check.split, check.finding.kind, check.finding.count) for check in found] == [("val", "crowds", 2)]
 

@@ -49,7 +49,8 @@ def test_a_data_module_like_any_other(tmp_path: Path) -> None:
 
 def test_other_parameters_are_refused(tmp_path: Path) -> None:
     draw_shapes(str(tmp_path / "a"), COUNTS, 64, 0)
-    with pytest.raises(DataError, match="other parameters"):
+    told = r"other pictures of Shapes \(.*, 64 px a side, drawing_seed 0\) than are asked for \(.*, drawing_seed 1\)"
+    with pytest.raises(DataError, match=told):
         draw_shapes(str(tmp_path / "a"), COUNTS, 64, 1)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "file").write_text("mine")

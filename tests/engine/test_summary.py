@@ -11,7 +11,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from detkit import FasterRCNN, FastRCNN
 from detkit.data import Shapes
-from detkit.engine.summary import trainable_table
+from detkit.engine.summary import random_lines, trainable_table
 from detkit.settings import construct
 from tests.detectors.conftest import Small
 
@@ -44,7 +44,21 @@ def test_it_is_printed_at_the_start_of_a_fit(
 ) -> None:
     model = small(features__transfer="frozen")
     trainer(max_steps=1, limit_val_batches=0).fit(model, datamodule=shapes())
-    assert trainable_table(model) in capsys.readouterr().out
+    assert "\n".join([trainable_table(model), *random_lines(model)]) in capsys.readouterr().out
+
+
+def test_layers_that_are_fixed_at_random_are_told(small: Small) -> None:
+    for settings, layers in (
+        ({"features__transfer": "partial", "features__trainable_stages": 1}, "0, 1"),
+        ({"features__freeze_batch_norm": True}, "0, 1, 2"),
+    ):
+        model = small(**settings)
+        (line,) = random_lines(model)
+        assert line.startswith(f"warning: {layers} of tiny are fixed at random values") and "--model.weights" in line
+        other = small(**settings)
+        other.load_state_dict({key: value + 1 for key, value in model.state_dict().items()})
+        assert random_lines(other) == []  # weights came later, as in `detkit.load`
+    assert random_lines(small()) == []
 
 
 def test_the_papers_numbers() -> None:

@@ -1,4 +1,4 @@
-"""Roboflow's supervision reads what `detkit convert` writes, and detkit what supervision writes: equal boxes.
+"""Roboflow's supervision: it reads what `detkit convert` writes, detkit what it writes, and it takes our detections.
 
 Skipped where supervision is not installed; it is no part of the development environment. Run with -s, it prints the
 largest differences.
@@ -15,6 +15,8 @@ import pytest
 
 import detkit
 from detkit.data import DetectionDataModule
+from detkit.features.backbones import MapSettings
+from detkit.heads.detection import DetectionSettings
 
 supervision = pytest.importorskip("supervision")
 
@@ -95,6 +97,23 @@ def test_equal_boxes(shared: Callable[[str], Path], tmp_path: Path, name: str, f
     writing = difference(wide, ours(again))
     print(f"\n{name} as {form}: supervision reads ours {reading:.2g} px apart, detkit reads theirs {writing:.2g} px")
     assert reading <= (PIXEL[form] if form == "voc" else 1e-4) and writing <= PIXEL[form]
+
+
+def test_detections_are_equal_in_supervision(shared: Callable[[str], Path]) -> None:
+    image = next(iter(sorted(shared("data/coco128").rglob("*.jpg"))))
+    settings = {"features": MapSettings(fpn=False), "detection": DetectionSettings(score_threshold=0.0)}
+    model = detkit.FasterRCNN(["cat", "dog"], backbone="tiny", **settings)
+    found = model.predict(image)
+    theirs = found.to_supervision()
+    assert len(theirs) == len(found["scores"]) > 5 and theirs.class_id.dtype.kind == "i"
+    assert np.array_equal(theirs.xyxy, found["boxes"].numpy())
+    assert np.array_equal(theirs.confidence, found["scores"].numpy())
+    names = [model.class_names[number] for number in theirs.class_id]
+    assert names == theirs["class_name"].tolist() == [found.name(label) for label in found["labels"].tolist()]
+    dogs = theirs[(theirs.class_id == 1) & (theirs.confidence > 0.3)]  # their way of filtering
+    assert np.array_equal(dogs.xyxy, found.filter(score=0.3, classes=["dog"])["boxes"].numpy())
+    assert len(supervision.BoxAnnotator().annotate(np.zeros((480, 640, 3), np.uint8), theirs).nonzero()[0])
+    assert len(found.filter(score=1.0).to_supervision()) == 0
 
 
 def side(item: tuple[str, tuple[float, ...]]) -> float:

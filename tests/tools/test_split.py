@@ -51,6 +51,7 @@ def test_the_command_divides_a_folder_for_good(photos: Path, run: Callable[..., 
     rows = {line.split("│")[0].strip(): line.split("│")[1:] for line in out.splitlines() if "│" in line}
     assert [int(cell) for cell in rows["images"]] == [6, 2, 2]
     assert sum(int(cell) for cell in rows["cat (1)"]) == sum(int(cell) for cell in rows["dog (2)"]) == 5
+    assert "same box" not in out
     # Whatever a later command asks for, the file decides.
     data = detkit.data.open(photos, split=[1, 0, 0], num_workers=0)
     assert {name: data.annotations(name).files.tolist() for name in sets} == {k: sorted(v) for k, v in sets.items()}
@@ -108,3 +109,11 @@ def test_in_python(photos: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match="no image is annotated, so there is nothing to divide"):
         detkit.split(detkit.data.open(tmp_path / "all.json"))
+
+
+def test_the_quick_checks_are_printed(photos: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+    item = VOCObject("cat", (4, 4, 20, 20), False)
+    (photos / "4.xml").write_text(format_annotation("4.png", 32, 24, [item, item]))
+    code, out, err = run("split", photos)
+    assert code == 0, err
+    assert "same box: 1" in out and "4.png: cat [4, 4, 20, 20] is there twice" in out
