@@ -15,6 +15,7 @@ from detkit.data.datamodule import DetectionDataModule
 from detkit.engine.module import TrainableModule
 from detkit.engine.run_files import RunFileCallback, harmless, is_best
 from detkit.files import write_text
+from detkit.signals import Stopped
 from detkit.torch_files import check_form
 
 CARD, CLASSES = "README.md", "class_names.txt"
@@ -55,11 +56,12 @@ class ModelCard(RunFileCallback):
             self._write(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: TrainableModule, exception: BaseException) -> None:
-        self._write(trainer, pl_module)
+        # Checkpoint callbacks come last: that of a stopped run is written after this.
+        self._write(trainer, pl_module, is_stopped=isinstance(exception, Stopped))
 
-    def _write(self, trainer: Trainer, pl_module: TrainableModule) -> None:
+    def _write(self, trainer: Trainer, pl_module: TrainableModule, is_stopped: bool = False) -> None:
         checkpoints = self.path("checkpoints")
-        if not self.writes or not any(checkpoints.glob("*.ckpt")):
+        if not self.writes or not (is_stopped or any(checkpoints.glob("*.ckpt"))):
             return
         with harmless(CARD):
             write_text(checkpoints / CLASSES, "".join(f"{name}\n" for name in pl_module.class_names))
