@@ -188,8 +188,9 @@ def _thin(column: Series) -> list[tuple[float, float]]:
 
 def ticks(low: float, high: float) -> list[float]:
     """Four to eight round numbers, at equal distances, that enclose ``low`` and ``high``."""
-    span = high - low or abs(high) or 1.0
+    size = max(abs(low), abs(high))
+    span = high - low if high - low > 1e-9 * size else size or 1.0
     unit = 10.0 ** math.floor(math.log10(span / 4))
     step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if span / (unit * factor) <= 5)
     first, count = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, max(count, first + 1) + 1)]
+    return [float(f"{i * step:.12g}") for i in range(first, max(count, first + 1) + 1)]

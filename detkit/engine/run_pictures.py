@@ -126,7 +126,7 @@ def _draw_sample(sample: Sample, class_names: Sequence[str]) -> Image:
     """An image with its objects in the colours of their classes, and ignored boxes in white."""
     ignored = sample["crowd"] | sample["difficult"]
     boxes = {"boxes": sample["boxes"][~ignored], "labels": sample["labels"][~ignored]}
-    return _draw(sample["image"], boxes, {"boxes": sample["boxes"][ignored]}, class_names)
+    return _draw(sample["image"], boxes, {"boxes": sample["boxes"][ignored]}, class_names=class_names)
 
 
 def _draw_pair(sample: Sample, found: dict[str, Any], class_names: Sequence[str]) -> Image:

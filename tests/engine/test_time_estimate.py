@@ -101,8 +101,8 @@ def test_the_estimate_is_told_once_and_then_corrected() -> None:
     validation = 10 * (0.3 * 1.3 + 0.25)
     assert run.estimate.left() == pytest.approx(31 * 2 + 4 * validation)
     (text,) = run.printed
-    assert text.startswith("about 88 s on this CPU (")
-    assert text.endswith("): 31 steps of 2.0 s with their loading, and 4 validations of about 6 s")
+    assert text.startswith("about 90 s on this CPU (")
+    assert text.endswith("): 32 steps of 2.0 s with their loading, and 4 validations of about 6 s")
     run.step()
     run.validate(20)
     assert run.estimate.left() == pytest.approx(30 * 2 + 3 * 20)
@@ -132,7 +132,7 @@ def test_a_slow_run_on_a_cpu_is_told_of_a_recipe() -> None:
     for _ in range(4):
         run.step(scale=20)
     (text,) = run.printed
-    assert "about 111 h" in text and "`detkit recipe DATA`" in text
+    assert "about 146 h" in text and "`detkit recipe DATA`" in text
 
 
 def test_a_run_that_only_a_limit_of_time_ends() -> None:
