@@ -84,6 +84,25 @@ def draw(
     return picture
 
 
+def make_sheet(pictures: Sequence[Image], columns: int, gap: int = 8) -> Image:
+    """Pictures in rows on one white sheet, each in the upper left corner of a cell as large as the largest of them.
+
+    Args:
+        pictures: one or more PIL images.
+        columns: pictures in a row; fewer if there are not so many.
+        gap: pixels between cells.
+    """
+    from PIL import Image as PILImage
+
+    width, height = (max(sides) for sides in zip(*(picture.size for picture in pictures), strict=True))
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    sheet = PILImage.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
+    for i, picture in enumerate(pictures):
+        sheet.paste(picture, ((i % columns) * (width + gap), (i // columns) * (height + gap)))
+    return sheet
+
+
 def _frame(box: Sequence[float], factor: int, size: tuple[int, int]) -> Rectangle:
     """The first and last pixels of a box, clipped to the picture, at least one pixel."""
     x1, y1, x2, y2 = (value * factor for value in box)

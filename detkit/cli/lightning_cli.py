@@ -33,11 +33,12 @@ from detkit.cli.reports import (
 )
 from detkit.cli.resume import TILED, Difference, Start, check_state, find_differences, position_of, prepare, read_start
 from detkit.cli.signatures import names_of
-from detkit.cli.trainer import SaveConfig, complete, make_run_folder, with_absolute_paths
+from detkit.cli.trainer import SaveConfig, complete, make_run_folder, remove_started, with_absolute_paths
 from detkit.detectors.base import Detector
 from detkit.detectors.tiles import TileSettings
 from detkit.engine.callbacks import BestCheckpoint
-from detkit.engine.checkpoints import BEGINNINGS, check_fits, hyper_parameters
+from detkit.engine.checkpoints import BEGINNINGS, check_fits, hyper_parameters, run_folder
+from detkit.engine.precision import check_precision
 from detkit.engine.predictions import PredictionWriter
 from detkit.errors import CheckpointError, ConfigError, DataError
 from detkit.evaluation.tables import find_baseline, read_baseline
@@ -88,7 +89,11 @@ def execute(command: str, arguments: Arguments, start: Start) -> DetkitCLI:
     restrict_imports()
     try:
         cli = DetkitCLI(command, arguments, start, model, data)
-        cli.run_command()
+        try:
+            cli.run_command()
+        except BaseException:
+            cli.remove_failed_start()
+            raise
     except ArgumentError as error:
         classes = known_classes(model) | known_classes(data)
         raise explain(str(error), command, arguments, names_of(classes.values())) from error
@@ -125,19 +130,23 @@ class DetkitCLI(LightningCLI):
         self.baseline: dict[str, Any] | None = None
         self.tiles: TileSettings | None = None
         self.exit_code = 0
-        super().__init__(
-            model,
-            data,
-            save_config_callback=None,
-            seed_everything_default=0,
-            parser_kwargs={"prog": f"detkit {command}", "exit_on_error": False, **describe(command)},
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            args=arguments.options,
-            run=False,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-        )
+        try:
+            super().__init__(
+                model,
+                data,
+                save_config_callback=None,
+                seed_everything_default=0,
+                parser_kwargs={"prog": f"detkit {command}", "exit_on_error": False, **describe(command)},
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                args=arguments.options,
+                run=False,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+            )
+        except BaseException:
+            self.remove_failed_start()
+            raise
 
     # -- the parser -----------------------------------------------------------------------------
 
@@ -277,9 +286,16 @@ class DetkitCLI(LightningCLI):
             callbacks.append(self.config_init.predictions)
         options = complete(config, callbacks, self.command, self.folder)
         try:
-            return Trainer(**options)
+            trainer = Trainer(**options)
         except (ValueError, TypeError) as error:
             raise own_cause(error) or ConfigError(f"trainer: {error}") from error
+        check_precision(config.get("precision"), trainer.strategy.root_device)
+        return trainer
+
+    def remove_failed_start(self) -> None:
+        """Delete the run's folder after an error if the run has written nothing that is worth keeping."""
+        if self.folder is not None and rank_zero_only.rank == 0:
+            remove_started(self.folder)
 
     def run_command(self) -> None:
         """Run the command, and say what came of it, also of an interrupt."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,19 @@ from rich.table import Table
 from detkit.__about__ import __version__
 from detkit.cli.resume import Difference
 from detkit.data.datamodule import DataModule
+from detkit.detectors.base import Detector
+from detkit.engine.checkpoints import run_folder
+from detkit.engine.curves import CURVES
 from detkit.engine.module import TrainableModule
 from detkit.engine.predictions import PICTURES, PredictionWriter
+from detkit.engine.run_pictures import PREDICTIONS
 from detkit.errors import DataError
 from detkit.evaluation.tables import baseline_text, metrics_text, render
 from detkit.files import check_output, keep_inputs, overwrite_note, publish, staged, write_json
 from detkit.tools.evaluate import report_of
 
 LISTED = 100  # images that could not be read
+TRAINING = {CURVES: "Losses, learning rate and mAP over the steps", PREDICTIONS: "Images of the best validation"}
 SHOWN = 3  # paths of a data set
 
 
@@ -94,6 +100,17 @@ def report_fit(trainer: Trainer, model: TrainableModule, folder: Path | None, re
             "--trainer.max_epochs is the number of all epochs.",
             flush=True,
         )
+    if best.is_file() or last.is_file():
+        print(next_steps(model, folder), flush=True)
+
+
+def next_steps(model: TrainableModule, folder: Path) -> str:
+    """The commands that come after a fit, as they are typed from here."""
+    run = shlex.quote(str(folder))
+    commands = [f"detkit test {run}"]
+    if isinstance(model, Detector):
+        commands.append(f"detkit predict {run} PHOTOS")
+    return "\n".join(f"{'next:' if i == 0 else '':<6}{command}" for i, command in enumerate(commands))
 
 
 def report_metrics(model: TrainableModule, title: str) -> dict[str, Any]:
@@ -147,6 +164,7 @@ def report_test(
                 title=f"{type(model).__name__} on {data}",
                 score_threshold=score_threshold,
                 baseline=baseline,
+                training={caption: run_folder(checkpoint) / name for name, caption in TRAINING.items()},
             )
             path = folder / page.name
         replaced = publish(part, folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,19 @@ from detkit.data.datamodule import DetectionDataModule
 from detkit.data.voc_files import SPLIT_FILE
 from detkit.engine.callbacks import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
 from detkit.engine.checkpoints import BEGINNINGS, versions
+from detkit.engine.curves import RunCurves
+from detkit.engine.model_card import ModelCard
 from detkit.engine.progress import EpochBar, EpochLines
+from detkit.engine.run_pictures import PredictionPicture, TrainBatchPicture
+from detkit.engine.summary import NETWORK, NetworkFile
+from detkit.engine.time_estimate import TimeEstimate
 from detkit.files import write_json, write_text, writing
 
 EPOCHS = 12
 #: The environment variable in which the processes of a run find its folder.
 VARIABLE = "DETKIT_RUN_FOLDER"
+#: Files that a fit writes before its first step has ended, besides TensorBoard's.
+STARTED = ("config.yaml", "hparams.yaml", NETWORK, SPLIT_FILE)
 
 
 class SaveConfig(SaveConfigCallback):
@@ -81,6 +89,13 @@ def make_run_folder(root: Path, rank: int) -> Path:
             return folder
 
 
+def remove_started(folder: Path) -> None:
+    """Delete a run's folder that holds no more than what a fit writes before its first step has ended."""
+    files = [path for path in folder.rglob("*") if not path.is_dir()]
+    if all(path.name in STARTED or path.name.startswith("events.out.tfevents") for path in files):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def complete(config: dict[str, Any], callbacks: list[Callback], command: str, folder: Path | None) -> dict[str, Any]:
     """The trainer's arguments, with detkit's defaults where the user left them open.
 
@@ -116,6 +131,11 @@ def complete(config: dict[str, Any], callbacks: list[Callback], command: str, fo
             added.append(EarlyStopping(best.monitor, mode=best.mode, **options))
     if config["logger"] and command == "fit" and not any(isinstance(c, LearningRateMonitor) for c in users):
         added.append(LearningRateMonitor(logging_interval="step"))
+    if command == "fit" and not any(isinstance(callback, TimeEstimate) for callback in users):
+        added.append(TimeEstimate())
+    if folder is not None:
+        files = (NetworkFile, TrainBatchPicture, PredictionPicture, RunCurves, ModelCard)
+        added += [kind(folder=folder) for kind in files if not any(isinstance(each, kind) for each in users)]
     if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in users):
         # A bar on a terminal, lines where the output goes to a file.
         added.append(EpochBar() if sys.stdout.isatty() else EpochLines())

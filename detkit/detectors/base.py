@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -30,7 +31,7 @@ from detkit.heads.selection import Selection
 from detkit.proposals import Proposals
 from detkit.settings import construct, nested, to_plain
 from detkit.system import keep_freed_memory
-from detkit.types import Batch, Detections, Targets
+from detkit.types import Batch, Detections, Sample, Targets
 
 if TYPE_CHECKING:
     from detkit.data.image_io import ImageLike
@@ -127,8 +128,8 @@ class Detector(TrainableModule):
         """Detections of each image, in its own pixels, best first."""
         raise NotImplementedError(f"{type(self).__name__} must implement detect")
 
-    def feature_lines(self) -> list[str]:
-        """Lines about the feature maps, printed at the start of a fit."""
+    def fit_notes(self) -> list[str]:
+        """What the user should know of the network, printed at the start of a fit."""
         return []
 
     # -- shared parts ----------------------------------------------------------------------------
@@ -202,6 +203,19 @@ class Detector(TrainableModule):
             targets.ignore_boxes.append(boxes[ignored].to(device, non_blocking=True))
         return targets
 
+    def network_view(self, batch: Batch) -> list[Sample]:
+        """The images of a batch, resized and with the values that the network can tell apart, and their boxes."""
+        images = self.prepare(batch)
+        mean, std = (values.float() for values in (self.preprocessing.mean, self.preprocessing.std))
+        return [
+            {
+                **sample,
+                "image": ((images[i].float() * std + mean) * 255).round().clamp(0, 255).byte().cpu(),
+                "boxes": images.to_batch(sample["boxes"], i).cpu(),
+            }
+            for i, sample in enumerate(batch)
+        ]
+
     @property
     def protocol_description(self) -> str:
         """The protocol of the mAP, in a few words."""
@@ -222,7 +236,7 @@ class Detector(TrainableModule):
         if self.pretrained is not None and not self.pretrained.told:
             self.print(self.pretrained)
         super().on_fit_start()
-        for line in self.feature_lines():
+        for line in self.fit_notes():
             self.print(line)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -236,14 +250,17 @@ class Detector(TrainableModule):
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
         return total
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> list[Detections]:
+        """Log the losses and count the detections, which callbacks are given."""
         encoded = self.encode(batch)
         losses = self.losses(batch, encoded)
         self.loss_guard.watch(losses, batch)
         values = {f"val/{name}": value for name, value in losses.items()}
         values["val/loss"] = torch.stack(list(losses.values())).sum()
         self.log_dict(values, batch_size=len(batch), sync_dist=True)
-        self.metric.update(self.detect(batch, encoded), batch)
+        found = self.detect(batch, encoded)
+        self.metric.update(found, batch)
+        return found
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.metric.update(self._detect(batch), batch)
@@ -282,8 +299,21 @@ class Detector(TrainableModule):
             "max_detections": (self.metric.protocol.max_detections or [None])[-1],
         }
         values = {f"{stage}/{k}": v.float() for k, v in scalars.items()}
+        if stage == "val":
+            names = log_names(self.class_names)
+            per_class = zip(names, result["map_by_class"].values(), strict=True)
+            values |= {f"val/map_class/{name}": torch.tensor(float(ap)) for name, ap in per_class}
         # Every rank has computed the same numbers from all images.
         self.log_dict(values, prog_bar=False, rank_zero_only=False, sync_dist=False)
+
+
+def log_names(class_names: Sequence[str]) -> list[str]:
+    """The classes' names as a log can hold them: letters, digits, "-", "_" and "."; different ones stay different."""
+    names: list[str] = []
+    for label, name in enumerate(class_names, start=1):
+        safe = re.sub(r"[^\w.-]+", "_", name)
+        names.append(f"{safe}_{label}" if safe in names or safe in class_names[label:] else safe)
+    return names
 
 
 class Encoded(NamedTuple):

@@ -27,7 +27,7 @@ from detkit.evaluation import EvaluationSet
 from detkit.features.weights import Loaded
 from detkit.settings import to_plain
 from detkit.torch_files import check_form
-from detkit.types import Batch
+from detkit.types import Batch, Sample
 
 
 class TrainableModule(L.LightningModule):
@@ -112,6 +112,14 @@ class TrainableModule(L.LightningModule):
         """
         self._new_optim = fit and any(name.startswith("optim.") for name in changed)
 
+    def feature_lines(self) -> list[str]:
+        """Lines about the feature maps, for `network.txt` in the run's folder."""
+        return []
+
+    def network_view(self, batch: Batch) -> list[Sample]:
+        """The images of a batch as the network sees them (uint8), with their boxes; empty where nothing is drawn."""
+        return []
+
     def restore_parts(self, checkpoint: dict[str, Any]) -> None:
         """Make module and checkpoint have the same parts, before the weights are loaded."""
 
@@ -132,7 +140,7 @@ class TrainableModule(L.LightningModule):
             loaded = [getattr(part, "loaded", None) for part in self.modules()]
             for weights in dict.fromkeys(each for each in loaded if isinstance(each, Loaded)):
                 self.print(f"weights: {weights}")
-            self.print("\n".join([trainable_table(self), *random_lines(self)]))
+            self.print("\n".join([trainable_table(self, detailed=False), *random_lines(self)]))
 
     def on_train_start(self) -> None:
         """After a resume: begin with the right epoch, and apply what the command line overrides."""

@@ -1,31 +1,51 @@
-"""What is printed at the start of a fit: which parts learn, which are fixed, and what the feature maps see."""
+"""What learns and what is fixed: a few lines at the start of a fit, and all layers in `network.txt` of its folder."""
 
 from __future__ import annotations
 
 from collections import Counter
 
+from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import FrozenBatchNorm2d
 
+from detkit.engine.run_files import RunFileCallback, harmless
 from detkit.errors import ConfigError
 from detkit.features import Backbone
 from detkit.features.receptive_field import extend, receptive_field
+from detkit.files import write_text
 from detkit.proposals import RegionProposalNetwork
 
+NETWORK = "network.txt"
 
-def trainable_table(module: nn.Module) -> str:
-    """A row for each part of the network (layer of the backbone): parameters that learn or are fixed, batch norms."""
+
+class NetworkFile(RunFileCallback):
+    """Writes `network.txt` when a fit starts: what learns and what is fixed, layer by layer, and the feature maps."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.writes:
+            with harmless(NETWORK):
+                lines = [trainable_table(pl_module), *getattr(pl_module, "feature_lines", list)()]
+                write_text(self.path(NETWORK), "\n".join([*lines, ""]))
+
+
+def trainable_table(module: nn.Module, detailed: bool = True) -> str:
+    """A row for each part of the network: parameters that learn or are fixed, batch norms.
+
+    Args:
+        module: the network.
+        detailed: a part is a layer of the backbone, or a part of a head; otherwise one of the module's own attributes.
+    """
     trainable: Counter[str] = Counter()
     fixed: Counter[str] = Counter()
     for name, parameter in module.named_parameters():
-        part = _part(name)
+        part = _part(name, detailed)
         trainable[part] += parameter.numel() * parameter.requires_grad
         fixed[part] += parameter.numel() * (not parameter.requires_grad)
     frozen_norms: Counter[str] = Counter()
     learning_norms: Counter[str] = Counter()
     for name, layer in module.named_modules():
-        part = _part(f"{name}.")
+        part = _part(f"{name}.", detailed)
         if isinstance(layer, FrozenBatchNorm2d):
             frozen_norms[part] += 1
             trainable[part] += 0
@@ -78,7 +98,9 @@ def field_lines(backbone: Backbone, rpn: RegionProposalNetwork | None = None) ->
     ]
 
 
-def _part(name: str) -> str:
+def _part(name: str, detailed: bool) -> str:
     parts = name.split(".")
+    if not detailed:
+        return parts[0]
     depth = 3 if parts[:2] == ["backbone", "body"] else 2
     return ".".join(parts[: min(depth, len(parts) - 1)]) or name

@@ -106,9 +106,8 @@ def _run(heading: str, command: str, options: list[str]) -> None:
 
 def _draw_overview(folder: Path, data_path: str | Path, count: int = 12, columns: int = 4) -> None:
     """Draw test images with ground truth and detections on one sheet, `overview.png` in the run's folder."""
-    from PIL import Image
-
     import detkit
+    from detkit.drawing import make_sheet
     from detkit.files import staged
 
     dataset = detkit.data.Shapes(path=str(data_path)).dataset("test")
@@ -118,10 +117,5 @@ def _draw_overview(folder: Path, data_path: str | Path, count: int = 12, columns
         detkit.draw(sample["image"], detections, targets=sample, class_names=model.class_names)
         for sample, detections in zip(samples, model.predict([s["image"] for s in samples]), strict=True)
     ]
-    width, height = drawn[0].size
-    rows = -(-len(drawn) // columns)
-    sheet = Image.new("RGB", (columns * (width + 8) - 8, rows * (height + 8) - 8), "white")
-    for i, image in enumerate(drawn):
-        sheet.paste(image, ((i % columns) * (width + 8), (i // columns) * (height + 8)))
     with staged(folder) as part:
-        sheet.save(part / "overview.png")
+        make_sheet(drawn, columns).save(part / "overview.png")

@@ -253,6 +253,7 @@ def report_of(
     title: str,
     score_threshold: float | None,
     baseline: dict[str, Any] | None,
+    training: Mapping[str, Path] | None = None,
 ) -> Path:
     """Analyse what was evaluated, and write the report into a folder; see `write_report`."""
     # Imported here: numba and the templates take a second.
@@ -262,4 +263,4 @@ def report_of(
     limit = {} if protocol.max_detections is None else {"max_detections": protocol.max_detections[-1]}
     seen = protocol.seen(evaluated)
     analysis = analyse(seen, list(class_names), score_threshold, **limit)
-    return write_report(folder, metrics, seen, analysis, image_paths, title, baseline)
+    return write_report(folder, metrics, seen, analysis, image_paths, title, baseline, training)

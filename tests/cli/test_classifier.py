@@ -43,7 +43,7 @@ def test_from_a_fit_to_a_detectors_backbone(program: Callable[..., Any], tmp_pat
 
     result = program("fit", "--ckpt_path", "runs/small", "--trainer.max_epochs", "3")
     assert (result.code, result.err) == (0, "")
-    assert "epoch 3/3" in result.out and "weights: " not in result.out
+    assert "epoch 3 of 3" in result.out and "weights: " not in result.out
     again = program(*FIT, "--trainer.fast_dev_run", "true", "--model.weights", str(best))
     assert f"weights: 10 tensors from {best} (lenet5)\n" in again.out  # of the same classes: with its last layer
 

@@ -50,4 +50,4 @@ def test_a_detector_learns_from_it_by_the_documented_command(my_data: ModuleType
     environment = os.environ | {"PYTHONPATH": str(DOCUMENT.parents[1])}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert result.returncode == 0, result.stderr
-    assert "cell (1)" in result.stdout and "epoch 1/1" in result.stdout
+    assert "cell (1)" in result.stdout and "epoch 1 of 1" in result.stdout

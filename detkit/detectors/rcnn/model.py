@@ -124,7 +124,7 @@ class RCNN(Detector):
         self.stages = RCNNStages(self.reader, self.roi_heads, self.given, self.detect_variants, svm, box, feature_files)
         self._variant_requested = False
 
-    def feature_lines(self) -> list[str]:
+    def fit_notes(self) -> list[str]:
         """A warning where the size of the crops does not suit the network."""
         line = self.network.size_line()
         return [line] if line else []

@@ -19,6 +19,7 @@ from detkit.evaluation.report.charts import Curve, draw_curve, draw_matrix, draw
 from detkit.evaluation.report.comparison import Comparison, compare
 from detkit.evaluation.report.gallery import Images, assess_images, best_images, make_picture, worst_images
 from detkit.evaluation.report.numbers import ClassRow, class_rows, is_missing, metric_numbers, to_csv
+from detkit.evaluation.report.training import as_data_uris
 from detkit.files import to_json, write_json, write_text
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def write_report(
     images: Images,
     title: str,
     baseline: Mapping[str, Any] | None = None,
+    training: Mapping[str, Path] | None = None,
 ) -> Path:
     """Writes `index.html`, `metrics.json` and `per_class.csv` into a folder; each file is replaced as a whole.
 
@@ -54,6 +56,7 @@ def write_report(
             read, its boxes are drawn on an empty background.
         title: what was evaluated.
         baseline: the content of an earlier `metrics.json` to compare with.
+        training: caption -> a picture that the fit has drawn; one that is missing is left out.
 
     Returns:
         The path of `index.html`, a single file that needs no other file and no network.
@@ -85,6 +88,7 @@ def write_report(
         threshold=analysis.score_threshold,
         comparison=comparison,
         differences=_largest_differences(comparison),
+        training=as_data_uris(training or {}),
     )  # fmt: skip
     write_json(folder / "metrics.json", metrics)
     write_text(folder / "per_class.csv", to_csv(rows))
