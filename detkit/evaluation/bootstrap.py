@@ -141,16 +141,21 @@ def repeated(evaluation_set: EvaluationSet, num_classes: int, protocol: Protocol
 
 
 class _Ranking(NamedTuple):
-    """N detections and M objects of K classes, T thresholds; class k has the rows starts[k]:starts[k + 1]."""
+    """N detections, E of them no misses, and M objects to find, of K classes at T thresholds.
+
+    Class k has the rows starts[k]:starts[k + 1] of the detections, best score first. Detections of equal score in the
+    same image, which come one after the other, are a block; most are alone in theirs.
+    """
 
     starts: np.ndarray  # (K + 1,) int64
-    images: np.ndarray  # (N,) int32, of the detections of a class, best score first
-    first: np.ndarray  # (N,) int32, the first row of equal scores in the same image, which come one after the other
-    size: np.ndarray  # (N,) int32, how many these are
+    images: np.ndarray  # (N,) int32
     events: np.ndarray  # (E,) int32, rows that are no misses, by threshold, then in their order
-    hits: np.ndarray  # (E,) bool, hit or not counted
+    hits: np.ndarray  # (E,) bool, a hit; else not counted
+    event_images: np.ndarray  # (E,) int32
+    heads: np.ndarray  # (E,) int32, the first row of the event's block
+    sizes: np.ndarray  # (E,) int32, the rows of the block
     event_starts: np.ndarray  # (T, K + 1) int64
-    objects: np.ndarray  # (M,) int32, images of the objects to find, by class
+    objects: np.ndarray  # (M,) int32, images of the objects, by class
     object_starts: np.ndarray  # (K + 1,) int64
 
 
@@ -164,20 +169,23 @@ def _rank(seen: EvaluationSet, num_classes: int, protocol: Protocol) -> _Ranking
     images, scores = seen.detection_images[rows], seen.scores[rows]
     begins = np.ones(len(rows), bool)
     begins[1:] = (images[1:] != images[:-1]) | (scores[1:] != scores[:-1]) | (labels[1:] != labels[:-1])
-    blocks = np.flatnonzero(begins)
-    sizes = np.diff(np.append(blocks, len(rows)))
+    heads = np.flatnonzero(begins)
+    sizes = np.diff(np.append(heads, len(rows)))
+    block = np.cumsum(begins) - 1
     starts = np.searchsorted(labels, np.arange(num_classes + 1))
-    events = [np.flatnonzero(kinds[t, rows] != MISS) for t in range(len(kinds))]
-    offset = np.cumsum([0, *map(len, events)])[:-1]
+    by_threshold = [np.flatnonzero(kinds[t, rows] != MISS) for t in range(len(kinds))]
+    offsets = np.cumsum([0, *map(len, by_threshold)])[:-1]
+    events = np.concatenate(by_threshold)
     objects = grouped.objects[seen.to_find(num_classes)[grouped.objects]]
     return _Ranking(
         starts=starts,
         images=images,
-        first=np.repeat(blocks, sizes).astype(np.int32),
-        size=np.repeat(sizes, sizes).astype(np.int32),
-        events=np.concatenate(events).astype(np.int32),
-        hits=np.concatenate([kinds[t, rows[each]] == HIT for t, each in enumerate(events)]),
-        event_starts=np.stack([np.searchsorted(each, starts) + at for each, at in zip(events, offset, strict=True)]),
+        events=events.astype(np.int32),
+        hits=np.concatenate([kinds[t, rows[each]] == HIT for t, each in enumerate(by_threshold)]),
+        event_images=images[events],
+        heads=heads[block[events]].astype(np.int32),
+        sizes=sizes[block[events]].astype(np.int32),
+        event_starts=np.stack([np.searchsorted(each, starts) for each in by_threshold]) + offsets[:, None],
         objects=seen.object_images[objects],
         object_starts=np.searchsorted(seen.labels[objects], np.arange(1, num_classes + 2)),
     )
@@ -214,7 +222,8 @@ def _numbers(ranking: _Ranking, times: np.ndarray, protocol: Protocol) -> dict[s
 
 @jit
 def _count(
-    starts, images, first, size, events, hits, event_starts, objects, object_starts, times, eps, points, is_coco, result
+    starts, images, events, hits, event_images, heads, sizes, event_starts, objects, object_starts,
+    times, eps, points, is_coco, result,
 ):  # fmt: skip
     """Write the precision at each point of recall, (K, T, R), or else VOC's average, (K, T, 1).
 
@@ -236,20 +245,29 @@ def _count(
             found, left_out = 0, 0
             event, end = event_starts[t, k], event_starts[t, k + 1]
             while event < end:
+                copies, head = times[event_images[event]], heads[event]
+                if sizes[event] == 1:
+                    if hits[event]:
+                        counted = before[head - begin] - left_out
+                        for copy in range(1, copies + 1):
+                            at_hit[found] = (found + 1) / (counted + copy + eps)
+                            found += 1
+                    else:
+                        left_out += copies
+                    event += 1
+                    continue
                 # Detections of equal score in the same image repeat together: a b a b, not a a b b.
-                head = first[events[event]]
                 stop, uncounted = event, 0
-                while stop < end and first[events[stop]] == head:
+                while stop < end and heads[stop] == head:
                     uncounted += not hits[stop]
                     stop += 1
-                copies = times[images[head]]
                 for copy in range(copies):
-                    base = before[head - begin] - left_out + copy * (size[head] - uncounted)
+                    counted = before[head - begin] - left_out + copy * (sizes[event] - uncounted)
                     skipped = 0
                     for i in range(event, stop):
                         if hits[i]:
+                            at_hit[found] = (found + 1) / (counted + events[i] - head + 1 - skipped + eps)
                             found += 1
-                            at_hit[found - 1] = found / (base + events[i] - head + 1 - skipped + eps)
                         else:
                             skipped += 1
                 left_out += copies * uncounted
