@@ -37,8 +37,6 @@ from detkit.system import available_cores, jit
 RESAMPLES = 1000
 SEED = 0
 LEVEL = 0.95
-#: Beside `metrics.json`, for a later comparison.
-RESAMPLES_FILE = "resamples.npz"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -101,10 +99,12 @@ def difference(now: Resamples, before: Resamples) -> dict[str, Any]:
         raise ValueError(
             f"the baseline has {len(before.per_class):,} resamples, this evaluation {len(now.per_class):,}"
         )
-    numbers = {name: values - before.numbers[name] for name, values in now.numbers.items() if name in before.numbers}
+    numbers = {
+        name: _minus(values, before.numbers[name]) for name, values in now.numbers.items() if name in before.numbers
+    }
     both = [name for name in now.class_names if name in before.class_names]
     columns = [[each.class_names.index(name) for name in both] for each in (now, before)]
-    return _intervals(numbers, both, now.per_class[:, columns[0]] - before.per_class[:, columns[1]])
+    return _intervals(numbers, both, _minus(now.per_class[:, columns[0]], before.per_class[:, columns[1]]))
 
 
 def bootstrap(
@@ -276,6 +276,11 @@ def _count(
                 interpolate(at_hit, found, wanted, points, result[k, t])
             else:
                 result[k, t, 0] = average(at_hit, found, wanted, points)
+
+
+def _minus(now: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """The difference of what files hold: equal numbers differ by 0, also where one of them was read from a file."""
+    return now.astype(np.float32).astype(np.float64) - before.astype(np.float32)
 
 
 def _sort_key(image_id: Any, position: int) -> tuple[Any, ...]:
