@@ -97,7 +97,7 @@ def _peak() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--sets", type=int, default=300)
+    parser.add_argument("--sets", type=int, default=200)
     arguments = parser.parse_args()
     facts = machine()
     rows = speed(arguments.output.parent)

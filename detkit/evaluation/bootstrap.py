@@ -1,8 +1,10 @@
 """Bootstrap intervals of average precision: how far the numbers of a test would move with other images like these.
 
-A resample draws as many images as the set has, with replacement; an image that is drawn twice counts as two images. An
-interval holds the middle 95 % of the numbers of all resamples (Efron and Tibshirani, An Introduction to the Bootstrap,
-1993, chapter 13). Images are drawn rather than objects, since the objects of an image are not independent.
+A resample draws as many images as the set has, with replacement; an image that is drawn twice counts as two images.
+Images are drawn rather than objects, since the objects of an image are not independent. An interval is the
+bias-corrected percentile interval (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 14.3, without
+acceleration): AP takes the best precision from a recall on, which makes it larger in small sets and larger again in
+resamples, so that the plain percentiles lie too high (`benchmarks/results/bootstrap.md`).
 
 What a detection matches does not depend on the other images, so the matching is done once, and the detections are
 sorted once. A resample only counts hits and misses again, each as often as its image was drawn; it has the numbers, to
@@ -20,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,10 +44,10 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Resamples:
-    """The numbers of B resamples of a set with K classes, in 0..1; NaN where a resample has no object to find."""
+    """The numbers of a set with K classes, in row 0, and of its B resamples; 0..1, NaN where no object is to find."""
 
-    numbers: dict[str, np.ndarray]  # map and, where the protocol has them, map_50 and map_75: (B,) float64
-    per_class: np.ndarray  # (B, K) float64, AP
+    numbers: dict[str, np.ndarray]  # map and, where the protocol has them, map_50 and map_75: (B + 1,) float64
+    per_class: np.ndarray  # (B + 1, K) float64, AP
     class_names: list[str]  # K
     protocol: str  # its description
     images: str  # a digest of the images' ids
@@ -96,12 +99,10 @@ def difference(now: Resamples, before: Resamples) -> dict[str, Any]:
     if now.protocol != before.protocol:
         raise ValueError("the baseline has another protocol")
     if len(now.per_class) != len(before.per_class):
-        raise ValueError(
-            f"the baseline has {len(before.per_class):,} resamples, this evaluation {len(now.per_class):,}"
-        )
-    numbers = {
-        name: _minus(values, before.numbers[name]) for name, values in now.numbers.items() if name in before.numbers
-    }
+        counts = (len(each.per_class) - 1 for each in (before, now))
+        raise ValueError("the baseline has {:,} resamples, this evaluation {:,}".format(*counts))
+    shared = [name for name in now.numbers if name in before.numbers]
+    numbers = {name: _minus(now.numbers[name], before.numbers[name]) for name in shared}
     both = [name for name in now.class_names if name in before.class_names]
     columns = [[each.class_names.index(name) for name in both] for each in (now, before)]
     return _intervals(numbers, both, _minus(now.per_class[:, columns[0]], before.per_class[:, columns[1]]))
@@ -121,11 +122,13 @@ def bootstrap(
     order = np.array(sorted(range(len(ids)), key=lambda i: _sort_key(ids[i], i)), np.int64)
 
     def numbers_of(resample: int) -> dict[str, Any]:
+        if resample == 0:  # the set itself
+            return _numbers(ranking, np.ones(len(order), np.int64), protocol)
         drawn = np.random.default_rng((SEED, resample)).integers(len(order), size=len(order)) if len(order) else order
         return _numbers(ranking, np.bincount(order[drawn], minlength=len(order)), protocol)
 
     with ThreadPoolExecutor(available_cores()) as pool:
-        found = list(pool.map(numbers_of, range(count)))
+        found = list(pool.map(numbers_of, range(count + 1)))
     return Resamples(
         numbers={name: np.array([row[name] for row in found]) for name in found[0] if name != "map_per_class"},
         per_class=np.stack([row["map_per_class"] for row in found]),
@@ -292,13 +295,17 @@ def _intervals(numbers: Mapping[str, np.ndarray], class_names: Sequence[str], pe
     return {
         **{name: _interval(values) for name, values in numbers.items()},
         "map_per_class": {name: _interval(per_class[:, k]) for k, name in enumerate(class_names)},
-        "resamples": len(per_class),
+        "resamples": len(per_class) - 1,
     }
 
 
 def _interval(values: np.ndarray) -> list[float]:
-    """[low, high]: the middle LEVEL of the values (B,) that are known; NaN for none."""
-    known = values[~np.isnan(values)]
-    if not len(known):
+    """[low, high] of a number, from its values (B + 1,), the set's own first; NaN for none."""
+    known = values[1:][~np.isnan(values[1:])]
+    if not len(known) or np.isnan(values[0]):
         return [float("nan")] * 2
-    return np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+    normal = NormalDist()
+    below = ((known < values[0]).sum() + (known == values[0]).sum() / 2) / len(known)
+    bias = normal.inv_cdf(float(np.clip(below, 0.5 / len(known), 1 - 0.5 / len(known))))
+    ends = (normal.inv_cdf((1 - LEVEL) / 2), normal.inv_cdf((1 + LEVEL) / 2))
+    return np.quantile(known, [normal.cdf(2 * bias + end) for end in ends]).tolist()

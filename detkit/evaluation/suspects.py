@@ -1,8 +1,8 @@
 """Label suspects: where a detector that is mostly right contradicts the labels.
 
 A detection's evidence e is its score divided by a high score of hits (their 95 % quantile), so that detectors whose
-best scores are 0.6 are read as those whose best are 0.99. A label's own evidence is that of the best detection of its class
-with an IoU of at least 0.5. The suspicion of each kind, in about 0..1:
+best scores are 0.6 are read as those whose best are 0.99. A label's own evidence is that of the best detection of its
+class with an IoU of at least 0.5. The suspicion of each kind, in about 0..1:
 
     missing       a detection, and no label of any class overlaps it by 0.5:           e (1 - 2 IoU)
     wrong class   a label that a detection of another class overlaps by 0.5:           e (1 - own)
