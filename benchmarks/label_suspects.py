@@ -11,16 +11,20 @@ a planted error. With --pictures it draws those that are not among the first 50,
 
 from __future__ import annotations
 
+import argparse
+import csv
 import json
 import shutil
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 SHARE = 0.05
 KINDS = ("removed", "class", "moved", "added")
 FIRST = (10, 20, 50, 100)
+SUSPECTS = ("missing", "wrong class", "loose box", "spurious")
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -107,3 +111,73 @@ def _free_place(rng: np.random.Generator, side: np.ndarray, size: list[int], box
 def _iou(a: np.ndarray, b: np.ndarray) -> float:
     shared = np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None))
     return float(shared / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared))
+
+
+def count(folder: Path, report: Path, pictures: Path | None) -> list[str]:
+    """A row of a table: how many of the first suspects of a report are planted; draws the others among the first 50."""
+    planted = json.loads((folder / "planted.json").read_text())
+    with (report / "label_suspects.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    by_image: dict[str, list[int]] = {}
+    for number, error in enumerate(planted):
+        by_image.setdefault(error["image"], []).append(number)
+    found = [_planted(row, planted, by_image.get(Path(row["image"]).stem, [])) for row in rows]
+    firsts = [str(sum(number is not None for number in found[:first])) for first in FIRST]
+    kinds = [
+        sum(row["kind"] == kind for row in rows[:50]) for kind in ("missing", "wrong class", "loose box", "spurious")
+    ]
+    if pictures is not None:
+        pictures.mkdir(parents=True, exist_ok=True)
+        for rank, (row, number) in enumerate(zip(rows[:50], found, strict=False), 1):
+            if number is None:
+                _draw(folder, row).save(pictures / f"{rank:02d} {row['kind']}.png")
+    words = ", ".join(f"{number} {kind}" for number, kind in zip(kinds, SUSPECTS, strict=True))
+    return [f"| {report} | {len(rows)} | {' | '.join(firsts)} |", f"of the first 50: {words}"]
+
+
+def _planted(row: dict[str, str], planted: list[dict], numbers: list[int]) -> int | None:
+    """The number of the planted error that a suspect is about; a place without a label, by the box that was there."""
+    has_label = row["label"] != ""
+    box = np.array([float(row[side if has_label else f"suggested_{side}"]) for side in ("x1", "y1", "x2", "y2")])
+    for number in numbers:
+        error = planted[number]
+        if has_label:
+            now = error.get("box", error.get("before"))
+            if error["kind"] != "removed" and error["label"] == row["label"] and _iou(box, np.array(now)) > 0.9:
+                return number
+        elif error["kind"] in ("removed", "moved") and _iou(box, np.array(error["before"])) >= 0.5:
+            return number
+    return None
+
+
+def _draw(folder: Path, row: dict[str, str]) -> Image.Image:
+    """The image with the label in red and the detection in blue."""
+    image = Image.open(folder / "JPEGImages" / row["image"]).convert("RGB")
+    pen = ImageDraw.Draw(image)
+    for whose, colour in (("", "red"), ("suggested_", "blue")):
+        if row[f"{whose}x1"]:
+            pen.rectangle([float(row[whose + side]) for side in ("x1", "y1", "x2", "y2")], outline=colour, width=3)
+    return image
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    planting = commands.add_parser("plant")
+    planting.add_argument("source", type=Path)
+    planting.add_argument("target", type=Path)
+    counting = commands.add_parser("count")
+    counting.add_argument("planted", type=Path)
+    counting.add_argument("reports", type=Path, nargs="+")
+    counting.add_argument("--pictures", type=Path)
+    arguments = parser.parse_args()
+    if arguments.command == "plant":
+        plant(arguments.source, arguments.target)
+        return
+    print(f"| report | suspects | planted of the first {' | of '.join(map(str, FIRST))} |")
+    for report in arguments.reports:
+        print("\n".join(count(arguments.planted, report, arguments.pictures)))
+
+
+if __name__ == "__main__":
+    main()
