@@ -47,7 +47,7 @@ def test_the_file_has_label_and_suggestion(tmp_path: Path) -> None:
     assert len((tmp_path / "out" / "label_suspects.csv").read_text(encoding="utf-8").splitlines()) == 1
 
 
-@pytest.mark.parametrize(("found", "said"), [([], "None are listed"), (RIGHT[1], "No label is contradicted")])
+@pytest.mark.parametrize(("found", "said"), [([], "There is no list"), (RIGHT[1], "No label is contradicted")])
 def test_why_there_are_none_is_said(tmp_path: Path, found: list[Found], said: str) -> None:
     page, _ = report(tmp_path, named([(1, (RIGHT[0], found))]), NAMES)
     assert said in page
