@@ -83,7 +83,7 @@ def run_files(name: str, folder: Path) -> dict[str, Any]:
     if name.startswith("detkit"):
         files = ["--annotations", annotations, "--detections", detections, "--output", str(folder / "report")]
         command = [sys.executable, "-m", "detkit", "evaluate", *files]
-        command += [] if name == "detkit with its report" else ["--report", "false"]
+        command += [] if name == "detkit with its report" else ["--report", "false", "--intervals", "0"]
     else:
         command = [sys.executable, "-c", PEER_SCRIPTS[name], annotations, detections]
     with open(folder / "out.txt", "w+", encoding="utf-8") as out:

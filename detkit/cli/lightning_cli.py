@@ -9,7 +9,7 @@ from __future__ import annotations
 from argparse import SUPPRESS, ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
@@ -37,7 +37,7 @@ from detkit.cli.trainer import SaveConfig, complete, make_run_folder, remove_sta
 from detkit.detectors.base import Detector
 from detkit.detectors.tiles import TileSettings
 from detkit.engine.callbacks import BestCheckpoint
-from detkit.engine.checkpoints import BEGINNINGS, check_fits, hyper_parameters, run_folder
+from detkit.engine.checkpoints import BEGINNINGS, check_fits, hyper_parameters
 from detkit.engine.precision import check_precision
 from detkit.engine.predictions import PredictionWriter
 from detkit.errors import CheckpointError, ConfigError, DataError
@@ -45,7 +45,10 @@ from detkit.evaluation.tables import find_baseline, read_baseline
 from detkit.settings import check_groups
 from detkit.signals import SIGNALS, Stopped
 from detkit.system import keep_freed_memory
-from detkit.tools.evaluate import REPORT_FILES
+from detkit.tools.evaluate import REPORT_FILES, read_resampled
+
+if TYPE_CHECKING:
+    from detkit.evaluation.bootstrap import Resamples
 
 REPORT_OPTIONS: tuple[tuple[str, type, str], ...] = (
     ("output", str, "Folder of the report; `report` in the run by default."),
@@ -128,6 +131,7 @@ class DetkitCLI(LightningCLI):
         self.folder: Path | None = None
         self.ckpt_path = None if start.checkpoint is None else start.checkpoint.path
         self.baseline: dict[str, Any] | None = None
+        self.resampled: Resamples | None = None  # of the baseline
         self.tiles: TileSettings | None = None
         self.exit_code = 0
         try:
@@ -224,6 +228,7 @@ class DetkitCLI(LightningCLI):
             raise ConfigError("--overlap is of the tiles that --tiles cuts an image into; give that, too")
         if baseline := self.config.get("baseline"):
             self.baseline = read_baseline(baseline)  # a wrong one is told before the test, not after it
+            self.resampled = read_resampled(baseline)
 
     # -- the run --------------------------------------------------------------------------------
 
@@ -348,8 +353,9 @@ class DetkitCLI(LightningCLI):
         elif self.command == "validate":
             report_metrics(self.model, f"validation: {data}")
         elif self.command == "test":
-            found = (self.start.checkpoint.path, self.baseline, self._report_folder, self.config.score_threshold)
-            report_test(self.model, self.datamodule, data, *found)
+            path, earlier = self.start.checkpoint.path, (self.baseline, self.resampled)
+            target = (self._report_folder, self.config.score_threshold)
+            report_test(self.model, self.datamodule, data, path, *earlier, *target)
         else:
             report_predictions(self.config_init.predictions, self.trainer.world_size)
             self.exit_code = SKIPPED if self.config_init.predictions.skipped else 0

@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -25,7 +25,10 @@ from detkit.engine.run_pictures import PREDICTIONS
 from detkit.errors import DataError
 from detkit.evaluation.tables import baseline_text, metrics_text, render
 from detkit.files import check_output, keep_inputs, overwrite_note, publish, staged, write_json
-from detkit.tools.evaluate import report_of
+from detkit.tools.evaluate import RESAMPLES_FILE, report_of, with_intervals
+
+if TYPE_CHECKING:
+    from detkit.evaluation.bootstrap import Resamples
 
 LISTED = 100  # images that could not be read
 TRAINING = {CURVES: "Losses, learning rate and mAP over the steps", PREDICTIONS: "Images of the best validation"}
@@ -113,8 +116,8 @@ def next_steps(model: TrainableModule, folder: Path) -> str:
     return "\n".join(f"{'next:' if i == 0 else '':<6}{command}" for i, command in enumerate(commands))
 
 
-def report_metrics(model: TrainableModule, title: str) -> dict[str, Any]:
-    """Print the metrics of a validation or a test, and return them.
+def report_metrics(model: TrainableModule, title: str, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Print the metrics of a validation or a test, with `more` of them, and return them.
 
     Raises:
         DataError: there are none.
@@ -122,6 +125,7 @@ def report_metrics(model: TrainableModule, title: str) -> dict[str, Any]:
     metrics = model.last_metrics
     if not metrics:
         raise DataError("No metric was computed: is the split empty?")
+    metrics = {**metrics, **(more or {})}
     images = f", {metrics['num_images']} images" if "num_images" in metrics else ""
     print(metrics_text(metrics, f"{title}{images}"), flush=True)
     return metrics
@@ -133,17 +137,25 @@ def report_test(
     data: str,
     checkpoint: Path,
     baseline: dict[str, Any] | None,
+    resampled: Resamples | None,
     folder: Path,
     score_threshold: float | None,
 ) -> None:
     """Print the metrics of a test and write the report into a folder.
 
-    ``score_threshold`` is the least score of what the report shows and counts, in 0..1; None takes that of the best F1.
+    ``baseline`` and ``resampled`` are the metrics and the resamples of an earlier report. ``score_threshold`` is the
+    least score of what the report shows and counts, in 0..1; None takes that of the best F1.
 
     Raises:
         ConfigError: the report cannot be written.
     """
-    metrics = report_metrics(model, f"test: {data}")
+    from detkit.evaluation.bootstrap import bootstrap  # here, for numba takes a second
+
+    resamples, intervals = None, {}
+    if model.last_evaluated is not None and model.last_metrics:
+        resamples = bootstrap(model.last_evaluated, model.class_names, model.metric.protocol)
+        intervals = with_intervals(resamples, baseline, resampled)
+    metrics = report_metrics(model, f"test: {data}", intervals)
     about = {"checkpoint": str(checkpoint), "data": data, "split": datamodule.test_split, "detkit": __version__}
     content = {**metrics, "detector": type(model).__name__, **about}
     with staged(folder) as part:
@@ -167,6 +179,7 @@ def report_test(
                 training={caption: run_folder(checkpoint) / name for name, caption in TRAINING.items()},
             )
             path = folder / page.name
+            resamples.save(part / RESAMPLES_FILE)
         replaced = publish(part, folder)
     if baseline is not None:
         print(baseline_text(content, baseline))

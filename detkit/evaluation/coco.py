@@ -167,6 +167,7 @@ def interpolate(at_hit, num_hits, num_objects, recalls, result):
         at_hit[j] = max(at_hit[j], at_hit[j + 1])
     j = 0
     for r in range(len(recalls)):
+        j = max(j, int(recalls[r] * num_objects) - 2)  # before the hit that is looked for, whatever the rounding
         while j < num_hits and (j + 1) / num_objects < recalls[r]:
             j += 1
         result[r] = at_hit[j] if j < num_hits else 0.0

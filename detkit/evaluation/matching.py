@@ -16,6 +16,8 @@ from detkit.system import jit
 
 # COCOeval lowers a threshold of 1 to this.
 ALMOST_ONE = 1 - 1e-10
+#: What a detection is at a threshold; one on an ignored object, or beyond a limit, is not counted.
+MISS, HIT, NOT_COUNTED = 0, 1, 2
 
 
 @dataclass(frozen=True, eq=False)

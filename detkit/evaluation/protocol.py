@@ -117,12 +117,12 @@ class Protocol:
             eleven_points=self.name == "voc07",
             strict=self.hit_rule == ">",
         )
-        return {
-            "map": mean_of_known(average),
-            **self._at_thresholds(average),
-            "map_per_class": _means(average),
-            "num_over_limit": 0,
-        }
+        return self.averages(average) | {"num_over_limit": 0}
+
+    def averages(self, values: np.ndarray) -> dict[str, Any]:
+        """map, map_50, map_75 and map_per_class of AP (T, K), or of precisions at R recalls (T, R, K)."""
+        at_thresholds = {f"map_{p}": mean_of_known(values[row]) for p, row in self._thresholds().items()}
+        return {"map": mean_of_known(values), **at_thresholds, "map_per_class": _means(values)}
 
     def _evaluate_coco(self, evaluation_set: EvaluationSet, num_classes: int) -> dict[str, Any]:
         precision, recall, over_limit = coco.evaluate(
@@ -135,19 +135,18 @@ class Protocol:
         )
         further = list(enumerate(self.area_ranges))[1:]
         return {
-            "map": mean_of_known(precision[..., 0]),
-            **self._at_thresholds(precision[..., 0]),
+            **self.averages(precision[..., 0]),
             **{f"map_{name}": mean_of_known(precision[..., a]) for a, name in further},
             **{f"mar_{limit}": mean_of_known(recall[..., 0, m]) for m, limit in enumerate(self.max_detections)},
             **{f"mar_{name}": mean_of_known(recall[..., a, -1]) for a, name in further},
-            "map_per_class": _means(precision[..., 0]),
             f"mar_{self.max_detections[-1]}_per_class": _means(recall[..., 0, -1]),
             "num_over_limit": over_limit,
         }
 
-    def _at_thresholds(self, values: np.ndarray) -> dict[str, float]:
+    def _thresholds(self) -> dict[int, int]:
+        """Which of the IoU thresholds are 0.50 and 0.75, by the percentage."""
         near = {p: np.flatnonzero(np.isclose(self.iou_thresholds, p / 100, rtol=0, atol=1e-9)) for p in (50, 75)}
-        return {f"map_{percent}": mean_of_known(values[rows[0]]) for percent, rows in near.items() if len(rows)}
+        return {percent: int(rows[0]) for percent, rows in near.items() if len(rows)}
 
 
 def _means(values: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
@@ -15,6 +15,9 @@ from rich.table import Table
 from detkit.data.coco_files import decode
 from detkit.errors import DataError
 from detkit.files import to_json
+
+if TYPE_CHECKING:
+    from detkit.evaluation.report.comparison import Difference
 
 NAMES = {
     "accuracy": "accuracy",
@@ -47,23 +50,31 @@ def metrics_text(metrics: Mapping[str, Any], title: str) -> str:
 
     Args:
         metrics: numbers by torchmetrics' names (in 0..1), `map_per_class` (or `accuracy_per_class`) by class name,
-            `num_over_limit` detections beyond `max_detections`, and `protocol`; see `Detector.last_metrics`.
+            `num_over_limit` detections beyond `max_detections`, and `protocol`; see `Detector.last_metrics`. And
+            `intervals`, where there are.
         title: what was evaluated.
     """
     table = Table()
     table.add_column("metric")
     table.add_column("value", justify="right")
+    intervals = to_json(metrics.get("intervals") or {})
+    if intervals:
+        table.add_column("95 % interval")
+
+    def add(name: str, value: float | None, interval: Sequence[float | None] | None) -> None:
+        table.add_row(escape(name), _number(value), *([_interval(interval)] if intervals else []))
+
     for key, value in to_json(metrics).items():
         if key in NAMES:
-            table.add_row(NAMES[key], _number(value))
+            add(NAMES[key], value, intervals.get(key))
         elif isinstance(value, float) and key.startswith(("map_", "mar_")):
-            table.add_row(_name(key), _number(value))
+            add(_name(key), value, intervals.get(key))
     for key, short in (("map_per_class", "AP"), ("accuracy_per_class", "accuracy")):
         per_class = to_json(metrics.get(key) or {})
         if per_class:
             table.add_section()
         for name, value in per_class.items():
-            table.add_row(escape(f"{short} {name}"), _number(value))
+            add(f"{short} {name}", value, (intervals.get("map_per_class") or {}).get(name))
     parts: list[RenderableType] = [f"\n{escape(title)}\n{escape(str(metrics.get('protocol', '')))}", table]
     if ablation := metrics.get("ablation"):
         parts.append(ablation_table(ablation))
@@ -101,10 +112,12 @@ def baseline_text(metrics: Mapping[str, Any], baseline: Mapping[str, Any]) -> st
     comparison = compare(metrics, baseline)
     lines = [f"baseline: not comparable? {warning}" for warning in comparison.warnings]
     changes = [
-        f"{each.name} {_number(each.before)} -> {_number(each.now)} ({100 * each.change:+.1f})"
+        f"{each.name} {_number(each.before)} -> {_number(each.now)} ({100 * each.change:+.1f}{_of_change(each)})"
         for each in comparison.numbers
         if each.name.startswith("AP") and "lost" not in each.name and " " not in each.name
     ]
+    if comparison.unpaired:
+        lines.append(f"baseline: no interval of the difference: {comparison.unpaired}")
     lines.append(f"baseline: {', '.join(changes) or 'no numbers in common'}; class by class in the report")
     return "\n".join(lines)
 
@@ -141,6 +154,14 @@ def _name(key: str) -> str:
     short = "AP" if key.startswith("map_") else "AR"
     rest = key[4:]
     return f"{short}, {rest} detections" if rest.isdecimal() and short == "AR" else f"{short} {rest}"
+
+
+def _interval(pair: Sequence[float | None] | None) -> str:
+    return "" if pair is None or pair[0] is None else escape(f"[{pair[0]:.3f}, {pair[1]:.3f}]")
+
+
+def _of_change(each: Difference) -> str:
+    return "" if each.interval is None else " [{:+.1f}, {:+.1f}]".format(*(100 * value for value in each.interval))
 
 
 def _number(value: float | None, form: str = ".3f") -> str:

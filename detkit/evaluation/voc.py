@@ -14,8 +14,8 @@ import numpy as np
 
 from detkit.evaluation.coco import interpolate
 from detkit.evaluation.evaluation_set import EvaluationSet
-from detkit.evaluation.grouping import for_classes, group_by_class
-from detkit.evaluation.matching import clear, mark_objects, overlap
+from detkit.evaluation.grouping import count_by_class, for_classes, group_by_class
+from detkit.evaluation.matching import HIT, MISS, NOT_COUNTED, clear, mark_objects, overlap
 from detkit.system import jit
 
 #: VOC2007's recalls as the devkit's port has them: the fourth is slightly above 0.3; 3 of 10 objects do not reach it.
@@ -39,58 +39,79 @@ def evaluate(
         strict: a hit's IoU is above the threshold, as in the Python port (voc_eval.py:181); otherwise it may be equal,
             as in the MATLAB devkit (VOCevaldet.m).
     """
-    s, thresholds = evaluation_set, np.array(iou_thresholds, np.float64)
-    result = np.full((len(thresholds), num_classes), np.nan)
-    for_classes(
-        _evaluate, group_by_class(s, num_classes), len(s), s.boxes, s.ignored, s.detected_boxes,
-        thresholds, ELEVEN_POINTS if eleven_points else ELEVEN_POINTS[:0], strict, result,
-    )  # fmt: skip
+    kinds = match(evaluation_set, num_classes, iou_thresholds, strict)
+    grouped = group_by_class(evaluation_set, num_classes)
+    objects = count_by_class(evaluation_set.labels[evaluation_set.to_find(num_classes)], num_classes)
+    result = np.full((len(kinds), num_classes), np.nan)
+    points = ELEVEN_POINTS if eleven_points else ELEVEN_POINTS[:0]
+    _evaluate(grouped.detections, grouped.detection_starts, kinds, objects, points, result)
     return result
 
 
+def match(
+    evaluation_set: EvaluationSet, num_classes: int, iou_thresholds: Sequence[float] = (0.5,), strict: bool = True
+) -> np.ndarray:
+    """What each detection is at each threshold, (T, D) int8: MISS, HIT or NOT_COUNTED; arguments as of `evaluate`."""
+    s, thresholds = evaluation_set, np.array(iou_thresholds, np.float64)
+    kinds = np.full((len(thresholds), len(s.scores)), NOT_COUNTED, np.int8)
+    for_classes(
+        _match, group_by_class(s, num_classes), len(s), s.boxes, s.ignored, s.detected_boxes, thresholds, strict, kinds
+    )
+    return kinds
+
+
 @jit
-def _evaluate(
+def _match(
     classes, detections, detection_starts, detection_images, objects, object_starts, object_images, num_images,
-    boxes, ignored, detected_boxes,
-    thresholds, points, strict, result,
+    boxes, ignored, detected_boxes, thresholds, strict, kinds,
 ):  # fmt: skip
-    """Write the (T, K) AP of some classes, which count from 0; without `points` of recall, the area under the curve."""
+    """Write (T, D) `kinds` of the detections of some classes, which count from 0."""
     first = np.zeros(num_images, np.int32)
     count = np.zeros(num_images, np.int32)
     for k in classes:
         mine = objects[object_starts[k] : object_starts[k + 1]]
-        found = detections[detection_starts[k] : detection_starts[k + 1]]
         mark_objects(mine, object_images, first, count)
-        wanted = len(mine) - ignored[mine].sum()
-        num_thresholds = len(thresholds)
-        taken = np.zeros((num_thresholds, len(mine)), np.bool_)
-        at_hit = np.zeros((num_thresholds, len(mine)))  # precision up to each hit
-        hits = np.zeros(num_thresholds, np.int64)
-        counted = np.zeros(num_thresholds, np.int64)
-        for row in found:
+        taken = np.zeros((len(thresholds), len(mine)), np.bool_)
+        for row in detections[detection_starts[k] : detection_starts[k + 1]]:
             image = detection_images[row]
             most, owner = -1.0, -1
             for position in range(first[image], first[image] + count[image]):
                 shared = overlap(detected_boxes[row], boxes[mine[position]], False)
                 if shared > most:  # of equal ones the first
                     most, owner = shared, position
-            for t in range(num_thresholds):
-                is_hit = most > thresholds[t] or (most == thresholds[t] and most > 0 and not strict)
-                if is_hit and ignored[mine[owner]]:
+            for t in range(len(thresholds)):
+                kinds[t, row] = MISS
+                if not (most > thresholds[t] or (most == thresholds[t] and most > 0 and not strict)):
                     continue
-                counted[t] += 1
-                if is_hit and not taken[t, owner]:
+                if ignored[mine[owner]]:
+                    kinds[t, row] = NOT_COUNTED
+                elif not taken[t, owner]:
                     taken[t, owner] = True
-                    hits[t] += 1
-                    at_hit[t, hits[t] - 1] = hits[t] / counted[t]
-        if wanted > 0:
-            for t in range(num_thresholds):
-                result[t, k] = _average(at_hit[t], hits[t], wanted, points)
+                    kinds[t, row] = HIT
         clear(mine, object_images, count)
 
 
 @jit
-def _average(at_hit, num_hits, num_objects, points):
+def _evaluate(detections, starts, kinds, objects, points, result):
+    """Write the (T, K) AP; without `points` of recall, the area under the curve."""
+    for k in range(len(objects)):
+        if objects[k] == 0:
+            continue
+        at_hit = np.zeros(objects[k])  # precision up to each hit
+        for t in range(len(kinds)):
+            hits, counted = 0, 0
+            for row in detections[starts[k] : starts[k + 1]]:
+                if kinds[t, row] == NOT_COUNTED:
+                    continue
+                counted += 1
+                if kinds[t, row] == HIT:
+                    at_hit[hits] = (hits + 1) / counted
+                    hits += 1
+            result[t, k] = average(at_hit, hits, objects[k], points)
+
+
+@jit
+def average(at_hit, num_hits, num_objects, points):
     """The mean of the best precision at each point of recall or beyond; without points the area. Changes `at_hit`."""
     best = np.zeros(len(points))
     interpolate(at_hit, num_hits, num_objects, points, best)

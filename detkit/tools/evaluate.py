@@ -15,12 +15,15 @@ from detkit.__about__ import __version__
 from detkit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from detkit.evaluation.bootstrap import Resamples
     from detkit.evaluation.evaluation_files import EvaluationFiles
     from detkit.evaluation.evaluation_set import EvaluationSet
     from detkit.evaluation.protocol import Protocol
 
 
-REPORT_FILES = ("index.html", "metrics.json", "per_class.csv")
+#: The numbers of the bootstrap's resamples, for a later comparison.
+RESAMPLES_FILE = "resamples.npz"
+REPORT_FILES = ("index.html", "metrics.json", "per_class.csv", "label_suspects.csv", RESAMPLES_FILE)
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ def evaluate(
     output: str | Path | None = None,
     baseline: str | Path | None = None,
     score_threshold: float | None = None,
+    intervals: int = 1000,
     report: bool = True,
 ) -> EvaluationResult:
     """Compute the mAP of detections in files, and write a report on them.
@@ -78,13 +82,15 @@ def evaluate(
         output: Folder of the report; by default "report", beside the detections.
         baseline: metrics.json of another report, or the folder of a report or a run, to compare with.
         score_threshold: Least score in the report's confusion matrix, in 0..1; by default that of the best F1.
-        report: Whether to write the report. Without it only metrics.json is written, and that only into an `output`
-            that is given.
+        intervals: Number of the bootstrap's resamples, for 95 % intervals; 0 for none.
+        report: Whether to write the report. Without it only metrics.json (and resamples.npz, of the intervals) is
+            written, and that only into an `output` that is given.
 
     Raises:
         DetkitError: an argument or a file that cannot be used.
     """
     began = time.monotonic()
+    from detkit.evaluation.bootstrap import bootstrap
     from detkit.evaluation.protocol import Protocol
     from detkit.evaluation.tables import baseline_text, find_baseline, metrics_text, read_baseline
     from detkit.files import check_output, keep_inputs, overwrite_note, publish, staged, write_json
@@ -92,14 +98,16 @@ def evaluate(
 
     if score_threshold is not None and not 0 <= score_threshold <= 1:
         raise ConfigError(f"score_threshold {score_threshold:g}: scores go from 0 to 1")
-    earlier = None if baseline is None else read_baseline(baseline)
+    if intervals < 0:
+        raise ConfigError(f"intervals {intervals}: the number of resamples must be 0 or more")
+    earlier, resampled = (None, None) if baseline is None else (read_baseline(baseline), read_resampled(baseline))
     if images is not None and not os.path.isdir(images):
         raise ConfigError(f"images {images}: folder does not exist")
     folder = Path(output or Path(detections).parent / "report") if report or output is not None else None
     if folder is not None:
         check_output(folder)
         read = [detections, annotations, None if baseline is None else find_baseline(baseline)]
-        keep_inputs([folder / name for name in (REPORT_FILES if report else ["metrics.json"])], read)
+        keep_inputs([folder / name for name in (REPORT_FILES if report else ("metrics.json", RESAMPLES_FILE))], read)
     files = _read(str(detections), str(annotations), split, other_images=other_images, other_classes=other_classes)
     settings = Protocol(
         protocol or files.protocol,
@@ -112,12 +120,19 @@ def evaluate(
     numbers = settings.evaluate(files.evaluation_set, len(files.class_names))
     has_evaluated = time.monotonic()
     metrics = _metrics(numbers, settings, files, str(detections))
+    resamples = None
+    if intervals:
+        resamples = bootstrap(files.evaluation_set, files.class_names, settings, intervals)
+        metrics |= with_intervals(resamples, earlier, resampled)
+    has_resampled = time.monotonic()
     compiled = " (most of it compiling, which is needed once)" if has_compiled() else ""
     data = f"{files.data} ({files.split})" if files.split else files.data
     lines = [
         metrics_text(metrics, f"evaluate: {detections} on {data}, {metrics['num_images']} images"),
         *_summary(files),
-        f"read in {has_read - began:.2f} s, evaluated in {has_evaluated - has_read:.2f} s{compiled}",
+        f"read in {has_read - began:.2f} s, evaluated in {has_evaluated - has_read:.2f} s"
+        + (f", intervals in {has_resampled - has_evaluated:.2f} s" if intervals else "")
+        + compiled,
     ]
     if earlier is not None:
         lines.append(baseline_text(metrics, earlier))
@@ -141,6 +156,8 @@ def evaluate(
             else:
                 path = folder / "metrics.json"
                 write_json(part / path.name, metrics)
+            if resamples is not None:
+                resamples.save(part / RESAMPLES_FILE)
             note = overwrite_note(publish(part, folder), "--output")
         lines.append(f"{'report' if report else 'metrics'}: {path}{note}")
     return EvaluationResult(metrics, path, "\n".join(lines))
@@ -264,3 +281,39 @@ def report_of(
     seen = protocol.seen(evaluated)
     analysis = analyse(seen, list(class_names), score_threshold, **limit)
     return write_report(folder, metrics, seen, analysis, image_paths, title, baseline, training)
+
+
+def read_resampled(baseline: str | Path) -> Resamples | None:
+    """The resamples of an earlier report, which lie beside its metrics; None where it has none.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    from detkit.evaluation.bootstrap import read_resamples
+    from detkit.evaluation.tables import find_baseline
+
+    path = find_baseline(baseline).with_name(RESAMPLES_FILE)
+    return read_resamples(path) if path.is_file() else None
+
+
+def with_intervals(
+    resamples: Resamples, baseline: Mapping[str, Any] | None, before: Resamples | None
+) -> dict[str, dict[str, Any]]:
+    """What metrics.json holds of the bootstrap: `intervals` and, with a baseline, `differences` from it.
+
+    Args:
+        baseline: the content of the baseline's metrics.json.
+        before: the baseline's resamples.
+    """
+    from detkit.evaluation.bootstrap import difference
+
+    result = {"intervals": resamples.intervals()}
+    if baseline is None:
+        return result
+    if before is None or not baseline.get("intervals"):  # a file of another report
+        reason = f"the baseline has no {RESAMPLES_FILE}: evaluate it again with this version"
+        return result | {"differences": {"unpaired": reason}}
+    try:
+        return result | {"differences": difference(resamples, before)}
+    except ValueError as error:
+        return result | {"differences": {"unpaired": str(error)}}

@@ -212,7 +212,7 @@ def test_a_report_compares_with_a_baseline_and_goes_where_it_is_told(trained: De
     for baseline in ("first/metrics.json", "first"):  # the file, or the folder that it is in
         result = trained("test", "--ckpt_path", "runs/toy", "--baseline", baseline, "--output", "second")
         assert result.code == 0
-        assert "baseline: AP 0.250 -> 0.250 (+0.0)" in result.out
+        assert "baseline: AP 0.250 -> 0.250 (+0.0 [+0.0, +0.0])" in result.out
         assert "aseline" in Path("second/index.html").read_text()
     assert "aseline" not in Path("first/index.html").read_text()
     # One of other data.

@@ -14,7 +14,7 @@ from PIL import Image
 
 from detkit.cli.main import main
 from detkit.errors import DetkitError
-from detkit.tools.evaluate import evaluate
+from detkit.tools.evaluate import REPORT_FILES, evaluate
 from tests.evaluation.test_coco_files import FOREIGN, FOUND, TRUTH, ours, random_files, theirs, write
 from tests.evaluation.test_voc_result_files import ROWS
 from tests.evaluation.test_voc_result_files import TRUTH as VOC_TRUTH
@@ -55,7 +55,7 @@ def test_coco_files_to_a_table_and_a_report() -> None:
     assert (row(text, "AP"), row(text, "AP cat"), row(text, "AP dog")) == ("0.450", "0.450", "n/a")
     assert "3 images, 2 objects (1 crowd), 3 detections, 2 classes" in text
     assert text.endswith("report: report/index.html") and result.path == Path("report/index.html")
-    assert {path.name for path in Path("report").iterdir()} == {"index.html", "metrics.json", "per_class.csv"}
+    assert {path.name for path in Path("report").iterdir()} == set(REPORT_FILES)
     metrics = json.loads(Path("report/metrics.json").read_text())
     assert metrics["map"] == result.metrics["map"] == ours(Path("detections.json"), Path("annotations.json"))[0]
     assert metrics["map_per_class"] == {"dog": None, "cat": metrics["map"]}
@@ -238,3 +238,38 @@ def test_the_program_itself_starts_without_torch(options: dict[str, Any]) -> Non
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_intervals_are_printed_and_in_the_report() -> None:
+    text = evaluate(**COCO, intervals=50).text
+    assert "95 % interval" in text and "intervals in" in text
+    metrics = json.loads(Path("report/metrics.json").read_text())
+    low, high = metrics["intervals"]["map"]
+    assert low <= metrics["map"] <= high and metrics["intervals"]["resamples"] == 50
+    assert f"[{low:.3f}, {high:.3f}]" in text
+    assert f"[{low:.3f}, {high:.3f}]" in Path("report/index.html").read_text()
+    assert f",{low}," in Path("report/per_class.csv").read_text()  # the only class with objects
+
+
+def test_without_intervals_there_are_none() -> None:
+    text = evaluate(**COCO, intervals=0).text
+    assert "interval" not in text and not Path("report/resamples.npz").exists()
+    assert "95 %" not in Path("report/index.html").read_text()
+    with pytest.raises(DetkitError, match="intervals -1"):
+        evaluate(**COCO, intervals=-1)
+
+
+def test_the_interval_of_a_difference_needs_the_baselines_resamples() -> None:
+    evaluate(**COCO, intervals=50, output="first")
+    text = evaluate(**COCO, intervals=50, baseline="first", output="second").text
+    assert "(+0.0 [+0.0, +0.0])" in text
+    assert "one that holds 0 may be chance" in Path("second/index.html").read_text()
+    text = evaluate(**COCO, intervals=40, baseline="first", output="second").text
+    assert "no interval of the difference: the baseline has 50 resamples, this evaluation 40" in text
+    Path("first/resamples.npz").unlink()
+    text = evaluate(**COCO, intervals=50, baseline="first", output="second").text
+    assert "no interval of the difference: the baseline has no resamples.npz" in text
+    assert "There is no interval of the differences" in Path("second/index.html").read_text()
+    Path("first/resamples.npz").write_bytes(b"something else")
+    with pytest.raises(DetkitError, match=r"resamples\.npz: not the resamples of a report"):
+        evaluate(**COCO, baseline="first", output="second")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ class Difference(NamedTuple):
     before: float
     now: float
     lower_is_better: bool = False
+    interval: Sequence[float] | None = None  # [low, high] of the change; None where it is not known
 
     @property
     def change(self) -> float:
@@ -47,19 +48,30 @@ class Comparison:
     classes: list[Difference]  # AP of each class that both have, largest change first
     only_now: list[str]  # classes that only one of the two has
     only_before: list[str]
+    unpaired: str = ""  # why there are no intervals; "" also where none were asked for
+
+    @property
+    def paired(self) -> bool:
+        """Whether there are intervals."""
+        return any(row.interval for row in (*self.numbers, *self.classes))
 
 
 def compare(now: Mapping[str, Any], before: Mapping[str, Any]) -> Comparison:
     """Compares the contents of two `metrics.json`; `before` may have another version's keys, or be any JSON object."""
-    numbers = [Difference(n.name, to_float(before.get(n.key)), n.value) for n in metric_numbers(now)]
+    intervals = _mapping(now.get("differences"))
+    numbers = [
+        Difference(n.name, to_float(before.get(n.key)), n.value, interval=_known(intervals.get(n.key)))
+        for n in metric_numbers(now)
+    ]
     costs_before = _costs(before)
     numbers += [
         Difference(f"AP50 lost: {name}", to_float(costs_before.get(name)), to_float(ap), lower_is_better=True)
         for name, ap in _costs(now).items()
     ]
     classes_now, classes_before = _mapping(now.get("map_per_class")), _mapping(before.get("map_per_class"))
+    class_intervals = _mapping(intervals.get("map_per_class"))
     both = [
-        Difference(name, to_float(classes_before[name]), to_float(ap))
+        Difference(name, to_float(classes_before[name]), to_float(ap), interval=_known(class_intervals.get(name)))
         for name, ap in classes_now.items()
         if name in classes_before
     ]
@@ -71,6 +83,7 @@ def compare(now: Mapping[str, Any], before: Mapping[str, Any]) -> Comparison:
         classes=both,
         only_now=[str(name) for name in classes_now if name not in classes_before],
         only_before=[str(name) for name in classes_before if name not in classes_now],
+        unpaired=str(intervals.get("unpaired", "")),
     )
 
 
@@ -102,6 +115,10 @@ def _costs(metrics: Mapping[str, Any]) -> dict[str, Any]:
     analysis = _mapping(metrics.get("analysis"))
     totals = {"all false positives": "false_positive_ap", "all missed objects": "false_negative_ap"}
     return {**_mapping(analysis.get("error_ap")), **{name: analysis.get(key) for name, key in totals.items()}}
+
+
+def _known(interval: Sequence[float | None] | None) -> Sequence[float] | None:
+    return None if interval is None or any(math.isnan(to_float(value)) for value in interval) else interval
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

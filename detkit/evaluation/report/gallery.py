@@ -140,7 +140,7 @@ def make_picture(assessment: Assessment, image: int, images: Images, font_size: 
     objects = np.arange(*s.object_offsets[image : image + 2])
     detections = np.arange(*s.detection_offsets[image : image + 2])
     detections = detections[assessment.shown[detections]]
-    path = _path(images, image_id)
+    path = image_path(images, image_id)
     photo, size, problem = _read(path)
     if size is None:
         size = _extent(np.concatenate((s.boxes[objects], s.detected_boxes[detections])))
@@ -177,7 +177,8 @@ def _summary(assessment: Assessment, objects: np.ndarray, detections: np.ndarray
     return ", ".join(words)
 
 
-def _path(images: Images, image_id: Any) -> str | PathLike[str] | None:
+def image_path(images: Images, image_id: Any) -> str | PathLike[str] | None:
+    """The path of an image's file; None where it is not known."""
     try:
         return images(image_id) if callable(images) else images.get(image_id)
     except (LookupError, DataError, OSError):
@@ -197,9 +198,14 @@ def _read(path: str | PathLike[str] | None) -> tuple[str | None, tuple[int, int]
         return None, None, f"The image file {'is missing' if missing else 'cannot be read'}."
     size = image.size
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    return jpeg_uri(image), size, ""
+
+
+def jpeg_uri(image: Any) -> str:
+    """A PIL image as the data URI of a JPEG."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), size, ""
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _extent(boxes: np.ndarray) -> tuple[int, int]:

@@ -59,6 +59,8 @@ class ClassRow:
     precision: float  # of the detections with at least that score, as the next two
     recall: float
     f1: float
+    ap_low: float = math.nan  # the 95 % interval of `ap`
+    ap_high: float = math.nan
 
 
 def metric_numbers(metrics: Mapping[str, Any]) -> list[Number]:
@@ -92,8 +94,13 @@ def class_rows(metrics: Mapping[str, Any], evaluation_set: EvaluationSet, analys
     detections = s.detected_labels[analysis.assignment.counted]
     counts = [count_by_class(labels, len(names)).tolist() for labels in (objects, ignored, pairs[:, 0], detections)]
     average = metrics.get("map_per_class") or {}
+    intervals = (metrics.get("intervals") or {}).get("map_per_class") or {}
+    unknown = (math.nan, math.nan)
     return [
-        ClassRow(name, to_float(average.get(name)), part.ap, *numbers, *astuple(point))
+        ClassRow(
+            *(name, to_float(average.get(name)), part.ap, *numbers, *astuple(point)),
+            *map(to_float, intervals.get(name, unknown)),
+        )
         for name, part, point, *numbers in zip(names, analysis.by_class, analysis.working_points, *counts, strict=True)
     ]
 

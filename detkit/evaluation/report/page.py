@@ -14,12 +14,20 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from detkit.evaluation.report.advice import error_kinds
+from detkit.evaluation.report.advice import error_kinds, first_advice
 from detkit.evaluation.report.charts import Curve, draw_curve, draw_matrix, draw_overview, plain_label, short_count
 from detkit.evaluation.report.comparison import Comparison, compare
 from detkit.evaluation.report.gallery import Images, assess_images, best_images, make_picture, worst_images
 from detkit.evaluation.report.numbers import ClassRow, class_rows, is_missing, metric_numbers, to_csv
+from detkit.evaluation.report.suspect_list import (
+    MAX_ROWS,
+    SUSPECTS_FILE,
+    suspect_pictures,
+    suspect_rows,
+    suspects_csv,
+)
 from detkit.evaluation.report.training import as_data_uris
+from detkit.evaluation.suspects import TRUSTED, find_suspects
 from detkit.files import to_json, write_json, write_text
 
 if TYPE_CHECKING:
@@ -45,13 +53,14 @@ def write_report(
     baseline: Mapping[str, Any] | None = None,
     training: Mapping[str, Path] | None = None,
 ) -> Path:
-    """Writes `index.html`, `metrics.json` and `per_class.csv` into a folder; each file is replaced as a whole.
+    """Writes index.html, metrics.json, per_class.csv and label_suspects.csv into a folder, each as a whole.
 
     Args:
         folder: created where missing.
         metrics: the metric's numbers in 0..1 by torchmetrics' names, `map_per_class` by class name, `protocol`, and
             where known `checkpoint` or `detections` (their file), `data`, `split`, `detkit` (its version) and `date`,
-            which the page shows, and `detector` (the name of its class), which the advice depends on.
+            which the page shows, `detector` (the name of its class), which the advice depends on, and `intervals` and
+            `differences`, as `detkit.tools.evaluate.with_intervals` makes them.
         images: the path of an image file by image id: a mapping or a function. Where a file is missing or cannot be
             read, its boxes are drawn on an empty background.
         title: what was evaluated.
@@ -69,6 +78,8 @@ def write_report(
         # The best images are shown smaller, so their labels are larger.
         for name, chosen, font_size in (("worst", worst_images(assessment), 14), ("best", best_images(assessment), 22))
     }
+    suspects = find_suspects(evaluation_set, analysis)
+    suspected = suspect_rows(suspects, evaluation_set, analysis, images)
     comparison = None if baseline is None else compare(metrics, baseline)
     comparable = comparison is not None and all(metrics.get(key) == baseline.get(key) for key in ("protocol", "data"))
     page = environment().get_template("index.html").render(
@@ -81,7 +92,17 @@ def write_report(
         rows=rows,
         analysis=analysis,
         curves=_curves(analysis, rows),
+        intervals=metrics.get("intervals") or {},
         kinds=error_kinds(analysis, metrics.get("detector")),
+        first_advice=first_advice(metrics, analysis),
+        trusted=analysis.base_ap >= TRUSTED,
+        least_trusted=TRUSTED,
+        suspects={
+            "rows": suspected,
+            "pictures": suspect_pictures(suspected, suspects, evaluation_set, images),
+        },
+        suspects_file=SUSPECTS_FILE,
+        max_suspects=MAX_ROWS,
         confusion=_confusion(analysis),
         sensitivity=_sensitivity(analysis),
         pictures=pictures,
@@ -92,6 +113,7 @@ def write_report(
     )  # fmt: skip
     write_json(folder / "metrics.json", metrics)
     write_text(folder / "per_class.csv", to_csv(rows))
+    write_text(folder / SUSPECTS_FILE, suspects_csv(suspected))  # also without any: an earlier file is replaced
     write_text(folder / "index.html", page)
     return folder / "index.html"
 
@@ -206,6 +228,7 @@ def environment() -> Environment:
         "unit": lambda value: "n/a" if is_missing(value) else f"{value:.3f}",
         "points": lambda value: "n/a" if is_missing(value) else f"{100 * value:.1f}",
         "change": _change,
+        "interval": lambda pair: "n/a" if is_missing(pair[0]) else f"[{pair[0]:.3f}, {pair[1]:.3f}]",
         "percent": lambda value: (
             "n/a" if is_missing(value) else "<1 %" if 0 < value < 0.005 else f"{100 * value:.0f} %"
         ),

@@ -87,7 +87,7 @@ def test_names_are_kept_as_text() -> None:
 
 
 def test_errors_are_bars_in_their_colours_with_points() -> None:
-    kinds = [ErrorKind(*row, 1, "", "") for row in zip(WORDS, [0.1, 0.052, 0.0, math.nan, 0.2, 0.4], strict=True)]
+    kinds = [ErrorKind(*row, 1, "", "", "") for row in zip(WORDS, [0.1, 0.052, 0.0, math.nan, 0.2, 0.4], strict=True)]
     table = rendered("error_bars", kinds, {"all false positives": 0.25, "all missed objects": math.nan})
     words = texts(table)
     assert {"10.0", "5.2", "0.0", "20.0", "40.0", "25.0", *WORDS, "all false positives"} <= set(words)

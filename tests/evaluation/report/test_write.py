@@ -89,7 +89,7 @@ def test_whatever_was_evaluated_the_page_is_whole(tmp_path: Path, evaluation_set
     )
     outline = Outline(page)
     sections = [a["id"] for tag, a in outline.elements if tag == "section"]
-    assert sections == ["numbers", "classes", "curves", "errors", "confusion", "sensitivity", "gallery"]
+    assert sections == ["numbers", "classes", "curves", "errors", "confusion", "sensitivity", "suspects", "gallery"]
     assert page.count("<h1>") == 1
     assert "nan" not in re.sub(r"base64,[^\"]*", "", page).lower()
     assert "None" not in outline.text
@@ -101,6 +101,7 @@ def test_whatever_was_evaluated_the_page_is_whole(tmp_path: Path, evaluation_set
     assert page.count('<figure class="curve">') == (curves if curves > 1 else 0)
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [
         "index.html",
+        "label_suspects.csv",
         "metrics.json",
         "per_class.csv",
     ]
@@ -202,7 +203,7 @@ def test_the_same_numbers_give_the_same_files(tmp_path: Path) -> None:
     images = write_images(tmp_path / "images", s.image_ids)
     for name in ("a", "b"):
         report(tmp_path / name, s, list("wxyz"), images, date="2020-02-02")
-    for file in ("index.html", "metrics.json", "per_class.csv"):
+    for file in ("index.html", "metrics.json", "per_class.csv", "label_suspects.csv"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
@@ -226,7 +227,7 @@ def test_the_facts_are_on_the_page(tmp_path: Path) -> None:
         ),
         ("FastRCNN", ["proposals.max_boxes", "mode: quality", "detkit propose", "pyramid"], ["anchor", "crop.size"]),
         ("FasterRCNN", ["anchors", "pyramid"], ["proposal", "crop.size"]),
-        (None, ["anchors", "proposals"], ["max_boxes", "crop.size"]),
+        (None, ["larger images", "box loss"], ["anchor", "proposal", "max_boxes", "crop.size"]),
     ],
 )
 def test_the_advice_is_for_the_detector(
