@@ -122,16 +122,17 @@ def find_start(command: str, arguments: Arguments) -> Start:
 
 def _check_init_from(arguments: Arguments, goes_on: bool) -> None:
     """Refuse a beginning that is not there, and options that contradict each other."""
-    source = arguments.option(*INIT_FROM)
-    if source is not None and goes_on:
+    nothing = (None, "null", "")
+    if arguments.option(*INIT_FROM) not in nothing and goes_on:
         raise ConfigError(
             "--model.init_from is what a new fit begins with, --ckpt_path a checkpoint whose weights are used: give one"
         )
-    if source is not None and arguments.option("model.weights", "model.init_args.weights") is not None:
-        raise ConfigError(
-            "--model.init_from is what the whole detector begins with, --model.weights what its backbone does: give one"
-        )
     source = init_from(arguments)
+    if source is not None and arguments.option("model.weights", "model.init_args.weights") not in nothing:
+        raise ConfigError(
+            "--model.init_from is what the whole detector begins with, --model.weights what its backbone does: give "
+            "one, and null for a config's other"
+        )
     if source is not None and not goes_on and name_in(source) is None:
         find_checkpoint(source)
 
