@@ -7,6 +7,7 @@ import math
 import pickle
 import re
 import zipfile
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,37 @@ def check_form(found: Any, wanted: Any, where: str) -> None:
         raise CheckpointError(f"its entry {where} is not as detkit writes it for such a run")
     for key in wanted if isinstance(wanted, dict) else range(len(wanted) if isinstance(wanted, list | tuple) else 0):
         check_form(found[key], wanted[key], f"{where}.{key}".lstrip("."))
+
+
+def is_plain_tensor(value: Any) -> bool:
+    """Whether a value is a tensor of real numbers in memory, as all of a checkpoint's are."""
+    import torch
+
+    if not isinstance(value, torch.Tensor) or value.is_quantized or value.is_complex():
+        return False
+    return value.layout is torch.strided and value.device.type == "cpu"
+
+
+def check_fits(state: dict[str, Any], expected: dict[str, Any], path: str | PathLike[str], limit: int = 3) -> None:
+    """Refuse a state dict that does not fit a model's own, naming the first ``limit`` keys of each sort that differ.
+
+    Raises:
+        CheckpointError: a key is missing, unknown, or of another shape.
+    """
+    missing = [k for k in expected if k not in state]
+    unknown = [k for k in state if k not in expected]
+    shapes = [
+        f"{k}: {tuple(state[k].shape)} in the file, {tuple(v.shape)} in the model"
+        for k, v in expected.items()
+        if k in state and hasattr(v, "shape") and state[k].shape != v.shape
+    ]
+    parts = [
+        f"{len(keys)} {what} ({'; '.join(keys[:limit])}{'; ...' if len(keys) > limit else ''})"
+        for keys, what in ((missing, "missing"), (unknown, "unknown"), (shapes, "of another shape"))
+        if keys
+    ]
+    if parts:
+        raise CheckpointError(f"{path}: its weights are of another model: {', '.join(parts)}.")
 
 
 def _check_records(path: Path, error: type[DetkitError]) -> None:

@@ -37,7 +37,7 @@ from detkit.cli.trainer import SaveConfig, complete, make_run_folder, remove_sta
 from detkit.detectors.base import Detector
 from detkit.detectors.tiles import TileSettings
 from detkit.engine.callbacks import BestCheckpoint
-from detkit.engine.checkpoints import BEGINNINGS, check_fits, hyper_parameters
+from detkit.engine.checkpoints import BEGINNINGS, hyper_parameters
 from detkit.engine.precision import check_precision
 from detkit.engine.predictions import PredictionWriter
 from detkit.errors import CheckpointError, ConfigError, DataError
@@ -46,6 +46,7 @@ from detkit.settings import check_groups
 from detkit.signals import SIGNALS, Stopped
 from detkit.system import keep_freed_memory
 from detkit.tools.evaluate import REPORT_FILES, read_resampled
+from detkit.torch_files import check_fits
 
 if TYPE_CHECKING:
     from detkit.evaluation.bootstrap import Resamples

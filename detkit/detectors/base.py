@@ -349,6 +349,7 @@ class RegionDetector(Detector):
     def __init__(
         self,
         class_names: list[str],
+        *,
         backbone: str | dict[str, Any] = "resnet50",
         weights: str | None = None,
         features: MapSettings = MapSettings(),

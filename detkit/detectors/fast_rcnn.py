@@ -43,6 +43,7 @@ class FastRCNN(RegionDetector):
     def __init__(
         self,
         class_names: list[str],
+        *,
         proposals: ProposalSettings = ProposalSettings(),
         box_normalization: str = "fixed",
         dedup_stride: int | None = None,

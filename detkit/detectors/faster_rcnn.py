@@ -49,6 +49,7 @@ class FasterRCNN(RegionDetector):
     def __init__(
         self,
         class_names: list[str],
+        *,
         anchors: AnchorSettings = AnchorSettings(),
         rpn: RPNSettings = RPNSettings(),
         training_scheme: str = "joint",

@@ -18,7 +18,7 @@ from detkit.classes import find_class
 from detkit.engine.torchvision_detectors import name_in
 from detkit.errors import CheckpointError, ConfigError
 from detkit.settings import construct
-from detkit.torch_files import read_torch_file
+from detkit.torch_files import check_fits, is_plain_tensor, read_torch_file
 
 if TYPE_CHECKING:
     from detkit.engine.module import TrainableModule
@@ -122,15 +122,6 @@ def check_checkpoint(checkpoint: Any, path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def is_plain_tensor(value: Any) -> bool:
-    """Whether a value is a tensor of real numbers in memory, as all of detkit's are."""
-    import torch
-
-    if not isinstance(value, torch.Tensor) or value.is_quantized or value.is_complex():
-        return False
-    return value.layout is torch.strided and value.device.type == "cpu"
-
-
 def hyper_parameters(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """The constructor arguments kept in a checkpoint.
 
@@ -139,28 +130,6 @@ def hyper_parameters(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """
     arguments = checkpoint.get("hyper_parameters", {}).items()
     return {k: v for k, v in arguments if not str(k).startswith("_") and k not in ("optimizer", "lr_scheduler")}
-
-
-def check_fits(state: dict[str, Any], expected: dict[str, Any], path: str | PathLike[str], limit: int = 3) -> None:
-    """Refuse a state dict that does not fit a model's own, naming the first ``limit`` keys of each sort that differ.
-
-    Raises:
-        CheckpointError: a key is missing, unknown, or of another shape.
-    """
-    missing = [k for k in expected if k not in state]
-    unknown = [k for k in state if k not in expected]
-    shapes = [
-        f"{k}: {tuple(state[k].shape)} in the file, {tuple(v.shape)} in the model"
-        for k, v in expected.items()
-        if k in state and hasattr(v, "shape") and state[k].shape != v.shape
-    ]
-    parts = [
-        f"{len(keys)} {what} ({'; '.join(keys[:limit])}{'; ...' if len(keys) > limit else ''})"
-        for keys, what in ((missing, "missing"), (unknown, "unknown"), (shapes, "of another shape"))
-        if keys
-    ]
-    if parts:
-        raise CheckpointError(f"{path}: its weights are of another model: {', '.join(parts)}.")
 
 
 def restore(checkpoint: dict[str, Any], source: str) -> TrainableModule:

@@ -9,8 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
-from detkit.engine.checkpoints import check_fits, is_plain_tensor
 from detkit.errors import CheckpointError
+from detkit.torch_files import check_fits, is_plain_tensor
 
 
 class MovingAverage(WeightAveraging):

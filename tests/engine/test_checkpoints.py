@@ -10,9 +10,10 @@ from lightning.pytorch import Trainer
 
 from detkit.classes import full_name
 from detkit.engine.callbacks import BestCheckpoint
-from detkit.engine.checkpoints import check_fits, find_checkpoint, hyper_parameters, read_checkpoint, run_folder
+from detkit.engine.checkpoints import find_checkpoint, hyper_parameters, read_checkpoint, run_folder
 from detkit.engine.module import TrainableModule
 from detkit.errors import CheckpointError
+from detkit.torch_files import check_fits
 
 
 def touch(root: Path, *names: str) -> None:

@@ -90,6 +90,7 @@ class RCNN(Detector):
     def __init__(
         self,
         class_names: list[str],
+        *,
         backbone: str | dict[str, Any] = "resnet50",
         weights: str | None = None,
         features: FeatureSettings = FeatureSettings(),
