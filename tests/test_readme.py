@@ -52,7 +52,7 @@ def test_training_and_detecting_from_python(tmp_path: Path, monkeypatch: pytest.
 
     checkpoint = names["best"].best_model_path
     Image.new("RGB", (64, 64), "red").save("photo.jpg")
-    detecting = python("found.filter(").replace("runs/custom_voc", checkpoint).replace('"dog"', '"ring"')
+    detecting = python("found.filter(").replace("runs/my_photos", checkpoint).replace('"dog"', '"ring"')
     exec(detecting, names)
     assert Path("found.png").is_file() and len(names["rows"]) == len(names["sure"]["scores"])
     assert torch.equal(names["sure"]["scores"], names["found"].filter(0.5, ["ring"])["scores"])

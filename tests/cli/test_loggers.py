@@ -47,7 +47,7 @@ def test_loggers_and_early_stopping_by_config(detkit: Detkit) -> None:
     assert (result.code, result.err) == (0, "")
     assert "val/map" in Path("logs/csv/version_0/metrics.csv").read_text()
     assert list(Path("logs").rglob("events.*")) and not Path("runs/toy/version_0/metrics.csv").exists()
-    assert "epoch 3/100" in result.out and "epoch 4/100" not in result.out  # the best mAP is the second epoch's
+    assert "epoch 3 of 100" in result.out and "epoch 4 of 100" not in result.out  # the best mAP is the second epoch's
 
 
 def test_a_callback_of_ones_own(detkit: Detkit, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,9 +226,12 @@ def test_real_selective_search(propose: Any) -> None:
     ("args", "message"),
     [
         (["--split", "val"], "No data set given: add --data"),
-        (["--data", "Shape"], "Shape; did you mean 'Shapes'?"),
+        (
+            ["--data", "Shape"],
+            "there is no class Shape; one of your own is MODULE.CLASS, with --import MODULE; did you mean 'Shapes'?",
+        ),
         (["--data", "VOC", "--data.path", "nowhere"], "nowhere"),
-        ([*DATA, "--split", "all"], "Literal['train', 'val', 'test']. Got value: all"),
+        ([*DATA, "--split", "all"], "split must be train, val or test, not all"),
         ([*DATA, "--spilt", "val"], "there is no option --spilt; did you mean --split?"),
         ([*DATA, "--method", "SelectiveSerch"], "did you mean 'SelectiveSearch'?"),
         ([*DATA, "--method.max_box", "4"], "max_box"),
