@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--val_images", type=int, help="evaluate on the first so many; all without it")
     parser.add_argument("--core", type=int, help="the CPU core this process stays on; all cores without it")
-    parser.add_argument("--lr", type=float, default=3e-4, help="of AdamW")
+    parser.add_argument("--lr", type=float, default=1e-3, help="of AdamW")
     parser.add_argument("--weight_decay", type=float, default=0.05, help="of AdamW")
     options = parser.parse_args(argv)
     pin(options.core)

@@ -68,6 +68,7 @@ class StepClock:
         self.seconds: list[float] = []
         self.cpu_seconds: list[float] = []
         self.losses: list[float] = []
+        self.ends: list[float] = []  # the process's CPU time at the end of each step
         self._began = self._cpu_began = 0.0
 
     def start(self) -> None:
@@ -77,8 +78,13 @@ class StepClock:
     def stop(self, loss: torch.Tensor) -> None:
         """Call after the optimizer's step."""
         self.seconds.append(time.perf_counter() - self._began)
-        self.cpu_seconds.append(time.process_time() - self._cpu_began)
+        self.ends.append(time.process_time())
+        self.cpu_seconds.append(self.ends[-1] - self._cpu_began)
         self.losses.append(float(loss))
+
+    def whole_step(self) -> float:
+        """CPU seconds of a step and its loading, the mean after the first few."""
+        return (self.ends[-1] - self.ends[WARM]) / (len(self.ends) - 1 - WARM)
 
     def progress(self, side: str, every: int = 25) -> None:
         """Print the last step's loss and time every so many steps."""
