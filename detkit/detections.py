@@ -94,13 +94,20 @@ class Detections(dict[str, Tensor]):
 
         Args:
             image_id: as in the data set.
-            category_ids: by default those that the detector learnt.
+            category_ids: of the labels 1, 2, ...; by default those that the detector learnt.
 
         Returns:
             Of each detection image_id, category_id, bbox [x, y, width, height] in pixels, and score.
+
+        Raises:
+            ConfigError: fewer ids than labels.
         """
         boxes, scores, labels = plain_fields(self)
-        ids = category_ids or self.category_ids or range(1, max(labels, default=0) + 1)
+        most = max(labels, default=0)
+        ids = self.category_ids if category_ids is None else [int(each) for each in category_ids]
+        ids = ids if ids is not None else range(1, most + 1)
+        if len(ids) < most:
+            raise ConfigError(f"to_coco: {len(ids)} category_ids, and there are detections of class {most}")
         return list(coco_rows(image_id, zip(boxes, scores, labels, strict=True), ids))
 
     def to_pandas(self) -> pandas.DataFrame:

@@ -84,6 +84,9 @@ def test_cocos_rows_are_those_of_the_file(found: Detections, tmp_path: Path) -> 
     assert [row["category_id"] for row in found.to_coco(7, category_ids=[5, 6])] == [5, 6, 5]
     assert [row["category_id"] for row in Detections(FIELDS).to_coco(7)] == [1, 2, 1]
     assert Detections(EMPTY).to_coco(7) == []
+    assert found.to_coco(7, np.array([5, 6]))[1]["category_id"] == 6
+    with pytest.raises(ConfigError, match="to_coco: 1 category_ids, and there are detections of class 2"):
+        found.to_coco(7, [5])
 
 
 def test_the_drawing_is_detkits(found: Detections) -> None:

@@ -354,9 +354,9 @@ class DetkitCLI(LightningCLI):
         elif self.command == "validate":
             report_metrics(self.model, f"validation: {data}")
         elif self.command == "test":
-            path, earlier = self.start.checkpoint.path, (self.baseline, self.resampled)
+            earlier = (self.baseline, self.resampled)
             target = (self._report_folder, self.config.score_threshold)
-            report_test(self.model, self.datamodule, data, path, *earlier, *target)
+            report_test(self.model, self.datamodule, data, self.start.checkpoint, *earlier, *target)
         else:
             report_predictions(self.config_init.predictions, self.trainer.world_size)
             self.exit_code = SKIPPED if self.config_init.predictions.skipped else 0

@@ -17,7 +17,7 @@ from detkit.__about__ import __version__
 from detkit.cli.resume import Difference
 from detkit.data.datamodule import DataModule
 from detkit.detectors.base import Detector
-from detkit.engine.checkpoints import run_folder
+from detkit.engine.checkpoints import FoundCheckpoint
 from detkit.engine.curves import CURVES
 from detkit.engine.module import TrainableModule
 from detkit.engine.predictions import PICTURES, PredictionWriter
@@ -87,7 +87,7 @@ def report_fit(trainer: Trainer, model: TrainableModule, folder: Path | None, re
     if folder is None:
         return
     stopping = trainer.early_stopping_callback
-    if stopping is not None and stopping.stopped_epoch:
+    if stopping is not None and stopping.wait_count >= stopping.patience:
         print(f"stopped early: {stopping.monitor} was not better in the last {stopping.patience} validations")
     best, last = (folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
     callback = trainer.checkpoint_callback
@@ -135,7 +135,7 @@ def report_test(
     model: TrainableModule,
     datamodule: DataModule,
     data: str,
-    checkpoint: Path,
+    checkpoint: FoundCheckpoint,
     baseline: dict[str, Any] | None,
     resampled: Resamples | None,
     folder: Path,
@@ -156,7 +156,7 @@ def report_test(
         resamples = bootstrap(model.last_evaluated, model.class_names, model.metric.protocol)
         intervals = with_intervals(resamples, baseline, resampled)
     metrics = report_metrics(model, f"test: {data}", intervals)
-    about = {"checkpoint": str(checkpoint), "data": data, "split": datamodule.test_split, "detkit": __version__}
+    about = {"checkpoint": str(checkpoint.path), "data": data, "split": datamodule.test_split, "detkit": __version__}
     content = {**metrics, "detector": type(model).__name__, **about}
     with staged(folder) as part:
         if model.last_evaluated is None:  # a classifier: nothing to draw
@@ -176,7 +176,7 @@ def report_test(
                 title=f"{type(model).__name__} on {data}",
                 score_threshold=score_threshold,
                 baseline=baseline,
-                training={caption: run_folder(checkpoint) / name for name, caption in TRAINING.items()},
+                training={caption: checkpoint.folder / name for name, caption in TRAINING.items()},
             )
             path = folder / page.name
             resamples.save(part / RESAMPLES_FILE)

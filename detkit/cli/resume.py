@@ -261,7 +261,7 @@ def _begin(start: Start, arguments: Arguments, model: type) -> list[str]:
     check_values(kept, Path(start.source.name))
     check_names(kept, Path(start.source.name))
     check_groups(cls, kept, f"{start.source.name}: ")
-    if (weights := arguments.setting("model.weights")) is not None:
+    if (weights := arguments.setting("model.weights")) not in (None, "null"):
         arguments.notes.append(f"weights {weights} are not read: the whole detector begins with init_from")
     return [f"--model={json.dumps({'class_path': full_name(cls), 'init_args': kept})}"]
 

@@ -12,13 +12,13 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.voc_files import SPLIT_FILE
-from detkit.engine.callbacks import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
+from detkit.engine.callbacks import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, Patience
 from detkit.engine.checkpoints import BEGINNINGS, versions
 from detkit.engine.curves import RunCurves
 from detkit.engine.model_card import ModelCard
@@ -127,8 +127,7 @@ def complete(config: dict[str, Any], callbacks: list[Callback], command: str, fo
         added.append(LastCheckpoint(folder / "checkpoints"))
     for best in callbacks:
         if isinstance(best, BestCheckpoint) and best.patience is not None:
-            options = {"patience": best.patience, "strict": False, "check_on_train_epoch_end": False}
-            added.append(EarlyStopping(best.monitor, mode=best.mode, **options))
+            added.append(Patience(best))
     if config["logger"] and command == "fit" and not any(isinstance(c, LearningRateMonitor) for c in users):
         added.append(LearningRateMonitor(logging_interval="step"))
     if command == "fit" and not any(isinstance(callback, TimeEstimate) for callback in users):

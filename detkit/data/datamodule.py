@@ -48,9 +48,8 @@ class DataModule(L.LightningDataModule):
         eval_batch_size: images per step in validation, test and prediction; None takes batch_size.
         num_workers: processes that read images; None takes one less than the cores, at most 4; 0 reads in
             the main process.
-        transforms: training augmentation, in this order: flip, color, scale_jitter, crop or mosaic, or albumentations
-            transforms, each as `class_path` and `init_args`; None is a horizontal flip half of the time, an empty list
-            no augmentation.
+        transforms: training augmentation: flip, color, scale_jitter, crop or mosaic, or albumentations transforms, each
+            as `class_path` and `init_args`; None is a horizontal flip half of the time, an empty list no augmentation.
         seed: of shuffling and augmentation; any integer from 0; None takes seed_everything's.
         class_names: the classes, without background, in the order of the labels 1..K; None takes those of the data
             set. The attribute of this name is known after `__init__`.

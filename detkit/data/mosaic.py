@@ -34,7 +34,7 @@ class Mosaic:
         """
         random = np.random.default_rng((seed, 1))  # another one than that of the flip
         first = load(index)
-        if random.random() >= self.p:
+        if random.random() >= self.p or min(first["image"].shape[:2]) < 2:
             return first
         items = [first, *(load(int(other)) for other in random.integers(size, size=3))]
         order = random.permutation(4)

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from detkit.classes import build
+from detkit.classes import build, did_you_mean
 from detkit.data.annotations import PER_BOX
 from detkit.errors import ConfigError
 
@@ -142,6 +142,9 @@ def build_transform(spec: Any) -> Any:
     if isinstance(spec, kinds):
         return spec
     if isinstance(spec, str):
+        words = [*NAMED, MOSAIC]
+        if not hasattr(albumentations, spec) and (hint := did_you_mean(spec, words)):
+            raise ConfigError(f"transforms: there is no {spec!r}{hint} The words are {', '.join(words)}")
         spec = {"class_path": spec}
     if not isinstance(spec, Mapping):
         raise ConfigError(f"transforms: {spec!r} is no albumentations transform; write class_path and init_args")

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
 
@@ -114,6 +114,23 @@ class BestCheckpoint(StageCheckpoint, ModelCheckpoint):
         self.best_model_score = None if value is None else value.detach().cpu()
         self.best_k_models = {} if value is None else {path: self.best_model_score}
         trainer.save_checkpoint(path)
+
+
+class Patience(EarlyStopping):
+    """Stops a fit after so many validations without a better one; a resumed run has the patience it is given now."""
+
+    def __init__(self, best: BestCheckpoint) -> None:
+        options: dict[str, Any] = {"strict": False, "check_on_train_epoch_end": False}
+        super().__init__(best.monitor, mode=best.mode, patience=best.patience, **options)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the best score and the validations since then, and nothing else."""
+        now = self.state_dict()
+        check_form(state_dict, {"wait_count": 0, "best_score": None}, "callbacks.Patience")
+        score = state_dict["best_score"]
+        if not isinstance(score, Tensor) or score.ndim or score.is_complex():
+            raise CheckpointError("its entry callbacks.Patience.best_score is not as detkit writes it")
+        super().load_state_dict(now | {"wait_count": state_dict["wait_count"], "best_score": score})
 
 
 class LastCheckpoint(StageCheckpoint):

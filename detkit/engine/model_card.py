@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -133,16 +134,17 @@ def _results(trainer: Trainer, module: TrainableModule, best: Mapping[str, Any])
 
 
 def _usage(module: TrainableModule, folder: Path) -> list[str]:
+    run = shlex.quote(str(folder))
     if "accuracy" in module.best_by[0]:  # a classifier
         use = "`checkpoints/best.ckpt` holds a network that a detector can begin with as its backbone."
-        return ["```", f"detkit test {folder}", "```", "", use]
+        return ["```", f"detkit test {run}", "```", "", use]
     code = [
         "import detkit",
         "",
         f'detector = detkit.load("{folder.as_posix()}")',
         'detections = detector.predict("photo.jpg", score_threshold=0.5)',
     ]
-    commands = [f"detkit predict {folder} PHOTOS --draw", f"detkit test {folder}"]
+    commands = [f"detkit predict {run} PHOTOS --draw", f"detkit test {run}"]
     return ["```", *commands, "```", "", "```python", *code, "```"]
 
 

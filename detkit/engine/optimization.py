@@ -24,7 +24,7 @@ class OptimSettings:
     """The optimizer, its schedule, and the average of the weights.
 
     Args:
-        lr: learning rate of weights; for adamw about 0.0003.
+        lr: learning rate of weights; for adamw 0.001 in runs of some hundred steps, 0.0003 in longer ones.
         momentum: of SGD.
         weight_decay: of weights.
         decay_biases: decay biases and batch norms too.
@@ -34,8 +34,7 @@ class OptimSettings:
         warmup_factor: where it begins, relative to ``lr``.
         milestones: steps at which the rate is multiplied by ``gamma``; below 1: as a fraction of the run.
         gamma: factor of each drop.
-        optimizer: sgd or adamw; on small data sets adamw with a cosine schedule is better by far
-            (benchmarks/results/what_helps.md).
+        optimizer: sgd or adamw; in short runs adamw with a cosine schedule is better (`benchmarks/what_helps.py`).
         ema: decay (0-1) of a moving average of the weights, which is validated and saved in their place, such as 0.998;
             null: none.
     """

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from detkit.errors import CheckpointError
 from detkit.torch_files import check_fits, is_plain_tensor
@@ -22,11 +23,17 @@ class MovingAverage(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
-        def average(old: Tensor, new: Tensor, steps: Tensor | int) -> Tensor:
-            weight = 1 - torch.as_tensor((1 + steps) / (10 + steps)).clamp(max=decay)
-            return old + (new - old) * weight.to(old.device)
+        def average(old: list[Tensor], new: list[Tensor], _: Tensor | int) -> None:
+            steps = int(self._average_model.n_averaged)
+            get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(old, new, steps)
 
-        super().__init__(avg_fn=average)
+        super().__init__(multi_avg_fn=average)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make the average; its count stays on the CPU, so that no step waits for the device."""
+        super().setup(trainer, pl_module, stage)
+        if self._average_model is not None:
+            self._average_model.n_averaged = self._average_model.n_averaged.cpu()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take the average and the weights of the last step."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ def read_resamples(path: Path) -> Resamples:
         shapes = {values.shape for values in numbers.values()}
         if "map" not in numbers or shapes != {per_class.shape[:1]} or per_class.shape[1:] != (len(names),):
             raise ValueError("its arrays do not fit together")
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: not the resamples of a report ({error}); delete it to compare without") from None
     return Resamples(numbers, per_class, names, protocol, images)
 

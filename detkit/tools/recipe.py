@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import statistics
 import time
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from detkit.data.annotations import Annotations
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.layouts import find_layout
 from detkit.data.layouts import open as open_data
+from detkit.data.sampler import repeat_factors
 from detkit.detectors.faster_rcnn import FasterRCNN
 from detkit.engine.optimization import OptimSettings, build_optimizer
 from detkit.errors import ConfigError, DataError
@@ -31,12 +33,15 @@ from detkit.tools.doctor import SMALL, SMALL_SHARE, resized_sides
 
 #: Shorter sides that a recipe for a CPU chooses from.
 CPU_SIZES = (320, 384, 448, 512, 640)
+#: Shorter side and limit of the longer one of the recipes for a GPU.
+GPU_SIZE = (800, 1333)
 #: A run is not planned with fewer steps, or with more epochs.
 MIN_STEPS, MAX_EPOCHS = 200, 120
 #: Validations of a run.
 VALIDATIONS = 8
 #: From so many classes, of which the rarest is in less than this share of the images, rare ones are read more often.
 MANY_CLASSES, RARE = 20, 0.05
+HALF = {"bf16": torch.bfloat16, "16": torch.float16}
 #: Steps that are timed, the first of which does not count.
 TIMED = 4
 COMMENT_COLUMN = 34
@@ -50,14 +55,14 @@ class RecipeResult:
         path: the config.
         base: the project's config that it is made of.
         values: dotted names of the values that were chosen -> value and reason.
-        minutes: how long the run will take; None on a GPU, where nothing was timed.
+        minutes: how long the run will take.
         text: all of it, in words.
     """
 
     path: Path
     base: str
     values: dict[str, tuple[Any, str]]
-    minutes: float | None
+    minutes: float
     text: str
 
 
@@ -87,8 +92,8 @@ def recipe(path: str, minutes: float = 20, output: str | Path | None = None, rep
     if train is None or not len(train.boxes):
         raise DataError(f"{path}: the training set has no box to learn from")
     facts = Facts.of(train, data)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    base = _base(device, facts)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    base = _base(device, facts, train)
     text = find_config(f"faster_rcnn/{base}").read_text(encoding="utf-8")
     plan = Plan(
         re.sub(r"\A(#.*\n)+", f"# Made by `detkit recipe` of faster_rcnn/{base}, for {_machine(device)}.\n", text)
@@ -109,7 +114,9 @@ def recipe(path: str, minutes: float = 20, output: str | Path | None = None, rep
     if facts.most > 0.9 * plan["model.init_args.detection.max_detections"]:
         limit = int(np.ceil(facts.most * 1.5 / 100) * 100)
         plan.set("model.init_args.detection.max_detections", limit, f"an image has up to {facts.most} objects")
-    total = _fit_time(plan, data, facts, minutes, device)
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        plan.set("trainer.precision", "16-mixed", "this GPU has no bf16")
+    total = _fit_time(plan, data, train, facts, minutes, device)
     write_text(file, plan.text)
     return RecipeResult(file, base, plan.values, total, _describe(file, base, plan, facts, total, device))
 
@@ -195,25 +202,28 @@ def _with_comment(key: str, value: Any, why: str) -> str:
     return f"{f'{key} {text}  ':<{COMMENT_COLUMN}}# {why}"
 
 
-def _base(device: str, facts: Facts) -> str:
+def _base(device: torch.device, facts: Facts, train: Annotations) -> str:
     """The config of the project that is nearest."""
-    if device == "cpu":
+    if device.type == "cpu":
         return "laptop"
+    sides = resized_sides(train, *GPU_SIZE)
+    if len(sides) and np.quantile(np.sqrt(sides.prod(1)), SMALL_SHARE) < SMALL:
+        return "small_objects"
     return "many_classes" if facts.classes >= MANY_CLASSES and facts.rarest < RARE else "gpu"
 
 
-def _machine(device: str) -> str:
-    if device != "cpu":
+def _machine(device: torch.device) -> str:
+    if device.type != "cpu":
         return torch.cuda.get_device_name(0)
     cores = available_cores()
     return f"a CPU, {cores} core{'s' if cores > 1 else ''} ({platform.machine()})"
 
 
-def _fit_sizes(plan: Plan, train: Annotations, device: str) -> None:
+def _fit_sizes(plan: Plan, train: Annotations, device: torch.device) -> None:
     """Choose the images' size by the small objects, and the anchors by all of them."""
     size, limit = "model.init_args.image.min_size", "model.init_args.image.max_size"
     ratio = plan[limit] / plan[size]
-    sizes = CPU_SIZES if device == "cpu" else (plan[size], 1024)
+    sizes = CPU_SIZES if device.type == "cpu" else (plan[size],)
     for side in sizes:
         sides = resized_sides(train, side, round(side * ratio))
         tenth = float(np.quantile(np.sqrt(sides.prod(1)), SMALL_SHARE)) if len(sides) else SMALL
@@ -222,23 +232,28 @@ def _fit_sizes(plan: Plan, train: Annotations, device: str) -> None:
     why = f"nine of ten objects have {tenth:.0f} px or more (square root of the area)"
     plan.set(size, side, f"{why}; {SMALL:g} are wanted" if tenth < SMALL else why)
     plan.set(limit, round(side * ratio), "limit of the longer side")
+    if device.type != "cpu" or not len(sides):  # other anchors would take away what the source's RPN has learnt
+        return
     name = "model.init_args.anchors.sizes"
-    given = plan[name] or [[32], [64], [128], [256], [512]]
+    given = plan[name]
     flat = [size for level in given for size in level]
-    if len(sides):
-        _, best = fit_anchors(sides, flat, plan["model.init_args.anchors.ratios"])
-        levels = [list(best.sizes)] if len(given) == 1 else [[size] for size in best.sizes]
-        plan.set(name, levels, f"reach {best.share:.1%} of the objects at an IoU of 0.5")
-        plan.set("model.init_args.anchors.ratios", list(best.ratios), "height by width")
+    _, best = fit_anchors(sides, flat, plan["model.init_args.anchors.ratios"])
+    levels = [list(best.sizes)] if len(given) == 1 else [[size] for size in best.sizes]
+    plan.set(name, levels, f"reach {best.share:.1%} of the objects at an IoU of 0.5")
+    plan.set("model.init_args.anchors.ratios", list(best.ratios), "height by width")
 
 
-def _fit_time(plan: Plan, data: DetectionDataModule, facts: Facts, minutes: float, device: str) -> float | None:
+def _fit_time(
+    plan: Plan, data: DetectionDataModule, train: Annotations, facts: Facts, minutes: float, device: torch.device
+) -> float:
     """Choose the number of epochs, so that the run takes the time; how long it will take, in minutes."""
     batch = plan["data.init_args.batch_size"]
-    per_epoch = -(-facts.images // batch)
-    if device != "cpu":  # a GPU needs minutes to get warm; `fit` says how long it will take
-        return None
-    step, image = time_steps(plan, data, batch)
+    if (threshold := plan["data.init_args.repeat_threshold"]) is None:
+        count = facts.images
+    else:
+        count = round(repeat_factors([train.fields(i)["labels"] for i in range(len(train))], threshold).sum())
+    per_epoch = -(-count // batch)
+    step, image = time_steps(plan, data, batch, device)
     budget = minutes * 60
     validations = VALIDATIONS if facts.validated else 0
     epochs = int((budget - validations * facts.validated * image) / (per_epoch * step))
@@ -254,41 +269,43 @@ def _fit_time(plan: Plan, data: DetectionDataModule, facts: Facts, minutes: floa
     return total
 
 
-def time_steps(plan: Plan, data: DetectionDataModule, batch: int) -> tuple[float, float]:
+def time_steps(plan: Plan, data: DetectionDataModule, batch: int, device: torch.device) -> tuple[float, float]:
     """Seconds of a training step and of a detected image, with random weights on the data's own images."""
     keep_freed_memory()
-    arguments = {**plan["model.init_args"], "weights": None, "class_names": data.class_names}
-    model = construct(FasterRCNN, arguments).train()
-    optimizer = build_optimizer(model.parameter_groups(), construct(OptimSettings, plan["model.init_args.optim"]))
-    dataset = data.dataset("train")
+    arguments = {**plan["model.init_args"], "weights": None, "init_from": None, "class_names": data.class_names}
+    dataset, half = data.dataset("train"), plan["trainer.precision"].partition("-")[0]
     steps, images = [], []
-    for number in range(TIMED):
-        began = time.perf_counter()
-        samples = [dataset[(number * batch + i) % len(dataset)] for i in range(batch)]
-        loss = torch.stack(list(model.losses(samples, model.encode(samples)).values())).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        steps.append(time.perf_counter() - began)
-    model.eval()
-    with torch.no_grad():
-        for _ in range(2):
+    with torch.random.fork_rng(), torch.autocast(device.type, HALF.get(half), enabled=half in HALF):
+        model = construct(FasterRCNN, arguments).train().to(device)
+        optimizer = build_optimizer(model.parameter_groups(), construct(OptimSettings, plan["model.init_args.optim"]))
+        for number in range(TIMED):
             began = time.perf_counter()
-            encoded = model.encode(samples)
-            model.losses(samples, encoded)
-            model.detect(samples, encoded)
-            images.append((time.perf_counter() - began) / batch)
+            samples = [dataset[(number * batch + i) % len(dataset)] for i in range(batch)]
+            samples = model.transfer_batch_to_device(samples, device, 0)
+            loss = torch.stack(list(model.losses(samples, model.encode(samples)).values())).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            float(loss)  # waits for the device
+            steps.append(time.perf_counter() - began)
+        model.eval()
+        with torch.no_grad():
+            for _ in range(2):
+                began = time.perf_counter()
+                encoded = model.encode(samples)
+                model.losses(samples, encoded)
+                [found["scores"].cpu() for found in model.detect(samples, encoded)]
+                images.append((time.perf_counter() - began) / batch)
     return statistics.median(steps[1:]), images[-1]
 
 
-def _describe(file: Path, base: str, plan: Plan, facts: Facts, total: float | None, device: str) -> str:
+def _describe(file: Path, base: str, plan: Plan, facts: Facts, total: float, device: torch.device) -> str:
     lines = [f"machine: {_machine(device)}"]
     lines += [f"data: {facts.images:,} images to train on, {facts.validated:,} to validate, {facts.classes} classes"]
     lines += [f"recipe: faster_rcnn/{base}, with:"]
     width = max(map(len, plan.values))
     for name, (value, why) in plan.values.items():
         lines.append(f"  {name:<{width}}  {value}  # {why}")
-    if total is not None:
-        lines.append(f"it will take about {total:.0f} minutes")
-    lines += [f"written: {file}", f"next: detkit fit --config {file}"]
+    lines.append(f"it will take about {total:.0f} minutes")
+    lines += [f"written: {file}", f"next: detkit fit --config {shlex.quote(str(file))}"]
     return "\n".join(lines)

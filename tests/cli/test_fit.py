@@ -101,6 +101,18 @@ def test_patience_ends_a_run_that_gets_no_better(detkit: Detkit) -> None:
     assert wrong.code == 2 and "patience: 0 must be at least 1" in wrong.err
 
 
+def test_a_resumed_run_has_the_patience_it_is_given(detkit: Detkit) -> None:
+    """The best mAP is that of the second of the epochs."""
+    stopped = detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "9", "--patience", "1")
+    assert "in the last 1 validations" in stopped.out
+    resumed = detkit("fit", "--ckpt_path", "runs/toy", "--trainer.max_epochs", "9", "--patience", "4")
+    assert (resumed.code, resumed.err) == (0, "")
+    assert "in the last 4 validations" in resumed.out
+    assert state(Path("runs/toy/version_1/checkpoints/last.ckpt"))["epoch"] == 5
+    longer = detkit("fit", "--ckpt_path", "runs/toy", "--trainer.max_epochs", "7", "--patience", "40")
+    assert longer.code == 0 and "stopped early" not in longer.out
+
+
 def test_patience_is_not_for_fits_of_several_stages(detkit: Detkit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fakes.Tiny, "has_stages", True)
     result = detkit("fit", "--config", "toy.yaml", "--patience", "2")

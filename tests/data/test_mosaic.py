@@ -67,6 +67,13 @@ def test_it_is_a_function_of_the_seed_and_not_always_done() -> None:
     assert 0 < LEAST_SHARE < 1
 
 
+def test_an_image_of_one_pixel_stays_alone() -> None:
+    def thin(number: int) -> dict[str, Any]:
+        return {**load(number), "image": np.zeros((1, 40, 3), np.uint8)}
+
+    assert Mosaic(1.0)(thin, 3, 100, 0)["image"].shape == (1, 40, 3)
+
+
 @pytest.mark.parametrize("count", [1, 5])
 def test_a_data_set_of_any_size_makes_them(make_voc: Callable[..., Path], count: int) -> None:
     path = make_voc({f"{i:03}": [VOCObject("cat", (2, 3, 20, 20), False)] for i in range(count)})

@@ -177,6 +177,11 @@ def test_scale_jitter_keeps_boxes_on_their_pixels() -> None:
     assert min(scales) < 0.6 and max(scales) > 1.2
 
 
+def test_a_word_that_is_misspelt_is_told() -> None:
+    with pytest.raises(ConfigError, match="there is no 'flipp'; did you mean 'flip'.* The words are flip, color"):
+        make_transform(["flipp"])
+
+
 def test_images_must_stay_uint8() -> None:
     with pytest.raises(ConfigError, match="leave Normalize"):
         AlbumentationsPipeline([spec("Normalize")])(make_item([]), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -67,9 +68,14 @@ def test_a_file_keeps_them(tmp_path: Path) -> None:
     read = read_resamples(tmp_path / "resamples.npz")
     assert (read.class_names, read.protocol, read.images) == (NAMES, Protocol("voc10").description, resamples.images)
     np.testing.assert_allclose(read.per_class, resamples.per_class, atol=1e-7)
-    (tmp_path / "resamples.npz").write_bytes((tmp_path / "resamples.npz").read_bytes()[:200])
-    with pytest.raises(DataError, match=r"resamples\.npz: not the resamples of a report"):
-        read_resamples(tmp_path / "resamples.npz")
+    file = tmp_path / "resamples.npz"
+    whole = file.read_bytes()
+    array = io.BytesIO()
+    np.save(array, np.zeros(3))
+    for damaged in (whole[:200], b"", array.getvalue(), b"PK\x03\x04", whole[:-40] + bytes(40)):
+        file.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"resamples\.npz: not the resamples of a report"):
+            read_resamples(file)
 
 
 def test_a_difference_is_paired() -> None:

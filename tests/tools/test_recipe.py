@@ -79,6 +79,9 @@ def test_crowded_images_and_rare_classes(make_voc: MakeVOC) -> None:
     assert config["model"]["init_args"]["detection"]["max_detections"] >= len(crowded)
     assert config["data"]["init_args"]["repeat_threshold"] == module.RARE
     assert "the rarest class is in 4.1% of the images" in result.text
+    data = detkit.data.VOC(**config["data"]["init_args"])
+    steps = len(data.train_dataloader()) * config["trainer"]["max_epochs"]
+    assert f"{steps:,} steps of 2 s" in result.text
 
 
 def test_every_value_that_is_chosen_has_its_reason_in_the_file(make_voc: MakeVOC) -> None:
@@ -98,12 +101,22 @@ def test_other_layouts_bring_their_arguments(make_voc: MakeVOC, tmp_path: Path) 
     assert len(data.annotations("train")) == 9
 
 
-def test_a_gpu_gets_its_recipe(make_voc: MakeVOC, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("side", "base", "bf16"), [(140, "gpu", True), (140, "gpu", False), (4, "small_objects", True)]
+)
+def test_a_gpu_gets_its_recipe(
+    make_voc: MakeVOC, monkeypatch: pytest.MonkeyPatch, side: int, base: str, bf16: bool
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "some GPU")
-    result = detkit.recipe(str(photographs(make_voc, [(10, 10, 150, 150)])))
-    assert result.base == "gpu" and result.minutes is None and "machine: some GPU" in result.text
-    assert values(result.path)["trainer"]["precision"] == "bf16-mixed"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
+    path = photographs(make_voc, [(10, 10, 10 + side, 10 + side)])
+    result = detkit.recipe(str(path))
+    assert result.base == base and "machine: some GPU" in result.text
+    config, given = values(result.path), values(find_config(f"faster_rcnn/{base}"))
+    assert config["trainer"]["precision"] == ("bf16-mixed" if bf16 else "16-mixed")
+    assert config["model"]["init_args"]["anchors"] == given["model"]["init_args"]["anchors"]
+    assert 10 < result.minutes <= 20
 
 
 def test_what_is_wrong_is_told(make_voc: MakeVOC, tmp_path: Path) -> None:
@@ -151,5 +164,7 @@ def test_steps_are_timed_on_the_data(make_voc: MakeVOC, monkeypatch: pytest.Monk
     data = detkit.data.open(photographs(make_voc, [(10, 10, 150, 150)], count=10))
     plan = Plan(find_config("faster_rcnn/laptop").read_text())
     plan.set("model.init_args.image.min_size", 64, "quick")
-    step, image = module.time_steps(plan, data, batch=1)
+    before = torch.get_rng_state()
+    step, image = module.time_steps(plan, data, 1, torch.device("cpu"))
     assert 0 < image < step < 60
+    assert torch.equal(torch.get_rng_state(), before)
