@@ -70,8 +70,8 @@ class Detections(dict[str, Tensor]):
         """Those of a mask (N,) bool, or of indices int64 in their order."""
         return Detections({key: values[rows] for key, values in self.items()}, self.class_names, self.category_ids)
 
-    def filter(self, score: float = 0.0, classes: Sequence[str] | None = None) -> Detections:
-        """Those with at least this score, 0 to 1, and of one of these classes; None keeps all classes.
+    def filter(self, score: float = 0.0, classes: str | Sequence[str] | None = None) -> Detections:
+        """Those with at least this score, 0 to 1, and of this class or one of these; None keeps all classes.
 
         Raises:
             ConfigError: there is no such class, or the score is out of its range.
@@ -79,12 +79,12 @@ class Detections(dict[str, Tensor]):
         check_range("score", score, 0, 1)
         keep = self["scores"] >= score
         if classes is not None:
-            wanted = labels_of(classes, self.class_names or [])
+            wanted = labels_of([classes] if isinstance(classes, str) else classes, self.class_names or [])
             keep = keep & torch.isin(self["labels"], self["labels"].new_tensor(wanted))
         return self.select(keep)
 
-    def draw(self, image: Any, targets: Mapping[str, Any] | None = None, score_threshold: float = 0.5) -> Image:
-        """A picture of the image with its detections, as `detkit.draw` makes it."""
+    def draw(self, image: Any, targets: Mapping[str, Any] | None = None, score_threshold: float = 0.0) -> Image:
+        """A picture of the image with all of its detections, as `detkit.draw` makes it."""
         import detkit
 
         return detkit.draw(image, self, targets, score_threshold=score_threshold)

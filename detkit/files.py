@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -220,3 +221,9 @@ def to_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def versions(root: str | os.PathLike[str]) -> list[Path]:
+    """The folders `version_N` of a run, newest (largest N) first."""
+    found = [(int(m[1]), p) for p in Path(root).glob("version_*") if (m := re.fullmatch(r"version_(\d+)", p.name))]
+    return [p for _, p in sorted(found, reverse=True) if p.is_dir()]

@@ -89,6 +89,10 @@ def test_cocos_rows_are_those_of_the_file(found: Detections, tmp_path: Path) -> 
         found.to_coco(7, [5])
 
 
+def test_one_class_may_be_a_word(found: Detections) -> None:
+    assert repr(found.filter(classes=NAMES[0])) == repr(found.filter(classes=[NAMES[0]]))
+
+
 def test_the_drawing_is_detkits(found: Detections) -> None:
     image = np.full((40, 40, 3), 90, np.uint8)
     drawn = detkit.draw(image, FIELDS, class_names=NAMES, score_threshold=0.3)

@@ -19,14 +19,14 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.voc_files import SPLIT_FILE
 from detkit.engine.callbacks import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, Patience
-from detkit.engine.checkpoints import BEGINNINGS, versions
+from detkit.engine.checkpoints import BEGINNINGS
 from detkit.engine.curves import RunCurves
 from detkit.engine.model_card import ModelCard
 from detkit.engine.progress import EpochBar, EpochLines
 from detkit.engine.run_pictures import PredictionPicture, TrainBatchPicture
 from detkit.engine.summary import NETWORK, NetworkFile
 from detkit.engine.time_estimate import TimeEstimate
-from detkit.files import write_json, write_text, writing
+from detkit.files import versions, write_json, write_text, writing
 
 EPOCHS = 12
 #: The environment variable in which the processes of a run find its folder.

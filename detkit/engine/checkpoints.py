@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from detkit.classes import find_class
 from detkit.engine.torchvision_detectors import name_in
 from detkit.errors import CheckpointError, ConfigError
+from detkit.files import versions
 from detkit.settings import construct
 from detkit.torch_files import check_fits, is_plain_tensor, read_torch_file
 
@@ -80,12 +81,6 @@ def find_checkpoint(path: str | PathLike[str], prefer: tuple[str, ...] = ORDER) 
     others = sorted(f for folder in folders if folder.is_dir() for f in folder.glob("*.ckpt"))
     hint = f" There is {others[-1]}: name that file itself to use it." if others else ""
     raise CheckpointError(f"{root}: no {names} found (searched: {searched}).{hint}")
-
-
-def versions(root: str | PathLike[str]) -> list[Path]:
-    """The folders `version_N` of a run, newest (largest N) first."""
-    found = [(int(m[1]), p) for p in Path(root).glob("version_*") if (m := re.fullmatch(r"version_(\d+)", p.name))]
-    return [p for _, p in sorted(found, reverse=True) if p.is_dir()]
 
 
 def run_folder(checkpoint: str | PathLike[str]) -> Path:

@@ -19,7 +19,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from detkit.__about__ import __version__
 from detkit.classes import full_name
 from detkit.data.loaders import begin_next_epoch
-from detkit.engine.optimization import UNKNOWN, OptimSettings, build_optimizer, parameter_groups, schedule
+from detkit.engine.optimization import (
+    UNKNOWN,
+    OptimSettings,
+    build_optimizer,
+    depends_on_length,
+    parameter_groups,
+    schedule,
+)
 from detkit.engine.summary import random_lines, trainable_table
 from detkit.engine.weight_averaging import MovingAverage
 from detkit.errors import CheckpointError, ConfigError, TrainingError
@@ -86,6 +93,7 @@ class TrainableModule(L.LightningModule):
         self.stage = ""
         self.loss_guard = LossGuard(interval=1)
         self._new_optim = False
+        self._total_steps = 0  # of the run, once its schedule is made
         self._resumed: dict[str, Any] = {}
 
     @property
@@ -141,6 +149,12 @@ class TrainableModule(L.LightningModule):
             for weights in dict.fromkeys(each for each in loaded if isinstance(each, Loaded)):
                 self.print(f"weights: {weights}")
             self.print("\n".join([trainable_table(self, detailed=False), *random_lines(self)]))
+            every, epochs = self.trainer.check_val_every_n_epoch, self.trainer.max_epochs
+            if every is not None and epochs is not None and 0 < epochs < every:
+                self.print(
+                    f"warning: no validation in {epochs} epochs (trainer.check_val_every_n_epoch is {every}), so no "
+                    "best checkpoint is chosen"
+                )
 
     def on_train_start(self) -> None:
         """After a resume: begin with the right epoch, and apply what the command line overrides."""
@@ -193,6 +207,7 @@ class TrainableModule(L.LightningModule):
             scheduler = self.lr_scheduler_factory(optimizer)
         else:
             scheduler = LambdaLR(optimizer, self.lr_factor(total_steps))
+        self._total_steps = total_steps
         self._check_resumed(optimizer, scheduler)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -239,6 +254,12 @@ class TrainableModule(L.LightningModule):
                 raise CheckpointError(f"its entry {where} is of another parameter")
         if self.lr_scheduler_factory is None:
             check_form(resumed["lr_schedulers"], [scheduler.state_dict()], "lr_schedulers")
+            steps = resumed["detkit"].get("steps")
+            if depends_on_length(self.optim) and steps not in (None, self._total_steps):
+                self.print(
+                    f"warning: the learning rate was to fall over {steps} steps, and falls over {self._total_steps:,} "
+                    "now: the number of epochs, the batch size or the images are others than before"
+                )
             if any(state is not None for state in resumed["lr_schedulers"][0]["lr_lambdas"]):  # functions have none
                 raise CheckpointError("its entry lr_schedulers.0.lr_lambdas is not as detkit writes it for such a run")
 
@@ -251,6 +272,7 @@ class TrainableModule(L.LightningModule):
         checkpoint["detkit"] = {"class": full_name(type(self)), "version": __version__}
         if self.trainer.optimizers:
             checkpoint["detkit"]["optimizer"] = type(self.trainer.optimizers[0]).__name__
+            checkpoint["detkit"]["steps"] = self._total_steps
         checkpoint["hyper_parameters"] = self.arguments
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

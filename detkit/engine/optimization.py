@@ -90,6 +90,12 @@ def build_optimizer(groups: list[dict[str, Any]], settings: OptimSettings) -> Op
     return SGD(groups, lr=settings.lr) if settings.optimizer == "sgd" else AdamW(groups, lr=settings.lr)
 
 
+def depends_on_length(settings: OptimSettings) -> bool:
+    """Whether the schedule depends on the number of steps of the run."""
+    fractions = any(0 < m < 1 for m in settings.milestones)
+    return settings.schedule == "cosine" or (settings.schedule == "multistep" and fractions)
+
+
 def schedule(settings: OptimSettings, total_steps: int) -> Callable[[int], float]:
     """The learning rate's factor as a function of the step (0-based) of a run of ``total_steps``.
 
@@ -97,8 +103,7 @@ def schedule(settings: OptimSettings, total_steps: int) -> Callable[[int], float
         ConfigError: for ``cosine`` or milestones below 1 where the run's length is not known.
     """
     s = settings
-    fractions = s.schedule == "cosine" or any(0 < m < 1 for m in s.milestones)
-    if s.schedule != "constant" and fractions and not 0 < total_steps < UNKNOWN:
+    if depends_on_length(s) and not 0 < total_steps < UNKNOWN:
         raise ConfigError(
             f"optim.schedule: {s.schedule} with milestones {list(s.milestones)} needs trainer.max_epochs or max_steps"
         )

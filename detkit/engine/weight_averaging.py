@@ -36,7 +36,9 @@ class MovingAverage(WeightAveraging):
             self._average_model.n_averaged = self._average_model.n_averaged.cpu()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take the average and the weights of the last step."""
+        """Take the average and the weights of the last step; a test or prediction has the average as the weights."""
+        if self._average_model is None:
+            return
         if "current_model_state" in checkpoint:
             weights, steps = checkpoint["current_model_state"], checkpoint.get("averaging_state")
             for name, state in (("current_model_state", weights), ("averaging_state", steps)):

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from detkit.data.coco_files import decode
 from detkit.errors import DataError
-from detkit.files import to_json
+from detkit.files import to_json, versions
 
 if TYPE_CHECKING:
     from detkit.evaluation.report.comparison import Difference
@@ -124,7 +124,8 @@ def baseline_text(metrics: Mapping[str, Any], baseline: Mapping[str, Any]) -> st
 
 def find_baseline(path: str | Path) -> Path:
     """The file that `read_baseline` reads; DataError where there is none."""
-    candidates = [Path(path), Path(path) / "metrics.json", Path(path) / "report" / "metrics.json"]
+    folders = [Path(path), Path(path) / "report", *(version / "report" for version in versions(path))]
+    candidates = [Path(path), *(folder / "metrics.json" for folder in folders)]
     file = next((each for each in candidates if each.is_file()), None)
     if file is None:
         raise DataError(f"{path}: there is no such file, nor a report's or a run's folder of that name")
@@ -135,7 +136,7 @@ def read_baseline(path: str | Path) -> dict[str, Any]:
     """Read the `metrics.json` of an earlier report.
 
     Args:
-        path: the file, or the folder of a report or a run.
+        path: the file, or the folder of a report, a run or one of its versions; of a run the newest that has a report.
 
     Raises:
         DataError: missing, not JSON, or not written by a report.

@@ -118,7 +118,7 @@ def recipe(path: str, minutes: float = 20, output: str | Path | None = None, rep
         plan.set("trainer.precision", "16-mixed", "this GPU has no bf16")
     total = _fit_time(plan, data, train, facts, minutes, device)
     write_text(file, plan.text)
-    return RecipeResult(file, base, plan.values, total, _describe(file, base, plan, facts, total, device))
+    return RecipeResult(file, base, plan.values, total, _describe(file, base, plan, facts, minutes, total, device))
 
 
 @dataclass(frozen=True)
@@ -286,7 +286,7 @@ def time_steps(plan: Plan, data: DetectionDataModule, batch: int, device: torch.
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            float(loss)  # waits for the device
+            float(loss.detach())  # waits for the device
             steps.append(time.perf_counter() - began)
         model.eval()
         with torch.no_grad():
@@ -299,13 +299,16 @@ def time_steps(plan: Plan, data: DetectionDataModule, batch: int, device: torch.
     return statistics.median(steps[1:]), images[-1]
 
 
-def _describe(file: Path, base: str, plan: Plan, facts: Facts, total: float, device: torch.device) -> str:
+def _describe(
+    file: Path, base: str, plan: Plan, facts: Facts, minutes: float, total: float, device: torch.device
+) -> str:
     lines = [f"machine: {_machine(device)}"]
     lines += [f"data: {facts.images:,} images to train on, {facts.validated:,} to validate, {facts.classes} classes"]
     lines += [f"recipe: faster_rcnn/{base}, with:"]
     width = max(map(len, plan.values))
     for name, (value, why) in plan.values.items():
         lines.append(f"  {name:<{width}}  {value}  # {why}")
-    lines.append(f"it will take about {total:.0f} minutes")
+    late = f", not {minutes:g}: fewer than {MIN_STEPS} steps teach little" if total > 1.2 * minutes else ""
+    lines.append(f"it will take about {total:.0f} minutes{late}")
     lines += [f"written: {file}", f"next: detkit fit --config {shlex.quote(str(file))}"]
     return "\n".join(lines)

@@ -178,7 +178,7 @@ def test_scale_jitter_keeps_boxes_on_their_pixels() -> None:
 
 
 def test_a_word_that_is_misspelt_is_told() -> None:
-    with pytest.raises(ConfigError, match="there is no 'flipp'; did you mean 'flip'.* The words are flip, color"):
+    with pytest.raises(ConfigError, match=r"there is no 'flipp'; did you mean 'flip'.* The words are flip, color"):
         make_transform(["flipp"])
 
 

@@ -208,3 +208,25 @@ def test_adamw_is_torchs(small: Small, fit: Fit) -> None:
         OptimSettings(optimizer="adam")
     with pytest.raises(ConfigError, match=r"optim\.ema: 1\.5 must be"):
         OptimSettings(ema=1.5)
+
+
+def test_another_length_of_a_resumed_run_is_told(
+    small: Small, shapes: Callable[..., Shapes], trainer: Callable[..., L.Trainer], tmp_path: Any, capsys: Any
+) -> None:
+    """Half of the batch size is twice the steps: the cosine is another one."""
+    runner = trainer(max_epochs=1, limit_val_batches=0)
+    runner.fit(small(optim__schedule="cosine"), datamodule=shapes(batch_size=2))
+    runner.save_checkpoint(tmp_path / "a.ckpt")
+    capsys.readouterr()
+    options = {"ckpt_path": tmp_path / "a.ckpt", "weights_only": True}
+    text = "the learning rate was to fall over 4 steps, and falls over"
+    for kind, size, epochs, told in (("cosine", 1, 2, True), ("cosine", 4, 2, False), ("constant", 1, 2, False)):
+        trainer(max_epochs=epochs, limit_val_batches=0).fit(
+            small(optim__schedule=kind, optim__milestones=[3]), datamodule=shapes(batch_size=size), **options
+        )
+        assert (text in capsys.readouterr().out) == told
+
+
+def test_a_run_without_a_validation_is_told(small: Small, fit: Fit, capsys: Any) -> None:
+    fit(small(), max_steps=-1, max_epochs=1, check_val_every_n_epoch=2)
+    assert "warning: no validation in 1 epochs (trainer.check_val_every_n_epoch is 2)" in capsys.readouterr().out

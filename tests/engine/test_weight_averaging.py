@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,10 @@ def test_a_checkpoint_has_the_average_and_a_resumed_run_is_equal(
     content = torch.load(file, weights_only=True)
     assert differing(content["state_dict"], content["current_model_state"])
     loaded = detkit.load(file)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*WeightAveraging")
+        tested = small(optim__ema=0.5)
+        trainer(limit_test_batches=1).test(tested, datamodule=shapes(), ckpt_path=file, weights_only=True)
     assert not differing(loaded.state_dict(), content["state_dict"])
     assert not differing(fit(2, file).state_dict(), whole.state_dict())
     content["current_model_state"] = {"x": torch.zeros(1)}

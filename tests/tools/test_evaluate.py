@@ -14,6 +14,7 @@ from PIL import Image
 
 from detkit.cli.main import main
 from detkit.errors import DetkitError
+from detkit.evaluation.tables import find_baseline
 from detkit.tools.evaluate import REPORT_FILES, evaluate
 from tests.evaluation.test_coco_files import FOREIGN, FOUND, TRUTH, ours, random_files, theirs, write
 from tests.evaluation.test_voc_result_files import ROWS
@@ -273,3 +274,14 @@ def test_the_interval_of_a_difference_needs_the_baselines_resamples() -> None:
     Path("first/resamples.npz").write_bytes(b"something else")
     with pytest.raises(DetkitError, match=r"resamples\.npz: not the resamples of a report"):
         evaluate(**COCO, baseline="first", output="second")
+
+
+def test_the_baseline_of_a_run_is_its_newest_report(tmp_path: Path) -> None:
+    for version in ("version_2/report", "version_10/report", "version_11"):
+        (tmp_path / version).mkdir(parents=True)
+    for version in (2, 10):
+        (tmp_path / f"version_{version}/report/metrics.json").write_text("{}")
+    assert find_baseline(tmp_path) == tmp_path / "version_10/report/metrics.json"
+    assert find_baseline(tmp_path / "version_2") == tmp_path / "version_2/report/metrics.json"
+    with pytest.raises(DetkitError, match="version_11: there is no such file"):
+        find_baseline(tmp_path / "version_11")
