@@ -405,6 +405,4 @@ class DetectionDataModule(DataModule):
     def _repeats(self, dataset: DetectionDataset) -> np.ndarray | None:
         if self.repeat_threshold is None:
             return None
-        annotations = dataset.annotations
-        labels = [annotations.fields(i)["labels"] for i in range(len(annotations))]
-        return repeat_factors(labels, self.repeat_threshold)
+        return repeat_factors(dataset.annotations.labels, dataset.annotations.offsets, self.repeat_threshold)

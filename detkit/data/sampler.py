@@ -6,7 +6,7 @@ are pure functions of (seed, epoch, index), whatever the number of workers, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch.distributed
@@ -107,20 +107,32 @@ class TrainSampler(DistributedSampler):
         return np.concatenate([mine, flat[dealt:][self.rank :: self.num_replicas]])
 
 
-def repeat_factors(labels: Sequence[np.ndarray], threshold: float) -> np.ndarray:
+def classes_of_images(labels: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Which image has which class: int64 (P, 2), an image and a label, each pair once.
+
+    Args:
+        labels: (N,) of all objects; those of image i are labels[offsets[i]:offsets[i + 1]].
+        offsets: (I + 1,).
+    """
+    images = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    return np.unique(np.stack([images, labels.astype(np.int64)], axis=1), axis=0)
+
+
+def repeat_factors(labels: np.ndarray, offsets: np.ndarray, threshold: float) -> np.ndarray:
     """How often each image is read in an epoch, so that rare classes are seen more often (Gupta et al. 2019, LVIS).
 
     The factor of a class is max(1, sqrt(threshold / f)), f the share of the images that have it; that of an image is
     the largest of its classes'.
 
     Args:
-        labels: of each image the labels (G,) of its objects.
+        labels, offsets: as in `classes_of_images`.
         threshold: share (0-1) of the images below which a class is rare; 0.001 in the paper, more for small sets.
 
     Returns:
-        float64 (size,) of 1 and more.
+        float64 (I,) of 1 and more.
     """
-    present = [np.unique(each) for each in labels]
-    classes, counts = np.unique(np.concatenate([*present, np.zeros(0, np.int64)]), return_counts=True)
-    factors = np.maximum(1.0, np.sqrt(threshold * len(labels) / np.maximum(counts, 1)))
-    return np.array([factors[np.searchsorted(classes, each)].max(initial=1.0) for each in present])
+    images, classes = classes_of_images(labels, offsets).T
+    factors, count = np.ones(len(offsets) - 1), len(offsets) - 1
+    of_class = np.sqrt(threshold * count / np.maximum(np.bincount(classes), 1))
+    np.maximum.at(factors, images, of_class[classes])
+    return factors

@@ -105,13 +105,12 @@ class Detector(TrainableModule):
         found = read_source(source, given)
         model = construct(cls, {**settings_for(cls, found, given), "class_names": class_names})
         model.begin_with(found)
-        rank_zero_only(print)(model.pretrained)
-        model.pretrained.told = True
         return model
 
     def begin_with(self, source: Source) -> None:
-        """Take everything of a source that fits; see `transfer`."""
+        """Take everything of a source that fits, and print what that is; see `transfer`."""
         self.pretrained = transfer(self, source)
+        rank_zero_only(print)(self.pretrained)
         self.hparams["init_from"], self._unread = self._unread or source.name, None
 
     # -- what a generation implements ------------------------------------------------------------
@@ -233,8 +232,6 @@ class Detector(TrainableModule):
     def on_fit_start(self) -> None:
         if self._unread is not None and self.trainer.ckpt_path is None:
             raise ConfigError(f"init_from {self._unread!r} was not read: use {type(self).__name__}.from_pretrained")
-        if self.pretrained is not None and not self.pretrained.told:
-            self.print(self.pretrained)
         super().on_fit_start()
         for line in self.fit_notes():
             self.print(line)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import FrozenBatchNorm2d
 
-from detkit.detectors.sources import Source, reads_crops
+from detkit.detectors.sources import Source
 from detkit.detectors.torchvision_files import (
     BBOX_PRED,
     CLS_SCORE,
@@ -34,7 +34,7 @@ from detkit.features.architectures import (
     convolution_layers,
 )
 from detkit.features.backbones import is_named
-from detkit.settings import to_plain
+from detkit.settings import parameters_of, to_plain
 
 #: The least share of a trunk's numbers that must be found in the source.
 LEAST_SHARE = 0.9
@@ -66,14 +66,12 @@ class Transfer:
         source: where from, in words.
         parts: part of the network -> column of the table -> how much.
         lines: what is to be said besides.
-        told: whether it was printed.
     """
 
     COLUMNS = ("taken", "transplanted", "new", "left out")
     source: str
     parts: dict[str, dict[str, Count]] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
-    told: bool = False
 
     def add(self, part: str, column: str, numbers: int) -> None:
         """Count a tensor; the counters of batch norms are not counted."""
@@ -330,7 +328,7 @@ def _lines(model: nn.Module, source: Source, settings: Mapping[str, Any], result
         same = source.frozen is not None and source.frozen == (not learning)
         like = ", as in the source" if same else ", other than in the source" if source.frozen is not None else ""
         lines.append(f"batch norms of the backbone: {' and '.join(counts)}{like} (features.freeze_batch_norm)")
-    if reads_crops(model.state_dict()) == source.reads_crops:
+    if ("crop" in parameters_of(type(model))) == source.reads_crops:
         rows = [f"{name} {own} ({theirs})" for name, theirs, own in differences(source, settings)]
         if rows:
             lines.append(f"settings given here (in the source): {'; '.join(rows)}")

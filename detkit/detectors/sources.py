@@ -52,7 +52,6 @@ class Source:
         settings: arguments of the constructor, nested, as far as they are known; some of `ARCHITECTURE`.
         class_names: of the predictor's rows 1, 2, ...; None where it has none or their names are not known.
         frozen: whether its backbone's batch norms were a fixed scale and shift; None: not known.
-        reads_crops: whether it is an R-CNN, whose network reads crops.
         notes: what was assumed.
     """
 
@@ -62,8 +61,12 @@ class Source:
     settings: Mapping[str, Any]
     class_names: list[str] | None = None
     frozen: bool | None = None
-    reads_crops: bool = False
     notes: tuple[str, ...] = ()
+
+    @property
+    def reads_crops(self) -> bool:
+        """Whether it is an R-CNN, whose network reads crops."""
+        return any(key.startswith("network.") for key in self.state)
 
 
 def read_source(source: str | PathLike[str] | Mapping[str, Tensor], given: Mapping[str, Any] | None = None) -> Source:
@@ -110,12 +113,7 @@ def _of_checkpoint(checkpoint: dict[str, Any], name: str) -> Source:
         return Source(name, f"{name}, an {kind}", state, settings)
     features = settings.get("features")
     frozen = features.get("freeze_batch_norm") if isinstance(features, Mapping) else None
-    return Source(name, f"{name}, a {kind}", state, settings, class_names, frozen, reads_crops(state))
-
-
-def reads_crops(state: Mapping[str, Tensor]) -> bool:
-    """Whether it is the state of an R-CNN, by its names."""
-    return any(key.startswith("network.") for key in state)
+    return Source(name, f"{name}, a {kind}", state, settings, class_names, frozen)
 
 
 def _of_state_dict(state: dict[str, Tensor], name: str, given: Mapping[str, Any]) -> Source:

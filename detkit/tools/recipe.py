@@ -22,7 +22,7 @@ from detkit.data.annotations import Annotations
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.layouts import find_layout
 from detkit.data.layouts import open as open_data
-from detkit.data.sampler import repeat_factors
+from detkit.data.sampler import classes_of_images, repeat_factors
 from detkit.detectors.faster_rcnn import FasterRCNN
 from detkit.engine.optimization import OptimSettings, build_optimizer
 from detkit.errors import ConfigError, DataError
@@ -142,8 +142,7 @@ class Facts:
     @classmethod
     def of(cls, train: Annotations, data: DetectionDataModule) -> Facts:
         """Count."""
-        labels = [np.unique(train.fields(i)["labels"]) for i in range(len(train))]
-        counts = np.bincount(np.concatenate(labels).astype(np.int64), minlength=1)
+        counts = np.bincount(classes_of_images(train.labels, train.offsets)[:, 1])
         val = data.annotations("val")
         rarest = float(counts[counts > 0].min() / len(train))
         return cls(len(train), 0 if val is None else len(val), data.num_classes, rarest, int(train.counts.max()))
@@ -251,7 +250,7 @@ def _fit_time(
     if (threshold := plan["data.init_args.repeat_threshold"]) is None:
         count = facts.images
     else:
-        count = round(repeat_factors([train.fields(i)["labels"] for i in range(len(train))], threshold).sum())
+        count = round(repeat_factors(train.labels, train.offsets, threshold).sum())
     per_epoch = -(-count // batch)
     step, image = time_steps(plan, data, batch, device)
     budget = minutes * 60

@@ -83,9 +83,10 @@ def test_repeat_factors_are_the_papers() -> None:
     labels = [np.array(each, np.int64) for each in ([1, 1], [1], [1, 2], [1], [], [3, 1], [1], [1])]
     expected = np.ones(8)
     expected[[2, 5]] = np.sqrt(0.5 / (1 / 8))
-    np.testing.assert_allclose(repeat_factors(labels, 0.5), expected)
-    np.testing.assert_allclose(repeat_factors(labels, 0.01), np.ones(8))
-    np.testing.assert_allclose(repeat_factors([np.zeros(0, np.int64)] * 3, 0.5), np.ones(3))
+    flat, offsets = np.concatenate(labels), np.cumsum([0, *map(len, labels)])
+    np.testing.assert_allclose(repeat_factors(flat, offsets, 0.5), expected)
+    np.testing.assert_allclose(repeat_factors(flat, offsets, 0.01), np.ones(8))
+    np.testing.assert_allclose(repeat_factors(np.zeros(0, np.int64), np.zeros(4, np.int64), 0.5), np.ones(3))
 
 
 @settings(max_examples=40, deadline=None)
