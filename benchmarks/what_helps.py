@@ -87,7 +87,7 @@ def table(folder: Path, variants: dict[str, dict[str, str]], title: str) -> str:
     lines = [
         f"# {title}",
         "",
-        "Faster R-CNN on MobileNetV2, evaluated on the validation set by COCO's protocol; AP in percent, mean and sample",
+        "Faster R-CNN on MobileNetV2, on the validation set by COCO's protocol; AP in percent, mean and sample",
         "deviation over the seeds. What is no optimizer is added to the base, and compared with it seed by seed.",
         "",
         "| what | AP | AP50 | AP75 | AP50 against the base | CPU s | seeds |",
