@@ -23,14 +23,13 @@ from itertools import count
 from typing import Any
 
 import torch
-from torch import nn
 from torchvision.models import mobilenet_v2
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
 from benchmarks.side import StepClock, data_module, evaluate, finish, model_settings, pin, read_config
-from benchmarks.torchvision_faster_rcnn import build, images, targets
+from benchmarks.torchvision_faster_rcnn import build, images, train_step
 
 KINDS = ("tutorial", "same-sgd", "same-adamw")
 TUTORIAL_BATCH = 2
@@ -39,7 +38,7 @@ TUTORIAL_BATCH = 2
 def tutorial_model(weights: str, num_classes: int) -> FasterRCNN:
     """The tutorial's detector with another backbone; the background is a class."""
     network = mobilenet_v2()
-    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True), strict=False)
+    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     backbone = network.features
     backbone.out_channels = 1280
     anchors = AnchorGenerator(sizes=((32, 64, 128, 256, 512),), aspect_ratios=((0.5, 1.0, 2.0),))
@@ -78,15 +77,7 @@ def train(
             factor = step_factor(used) if adamw is None else cosine_factor(used)
             for group, rate in zip(optimizer.param_groups, initial, strict=True):
                 group["lr"] = rate * factor
-            inputs, wanted = images(batch), targets(batch)
-            clock.start()
-            loss = sum(model(inputs, wanted).values())
-            optimizer.zero_grad()
-            loss.backward()
-            if clip is not None:
-                nn.utils.clip_grad_norm_(learning, clip)
-            optimizer.step()
-            clock.stop(loss.detach())
+            train_step(model, batch, optimizer, learning, clip, clock)
             clock.progress(kind)
     raise AssertionError("count() ends never")
 

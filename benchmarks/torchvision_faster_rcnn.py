@@ -120,6 +120,26 @@ def batches(loader: Any, steps: int) -> Iterator[list[dict[str, Any]]]:
         epoch += 1
 
 
+def train_step(
+    model: FasterRCNN,
+    batch: list[dict[str, Any]],
+    optimizer: torch.optim.Optimizer,
+    learning: list[nn.Parameter],
+    clip: float | None,
+    clock: StepClock,
+) -> None:
+    """One step on the clock; gradients are clipped to a norm of `clip`, if there is one."""
+    inputs, wanted = images(batch), targets(batch)
+    clock.start()
+    loss = sum(model(inputs, wanted).values())
+    optimizer.zero_grad()
+    loss.backward()
+    if clip is not None:
+        nn.utils.clip_grad_norm_(learning, clip)
+    optimizer.step()
+    clock.stop(loss.detach())
+
+
 def train(model: FasterRCNN, optim: OptimSettings, loader: Any, steps: int, clip: float | None) -> StepClock:
     """SGD with the config's schedule, gradients clipped to a norm of `clip`."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -128,15 +148,7 @@ def train(model: FasterRCNN, optim: OptimSettings, loader: Any, steps: int, clip
     clock = StepClock()
     model.train()
     for batch in batches(loader, steps):
-        inputs, wanted = images(batch), targets(batch)
-        clock.start()
-        loss = sum(model(inputs, wanted).values())
-        optimizer.zero_grad()
-        loss.backward()
-        if clip is not None:
-            nn.utils.clip_grad_norm_(learning, clip)
-        optimizer.step()
-        clock.stop(loss.detach())
+        train_step(model, batch, optimizer, learning, clip, clock)
         scheduler.step()
         clock.progress("torchvision")
     return clock

@@ -23,10 +23,7 @@ from detkit.detectors.torchvision_files import (
 from detkit.engine.checkpoints import NOT_OURS, check_checkpoint, find_checkpoint, hyper_parameters
 from detkit.engine.torchvision_detectors import name_in
 from detkit.errors import CheckpointError, WeightsError
-from detkit.features.architectures import (
-    ARCHITECTURES,
-    classification_network,
-)
+from detkit.features.architectures import ARCHITECTURES, classification_network
 from detkit.features.backbones import is_named
 from detkit.features.weights import last_layer
 from detkit.settings import parameters_of, to_plain

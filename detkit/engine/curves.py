@@ -84,15 +84,13 @@ class RunCurves(RunFileCallback):
             loggers[0].save()
             # A run that was moved lies beside the one that goes on from it.
             near = Path(loggers[0].log_dir).absolute().parent
-            folders = [(p if p.is_dir() else near / p.name, until) for p, until in _paths(self.earlier)]
-            logs = [(folder / LOG, until) for folder, until in folders] + [(Path(loggers[0].log_dir) / LOG, None)]
-            series = read_logs(logs)
+            logs: list[tuple[Path, int | None]] = []
+            for path, until in self.earlier:
+                folder = Path(path)
+                logs.append(((folder if folder.is_dir() else near / folder.name) / LOG, until))
+            series = read_logs([*logs, (Path(loggers[0].log_dir) / LOG, None)])
             if series:
                 write_text(self.path(CURVES), draw_curves(series))
-
-
-def _paths(earlier: Sequence[tuple[str, int]]) -> list[tuple[Path, int]]:
-    return [(Path(folder), until) for folder, until in earlier]
 
 
 def read_logs(logs: Sequence[tuple[Path, int | None]]) -> dict[str, Series]:

@@ -21,7 +21,7 @@ from detkit.torch_files import check_form
 
 CARD, CLASSES = "README.md", "class_names.txt"
 #: Hyper-parameters that say what a model began with.
-STARTS = ("init_from", "backbone_weights", "weights")
+STARTS = ("init_from", "weights")
 
 
 class ModelCard(RunFileCallback):

@@ -24,6 +24,23 @@ trainer:
   accelerator: cpu
   max_epochs: 2
 """
+#: A real detector and data set, as small as they may be.
+SMALL = """
+model:
+  class_path: FasterRCNN
+  init_args:
+    backbone: tiny
+    features: {fpn: false}
+    image: {min_size: 64, max_size: 64}
+    anchors: {sizes: [[16, 32]]}
+    rpn: {post_nms: [40, 40], batch_size: 32}
+    roi: {batch_size: 32, head_channels: 32}
+    optim: {warmup_steps: 0, lr: 0.01}
+data:
+  class_path: Shapes
+  init_args: {path: shapes, num_train: 6, num_val: 3, num_test: 5, image_size: 64, num_workers: 0}
+trainer: {accelerator: cpu, max_epochs: 1}
+"""
 
 
 class Result(NamedTuple):

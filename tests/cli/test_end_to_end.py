@@ -10,22 +10,7 @@ from pathlib import Path
 
 import pytest
 
-CONFIG = """
-model:
-  class_path: FasterRCNN
-  init_args:
-    backbone: tiny
-    features: {fpn: false}
-    image: {min_size: 64, max_size: 64}
-    anchors: {sizes: [[16, 32]]}
-    rpn: {post_nms: [40, 40], batch_size: 32}
-    roi: {batch_size: 32, head_channels: 32}
-    optim: {warmup_steps: 0, lr: 0.01}
-data:
-  class_path: Shapes
-  init_args: {path: shapes, num_train: 6, num_val: 3, num_test: 5, image_size: 64, num_workers: 0}
-trainer: {accelerator: cpu, max_epochs: 1}
-"""
+from tests.cli.conftest import SMALL
 
 
 def detkit(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
@@ -38,7 +23,7 @@ def detkit(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a trained run in runs/small."""
     folder = tmp_path_factory.mktemp("end_to_end")
-    (folder / "small.yaml").write_text(CONFIG)
+    (folder / "small.yaml").write_text(SMALL)
     result = detkit(folder, "fit", "--config", "small.yaml")
     assert result.returncode == 0, result.stderr
     # What comes through the filters is worth reading; here only that the pictures were drawn.

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from tests.cli.test_end_to_end import CONFIG
+from tests.cli.conftest import SMALL
 
 RUN = Path("runs/small")
 
 
 def test_a_fit_tells_and_draws_what_it_does(program: Callable[..., Any]) -> None:
-    Path("small.yaml").write_text(CONFIG)
+    Path("small.yaml").write_text(SMALL)
     result = program("fit", "--config", "small.yaml", "--trainer.log_every_n_steps", "1")
     assert (result.code, result.err) == (0, "")
     first = RUN / "version_0"
@@ -54,7 +54,7 @@ def test_a_fit_tells_and_draws_what_it_does(program: Callable[..., Any]) -> None
     ],
 )
 def test_a_failed_start_leaves_no_folder(program: Callable[..., Any], options: list[str], told: str) -> None:
-    Path("small.yaml").write_text(CONFIG)
+    Path("small.yaml").write_text(SMALL)
     result = program("fit", "--config", "small.yaml", *options)
     assert result.code == 2 and told in result.err
     assert not list(Path().glob("runs/*/version_*"))

@@ -20,26 +20,12 @@ from torchvision.models import WeightsEnum
 import detkit
 from detkit.cli.main import main
 from detkit.engine.checkpoints import read_checkpoint
+from tests.cli.conftest import SMALL
 from tests.parity.torchvision_pair import images, randomise
 
 Program = Callable[..., Any]
 ARCH = "fasterrcnn_mobilenet_v3_large_320_fpn"
-FIRST = """
-model:
-  class_path: FasterRCNN
-  init_args:
-    backbone: tiny
-    features: {fpn: false}
-    image: {min_size: 64, max_size: 64}
-    anchors: {sizes: [[16, 32]]}
-    rpn: {post_nms: [40, 40], batch_size: 32}
-    roi: {batch_size: 32, head_channels: 32}
-    optim: {warmup_steps: 0, lr: 0.01}
-data:
-  class_path: Shapes
-  init_args: {path: shapes, num_train: 4, num_val: 2, num_test: 2, image_size: 64, num_workers: 0}
-trainer: {accelerator: cpu, max_epochs: 1}
-"""
+FIRST = SMALL.replace("num_train: 6, num_val: 3, num_test: 5", "num_train: 4, num_val: 2, num_test: 2")
 #: Of one class; weights and null, as a config for own data has them.
 SECOND = """
 model:

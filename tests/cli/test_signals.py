@@ -20,7 +20,7 @@ from detkit.cli import lightning_cli
 from detkit.cli import main as main_module
 from detkit.engine import predictions
 from tests.cli import fakes
-from tests.cli.test_end_to_end import CONFIG
+from tests.cli.conftest import SMALL
 
 Detkit = Callable[..., Any]
 RUN = Path("runs/toy/version_0")
@@ -105,7 +105,7 @@ def test_a_fit_goes_on_at_the_step_it_had_reached(
 def test_a_real_detector_goes_on_exactly(program: Detkit, monkeypatch: pytest.MonkeyPatch) -> None:
     from detkit.detectors import FasterRCNN
 
-    Path("small.yaml").write_text(CONFIG)
+    Path("small.yaml").write_text(SMALL)
     program("fit", "--config", "small.yaml", "--trainer.default_root_dir", "whole")
     with monkeypatch.context() as patch:
         kill_in(patch, "training_step", 1, owner=FasterRCNN)
