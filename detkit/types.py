@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, NotRequired, TypedDict
 
+import torch
 from torch import Tensor
 
 from detkit.detections import Detections as Detections
@@ -56,3 +57,27 @@ class Targets(NamedTuple):
     boxes: list[Tensor]
     labels: list[Tensor]
     ignore_boxes: list[Tensor]
+
+
+class Regions(NamedTuple):
+    """Boxes of a batch of N images, one image after the other.
+
+    boxes: (R, 4), in the batch's pixels.
+    image: int64 (R,), the number of each one's image.
+    valid: bool (R,); rows that are not valid only fill the shape.
+    """
+
+    boxes: Tensor
+    image: Tensor
+    valid: Tensor
+
+    @classmethod
+    def of(cls, boxes: list[Tensor]) -> Regions:
+        """The boxes (R_i, 4) of each image."""
+        image = torch.cat([b.new_full((len(b),), i, dtype=torch.int64) for i, b in enumerate(boxes)])
+        return cls(torch.cat(boxes), image, torch.ones_like(image, dtype=torch.bool))
+
+    @property
+    def rois(self) -> Tensor:
+        """float32 (R, 5): the number of the image and the box, as RoI pooling takes them."""
+        return torch.cat([self.image[:, None].to(self.boxes), self.boxes], dim=1).float()

@@ -8,15 +8,13 @@ from detkit.boxes.anchors import AnchorGenerator, AnchorSettings
 from detkit.boxes.geometry import (
     BoxCodec,
     area,
-    batched_nms,
-    best_first,
     box_ioa,
     box_iou,
     clip,
     convert,
     iou,
-    nms,
 )
+from detkit.boxes.suppression import batched_nms, kept_by_nms, nms
 
 __all__ = [
     "AnchorGenerator",
@@ -24,11 +22,11 @@ __all__ = [
     "BoxCodec",
     "area",
     "batched_nms",
-    "best_first",
     "box_ioa",
     "box_iou",
     "clip",
     "convert",
     "iou",
+    "kept_by_nms",
     "nms",
 ]

@@ -1,4 +1,4 @@
-"""Boxes (N, 4): areas and overlaps, formats, regression targets, and suppression.
+"""Boxes (N, 4): areas and overlaps, formats, and regression targets.
 
 Shape letters: N and M boxes. Boxes are half-open, so nothing here adds 1 (papers.md 2.4 says where the papers' code
 does). A box whose sides are not positive is empty: its area and all its overlaps are 0, never NaN.
@@ -68,12 +68,9 @@ def box_ioa(a: Tensor, b: Tensor) -> Tensor:
     return _ratio(_intersection(a, b), area(a)[:, None])
 
 
-def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes (..., 4) clipped to an image of ``size`` = (height, width): x to [0, W], y to [0, H]."""
-    height, width = size
-    x = boxes[..., 0::2].clamp(min=0, max=width)
-    y = boxes[..., 1::2].clamp(min=0, max=height)
-    return torch.stack((x, y), dim=-1).flatten(-2)
+def clip(boxes: Tensor, limits: Tensor) -> Tensor:
+    """Boxes (..., 4) clipped to their images: x to [0, W], y to [0, H], for ``limits`` (..., 4) of W, H, W, H."""
+    return torch.minimum(boxes.clamp(min=0), limits)
 
 
 def convert(boxes: Tensor, source: str, target: str) -> Tensor:
@@ -150,61 +147,3 @@ def _centre_form(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x1, y1, x2, y2 = boxes.unbind(-1)
     width, height = x2 - x1, y2 - y1
     return width, height, x1 + 0.5 * width, y1 + 0.5 * height
-
-
-# -- suppression -------------------------------------------------------------------------------
-
-#: Up to so many boxes torchvision suppresses all groups in one call, on a CPU and on other devices; above that it calls
-#: its kernel for each group (`torchvision.ops.batched_nms`).
-TOGETHER_ON_CPU = 1_000
-TOGETHER_ELSEWHERE = 25_000
-
-
-def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """Suppress each box whose IoU with a kept box of a better score is above the threshold (strictly, as the papers).
-
-    torchvision's kernel, for any float type. It computes in float64, which autocast leaves alone: `batched_nms`
-    separates the groups by an offset, and in float32 the offset would cost fraction bits of the coordinates. So the
-    boxes that are kept of one group or of many are the same.
-
-    Args:
-        boxes: (N, 4), finite.
-        scores: (N,); equal scores keep their order.
-        iou_threshold: 0 to 1.
-
-    Returns:
-        indices of the boxes that are kept, int64, best score first.
-    """
-    return ops.nms(boxes.double(), scores.double(), iou_threshold)
-
-
-def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
-    """As `nms`, but boxes suppress only boxes of their own group (class, level or image).
-
-    ``groups`` (N,) are integers of any value. The kept boxes of all groups are sorted by score, highest first; where
-    scores are equal, earlier boxes come first.
-    """
-    boxes = boxes.double()
-    # The extra zero gives the extremes of an empty set a value.
-    ends = torch.cat((boxes.flatten(), boxes.new_zeros(1)))
-    # A whole number, so that the product below and (for all but tiny coordinates) the sum are exact.
-    offset = (ends.max() - ends.min()).ceil() + 1
-    return nms(boxes + (groups.double() * offset)[:, None], scores, iou_threshold)
-
-
-def best_first(scores: Tensor, candidates: int) -> Tensor:
-    """Order boxes that suppression kept from best to worst, with equal scores in torchvision's order.
-
-    Networks with random or saturated weights give many boxes the same score; then the order decides which of them are
-    among the best N. With torchvision's weights they must be the same as there.
-
-    Args:
-        scores: (N,), of the boxes that were kept, in the order that the boxes had before suppression.
-        candidates: number of boxes before suppression. Where torchvision suppresses all groups in one call, equal
-            scores keep their order; otherwise it sorts with torch's unstable sort.
-
-    Returns:
-        positions in ``scores``, int64 (N,).
-    """
-    together = TOGETHER_ON_CPU if scores.device.type == "cpu" else TOGETHER_ELSEWHERE
-    return scores.sort(descending=True, stable=candidates <= together).indices

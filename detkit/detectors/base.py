@@ -28,7 +28,7 @@ from detkit.features.roi_pooling import RoIPooler
 from detkit.heads.detection import DetectionSettings
 from detkit.heads.roi_heads import BoxPredictor, RoIHeads, RoISettings, build_box_head
 from detkit.heads.selection import Selection
-from detkit.proposals import Proposals
+from detkit.proposals import ProposalBatch, Proposals
 from detkit.settings import construct, nested, to_plain
 from detkit.system import keep_freed_memory
 from detkit.types import Batch, Detections, Sample, Targets
@@ -372,7 +372,7 @@ class RegionDetector(Detector):
     def build_rpn(self) -> None:
         """Build the network that proposes, if there is one: between backbone and second stage, in their order."""
 
-    def propose(self, batch: Batch, encoded: Any) -> list[Proposals]:
+    def propose(self, batch: Batch, encoded: Any) -> Sequence[Proposals]:
         """Where the objects of each image may be, in the batch's pixels."""
         raise NotImplementedError(f"{type(self).__name__} must implement propose")
 
@@ -398,8 +398,8 @@ class RegionDetector(Detector):
 
     def detect(self, batch: Batch, encoded: Any = None) -> list[Detections]:
         encoded = encoded or self.encode(batch)
-        proposals = [p.boxes[p.valid] for p in self.propose(batch, encoded)]
-        return self.roi_heads.detect(encoded.features, proposals, encoded.images)
+        regions = ProposalBatch.of(self.propose(batch, encoded)).regions()
+        return self.roi_heads.detect(encoded.features, regions, encoded.images)
 
     def feature_lines(self) -> list[str]:
         """A line for each feature map: stride and receptive field."""

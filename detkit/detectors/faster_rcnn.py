@@ -18,7 +18,7 @@ from detkit.engine.torchvision_detectors import ARCHITECTURES
 from detkit.errors import WeightsError
 from detkit.features.preprocessing import ImageBatch
 from detkit.features.weights import fit_state_dict
-from detkit.proposals.region_proposal_network import Proposals, RegionProposalNetwork, RPNOutput, RPNSettings
+from detkit.proposals.region_proposal_network import ProposalBatch, RegionProposalNetwork, RPNOutput, RPNSettings
 from detkit.settings import check_choice, construct
 from detkit.types import Batch, Targets
 
@@ -80,7 +80,7 @@ class FasterRCNN(RegionDetector):
         """``loss_objectness`` and ``loss_rpn_box_reg``, and the statistics of the RPN's sampler."""
         return self.rpn.losses(encoded.rpn, encoded.images, targets)
 
-    def propose(self, batch: Batch, encoded: Encoded) -> list[Proposals]:
+    def propose(self, batch: Batch, encoded: Encoded) -> ProposalBatch:
         """The RPN's best boxes of each image."""
         return self.rpn.propose(encoded.rpn, encoded.images)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from detkit.boxes import area, batched_nms, best_first, box_ioa
+from detkit.boxes import area, batched_nms, box_ioa
 from detkit.settings import check_range
 from detkit.types import Batch, Detections, Sample
 
@@ -145,8 +145,7 @@ def merge(found: list[_Found], size: tuple[int, int]) -> Detections:
     boxes = torch.cat([boxes[whole], joined])
     scores = torch.cat([scores[whole], joined_scores])
     labels = torch.cat([labels[whole], joined_labels])
-    keep = batched_nms(boxes, scores, labels, IOU).sort().values
-    keep = keep[best_first(scores[keep], len(scores))]
+    keep = batched_nms(boxes, scores, labels, IOU)
     return Detections({"boxes": boxes[keep], "scores": scores[keep], "labels": labels[keep]})
 
 

@@ -35,30 +35,26 @@ class RoIPooler(nn.Module):
             raise ConfigError(f"unknown pooling {kind!r}; the known ones are max, align")
         self.kind, self.output_size, self.strides, self.sampling_ratio = kind, output_size, strides, sampling_ratio
 
-    def forward(self, features: list[Tensor], boxes: list[Tensor]) -> Tensor:
+    def forward(self, features: list[Tensor], rois: Tensor) -> Tensor:
         """Pool every region of every image.
 
         Args:
             features: maps (N, C, H/s, W/s), one for each of ``strides``.
-            boxes: N tensors (R_i, 4), in pixels of the batch.
+            rois: (R, 5), the number of the image and the box in the batch's pixels; see `Regions.rois`.
 
         Returns:
-            (sum of R_i, C, output_size, output_size), in the order of ``boxes``, of the features' type.
+            (R, C, output_size, output_size), of the features' type.
         """
-        image = torch.cat([b.new_full((len(b), 1), i) for i, b in enumerate(boxes)])
-        return self.pool_rois(features, torch.cat([image, torch.cat(boxes)], dim=1).float())
-
-    def pool_rois(self, features: list[Tensor], rois: Tensor) -> Tensor:
-        """As `forward`, of regions (R, 5), each of which begins with the number of its image."""
         features = features[: len(self.strides)]
         if len(features) == 1:
             return self._pool(features[0], rois, self.strides[0])
         levels = self.levels(rois[:, 1:])
-        pooled = features[0].new_zeros(len(rois), features[0].shape[1], self.output_size, self.output_size)
-        for level, (feature, stride) in enumerate(zip(features, self.strides, strict=True)):
-            (here,) = torch.where(levels == level)
-            pooled[here] = self._pool(feature, rois[here], stride).to(pooled.dtype)
-        return pooled
+        order = levels.argsort(stable=True)
+        # One wait for the device; to look for the regions of each level would be one a level.
+        counts = (levels[:, None] == torch.arange(len(features), device=levels.device)).sum(0).tolist()
+        parts = rois[order].split(counts)
+        pooled = torch.cat([self._pool(*each) for each in zip(features, parts, self.strides, strict=True)])
+        return pooled[order.argsort()]
 
     def levels(self, boxes: Tensor) -> Tensor:
         """The level (0 is the finest) that each of the boxes (R, 4) is read from, int64 (R,)."""
@@ -95,15 +91,13 @@ class PyramidPooler(nn.Module):
         super().__init__()
         self.pooler = pooler
 
-    def forward(self, features: list[Tensor] | PyramidFeatures, boxes: list[Tensor]) -> Tensor:
+    def forward(self, features: list[Tensor] | PyramidFeatures, rois: Tensor) -> Tensor:
         """Pool every region of every image; see `RoIPooler.forward`."""
         if not isinstance(features, PyramidFeatures):
-            return self.pooler(features, boxes)
-        image = torch.arange(len(boxes)).repeat_interleave(torch.tensor([len(b) for b in boxes]))
-        rois = torch.cat(boxes)
-        scale, rois = nearest_scale(rois, features.factors[:, image].to(rois.device))
-        rois = torch.cat([image[:, None].to(rois), rois], dim=1).float()
-        pooled = torch.cat([self.pooler.pool_rois(maps, rois[scale == i]) for i, maps in enumerate(features.maps)])
+            return self.pooler(features, rois)
+        scale, boxes = nearest_scale(rois[:, 1:], features.factors.to(rois.device)[:, rois[:, 0].long()])
+        rois = torch.cat([rois[:, :1], boxes], dim=1)
+        pooled = torch.cat([self.pooler(maps, rois[scale == i]) for i, maps in enumerate(features.maps)])
         return pooled[scale.argsort(stable=True).argsort()]  # in the order of the boxes again
 
 

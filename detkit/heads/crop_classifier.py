@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from detkit.features import CropFeatures, ImageBatch
 from detkit.features.layers import normal_
 from detkit.heads.box_regressor import BoxRegressors
-from detkit.heads.detection import DetectionSettings, candidates, suppress
+from detkit.heads.detection import Candidates, DetectionSettings, candidates, suppress
 from detkit.heads.linear_svm import LinearSVMs
 from detkit.settings import check_choice
 from detkit.types import Detections
@@ -149,10 +149,11 @@ class CropClassifier(nn.Module):
             limit: is updated with the candidates for suppression.
         """
         scores = self.scores(features.fc7, variant.classifier)
-        rows, classes = candidates(scores, self.settings)
+        rows, classes = candidates(scores, torch.zeros_like(scores[:, 0], dtype=torch.int64), 1, self.settings)
         scores, boxes, labels = scores[rows, classes], proposals[rows], classes + 1
         if limit is not None:
             limit.update(scores, labels)
         if variant.box_regression:
             boxes = self.box_regressors(features.pool5[rows], boxes, labels)
-        return suppress(boxes, scores, labels, images, index, self.settings, MIN_SIDE)
+        found = Candidates(boxes, scores, labels, torch.full_like(labels, index))
+        return suppress(found, images, self.settings, MIN_SIDE).per_image()[index]

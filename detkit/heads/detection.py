@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from detkit.boxes import batched_nms, clip
-from detkit.boxes.geometry import best_first
 from detkit.features.preprocessing import ImageBatch
 from detkit.settings import check_range
 from detkit.types import Detections
@@ -38,35 +38,93 @@ class DetectionSettings:
         check_range("detection.max_detections", self.max_detections, 1)
 
 
-def candidates(scores: Tensor, settings: DetectionSettings) -> tuple[Tensor, Tensor]:
-    """The rows (C,) and classes (C,), from 0, of scores (R, K) without background that enter suppression; int64."""
+class Candidates(NamedTuple):
+    """Boxes that may become detections, of a batch of images, one image after the other.
+
+    boxes: (C, 4), in the batch's pixels.
+    scores: (C,).
+    labels: int64 (C,), from 1.
+    image: int64 (C,), the number of each one's image.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    image: Tensor
+
+    def cpu(self) -> Candidates:
+        """The same on the CPU, with one wait for the device."""
+        columns = (self.scores, self.labels, self.image)
+        rows = torch.cat([self.boxes, *(column[:, None].to(self.boxes) for column in columns)], dim=1).cpu()
+        return Candidates(rows[:, :4], rows[:, 4], rows[:, 5].long(), rows[:, 6].long())
+
+
+class Found(NamedTuple):
+    """Detections of a batch of N images, one image after the other, best first in each.
+
+    boxes, scores, labels, image: as `Candidates`, but the boxes are in the images' own pixels.
+    rank: int64 (D,), of each one in its image, from 0; those beyond ``max_detections`` are still among them.
+    counts: int64 (N,), how many there are of each image.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    image: Tensor
+    rank: Tensor
+    counts: Tensor
+    max_detections: int
+
+    def per_image(self) -> list[Detections]:
+        """The detections of each image."""
+        counts = self.counts.tolist()
+        images = zip(*(values.split(counts) for values in (self.boxes, self.scores, self.labels)), strict=True)
+        names = ("boxes", "scores", "labels")
+        return [
+            Detections({k: v[: self.max_detections] for k, v in zip(names, fields, strict=True)}) for fields in images
+        ]
+
+    def limited(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Boxes, scores, labels and images of all, without those beyond the limit."""
+        (rows,) = torch.where(self.rank < self.max_detections)
+        return self.boxes[rows], self.scores[rows], self.labels[rows], self.image[rows]
+
+
+def candidates(scores: Tensor, image: Tensor, images: int, settings: DetectionSettings) -> tuple[Tensor, Tensor]:
+    """The rows (C,) and classes (C,), from 0, of scores (R, K) without background that enter suppression; int64.
+
+    ``image`` (R,) is the number of each row's image, of ``images``.
+    """
     good = scores > settings.score_threshold
     if settings.max_candidates is not None:
-        best = scores.topk(min(settings.max_candidates, len(scores)), dim=0).indices
-        good &= torch.zeros_like(good).scatter(0, best, True)
+        best = torch.zeros_like(good)
+        for i in range(images):
+            own = scores.masked_fill(image[:, None] != i, -torch.inf)
+            best = best.scatter(0, own.topk(torch.sym_min(settings.max_candidates, len(scores)), dim=0).indices, True)
+        good = good & best
     return torch.where(good)
 
 
-def suppress(
-    boxes: Tensor,
-    scores: Tensor,
-    labels: Tensor,
-    images: ImageBatch,
-    index: int,
-    settings: DetectionSettings,
-    min_size: float,
-) -> Detections:
-    """The detections of one image, in its own pixels, best first.
+def suppress(found: Candidates, images: ImageBatch, settings: DetectionSettings, min_size: float) -> Found:
+    """The detections of all images, in their own pixels, on the CPU.
+
+    What is left to do is little, and each step of it would make the host wait for a device: so it is done on the CPU.
 
     Args:
-        boxes, scores, labels: (C, 4) in the batch's pixels, (C,), and (C,) from 1.
-        images, index: the batch, and the image in it.
+        found: of all images.
+        images: the batch.
         settings: the IoU of suppression and the limit.
         min_size: boxes with a shorter side, in the batch's pixels, are dropped once they are clipped to the image.
     """
-    boxes = clip(boxes, images.sizes[index])
+    found = found.cpu()
+    count = len(images.tensor)
+    boxes = clip(found.boxes, images.limits()[found.image])
     (large,) = torch.where(((boxes[:, 2:] - boxes[:, :2]) >= min_size).all(1))
-    boxes, scores, labels = boxes[large], scores[large], labels[large]
-    keep = batched_nms(boxes, scores, labels, settings.nms_threshold).sort().values
-    keep = keep[best_first(scores[keep], len(scores))[: settings.max_detections]]
-    return Detections({"boxes": images.to_original(boxes[keep], index), "scores": scores[keep], "labels": labels[keep]})
+    boxes, scores, labels, image = boxes[large], *(each[large] for each in found[1:])
+    keep = batched_nms(boxes, scores, labels * count + image, settings.nms_threshold)
+    keep = keep[image[keep].argsort(stable=True)]
+    image = image[keep]
+    counts = (image[:, None] == torch.arange(count)).sum(0)
+    rank = torch.arange(len(image)) - (counts.cumsum(0) - counts)[image]
+    boxes = boxes[keep] / images.scales()[image]
+    return Found(boxes, scores[keep], labels[keep], image, rank, counts, settings.max_detections)

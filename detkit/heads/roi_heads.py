@@ -8,6 +8,7 @@ papers' code and of torchvision.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,14 +20,14 @@ from detkit.errors import ConfigError
 from detkit.features.layers import initialize, normal_
 from detkit.features.preprocessing import ImageBatch
 from detkit.features.roi_pooling import RoIPooler
-from detkit.heads.detection import DetectionSettings, candidates, suppress
+from detkit.heads.detection import Candidates, DetectionSettings, Found, candidates, suppress
 from detkit.heads.svd import FactoredLinear, replace_layers
 from detkit.proposals.region_proposal_network import Proposals
 from detkit.settings import check_choice, check_range
 from detkit.training.box_statistics import BoxStatistics
 from detkit.training.losses import BOX_LOSSES, box_regression_loss, cross_entropy
 from detkit.training.sampling import ignore_background, match, sample
-from detkit.types import Detections, Targets
+from detkit.types import Detections, Regions, Targets
 
 HEADS = ("mlp", "conv", "top")
 #: Detections with a shorter side are dropped, in the batch's pixels, as in torchvision.
@@ -123,12 +124,12 @@ class RoIHeads(nn.Module):
         self.codec = BoxCodec()
         self.normalizer = BoxNormalizer(num_classes)
 
-    def forward(self, features: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits (R, K + 1) and deltas (R, K + 1, 4) for N tensors of boxes (P_i, 4) in the batch's pixels."""
-        return self.box_predictor(self.box_head(self.pooler(features, boxes)))
+    def forward(self, features: list[Tensor], regions: Regions) -> tuple[Tensor, Tensor]:
+        """Logits (R, K + 1) and deltas (R, K + 1, 4) of regions."""
+        return self.box_predictor(self.box_head(self.pooler(features, regions.rois)))
 
     def losses(
-        self, features: list[Tensor], proposals: list[Proposals], targets: Targets
+        self, features: list[Tensor], proposals: Sequence[Proposals], targets: Targets
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses over a sample of each image's regions, ground truth joined to the proposals.
 
@@ -139,9 +140,11 @@ class RoIHeads(nn.Module):
         """
         s = self.settings
         sampled = [self._sample(*image) for image in zip(proposals, *targets, strict=True)]
-        rois, boxes, labels, positive, valid, best_iou = map(list, zip(*sampled, strict=True))
-        logits, deltas = self(features, rois)
-        roi, box, label, positive, valid, best_iou = map(torch.cat, (rois, boxes, labels, positive, valid, best_iou))
+        rois, *rest = map(list, zip(*sampled, strict=True))
+        regions = Regions.of(rois)
+        logits, deltas = self(features, regions)
+        roi = regions.boxes
+        box, label, positive, valid, best_iou = map(torch.cat, rest)
         deltas = deltas.gather(1, label[:, None, None].expand(-1, 1, 4))[:, 0]
         if s.box_loss == "giou":
             predicted, target = self._decode(deltas, roi, label), box
@@ -192,17 +195,19 @@ class RoIHeads(nn.Module):
         deltas = predicted if self.normalizer is None else self.normalizer.restore(predicted, labels)
         return self.codec.decode(deltas, rois)
 
-    def detect(self, features: list[Tensor], proposals: list[Tensor], images: ImageBatch) -> list[Detections]:
-        """Detections of each image from its proposals (P_i, 4), in the original image's pixels, best first."""
-        logits, deltas = self(features, proposals)
-        counts = [len(p) for p in proposals]
-        detections = []
-        for i, (scores, delta) in enumerate(zip(logits.softmax(1).split(counts), deltas.split(counts), strict=True)):
-            row, label = candidates(scores[:, 1:], self.detection)
-            label = label + 1
-            boxes = self._decode(delta[row, label], proposals[i][row], label)
-            detections.append(suppress(boxes, scores[row, label], label, images, i, self.detection, MIN_DETECTION_SIZE))
-        return detections
+    def detect(self, features: list[Tensor], regions: Regions, images: ImageBatch) -> list[Detections]:
+        """Detections of each image from regions, in the original image's pixels, best first; see `suppress`."""
+        return self.find(features, regions, images).per_image()
+
+    def find(self, features: list[Tensor], regions: Regions, images: ImageBatch) -> Found:
+        """As `detect`, of all images together."""
+        logits, deltas = self(features, regions)
+        scores = logits.softmax(1)[:, 1:].masked_fill(~regions.valid[:, None], -1)
+        row, label = candidates(scores, regions.image, len(images.tensor), self.detection)
+        label = label + 1
+        boxes = self._decode(deltas[row, label], regions.boxes[row], label)
+        found = Candidates(boxes, scores[row, label - 1], label, regions.image[row])
+        return suppress(found, images, self.detection, MIN_DETECTION_SIZE)
 
 
 class TwoMLPHead(nn.Module):

@@ -47,5 +47,5 @@ class Selection:
         """
         kept = Detections(detections, class_names).filter(self.score_threshold, self.classes)
         if self.agnostic_nms:
-            kept = kept.select(nms(kept["boxes"], kept["scores"], AGNOSTIC_IOU).sort().values)
+            kept = kept.select(nms(kept["boxes"], kept["scores"], AGNOSTIC_IOU))
         return kept

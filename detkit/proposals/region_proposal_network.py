@@ -6,22 +6,23 @@ Shape letters: N images, L levels, A anchors of an image (all levels), P proposa
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from detkit.boxes import AnchorGenerator, BoxCodec, box_iou, clip, nms
-from detkit.boxes.geometry import best_first
+from detkit.boxes import AnchorGenerator, BoxCodec, box_iou, clip, kept_by_nms
 from detkit.errors import ConfigError
 from detkit.features.layers import normal_
 from detkit.features.preprocessing import ImageBatch
 from detkit.settings import check_choice, check_range
 from detkit.training.losses import BOX_LOSSES, binary_cross_entropy, box_regression_loss
 from detkit.training.sampling import Matches, ignore_background, match, sample
-from detkit.types import Targets
+from detkit.types import Regions, Targets
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,10 @@ class RPNOutput(NamedTuple):
 
 
 class Proposals(NamedTuple):
-    """Boxes (P, 4) in the batch's pixels, best first, and their objectness (P,), 0-1.
+    """Boxes (P, 4) of an image in the batch's pixels, best first, and their objectness (P,), 0-1.
 
-    A score of -1 marks padding: a box that was too small or scored too low. Keeping it spares the training step
-    one more wait for the device than suppression itself needs; in eval mode there is none.
+    A score of -1 marks padding: a box that was suppressed, too small, or scored too low. With it images have as many
+    proposals each, and no shape depends on values, for which the host would wait.
     """
 
     boxes: Tensor
@@ -107,6 +108,40 @@ class Proposals(NamedTuple):
     def valid(self) -> Tensor:
         """bool (P,): False for padding."""
         return self.scores >= 0
+
+
+class ProposalBatch(Sequence[Proposals]):
+    """The proposals of N images, with as many rows each: a sequence of `Proposals`.
+
+    Args:
+        boxes, scores: (N, P, 4) and (N, P).
+        at_most: how many of them are no padding, at most.
+    """
+
+    def __init__(self, boxes: Tensor, scores: Tensor, at_most: int) -> None:
+        self.boxes, self.scores, self.at_most = boxes, scores, at_most
+
+    @classmethod
+    def of(cls, images: Sequence[Proposals]) -> ProposalBatch:
+        """The proposals of each image, filled up to the most of them."""
+        if isinstance(images, ProposalBatch):
+            return images
+        boxes = pad_sequence([each.boxes for each in images], batch_first=True)
+        scores = pad_sequence([each.scores for each in images], batch_first=True, padding_value=-1.0)
+        return cls(boxes, scores, sum(len(each.scores) for each in images))
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index: int) -> Proposals:  # type: ignore[override]
+        return Proposals(self.boxes[index], self.scores[index])
+
+    def regions(self) -> Regions:
+        """All of them, with as little padding as can be known without a wait: none of a batch of one image."""
+        per_image = self.scores.shape[1]
+        scores = self.scores.flatten()
+        index = (scores < 0).int().argsort(stable=True)[: torch.sym_min(self.at_most, scores.shape[0])]
+        return Regions(self.boxes.flatten(0, 1)[index], index // per_image, scores[index] >= 0)
 
 
 class RPNHead(nn.Module):
@@ -165,39 +200,38 @@ class RegionProposalNetwork(nn.Module):
         return RPNOutput(torch.cat(anchors), [len(a) for a in anchors], logits, deltas)
 
     @torch.no_grad()
-    def propose(self, output: RPNOutput, images: ImageBatch) -> list[Proposals]:
+    def propose(self, output: RPNOutput, images: ImageBatch) -> ProposalBatch:
         """The best boxes of each image after suppression within each level.
 
         No gradient flows into the boxes' coordinates: this is what makes joint training approximate (section 3.2).
         """
-        return [self._propose_one(output, images, i) for i in range(len(images.sizes))]
-
-    def _propose_one(self, output: RPNOutput, images: ImageBatch, index: int) -> Proposals:
         s = self.settings
         phase = 0 if self.training else 1
-        min_size = s.min_size * images.scale(index)
-        boxes, scores, candidates = [], [], 0
-        for anchors, logits, deltas in zip(
-            output.anchors.split(output.per_level),
-            output.logits[index].detach().split(output.per_level),
-            output.deltas[index].detach().split(output.per_level),
-            strict=True,
-        ):
-            logits, best = logits.topk(min(s.pre_nms[phase], len(logits)))
-            box = clip(self.codec.decode(deltas[best], anchors[best]), images.sizes[index])
-            score, sides = logits.sigmoid(), box[:, 2:] - box[:, :2]
-            good = (sides >= min_size).all(1) & (sides > 0).all(1) & (score >= s.score_threshold)
-            if self.training:
-                score = score.masked_fill(~good, -1)
-            else:  # the rest of a detection waits for the device anyway
-                box, score = box[good], score[good]
-            keep = nms(box, score, s.nms_threshold).sort().values
-            boxes.append(box[keep])
-            scores.append(score[keep])
-            candidates += len(box)
-        box, score = torch.cat(boxes), torch.cat(scores)
-        order = best_first(score, candidates)[: s.post_nms[phase]]
-        return Proposals(box[order], score[order])
+        boxes, scores, levels = [], [], []
+        split = (
+            part.split(output.per_level, dim) for part, dim in zip(output[:1] + output[2:], (0, 1, 1), strict=True)
+        )
+        for level, (anchors, logits, deltas) in enumerate(zip(*split, strict=True)):
+            logits, best = logits.topk(torch.sym_min(s.pre_nms[phase], logits.shape[1]), dim=1)
+            deltas = deltas.gather(1, best[:, :, None].expand(-1, -1, 4))
+            boxes.append(self.codec.decode(deltas, anchors[best]))
+            scores.append(logits.sigmoid())
+            levels.append(torch.full_like(best, level))
+        box, score, level = torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(levels, 1)
+        limits, scales = (table.to(box.device, non_blocking=True) for table in (images.limits(), images.scales()))
+        box = clip(box, limits[:, None])
+        sides = box[..., 2:] - box[..., :2]
+        least = s.min_size * scales[:, None, :2].prod(2, keepdim=True).sqrt()  # in the batch's pixels
+        good = ((sides >= least) & (sides > 0)).all(2) & (score >= s.score_threshold)
+        image = torch.arange(len(box), device=box.device)[:, None]
+        candidates = torch.where(good, score, -torch.inf)
+        group = image * len(output.per_level) + level
+        keep = kept_by_nms(box.flatten(0, 1), candidates.flatten(), group.flatten(), s.nms_threshold)
+        kept = torch.zeros_like(group.flatten(), dtype=torch.bool).index_fill(0, keep, True).view_as(good)
+        score, order = torch.where(kept & good, score, -1.0).sort(dim=1, descending=True, stable=True)
+        order = order[:, : s.post_nms[phase]]
+        box = box.gather(1, order[:, :, None].expand(-1, -1, 4))
+        return ProposalBatch(box, score[:, : s.post_nms[phase]], len(keep))
 
     def losses(
         self, output: RPNOutput, images: ImageBatch, targets: Targets

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from detkit.features import PyramidFeatures, PyramidPooler, RoIPooler, distinct_rois, nearest_scale
+from detkit.types import Regions
 
 
 def some_boxes(count: int, side: float) -> Tensor:
@@ -31,7 +32,7 @@ def test_those_left_out_have_the_features_of_those_that_stay() -> None:
     features, pooler = torch.randn(1, 3, 12, 12), RoIPooler("max", 4, [16])
     kept = distinct_rois(boxes, 16)
     assert 20 < len(kept) < 350
-    pooled = pooler([features], [boxes]).flatten(1)
+    pooled = pooler([features], Regions.of([boxes]).rois).flatten(1)
     assert len(pooled[kept].unique(dim=0)) == len(pooled.unique(dim=0))
 
 
@@ -66,13 +67,13 @@ def test_a_pyramid_pools_every_region_from_its_own_scale() -> None:
     factors = torch.tensor([[[1.0] * 4, [1.0] * 4], [[2.0] * 4, [1.5] * 4]])  # of two images at two scales
     maps = [[torch.randn(2, 5, 20, 20)], [torch.randn(2, 5, 40, 40)]]
     boxes = [some_boxes(20, 300), some_boxes(15, 300), torch.zeros(0, 4)][:2]
-    pooled = PyramidPooler(pooler)(PyramidFeatures(maps, factors), boxes)
+    pooled = PyramidPooler(pooler)(PyramidFeatures(maps, factors), Regions.of(boxes).rois)
     row, used = 0, set()
     for image, own in enumerate(boxes):
         for box in own:
             scale = plain_scale(box.tolist(), factors[:, image, 0].tolist())
             feature = maps[scale][0][image : image + 1]
-            expected = pooler([feature], [box[None] * factors[scale, image]])[0]
+            expected = pooler([feature], Regions.of([box[None] * factors[scale, image]]).rois)[0]
             assert torch.equal(pooled[row], expected)
             row, used = row + 1, used | {scale}
     assert used == {0, 1} and row == len(pooled) == 35
@@ -80,6 +81,7 @@ def test_a_pyramid_pools_every_region_from_its_own_scale() -> None:
 
 def test_without_a_pyramid_it_is_the_pooler_itself() -> None:
     pooler, feature, boxes = RoIPooler("max", 3, [16]), torch.randn(1, 5, 20, 20), [some_boxes(20, 300)]
-    assert torch.equal(PyramidPooler(pooler)([feature], boxes), pooler([feature], boxes))
-    nothing = PyramidPooler(pooler)(PyramidFeatures([[feature]], torch.ones(1, 1, 4)), [torch.zeros(0, 4)])
+    rois = Regions.of(boxes).rois
+    assert torch.equal(PyramidPooler(pooler)([feature], rois), pooler([feature], rois))
+    nothing = PyramidPooler(pooler)(PyramidFeatures([[feature]], torch.ones(1, 1, 4)), torch.zeros(0, 5))
     assert nothing.shape == (0, 5, 3, 3)

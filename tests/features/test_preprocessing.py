@@ -60,7 +60,8 @@ def test_boxes_there_and_back() -> None:
     for whole in (torch.tensor([[0.0, 0, 40, 300]]), torch.tensor([[0, 0, 40, 300]])):
         assert batch.to_batch(whole, 1).tolist() == [pytest.approx([0, 0, 21, 160])]
     assert batch.to_batch(torch.zeros(0, 4), 1).shape == (0, 4)
-    assert batch.scale(1) == pytest.approx(((160 / 300) * (21 / 40)) ** 0.5)
+    assert batch.scales()[1].tolist() == pytest.approx([21 / 40, 160 / 300] * 2)
+    assert batch.limits()[1].tolist() == [21, 160] * 2
 
 
 @pytest.mark.parametrize(

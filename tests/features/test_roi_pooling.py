@@ -12,6 +12,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from detkit.errors import ConfigError
 from detkit.features import RoIPooler
+from detkit.types import Regions
 
 
 def some_boxes(count: int, side: float, smallest: float = 2.0, largest: float = 200.0) -> Tensor:
@@ -46,7 +47,7 @@ def test_max_pooling_equals_a_plain_reading(stride: int, cells: int) -> None:
         some_boxes(12, side),
         torch.cat((some_boxes(8, side), torch.tensor([[0, 0, side, side], [40.0, 40, 41, 41]]))),
     ]
-    pooled = RoIPooler("max", cells, [stride])([features], boxes)
+    pooled = RoIPooler("max", cells, [stride])([features], Regions.of(boxes).rois)
     expected = [
         plain_max_pooling(feature, box, cells, stride)
         for feature, own in zip(features, boxes, strict=True)
@@ -59,7 +60,7 @@ def test_corners_of_max_pooling_are_inclusive() -> None:
     """Half-open (0, 0, 32, 32) is inclusive (0, 0, 31, 31): at stride 16, cells 0 to 2 of rounding, not 0 to 1."""
     feature = torch.arange(36.0).reshape(1, 1, 6, 6)
     box = [torch.tensor([[0.0, 0, 24, 24]])]  # 23 / 16 rounds to 1; 24 / 16 would round to 2
-    assert RoIPooler("max", 1, [16])([feature], box).item() == 7
+    assert RoIPooler("max", 1, [16])([feature], Regions.of(box).rois).item() == 7
 
 
 def test_align_equals_torchvisions_on_a_pyramid() -> None:
@@ -70,7 +71,9 @@ def test_align_equals_torchvisions_on_a_pyramid() -> None:
     theirs = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
     expected = theirs(OrderedDict(zip("0123", features, strict=True)), boxes, [(640, 640)] * 2)
     assert pooler.levels(torch.cat(boxes)).unique().tolist() == [0, 1, 2, 3]
-    assert torch.equal(pooler([*features, torch.zeros(2, 5, 10, 10)], boxes), expected)  # the last map is not read
+    assert torch.equal(
+        pooler([*features, torch.zeros(2, 5, 10, 10)], Regions.of(boxes).rois), expected
+    )  # the last map is not read
 
 
 def test_levels_by_area() -> None:
@@ -88,18 +91,19 @@ def test_levels_by_area() -> None:
 def test_no_boxes(kind: str, strides: list[int]) -> None:
     features = [torch.randn(2, 3, 64 // s, 64 // s, requires_grad=True) for s in strides]
     pooler = RoIPooler(kind, 7, strides)
-    none = pooler(features, [torch.zeros(0, 4), torch.zeros(0, 4)])
+    none = pooler(features, torch.zeros(0, 5))
     assert none.shape == (0, 3, 7, 7)
     none.sum().backward()
-    some = pooler(features, [torch.zeros(0, 4), torch.tensor([[0.0, 0, 30, 30]])])
-    alone = pooler([f[1:] for f in features], [torch.tensor([[0.0, 0, 30, 30]])])
+    some = pooler(features, torch.tensor([[1.0, 0, 0, 30, 30]]))
+    alone = pooler([f[1:] for f in features], torch.tensor([[0.0, 0, 0, 30, 30]]))
     assert torch.equal(some, alone)
 
 
 @pytest.mark.parametrize("kind", ["max", "align"])
 def test_degenerate_boxes_are_finite(kind: str) -> None:
-    boxes = [torch.tensor([[5.0, 5, 5, 5], [64, 64, 64, 64], [-10, -10, -5, -5], [60, 60, 200, 200]])]
-    assert RoIPooler(kind, 3, [8, 16])([torch.randn(1, 2, 8, 8), torch.randn(1, 2, 4, 4)], boxes).isfinite().all()
+    boxes = torch.tensor([[5.0, 5, 5, 5], [64, 64, 64, 64], [-10, -10, -5, -5], [60, 60, 200, 200]])
+    rois = Regions.of([boxes]).rois
+    assert RoIPooler(kind, 3, [8, 16])([torch.randn(1, 2, 8, 8), torch.randn(1, 2, 4, 4)], rois).isfinite().all()
 
 
 @pytest.mark.parametrize("kind", ["max", "align"])
@@ -107,15 +111,15 @@ def test_degenerate_boxes_are_finite(kind: str) -> None:
 def test_half_features(kind: str, strides: list[int]) -> None:
     """Coordinates stay float32: in bfloat16 those above 256 would be whole pairs of pixels."""
     features = [torch.randn(1, 3, 640 // s, 640 // s).bfloat16() for s in strides]
-    boxes = [some_boxes(20, 600, 20, 300)]
+    rois = Regions.of([some_boxes(20, 600, 20, 300)]).rois
     pooler = RoIPooler(kind, 7, strides)
-    pooled = pooler(features, boxes)
+    pooled = pooler(features, rois)
     assert pooled.dtype == torch.bfloat16
-    assert torch.equal(pooled, pooler([f.float() for f in features], boxes).bfloat16())
+    assert torch.equal(pooled, pooler([f.float() for f in features], rois).bfloat16())
 
 
 def test_gradients_reach_every_level() -> None:
     features = [torch.randn(1, 2, 256 // s, 256 // s, requires_grad=True) for s in (4, 8)]
-    boxes = [torch.tensor([[10.0, 10, 60, 60], [0, 0, 250, 250]])]
-    RoIPooler("align", 7, [4, 8])(features, boxes).square().sum().backward()
+    rois = torch.tensor([[0.0, 10, 10, 60, 60], [0, 0, 0, 250, 250]])
+    RoIPooler("align", 7, [4, 8])(features, rois).square().sum().backward()
     assert all(f.grad.abs().sum() > 0 for f in features)

@@ -18,8 +18,8 @@ NOTHING, NO_LABELS = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
 class Coordinates(nn.Module):
     """Stands for RoI pooling: a region's features are its coordinates."""
 
-    def forward(self, features: list[Tensor], boxes: list[Tensor]) -> Tensor:
-        return torch.cat(boxes) / 100
+    def forward(self, features: list[Tensor], rois: Tensor) -> Tensor:
+        return rois[:, 1:] / 100
 
 
 class Predictor(nn.Module):

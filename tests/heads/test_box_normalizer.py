@@ -11,6 +11,7 @@ from detkit.boxes import BoxCodec, box_iou
 from detkit.features import ImageBatch
 from detkit.heads import RoIHeads
 from detkit.training import BoxStatistics
+from detkit.types import Regions
 
 from .conftest import classifier, losses_of, some_boxes
 from .test_roi_heads import fixed_sample
@@ -59,7 +60,9 @@ def test_detections_undo_the_normalisation() -> None:
     heads = normalizing(nms_threshold=1.0)
     heads.box_predictor = Told()
     region = torch.tensor([[40.0, 30, 90, 70]])
-    (found,) = heads.detect([], [region], ImageBatch(torch.zeros(1, 3, 128, 256), [(100, 200)], [(100, 200)]))
+    (found,) = heads.detect(
+        [], Regions.of([region]), ImageBatch(torch.zeros(1, 3, 128, 256), [(100, 200)], [(100, 200)])
+    )
     assert found["labels"].tolist() == [2, 1, 3]
     for box, label in zip(found["boxes"], found["labels"].tolist(), strict=True):
         dx, dy, dw, dh = (torch.tensor([1.0, -1, 2, 0.5]) * STD[label] + MEAN[label]).tolist()

@@ -13,7 +13,6 @@ from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 
 import detkit
 from detkit.boxes import batched_nms
-from detkit.boxes.geometry import best_first
 from detkit.errors import ConfigError, WeightsError
 from detkit.heads import roi_heads
 from detkit.proposals import region_proposal_network
@@ -44,8 +43,9 @@ def test_same_detections(pair: Pair) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("pair", ["fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn_resnet50_fpn"], indirect=True)
+@pytest.mark.parametrize("pair", ["fasterrcnn_mobilenet_v3_large_320_fpn"], indirect=True)
 def test_same_detections_where_scores_tie(pair: Pair) -> None:
+    """Of at most 1,000 candidates for proposals: with more torchvision's order of ties is that of an unstable sort."""
     layers = (pair.theirs.roi_heads.box_predictor.cls_score, pair.theirs.rpn.head.cls_logits)
     weights = [(tensor, tensor.clone()) for layer in layers for tensor in (layer.weight, layer.bias)]
     try:
@@ -188,10 +188,13 @@ def test_keys_that_do_not_fit_are_named() -> None:
 
 @pytest.mark.parametrize("count", [300, 1500])
 def test_ties_are_in_torchvisions_order(count: int) -> None:
+    """Up to 1,000 boxes; beyond it torchvision sorts with an unstable sort, and equal scores have no order there."""
     corner = torch.randint(0, 200, (count, 2)).float()
     boxes = torch.cat((corner, corner + 5 + 35 * torch.rand(count, 2)), dim=1)
     scores, groups = torch.randint(1, 6, (count,)) / 8, torch.randint(0, 4, (count,))
-    kept = batched_nms(boxes, scores, groups, 0.3).sort().values
-    expected = torchvision.ops.batched_nms(boxes, scores, groups, 0.3)
+    kept, expected = batched_nms(boxes, scores, groups, 0.3), torchvision.ops.batched_nms(boxes, scores, groups, 0.3)
     assert len(expected) < count
-    assert torch.equal(kept[best_first(scores[kept], count)], expected)
+    if count > 1000:
+        assert torch.equal(scores[kept], scores[expected])
+        kept, expected = kept.sort().values, expected.sort().values
+    assert torch.equal(kept, expected)

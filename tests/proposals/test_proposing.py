@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from detkit.boxes import AnchorGenerator
 from detkit.errors import ConfigError
-from detkit.proposals import RegionProposalNetwork
+from detkit.proposals import ProposalBatch, Proposals, RegionProposalNetwork
 from detkit.proposals.region_proposal_network import RPNHead, RPNOutput
 
 from .conftest import images, network, output_of
@@ -51,9 +53,9 @@ def test_the_smallest_side_is_in_pixels_of_the_original_image() -> None:
     output = of_boxes((boxes, [0.9, 0.8, 0.7, 0.6]))
     rpn = network(min_size=16).eval()
     (found,) = rpn.propose(output, images((200, 200), scale=2))  # 16 pixels are 32 here
-    assert found.boxes.tolist() == [boxes[1]]
+    assert found.boxes[found.valid].tolist() == [boxes[1]]
     (found,) = rpn.propose(output, images((200, 200)))
-    assert found.boxes.tolist() == boxes[:3]  # an empty box never stays
+    assert found.boxes[found.valid].tolist() == boxes[:3]  # an empty box never stays
     (found,) = rpn.train().propose(output, images((200, 200), scale=2))
     assert found.boxes[found.valid].tolist() == [boxes[1]]
     assert found.scores.tolist() == [pytest.approx(0.8), -1, -1, -1]  # what was dropped is marked, and comes last
@@ -63,10 +65,10 @@ def test_suppression_within_each_level_only() -> None:
     near = [[0.0, 0, 100, 100], [0, 0, 100, 80], [0, 0, 100, 60]]  # IoU .8, .6 with the first; .75 with each other
     output = of_boxes((near, [0.5, 0.9, 0.8]), (near[:1], [0.7]))
     (found,) = network(nms_threshold=0.7).eval().propose(output, images((100, 100)))
-    assert found.boxes.tolist() == [near[1], near[0]]
-    torch.testing.assert_close(found.scores, torch.tensor([0.9, 0.7]))
+    assert found.boxes[found.valid].tolist() == [near[1], near[0]]
+    torch.testing.assert_close(found.scores, torch.tensor([0.9, 0.7, -1, -1]))
     (found,) = network(nms_threshold=0.76).eval().propose(output, images((100, 100)))
-    assert found.boxes.tolist() == [near[1], near[2], near[0]]
+    assert found.boxes[found.valid].tolist() == [near[1], near[2], near[0]]
 
 
 def test_what_is_dropped_suppresses_nothing() -> None:
@@ -95,9 +97,23 @@ def test_counts_before_suppression_are_per_level_and_after_it_per_image(training
 @pytest.mark.parametrize("training", [True, False])
 def test_no_usable_proposals(training: bool) -> None:
     rpn = network(score_threshold=0.99).train(training)
-    (found,) = rpn.propose(of_boxes(([[0.0, 0, 9, 9]], [0.5])), images((64, 64)))
-    assert not found.valid.any()
-    assert found.boxes.shape == (int(training), 4)
+    proposals = rpn.propose(of_boxes(([[0.0, 0, 9, 9]], [0.5])), images((64, 64)))
+    assert not proposals[0].valid.any()
+    assert not proposals.regions().valid.any()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=4), st.integers(0, 3))
+def test_regions_are_all_proposals_with_little_padding(counts: list[int], unknown: int) -> None:
+    """Unknown: how many more there might be."""
+    given = [Proposals(torch.rand(count, 4), torch.rand(count)) for count in counts]
+    batch = ProposalBatch.of(given)
+    assert [int(each.valid.sum()) for each in batch] == counts
+    regions = ProposalBatch(batch.boxes, batch.scores, batch.at_most + unknown).regions()
+    valid = regions.valid
+    assert torch.equal(regions.boxes[valid], torch.cat([each.boxes for each in given]))
+    assert regions.image[valid].tolist() == [i for i, count in enumerate(counts) for _ in range(count)]
+    assert (~valid).sum() <= unknown
 
 
 # -- head --------------------------------------------------------------------------------------
