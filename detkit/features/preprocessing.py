@@ -46,11 +46,11 @@ class ImageBatch:
 
     def limits(self) -> Tensor:
         """Width, height, width, height of each image in the batch, without padding: float32 (N, 4), on the CPU."""
-        return _table(self.sizes).expand(len(self.tensor), 4)
+        return _table(self.sizes).expand(self.tensor.shape[0], 4)
 
     def scales(self) -> Tensor:
         """Pixels of the batch per pixel of the original image, in x, y, x, y: float32 (N, 4), on the CPU."""
-        return (_table(self.sizes) / _table(self.original_sizes)).expand(len(self.tensor), 4)
+        return (_table(self.sizes) / _table(self.original_sizes)).expand(self.tensor.shape[0], 4)
 
 
 def _table(sizes: list[tuple[int, int]]) -> Tensor:

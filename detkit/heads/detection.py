@@ -100,7 +100,9 @@ def candidates(scores: Tensor, image: Tensor, images: int, settings: DetectionSe
         best = torch.zeros_like(good)
         for i in range(images):
             own = scores.masked_fill(image[:, None] != i, -torch.inf)
-            best = best.scatter(0, own.topk(torch.sym_min(settings.max_candidates, len(scores)), dim=0).indices, True)
+            best = best.scatter(
+                0, own.topk(torch.sym_min(settings.max_candidates, scores.shape[0]), dim=0).indices, True
+            )
         good = good & best
     return torch.where(good)
 
@@ -117,7 +119,7 @@ def suppress(found: Candidates, images: ImageBatch, settings: DetectionSettings,
         min_size: boxes with a shorter side, in the batch's pixels, are dropped once they are clipped to the image.
     """
     found = found.cpu()
-    count = len(images.tensor)
+    count = images.tensor.shape[0]
     boxes = clip(found.boxes, images.limits()[found.image])
     (large,) = torch.where(((boxes[:, 2:] - boxes[:, :2]) >= min_size).all(1))
     boxes, scores, labels, image = boxes[large], *(each[large] for each in found[1:])
@@ -125,6 +127,6 @@ def suppress(found: Candidates, images: ImageBatch, settings: DetectionSettings,
     keep = keep[image[keep].argsort(stable=True)]
     image = image[keep]
     counts = (image[:, None] == torch.arange(count)).sum(0)
-    rank = torch.arange(len(image)) - (counts.cumsum(0) - counts)[image]
+    rank = torch.arange(image.shape[0]) - (counts.cumsum(0) - counts)[image]
     boxes = boxes[keep] / images.scales()[image]
     return Found(boxes, scores[keep], labels[keep], image, rank, counts, settings.max_detections)

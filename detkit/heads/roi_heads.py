@@ -203,7 +203,7 @@ class RoIHeads(nn.Module):
         """As `detect`, of all images together."""
         logits, deltas = self(features, regions)
         scores = logits.softmax(1)[:, 1:].masked_fill(~regions.valid[:, None], -1)
-        row, label = candidates(scores, regions.image, len(images.tensor), self.detection)
+        row, label = candidates(scores, regions.image, images.tensor.shape[0], self.detection)
         label = label + 1
         boxes = self._decode(deltas[row, label], regions.boxes[row], label)
         found = Candidates(boxes, scores[row, label - 1], label, regions.image[row])

@@ -172,7 +172,7 @@ class RPNHead(nn.Module):
         for feature in features:
             hidden = self.conv(feature)
             logits.append(self.cls_logits(hidden).permute(0, 2, 3, 1).flatten(1))
-            deltas.append(self.bbox_pred(hidden).permute(0, 2, 3, 1).reshape(len(feature), -1, 4))
+            deltas.append(self.bbox_pred(hidden).permute(0, 2, 3, 1).reshape(feature.shape[0], -1, 4))
         return torch.cat(logits, 1).float(), torch.cat(deltas, 1).float()
 
 
@@ -197,7 +197,7 @@ class RegionProposalNetwork(nn.Module):
         logits, deltas = self.head(features)
         sizes = [(f.shape[-2], f.shape[-1]) for f in features]
         anchors = self.anchor_generator(sizes, (images.tensor.shape[-2], images.tensor.shape[-1]), logits.device)
-        return RPNOutput(torch.cat(anchors), [len(a) for a in anchors], logits, deltas)
+        return RPNOutput(torch.cat(anchors), [a.shape[0] for a in anchors], logits, deltas)
 
     @torch.no_grad()
     def propose(self, output: RPNOutput, images: ImageBatch) -> ProposalBatch:
@@ -223,7 +223,7 @@ class RegionProposalNetwork(nn.Module):
         sides = box[..., 2:] - box[..., :2]
         least = s.min_size * scales[:, None, :2].prod(2, keepdim=True).sqrt()  # in the batch's pixels
         good = ((sides >= least) & (sides > 0)).all(2) & (score >= s.score_threshold)
-        image = torch.arange(len(box), device=box.device)[:, None]
+        image = torch.arange(box.shape[0], device=box.device)[:, None]
         candidates = torch.where(good, score, -torch.inf)
         group = image * len(output.per_level) + level
         keep = kept_by_nms(box.flatten(0, 1), candidates.flatten(), group.flatten(), s.nms_threshold)
@@ -231,7 +231,7 @@ class RegionProposalNetwork(nn.Module):
         score, order = torch.where(kept & good, score, -1.0).sort(dim=1, descending=True, stable=True)
         order = order[:, : s.post_nms[phase]]
         box = box.gather(1, order[:, :, None].expand(-1, -1, 4))
-        return ProposalBatch(box, score[:, : s.post_nms[phase]], len(keep))
+        return ProposalBatch(box, score[:, : s.post_nms[phase]], keep.shape[0])
 
     def losses(
         self, output: RPNOutput, images: ImageBatch, targets: Targets
