@@ -20,14 +20,15 @@ if TYPE_CHECKING:
     from detkit.detectors import RCNN as RCNN
     from detkit.detectors import FasterRCNN as FasterRCNN
     from detkit.detectors import FastRCNN as FastRCNN
-    from detkit.detectors import load as load
     from detkit.drawing import draw as draw
+    from detkit.loading import load as load
     from detkit.tools import benchmark as benchmark
     from detkit.tools.compress import compress as compress
     from detkit.tools.convert import convert as convert
     from detkit.tools.demo import demo as demo
     from detkit.tools.doctor import doctor as doctor
     from detkit.tools.evaluate import evaluate as evaluate
+    from detkit.tools.export import export as export
     from detkit.tools.propose import propose as propose
     from detkit.tools.recipe import recipe as recipe
     from detkit.tools.split import split as split
@@ -39,14 +40,16 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         "detkit.__about__": ["__version__"],
         "detkit.errors": ["DetkitError"],
-        "detkit.detectors": ["RCNN", "FastRCNN", "FasterRCNN", "load"],
+        "detkit.detectors": ["RCNN", "FastRCNN", "FasterRCNN"],
         "detkit.classification": ["ImageClassifier"],
         "detkit.drawing": ["draw"],
+        "detkit.loading": ["load"],
         "detkit.tools.compress": ["compress"],
         "detkit.tools.convert": ["convert"],
         "detkit.tools.demo": ["demo"],
         "detkit.tools.doctor": ["doctor"],
         "detkit.tools.evaluate": ["evaluate"],
+        "detkit.tools.export": ["export"],
         "detkit.tools.propose": ["propose"],
         "detkit.tools.recipe": ["recipe"],
         "detkit.tools.split": ["split"],

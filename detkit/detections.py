@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from detkit.classes import did_you_mean
 from detkit.errors import ConfigError
@@ -18,13 +16,14 @@ if TYPE_CHECKING:
     import pandas
     import supervision
     from PIL.Image import Image
+    from torch import Tensor
 
 #: The box (x1, y1, x2, y2), score and label of a detection, as plain numbers.
 Row = tuple[list[float], float, int]
 
 
-class Detections(dict[str, Tensor]):
-    """``boxes``, ``scores`` and ``labels`` of one image, best first.
+class Detections(dict[str, "Tensor"]):
+    """``boxes``, ``scores`` and ``labels`` of one image, best first; of an exported model they are NumPy arrays.
 
     boxes: float32 (N, 4), x1 y1 x2 y2 in the pixels of the image that came in.
     scores: float32 (N,), 0-1.
@@ -79,8 +78,10 @@ class Detections(dict[str, Tensor]):
         check_range("score", score, 0, 1)
         keep = self["scores"] >= score
         if classes is not None:
-            wanted = labels_of([classes] if isinstance(classes, str) else classes, self.class_names or [])
-            keep = keep & torch.isin(self["labels"], self["labels"].new_tensor(wanted))
+            labels, among = self["labels"], self["labels"] < 0
+            for wanted in labels_of([classes] if isinstance(classes, str) else classes, self.class_names or []):
+                among = among | (labels == wanted)
+            keep = keep & among
         return self.select(keep)
 
     def draw(self, image: Any, targets: Mapping[str, Any] | None = None, score_threshold: float = 0.0) -> Image:
@@ -120,7 +121,7 @@ class Detections(dict[str, Tensor]):
             from pandas import DataFrame
         except ImportError as error:
             raise ConfigError("to_pandas needs pandas; install it: pip install pandas") from error
-        arrays = {key: values.detach().cpu().numpy() for key, values in self.items()}
+        arrays = {key: _as_array(values) for key, values in self.items()}
         columns = dict(zip(("xmin", "ymin", "xmax", "ymax"), arrays["boxes"].T, strict=True))
         names = self._names()
         return DataFrame({**columns, "class": names, "score": arrays["scores"], "label": arrays["labels"]})
@@ -135,7 +136,7 @@ class Detections(dict[str, Tensor]):
             from supervision import Detections as Theirs
         except ImportError as error:
             raise ConfigError("to_supervision needs supervision; install it: pip install supervision") from error
-        boxes, scores, labels = (self[key].detach().cpu().numpy() for key in ("boxes", "scores", "labels"))
+        boxes, scores, labels = (_as_array(self[key]) for key in ("boxes", "scores", "labels"))
         return Theirs(
             xyxy=boxes, confidence=scores, class_id=labels - 1, data={"class_name": np.array(self._names(), dtype=str)}
         )
@@ -159,7 +160,7 @@ def labels_of(classes: Sequence[str], class_names: Sequence[str]) -> list[int]:
 
 def plain_fields(detections: Mapping[str, Tensor]) -> tuple[list[list[float]], list[float], list[int]]:
     """Boxes, scores and labels in lists; each number is the shortest decimal that is read back as the same float32."""
-    boxes, scores, labels = (detections[key].detach().cpu() for key in ("boxes", "scores", "labels"))
+    boxes, scores, labels = (_as_array(detections[key]) for key in ("boxes", "scores", "labels"))
     return _decimals(boxes), _decimals(scores), labels.tolist()
 
 
@@ -174,10 +175,14 @@ def coco_rows(image_id: str | int, rows: Iterable[Row], category_ids: Sequence[i
         }
 
 
-def _decimals(values: Tensor) -> Any:
+def _as_array(values: Any) -> np.ndarray:
+    return values if isinstance(values, np.ndarray) else values.detach().cpu().numpy()
+
+
+def _decimals(values: np.ndarray) -> Any:
     if values.ndim > 1:
         return [_decimals(row) for row in values]
-    return [float(str(value)) for value in values.float().numpy()]
+    return [float(str(value)) for value in values.astype(np.float32)]
 
 
 def _difference(a: float, b: float) -> float:

@@ -14,6 +14,7 @@ COMMANDS = {
     "convert": "a data set in another format: COCO, VOC, YOLO or CSV",
     "doctor": "what is wrong with a data set: files, images, boxes, classes, sets, and how the anchors fit",
     "recipe": "a config that fits a data set and this machine, with the reason of each value",
+    "export": "a detector in one file that runs without detkit: ONNX, OpenVINO, torch.export",
     "compress": "a checkpoint's fully connected layers by truncated SVD: quicker, no training",
     "split": "divide a data set that has no sets of its own into train, val and test, for good",
     "benchmark": "the three generations on this machine: seconds an image, stage by stage, and mAP",
@@ -43,6 +44,7 @@ examples:
   detkit convert data/my_photos --to yolo --output data/my_yolo
   detkit recipe data/my_photos --minutes 20
   detkit doctor data/my_photos --output doctor/
+  detkit export runs/my --format onnx
   detkit compress --ckpt_path runs/my --rank fc6=1024,fc7=256
   detkit split photos/ --data.split "[0.7, 0.2, 0.1]"
   detkit evaluate --detections predictions.json --annotations instances_val2017.json

@@ -271,7 +271,7 @@ class DetkitCLI(LightningCLI):
             self.model.hparams.update({name: kept[name] for name in BEGINNINGS if name in kept})
             if rank_zero_only.rank == 0:
                 print(f"goes on {position_of(content, self.model.finished_stage(content))}", flush=True)
-        if checkpoint.kind == "torchvision" or "torchvision" in content["detkit"]:  # no file that Lightning reads
+        if content["detkit"].keys() & {"torchvision", "exported"}:  # no file that Lightning reads
             self.model.load_state_dict(content["state_dict"])
             self.ckpt_path = None
         self.start.content = {}  # its memory is needed

@@ -186,9 +186,17 @@ def read_start(command: str, start: Start, arguments: Arguments, model: type) ->
     if start.checkpoint is None:
         return [*files, *_begin(start, arguments, model), *arguments.options]
     from detkit.detectors.torchvision_files import read_detector
+    from detkit.export.description import is_exported
 
     path = start.checkpoint.path
-    start.content = read_detector(path)
+    if is_exported(path):
+        if command == "fit":
+            raise CheckpointError(f"{path}: is an exported detector, which does not learn; fit from its checkpoint")
+        from detkit.export.module import exported_checkpoint
+
+        start.content = exported_checkpoint(path)
+    else:
+        start.content = read_detector(path)
     if command == "fit" and "optimizer_states" not in start.content:
         if "torchvision" in start.content["detkit"]:
             raise CheckpointError(f"{path}: is no run that could go on; begin a new one: --model.init_from {path}")

@@ -56,6 +56,7 @@ TOOLS = {
     "convert": Tool("detkit.tools.convert", "convert", positional="data"),
     "compress": Tool("detkit.tools.compress", "compress"),
     "benchmark generations": Tool("detkit.tools.benchmark", "generations", runs=("rcnn", "fast_rcnn", "faster_rcnn")),
+    "export": Tool("detkit.tools.export", "export", positional="ckpt_path"),
     "demo": Tool("detkit.tools.demo", "demo"),
     "doctor": Tool(
         "detkit.tools.doctor",

@@ -166,6 +166,25 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def as_array(image: str | os.PathLike[str] | Image.Image | np.ndarray) -> np.ndarray:
+    """A uint8 array (H, W, 3) of a path, a PIL image, or such an array.
+
+    Raises:
+        ImageTypeError: for anything else, or an image without pixels.
+        DataError: for a file that cannot be read.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        return np.array(to_rgb(upright(image, None)))
+    wanted = "wanted is uint8 of shape (H, W, 3), RGB"
+    if not isinstance(image, np.ndarray):
+        raise ImageTypeError(f"image is a {type(image).__name__}; {wanted}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ImageTypeError(f"image is a {image.dtype} array of shape {image.shape}; {wanted}")
+    return np.ascontiguousarray(image)
+
+
 def as_image(image: ImageLike) -> Tensor:
     """A uint8 tensor (3, H, W) of a path, a PIL image, an RGB array (H, W, 3) uint8 or such a tensor.
 
@@ -177,15 +196,7 @@ def as_image(image: ImageLike) -> Tensor:
 
     from detkit.features.preprocessing import check_image
 
-    if isinstance(image, str | os.PathLike):
-        image = read_image(image)
-    elif isinstance(image, Image.Image):
-        image = np.array(to_rgb(upright(image, None)))
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ImageTypeError(
-                f"image is a {image.dtype} array of shape {image.shape}; wanted is uint8 of shape (H, W, 3), RGB"
-            )
-        image = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    if isinstance(image, str | os.PathLike | Image.Image | np.ndarray):
+        image = torch.from_numpy(as_array(image)).permute(2, 0, 1)
     check_image(image)
     return image

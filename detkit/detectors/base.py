@@ -25,7 +25,7 @@ from detkit.evaluation import MeanAveragePrecision
 from detkit.features.backbones import MapSettings, build_backbone
 from detkit.features.preprocessing import ImageBatch, ImageSettings, Preprocessing
 from detkit.features.roi_pooling import RoIPooler
-from detkit.heads.detection import DetectionSettings
+from detkit.heads.detection import DetectionSettings, Found
 from detkit.heads.roi_heads import BoxPredictor, RoIHeads, RoISettings, build_box_head
 from detkit.heads.selection import Selection
 from detkit.proposals import ProposalBatch, Proposals
@@ -383,7 +383,10 @@ class RegionDetector(Detector):
     # -- shared parts ----------------------------------------------------------------------------
 
     def encode(self, batch: Batch) -> Encoded:
-        images = self.prepare(batch)
+        return self.encode_images(self.prepare(batch))
+
+    def encode_images(self, images: ImageBatch) -> Encoded:
+        """One pass over the features of prepared images."""
         return Encoded(images, self.backbone(images.tensor))
 
     def losses(self, batch: Batch, encoded: Any = None) -> dict[str, Tensor]:
@@ -397,7 +400,10 @@ class RegionDetector(Detector):
         return losses | roi_losses
 
     def detect(self, batch: Batch, encoded: Any = None) -> list[Detections]:
-        encoded = encoded or self.encode(batch)
+        return self.find(batch, encoded or self.encode(batch)).per_image()
+
+    def find(self, batch: Batch, encoded: Any) -> Found:
+        """As `detect`, of all images together."""
         regions = ProposalBatch.of(self.propose(batch, encoded)).regions()
         return self.roi_heads.detect(encoded.features, regions, encoded.images)
 

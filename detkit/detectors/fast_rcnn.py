@@ -85,7 +85,7 @@ class FastRCNN(RegionDetector):
                 scale, at_scale = nearest_scale(boxes, encoded.features.factors[:, index])
             boxes = boxes[distinct_rois(at_scale, self.dedup_stride, scale)]
         boxes = boxes.to(encoded.images.tensor.device, non_blocking=True)
-        return Proposals(boxes, boxes.new_ones(len(boxes)))
+        return Proposals(boxes, torch.ones_like(boxes[:, 0]))
 
     def restore_parts(self, checkpoint: dict[str, Any]) -> None:
         self.given.restore(checkpoint)

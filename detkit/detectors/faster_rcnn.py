@@ -68,9 +68,9 @@ class FasterRCNN(RegionDetector):
         rpn = construct(RPNSettings, self.hparams["rpn"])
         self.rpn = RegionProposalNetwork(self.backbone.channels[0], anchors.generator(self.backbone.strides), rpn)
 
-    def encode(self, batch: Batch) -> Encoded:
-        """Backbone and RPN head over a batch of samples (only ``image`` is read)."""
-        images, features = super().encode(batch)
+    def encode_images(self, images: ImageBatch) -> Encoded:
+        """Backbone and RPN head over prepared images."""
+        images, features = super().encode_images(images)
         rpn_features = features
         if self.alternation is not None and not self.alternation.shares_backbone:
             rpn_features = self.rpn_backbone(images.tensor)

@@ -27,7 +27,7 @@ from detkit.settings import check_choice, check_range
 from detkit.training.box_statistics import BoxStatistics
 from detkit.training.losses import BOX_LOSSES, box_regression_loss, cross_entropy
 from detkit.training.sampling import ignore_background, match, sample
-from detkit.types import Detections, Regions, Targets
+from detkit.types import Regions, Targets
 
 HEADS = ("mlp", "conv", "top")
 #: Detections with a shorter side are dropped, in the batch's pixels, as in torchvision.
@@ -195,12 +195,8 @@ class RoIHeads(nn.Module):
         deltas = predicted if self.normalizer is None else self.normalizer.restore(predicted, labels)
         return self.codec.decode(deltas, rois)
 
-    def detect(self, features: list[Tensor], regions: Regions, images: ImageBatch) -> list[Detections]:
-        """Detections of each image from regions, in the original image's pixels, best first; see `suppress`."""
-        return self.find(features, regions, images).per_image()
-
-    def find(self, features: list[Tensor], regions: Regions, images: ImageBatch) -> Found:
-        """As `detect`, of all images together."""
+    def detect(self, features: list[Tensor], regions: Regions, images: ImageBatch) -> Found:
+        """Detections from regions, in the original images' pixels; see `suppress`."""
         logits, deltas = self(features, regions)
         scores = logits.softmax(1)[:, 1:].masked_fill(~regions.valid[:, None], -1)
         row, label = candidates(scores, regions.image, images.tensor.shape[0], self.detection)

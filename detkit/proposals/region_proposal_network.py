@@ -126,6 +126,9 @@ class ProposalBatch(Sequence[Proposals]):
         """The proposals of each image, filled up to the most of them."""
         if isinstance(images, ProposalBatch):
             return images
+        if len(images) == 1:
+            boxes, scores = images[0]
+            return cls(boxes[None], scores[None], scores.shape[0])
         boxes = pad_sequence([each.boxes for each in images], batch_first=True)
         scores = pad_sequence([each.scores for each in images], batch_first=True, padding_value=-1.0)
         return cls(boxes, scores, sum(len(each.scores) for each in images))

@@ -62,7 +62,7 @@ def test_detections_undo_the_normalisation() -> None:
     region = torch.tensor([[40.0, 30, 90, 70]])
     (found,) = heads.detect(
         [], Regions.of([region]), ImageBatch(torch.zeros(1, 3, 128, 256), [(100, 200)], [(100, 200)])
-    )
+    ).per_image()
     assert found["labels"].tolist() == [2, 1, 3]
     for box, label in zip(found["boxes"], found["labels"].tolist(), strict=True):
         dx, dy, dw, dh = (torch.tensor([1.0, -1, 2, 0.5]) * STD[label] + MEAN[label]).tolist()

@@ -32,7 +32,7 @@ def batch(size: tuple[int, int] = (100, 200), original: tuple[int, int] | None =
 def test_scores_above_the_threshold_best_first() -> None:
     boxes = torch.tensor([[0.0, 0, 20, 20], [50, 0, 70, 20], [100, 0, 120, 20]])
     heads = classifier(Table([[0.3, 0.1], [0.05, 0.9], [0.049, 0.2]]), score_threshold=0.05)
-    (found,) = heads.detect([], Regions.of([boxes]), batch())
+    (found,) = heads.detect([], Regions.of([boxes]), batch()).per_image()
     torch.testing.assert_close(found["scores"], torch.tensor([0.9, 0.3, 0.2, 0.1, 0.05])[: len(found["scores"])])
     assert found["labels"].tolist()[:4] == [2, 1, 2, 2]
     assert found["boxes"][:4].tolist() == boxes[[1, 0, 2, 0]].tolist()
@@ -43,7 +43,7 @@ def test_scores_above_the_threshold_best_first() -> None:
 def test_suppression_is_per_class() -> None:
     near = torch.tensor([[0.0, 0, 100, 100], [0, 0, 100, 90], [0, 0, 100, 30]])
     heads = classifier(Table([[0.6, 0.3], [0.7, 0.2], [0.5, 0.1]]), nms_threshold=0.5)
-    (found,) = heads.detect([], Regions.of([near]), batch())
+    (found,) = heads.detect([], Regions.of([near]), batch()).per_image()
     kept = list(zip(found["labels"].tolist(), found["boxes"][:, 3].tolist(), strict=True))
     assert kept == [(1, 90), (1, 30), (2, 100), (2, 30)]
 
@@ -51,7 +51,7 @@ def test_suppression_is_per_class() -> None:
 def test_at_most_so_many_over_all_classes() -> None:
     boxes = torch.stack([torch.tensor([10.0 * i, 0, 10 * i + 9, 9]) for i in range(5)])
     heads = classifier(Table([[0.1 + i / 100, 0.3 - i / 100] for i in range(5)]), max_detections=6)
-    (found,) = heads.detect([], Regions.of([boxes]), batch())
+    (found,) = heads.detect([], Regions.of([boxes]), batch()).per_image()
     assert found["labels"].tolist() == [2, 2, 2, 2, 2, 1]
     torch.testing.assert_close(found["scores"], torch.tensor([0.3, 0.29, 0.28, 0.27, 0.26, 0.14]))
 
@@ -61,7 +61,7 @@ def test_boxes_are_refined_by_the_deltas_of_their_class_and_clipped() -> None:
     deltas[0, 1] = torch.tensor([5.0, 0, 0, 0])  # 5 / 10 of the width to the right
     deltas[0, 2] = torch.tensor([0.0, -10, 0, 5 * torch.log(torch.tensor(2.0))])  # up by its height, then twice as high
     heads = classifier(Table([[0.3, 0.6]], deltas))
-    (found,) = heads.detect([], Regions.of([torch.tensor([[10.0, 10, 50, 30]])]), batch())
+    (found,) = heads.detect([], Regions.of([torch.tensor([[10.0, 10, 50, 30]])]), batch()).per_image()
     torch.testing.assert_close(found["boxes"], torch.tensor([[10.0, 0, 50, 20], [30, 10, 70, 30]]))
 
 
@@ -75,7 +75,7 @@ def test_boxes_are_in_pixels_of_the_original_image() -> None:
 
 def test_boxes_that_clipping_leaves_nothing_of_are_dropped() -> None:
     boxes = torch.tensor([[210.0, 10, 250, 50], [199.995, 0, 230, 20], [100, 0, 199, 20]])
-    (found,) = classifier(Table([[0.9], [0.8], [0.7]])).detect([], Regions.of([boxes]), batch())
+    (found,) = classifier(Table([[0.9], [0.8], [0.7]])).detect([], Regions.of([boxes]), batch()).per_image()
     assert found["boxes"].tolist() == [[100, 0, 199, 20]]
 
 
@@ -83,12 +83,12 @@ def test_images_of_a_batch_do_not_mix() -> None:
     proposals = [some_boxes(7, 90), NOTHING, some_boxes(4, 90)]
     heads = classifier(score_threshold=0.0, nms_threshold=1.0)
     three = ImageBatch(torch.zeros(3, 3, 128, 128), [(100, 100)] * 3, [(100, 100), (50, 50), (200, 200)])
-    together = heads.detect([], Regions.of(proposals), three)
+    together = heads.detect([], Regions.of(proposals), three).per_image()
     assert [len(found["boxes"]) for found in together] == [21, 0, 12]
     assert together[1]["boxes"].shape == (0, 4)
     for i in range(3):
         one = ImageBatch(torch.zeros(1, 3, 128, 128), [(100, 100)], three.original_sizes[i : i + 1])
-        (alone,) = heads.detect([], Regions.of(proposals[i : i + 1]), one)
+        (alone,) = heads.detect([], Regions.of(proposals[i : i + 1]), one).per_image()
         for key, value in alone.items():
             torch.testing.assert_close(together[i][key], value)
 
@@ -105,8 +105,8 @@ def test_only_the_best_of_each_class_enter_suppression(candidates: int, expected
     """Fast R-CNN's test: of two near boxes one is suppressed, but it has taken another one's place."""
     boxes = torch.tensor([[0.0, 0, 20, 20], [0, 0, 20, 19], [100, 0, 120, 20]])
     table = Table([[0.5, 0.1], [0.4, 0.2], [0.3, 0.3]])
-    (found,) = classifier(table, max_candidates=candidates).detect([], Regions.of([boxes]), batch())
+    (found,) = classifier(table, max_candidates=candidates).detect([], Regions.of([boxes]), batch()).per_image()
     rows = [boxes.tolist().index(box) for box in found["boxes"].tolist()]
     assert sorted(zip(found["labels"].tolist(), rows, strict=True)) == sorted(expected)
-    (nothing,) = classifier(max_candidates=candidates).detect([], Regions.of([NOTHING]), batch())
+    (nothing,) = classifier(max_candidates=candidates).detect([], Regions.of([NOTHING]), batch()).per_image()
     assert nothing["boxes"].shape == (0, 4)

@@ -1,0 +1,43 @@
+"""How ONNX writes the operations that PyTorch's exporter does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from onnxscript.onnx_opset import opset18 as op
+
+#: Scores of boxes outside of a group, and the least score of those that are within.
+OUTSIDE, LEAST = -3e38, -2e38
+
+
+def kept_by_nms(boxes: Any, scores: Any, groups: Any, iou_threshold: float) -> Any:
+    """`detkit.boxes.kept_by_nms`: NonMaxSuppression knows classes, each with scores of its own for the same boxes."""
+    zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
+    first, last = op.Constant(value_ints=[0]), op.Constant(value_ints=[1])
+    count = op.Add(op.ReduceMax(op.Concat(groups, first, axis=0), keepdims=0), one)
+    is_own = op.Equal(op.Unsqueeze(op.Range(zero, count, one), last), op.Unsqueeze(groups, first))  # (G, N)
+    table = op.Where(is_own, op.Unsqueeze(scores, first), op.Constant(value_float=OUTSIDE))
+    found = op.NonMaxSuppression(
+        op.Unsqueeze(boxes, first),
+        op.Unsqueeze(table, first),
+        op.Shape(scores),
+        op.Constant(value_float=float(iou_threshold)),
+        op.Constant(value_float=LEAST),
+    )
+    rows = op.Squeeze(op.Slice(found, op.Constant(value_ints=[2]), op.Constant(value_ints=[3]), last), last)
+    ascending, _ = op.TopK(rows, op.Shape(rows), largest=0, sorted=1)
+    return ascending
+
+
+def sort(values: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
+    """``aten.sort``: of equal values TopK, too, gives the earlier one first."""
+    size = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]), axis=0)
+    return op.TopK(values, size, axis=dim, largest=int(descending), sorted=1)
+
+
+TABLE: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.ops.detkit.kept_by_nms.default: kept_by_nms,
+    torch.ops.aten.sort.stable: sort,
+}

@@ -1,0 +1,206 @@
+"""Exported detectors, run by ONNX Runtime or OpenVINO; torch is not imported."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from detkit.data.image_io import as_array
+from detkit.detections import Detections
+from detkit.errors import CheckpointError, ConfigError
+from detkit.export.description import KEY, OUTPUTS, Description
+from detkit.settings import check_range
+
+if TYPE_CHECKING:
+    from detkit.data.image_io import ImageLike
+
+#: A function of the graph's inputs that gives its outputs, and what the file says of itself.
+Opened = tuple[Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]], Description]
+
+
+class ExportedModel:
+    """A detector that `detkit export` has written.
+
+    Args:
+        path: an .onnx file, or the .xml file of OpenVINO.
+        device: cpu or, with ONNX Runtime for GPUs, cuda.
+
+    Attributes:
+        path, description: the file, and what it says of itself.
+        runtime: onnxruntime or openvino.
+        class_names: the classes, without background, in the order of the labels.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or `detkit export` has not written it.
+        ConfigError: no runtime that reads it is installed.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], device: str = "cpu") -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise CheckpointError(f"{path}: no such file")
+        if device.partition(":")[0] not in ("cpu", "cuda"):
+            raise ConfigError(f"device {device}: an exported detector runs on cpu or cuda")
+        self.runtime, (self._run, self.description) = _open(self.path, device)
+        self.class_names = self.description.class_names
+
+    def __repr__(self) -> str:
+        return f"ExportedModel({str(self.path)!r}, {self.runtime})"
+
+    def detect(self, images: np.ndarray, proposals: np.ndarray | None = None) -> list[Detections]:
+        """Detections, as NumPy arrays, of images of one size, uint8 (N, 3, H, W); of Fast R-CNN of one image.
+
+        Raises:
+            ConfigError: for proposals (P, 4) that are missing, or not wanted.
+        """
+        wants = len(self.description.inputs) > 1
+        if wants != (proposals is not None):
+            what = "needs proposals, an array (P, 4) for each image" if wants else "makes its own proposals"
+            raise ConfigError(f"{self.path}: this {self.description.detector} {what}")
+        inputs = [images] if proposals is None else [images, proposals.astype(np.float32)]
+        *fields, image = self._run(inputs)
+        return [self._named([values[image == i] for values in fields]) for i in range(len(images))]
+
+    def _named(self, fields: Sequence[np.ndarray]) -> Detections:
+        named = dict(zip(OUTPUTS, fields, strict=False))
+        return Detections(named, self.class_names, self.description.category_ids)
+
+    def predict(
+        self,
+        images: ImageLike | list[ImageLike],
+        score_threshold: float = 0.0,
+        batch_size: int = 1,
+        classes: Sequence[str] | None = None,
+        agnostic_nms: bool = False,
+        tiles: int | None = None,
+        overlap: float = 0.2,
+        proposals: np.ndarray | list[np.ndarray] | None = None,
+    ) -> Detections | list[Detections]:
+        """Detect objects.
+
+        Args:
+            images: a path, PIL image or uint8 RGB array (H, W, 3), or a list of them.
+            score_threshold: leave out detections with a lower score (0-1); the graph's own threshold holds besides.
+            batch_size: images of one size that go through the graph together, where they follow each other.
+            classes: names of the classes that are kept; None keeps all.
+            agnostic_nms, tiles, overlap: see `Detector.predict`; they need torch.
+            proposals: of Fast R-CNN: boxes (P, 4) in the image's pixels, or a list with those of each image.
+
+        Returns:
+            Of each image ``boxes`` (N, 4) in its own pixels, ``scores`` (N,) and ``labels`` (N,) from 1, best first, as
+            NumPy arrays.
+
+        Raises:
+            ImageTypeError, DataError: for an image that is none, or cannot be read.
+            ConfigError: a class that there is not, a number out of its range, or missing proposals.
+        """
+        check_range("score_threshold", score_threshold, 0, 1)
+        check_range("batch_size", batch_size, 1)
+        many = isinstance(images, list | tuple)
+        inputs = list(images) if many else [images]
+        if agnostic_nms or tiles is not None:
+            from detkit.export.module import ExportedDetector
+
+            detector = ExportedDetector(self.class_names, path=str(self.path))
+            found = detector.predict(inputs, score_threshold, 1, classes, agnostic_nms, tiles, overlap)
+            found = [self._named([each[name].numpy() for name in OUTPUTS[:3]]) for each in found]
+            return found if many else found[0]
+        if proposals is not None:
+            boxes = list(proposals) if many else [proposals]
+            if len(boxes) != len(inputs):
+                raise ConfigError(f"proposals of {len(boxes)} images for {len(inputs)} images")
+            batches = ((_planar([as_array(image)]), rows) for image, rows in zip(inputs, boxes, strict=True))
+        else:
+            batches = ((batch, None) for batch in _batches(inputs, batch_size))
+        found = [each for batch, rows in batches for each in self.detect(batch, rows)]
+        found = [each.filter(score_threshold, classes) for each in found]
+        return found if many else found[0]
+
+
+def _batches(images: Sequence[Any], size: int) -> Any:
+    """Arrays (N, 3, H, W) of images that follow each other and are of one size, at most ``size`` of them."""
+    arrays = (as_array(image) for image in images)
+    for _, alike in groupby(arrays, lambda array: array.shape):
+        batch: list[np.ndarray] = []
+        for array in alike:
+            batch.append(array)
+            if len(batch) == size:
+                yield _planar(batch)
+                batch = []
+        if batch:
+            yield _planar(batch)
+
+
+def _planar(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Images (H, W, 3) of one size as (N, 3, H, W)."""
+    return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
+
+
+# -- runtimes ----------------------------------------------------------------------------------
+
+
+def _open(path: Path, device: str) -> tuple[str, Opened]:
+    """Open a file by the first runtime that is installed and reads it."""
+    readers = (
+        {"openvino": _openvino} if path.suffix.lower() == ".xml" else {"onnxruntime": _onnx, "openvino": _openvino}
+    )
+    for name, reader in readers.items():
+        try:
+            return name, reader(path, device)
+        except ModuleNotFoundError as error:
+            if error.name != name:
+                raise
+    raise ConfigError(f"{path}: needs {' or '.join(readers)}: pip install {next(iter(readers))}")
+
+
+def _onnx(path: Path, device: str) -> Opened:
+    import onnxruntime
+
+    providers = ["CPUExecutionProvider"]
+    if device != "cpu":
+        providers.insert(0, "CUDAExecutionProvider")
+        if providers[0] not in onnxruntime.get_available_providers():
+            raise ConfigError(f"device {device}: this ONNX Runtime has no CUDA; install onnxruntime-gpu")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # of the runtime's own classes, which have no common base
+        raise CheckpointError(f"{path}: is damaged, or no ONNX file ({_first_line(error)})") from error
+    description = Description.from_json(session.get_modelmeta().custom_metadata_map.get(KEY), path)
+
+    def run(inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        return session.run(list(OUTPUTS), dict(zip(description.inputs, inputs, strict=True)))
+
+    return run, description
+
+
+def _openvino(path: Path, device: str) -> Opened:
+    import openvino
+
+    if device != "cpu":
+        raise ConfigError(f"device {device}: OpenVINO runs on the CPU")
+    try:
+        model = openvino.Core().read_model(str(path))
+        known = model.has_rt_info([KEY]) or model.has_rt_info(["framework", KEY])
+        where = [KEY] if model.has_rt_info([KEY]) else ["framework", KEY]
+        text = str(model.get_rt_info(where).astype(str)) if known else None
+        description = Description.from_json(text, path)
+        compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: is damaged, or no file of OpenVINO ({_first_line(error)})") from error
+
+    def run(inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        results = compiled(dict(zip(description.inputs, inputs, strict=True)))
+        return [results[name] for name in OUTPUTS]
+
+    return run, description
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

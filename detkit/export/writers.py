@@ -1,0 +1,95 @@
+"""The formats: ONNX, OpenVINO, and PyTorch's own. Each writer is given a traced detector and a new file's path."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch.export import ExportedProgram
+
+from detkit.boxes.suppression import together
+from detkit.errors import ConfigError
+from detkit.export.description import KEY, OUTPUTS, Description
+
+OPSET = 18
+
+
+def write_onnx(program: ExportedProgram, description: Description, path: Path) -> None:
+    """By PyTorch's exporter, with the operations that it does not know."""
+    with needed("onnx", "onnxscript"), _quiet():
+        import onnxscript  # noqa: F401  torch imports it
+        from torch.onnx import export
+
+        from detkit.export.onnx_operators import TABLE
+
+        result = export(
+            program,
+            (),
+            dynamo=True,
+            opset_version=OPSET,
+            custom_translation_table=TABLE,
+            input_names=list(description.inputs),
+            output_names=list(OUTPUTS),
+            verbose=False,
+        )
+        result.model.metadata_props[KEY] = description.to_json()
+        result.model.producer_name, result.model.producer_version = "detkit", description.version
+        result.save(str(path))
+
+
+def write_openvino(program: ExportedProgram, description: Description, path: Path) -> None:
+    """By OpenVINO's own reader of ONNX; the weights lie beside ``path``, in a file with the suffix .bin."""
+    with needed("openvino"), TemporaryDirectory() as folder:
+        import openvino
+
+        file = Path(folder, "model.onnx")
+        write_onnx(program, description, file)
+        model = openvino.convert_model(str(file))
+        model.set_rt_info(description.to_json(), KEY)
+        openvino.save_model(model, str(path), compress_to_fp16=False)
+
+
+def write_torch(program: ExportedProgram, description: Description, path: Path) -> None:
+    """A file for `torch.export.load`, which needs torch and torchvision."""
+    program = program.run_decompositions({torch.ops.detkit.kept_by_nms.default: together})
+    torch.export.save(program, str(path), extra_files={f"{KEY}.json": description.to_json()})
+
+
+#: By the name of the format: the writer, and the suffix of its file.
+FORMATS: dict[str, tuple[Callable[[ExportedProgram, Description, Path], None], str]] = {
+    "onnx": (write_onnx, ".onnx"),
+    "openvino": (write_openvino, ".xml"),
+    "torch_export": (write_torch, ".pt2"),
+}
+
+
+@contextmanager
+def needed(*packages: str) -> Iterator[None]:
+    """Turn a package that is not installed into a ConfigError that names the extra."""
+    try:
+        yield
+    except ImportError as error:
+        if error.name is None or error.name.partition(".")[0] not in packages:
+            raise
+        raise ConfigError(f"{error.name} is not installed: pip install 'detkit[export]'") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on its own working."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

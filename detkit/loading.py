@@ -1,0 +1,33 @@
+"""`detkit.load`: a detector to predict with, from any file that holds one."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import TYPE_CHECKING
+
+from detkit.export.description import is_exported
+
+if TYPE_CHECKING:
+    from detkit.detectors import Detector
+    from detkit.export.runtime import ExportedModel
+
+
+def load(path: str | PathLike[str], device: str = "cpu") -> Detector | ExportedModel:
+    """The detector of a run's folder or of a file, ready for `predict`.
+
+    Args:
+        path: what `detkit.detectors.load` takes (a run, a checkpoint, ``torchvision:NAME``), or a file that
+            `detkit export` has written, which is run without torch.
+        device: where to put it.
+
+    Raises:
+        CheckpointError: if there is no checkpoint, it cannot be read, or it is not one of a detector.
+        ConfigError: torchvision has no detector of that name, or no runtime for the file is installed.
+    """
+    if is_exported(path):
+        from detkit.export.runtime import ExportedModel
+
+        return ExportedModel(path, device)
+    from detkit.detectors import load as load_detector
+
+    return load_detector(path, device)
