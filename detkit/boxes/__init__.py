@@ -14,7 +14,7 @@ from detkit.boxes.geometry import (
     convert,
     iou,
 )
-from detkit.boxes.suppression import batched_nms, kept_by_nms, nms
+from detkit.boxes.suppression import batched_nms, group_order, kept_by_nms, nms
 
 __all__ = [
     "AnchorGenerator",
@@ -26,6 +26,7 @@ __all__ = [
     "box_iou",
     "clip",
     "convert",
+    "group_order",
     "iou",
     "kept_by_nms",
     "nms",

@@ -42,6 +42,7 @@ from detkit.engine.precision import check_precision
 from detkit.engine.predictions import PredictionWriter
 from detkit.errors import CheckpointError, ConfigError, DataError
 from detkit.evaluation.tables import find_baseline, read_baseline
+from detkit.export.description import is_exported
 from detkit.settings import check_groups
 from detkit.signals import SIGNALS, Stopped
 from detkit.system import keep_freed_memory
@@ -89,6 +90,8 @@ def execute(command: str, arguments: Arguments, start: Start) -> DetkitCLI:
         KeyboardInterrupt: the run was stopped; its message says how to go on.
     """
     import_modules(arguments.modules)
+    if start.checkpoint is not None and is_exported(start.checkpoint.path):
+        import detkit.export.module  # noqa: F401  its class becomes one that can be named
     model, data = base_classes()
     restrict_imports()
     try:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align, roi_pool
 
-from detkit.boxes import area
+from detkit.boxes import area, group_order
 from detkit.errors import ConfigError
 
 #: The side of the images that backbones learn to classify, in pixels.
@@ -49,7 +49,7 @@ class RoIPooler(nn.Module):
         if len(features) == 1:
             return self._pool(features[0], rois, self.strides[0])
         levels = self.levels(rois[:, 1:])
-        order = levels.argsort(stable=True)
+        order = group_order(levels)
         # One wait for the device; to look for the regions of each level would be one a level.
         counts = (levels[:, None] == torch.arange(len(features), device=levels.device)).sum(0).tolist()
         parts = rois[order].split(counts)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from detkit.boxes import batched_nms, clip
+from detkit.boxes import batched_nms, clip, group_order
 from detkit.features.preprocessing import ImageBatch
 from detkit.settings import check_range
 from detkit.types import Detections
@@ -124,7 +124,7 @@ def suppress(found: Candidates, images: ImageBatch, settings: DetectionSettings,
     (large,) = torch.where(((boxes[:, 2:] - boxes[:, :2]) >= min_size).all(1))
     boxes, scores, labels, image = boxes[large], *(each[large] for each in found[1:])
     keep = batched_nms(boxes, scores, labels * count + image, settings.nms_threshold)
-    keep = keep[image[keep].argsort(stable=True)]
+    keep = keep[group_order(image[keep])]
     image = image[keep]
     counts = (image[:, None] == torch.arange(count)).sum(0)
     rank = torch.arange(image.shape[0]) - (counts.cumsum(0) - counts)[image]

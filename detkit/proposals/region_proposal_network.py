@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from detkit.boxes import AnchorGenerator, BoxCodec, box_iou, clip, kept_by_nms
+from detkit.boxes import AnchorGenerator, BoxCodec, box_iou, clip, group_order, kept_by_nms
 from detkit.errors import ConfigError
 from detkit.features.layers import normal_
 from detkit.features.preprocessing import ImageBatch
@@ -143,7 +143,7 @@ class ProposalBatch(Sequence[Proposals]):
         """All of them, with as little padding as can be known without a wait: none of a batch of one image."""
         per_image = self.scores.shape[1]
         scores = self.scores.flatten()
-        index = (scores < 0).int().argsort(stable=True)[: torch.sym_min(self.at_most, scores.shape[0])]
+        index = group_order((scores < 0).long())[: torch.sym_min(self.at_most, scores.shape[0])]
         return Regions(self.boxes.flatten(0, 1)[index], index // per_image, scores[index] >= 0)
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torchvision import ops
 from torchvision.ops.boxes import _batched_nms_vanilla
 
-from detkit.boxes import batched_nms, box_iou, nms
+from detkit.boxes import batched_nms, box_iou, group_order, nms
+from detkit.boxes.suppression import one_by_one, together
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -81,3 +82,18 @@ def test_every_float_type_and_nothing_at_all(dtype: torch.dtype) -> None:
 def test_boxes_without_an_area_and_scores_of_minus_infinity_are_kept() -> None:
     boxes = torch.tensor([[5.0, 5, 5, 5], [0, 0, 0, 0], [0, 0, 9, 9]])
     assert nms(boxes, torch.tensor([0.1, -torch.inf, 0.3]), 0.5).tolist() == [2, 0, 1]
+
+
+@settings(deadline=None, max_examples=60)
+@given(SEEDS, st.integers(0, 25), st.sampled_from([0.0, 0.3, 0.5, 0.7]))
+def test_groups_one_by_one_and_together(seed: int, count: int, least: float) -> None:
+    boxes, scores, groups = some_boxes(count, seed)
+    assert torch.equal(one_by_one(boxes, scores, groups, least), together(boxes, scores, groups, least))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 4), max_size=30))
+def test_group_order_is_a_stable_sort(groups: list[int]) -> None:
+    assert group_order(torch.tensor(groups, dtype=torch.int64)).tolist() == sorted(
+        range(len(groups)), key=groups.__getitem__
+    )

@@ -69,7 +69,7 @@ def test_boxes_are_in_pixels_of_the_original_image() -> None:
     heads = classifier(Table([[0.9, 0.05]]))
     (found,) = heads.detect(
         [], Regions.of([torch.tensor([[20.0, 30, 500, 60]])]), batch((100, 200), original=(50, 400))
-    )
+    ).per_image()
     torch.testing.assert_close(found["boxes"], torch.tensor([[40.0, 15, 400, 30]]))
 
 
