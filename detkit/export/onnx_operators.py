@@ -37,7 +37,13 @@ def sort(values: Any, stable: bool = True, dim: int = -1, descending: bool = Fal
     return op.TopK(values, size, axis=dim, largest=int(descending), sorted=1)
 
 
+def as_symbol(size: Any) -> Any:
+    """The same number."""
+    return op.Identity(size)
+
+
 TABLE: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.detkit.kept_by_nms.default: kept_by_nms,
     torch.ops.aten.sort.stable: sort,
+    torch.ops.detkit.as_symbol.default: as_symbol,
 }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -166,6 +168,7 @@ def _onnx(path: Path, device: str) -> Opened:
         providers.insert(0, "CUDAExecutionProvider")
         if providers[0] not in onnxruntime.get_available_providers():
             raise ConfigError(f"device {device}: this ONNX Runtime has no CUDA; install onnxruntime-gpu")
+    onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
@@ -180,9 +183,16 @@ def _onnx(path: Path, device: str) -> Opened:
     return run, description
 
 
-def _openvino(path: Path, device: str) -> Opened:
+def import_openvino() -> ModuleType:
+    """OpenVINO without its telemetry, which it would import."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  None: cannot be imported
     import openvino
 
+    return openvino
+
+
+def _openvino(path: Path, device: str) -> Opened:
+    openvino = import_openvino()
     if device != "cpu":
         raise ConfigError(f"device {device}: OpenVINO runs on the CPU")
     try:

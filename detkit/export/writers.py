@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from detkit.boxes.suppression import together
 from detkit.errors import ConfigError
 from detkit.export.description import KEY, OUTPUTS, Description
+from detkit.export.runtime import import_openvino
 
 OPSET = 18
 
@@ -45,18 +46,24 @@ def write_onnx(program: ExportedProgram, description: Description, path: Path) -
 def write_openvino(program: ExportedProgram, description: Description, path: Path) -> None:
     """By OpenVINO's own reader of ONNX; the weights lie beside ``path``, in a file with the suffix .bin."""
     with needed("openvino"), TemporaryDirectory() as folder:
-        import openvino
-
+        import_openvino()  # before the work begins
         file = Path(folder, "model.onnx")
         write_onnx(program, description, file)
-        model = openvino.convert_model(str(file))
-        model.set_rt_info(description.to_json(), KEY)
-        openvino.save_model(model, str(path), compress_to_fp16=False)
+        convert_onnx(file, description, path)
+
+
+def convert_onnx(file: Path, description: Description, path: Path) -> None:
+    """From ONNX to OpenVINO, by the reader of its runtime: ``openvino.convert_model`` would send telemetry."""
+    openvino = import_openvino()
+    model = openvino.Core().read_model(str(file))
+    model.set_rt_info(description.to_json(), KEY)
+    openvino.save_model(model, str(path), compress_to_fp16=False)
 
 
 def write_torch(program: ExportedProgram, description: Description, path: Path) -> None:
     """A file for `torch.export.load`, which needs torch and torchvision."""
-    program = program.run_decompositions({torch.ops.detkit.kept_by_nms.default: together})
+    ours = {torch.ops.detkit.kept_by_nms.default: together, torch.ops.detkit.as_symbol.default: lambda size: size}
+    program = program.run_decompositions(ours)
     torch.export.save(program, str(path), extra_files={f"{KEY}.json": description.to_json()})
 
 

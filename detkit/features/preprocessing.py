@@ -159,7 +159,18 @@ class Preprocessing(nn.Module):
 
     def _padded(self, side: int) -> int:
         divisor = self.settings.divisor
-        return torch.sym_max((side + divisor - 1) // divisor * divisor, SMALLEST)
+        return _as_symbol(torch.sym_max((side + divisor - 1) // divisor, -(-SMALLEST // divisor))) * divisor
+
+
+@torch.library.custom_op("detkit::as_symbol", mutates_args=())
+def _as_symbol(size: int) -> int:
+    """The same number; for a tracer a symbol of its own, whose terms are much shorter than those of its origin."""
+    return size
+
+
+@_as_symbol.register_fake
+def _(size: int) -> int:
+    return torch.library.get_ctx().new_dynamic_size(min=1)
 
 
 def check_image(image: object) -> None:

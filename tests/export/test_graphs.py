@@ -1,0 +1,110 @@
+"""Exported graphs give what Python gives, on images of any size and number."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import detkit
+from detkit.errors import ConfigError
+from detkit.export.graph import DetectionGraph, trace
+from detkit.export.runtime import ExportedModel
+from detkit.export.writers import convert_onnx, write_torch
+
+from .conftest import FASTER, Exported, describe, detecting, exported_to_onnx
+
+#: Number, height and width of the images of a batch.
+SHAPES = [(1, 64, 64), (2, 48, 64), (4, 100, 70), (1, 1, 1), (1, 300, 40), (1, 33, 1000)]
+
+
+def images(count: int, height: int, width: int) -> Tensor:
+    """With structure in them: noise alone looks the same everywhere."""
+    coarse = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(height))
+    grown = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
+    return (grown * 255).round().to(torch.uint8)
+
+
+def assert_same(expected: list[dict[str, Tensor]], found: list[dict], pixels: float, score: float) -> None:
+    """The same detections in the same order, up to rounding."""
+    assert len(expected) == len(found)
+    for ours, theirs in zip(expected, found, strict=True):
+        assert ours["labels"].tolist() == theirs["labels"].tolist()
+        np.testing.assert_allclose(theirs["boxes"], ours["boxes"].numpy(), atol=pixels, rtol=0)
+        np.testing.assert_allclose(theirs["scores"], ours["scores"].numpy(), atol=score, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shape", SHAPES)
+def test_onnx_runtime(pyramid: Exported, shape: tuple[int, int, int]) -> None:
+    batch = images(*shape)
+    expected = pyramid.detector(list(batch))
+    assert all(len(each["scores"]) > 5 for each in expected)
+    assert_same(expected, ExportedModel(pyramid.path).detect(batch.numpy()), 1e-2, 1e-4)
+
+
+@torch.no_grad()
+def test_openvino(pyramid: Exported, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    convert_onnx(pyramid.path, pyramid.description, tmp_path / "faster.xml")
+    model = ExportedModel(tmp_path / "faster.xml")
+    assert (model.runtime, model.description) == ("openvino", pyramid.description)
+    for shape in SHAPES:
+        batch = images(*shape)
+        assert_same(pyramid.detector(list(batch)), model.detect(batch.numpy()), 1e-1, 1e-3)
+
+
+@torch.no_grad()
+def test_torch_export_runs_without_detkit_and_gives_the_same_bits(tmp_path: Path) -> None:
+    detector = detecting(detkit.FasterRCNN, **FASTER)
+    write_torch(trace(DetectionGraph(detector)), describe(detector), tmp_path / "faster.pt2")
+    batch = images(2, 48, 64)
+    torch.save(batch, tmp_path / "batch.pt")
+    code = (
+        "import sys, torch, torchvision\n"
+        "extra = {'detkit.json': ''}\n"
+        "graph = torch.export.load('faster.pt2', extra_files=extra).module()\n"
+        "torch.save([each.detach() for each in graph(torch.load('batch.pt'))], 'found.pt')\n"
+        "assert 'class_names' in extra['detkit.json']\n"
+        "assert not [name for name in sys.modules if name.startswith('detkit')]"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, check=True, capture_output=True)
+    boxes, scores, labels, image = torch.load(tmp_path / "found.pt")
+    for i, expected in enumerate(detector(list(batch))):
+        own = image == i
+        assert torch.equal(boxes[own], expected["boxes"]) and torch.equal(scores[own], expected["scores"])
+        assert torch.equal(labels[own], expected["labels"])
+
+
+@torch.no_grad()
+def test_fast_rcnn_takes_proposals(tmp_path: Path) -> None:
+    model = exported_to_onnx(detecting(detkit.FastRCNN), tmp_path / "fast.onnx")
+    exported = ExportedModel(model.path)
+    for count, (_, height, width) in ((1, SHAPES[0]), (40, SHAPES[2])):
+        image = images(1, height, width)
+        corner = torch.rand(count, 2) * torch.tensor([width / 2, height / 2])
+        proposals = torch.cat([corner, corner + 5 + torch.rand(count, 2) * 20], dim=1)
+        expected = model.detector.detect([{"image": image[0], "proposals": proposals}])
+        assert_same(expected, exported.detect(image.numpy(), proposals.numpy()), 1e-2, 1e-4)
+        array = image[0].permute(1, 2, 0).numpy()
+        assert_same(expected, [exported.predict(array, proposals=proposals.numpy())], 1e-2, 1e-4)
+    with pytest.raises(ConfigError, match=r"fast\.onnx: this FastRCNN needs proposals"):
+        exported.predict(array)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (detkit.FastRCNN, {"dedup_stride": 16}, "dedup_stride"),
+        (detkit.FastRCNN, {"test_sizes": [64]}, "test_sizes"),
+        (detkit.FasterRCNN, {"detection__max_candidates": 9}, "max_candidates"),
+    ],
+)
+def test_what_cannot_be_exported(kind: type, options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        DetectionGraph(detecting(kind, **options))

@@ -1,0 +1,63 @@
+"""`detkit export`, and `detkit predict` and `detkit test` with its file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import detkit
+from detkit.cli.main import main
+from tests.export.conftest import FASTER, detecting, save
+
+SHAPES = ["--data.path", "shapes", "--data.num_test", "5", "--data.image_size", "64", "--data.num_workers", "0"]
+
+
+def metrics(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_export_then_predict_and_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    detector = detecting(detkit.FasterRCNN, **FASTER, class_names=["circle", "square", "triangle"])
+    save(detector, Path("runs/toy/version_0/checkpoints/best.ckpt"))
+    assert main(["export", "runs/toy", "--score_threshold", "0.1", "--max_detections", "7"]) == 0
+    out = capsys.readouterr().out
+    file = "runs/toy/version_0/checkpoints/best.onnx"
+    assert out.startswith(f"exported: {file} (") and f"next: detkit predict {file} PHOTOS" in out
+    description = detkit.load(file).description
+    assert (description.score_threshold, description.max_detections, description.source) == (0.1, 7, "best.ckpt")
+
+    data = ["--data", "Shapes", *SHAPES, "--data.num_train", "2", "--data.num_val", "2"]
+    assert main(["test", file, *data, "--output", "exported"]) == 0
+    options = ["--model.detection.score_threshold", "0.1", "--model.detection.max_detections", "7"]
+    assert main(["test", "runs/toy", *data, *options, "--output", "python"]) == 0
+    assert metrics(Path("exported"))["map"] == pytest.approx(metrics(Path("python"))["map"], abs=1e-6)
+    capsys.readouterr()
+    assert main(["predict", file, "shapes", "--output", "found"]) == 0
+    assert Path("found/predictions.json").is_file()
+    assert main(["fit", "--ckpt_path", file, "--model", "FasterRCNN", *data]) == 2
+    assert "is an exported detector, which does not learn" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["nothing"], "nothing: no such checkpoint or run folder"),
+        (["toy.ckpt", "--output", "toy.xml"], "a file of onnx ends in .onnx; name it toy.onnx"),
+        (["toy.ckpt", "--format", "tflite"], "tflite"),
+        (["toy.ckpt", "--score_threshold", "2"], "score_threshold"),
+    ],
+)
+def test_mistakes(
+    args: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(detecting(detkit.FasterRCNN), Path("toy.ckpt"))
+    assert main(["export", *args]) == 2
+    err = capsys.readouterr().err
+    assert message in err and "Traceback" not in err
+    assert [each.name for each in tmp_path.iterdir()] == ["toy.ckpt"]
