@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
+from operator import attrgetter
 from os import PathLike
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -293,8 +294,13 @@ def read_results(path: str | PathLike[str]) -> tuple[list[Result], list[Finding]
 
 def boxes_of(rows: Sequence[Annotation] | Sequence[Result]) -> np.ndarray:
     """(N, 4) float64, x y width height as written."""
-    values = chain.from_iterable(row.bbox for row in rows)
+    values = chain.from_iterable(map(attrgetter("bbox"), rows))
     return np.fromiter(values, np.float64, 4 * len(rows)).reshape(-1, 4)
+
+
+def numbers_of(rows: Sequence[Any], name: str) -> np.ndarray:
+    """(N,) float64, a field of each row."""
+    return np.fromiter(map(attrgetter(name), rows), np.float64, len(rows))
 
 
 def areas_of(rows: Sequence[Annotation]) -> np.ndarray:

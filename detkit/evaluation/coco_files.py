@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import repeat
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +25,7 @@ from detkit.data.coco_files import (
     boxes_of,
     flags_of,
     no_garbage_collection,
+    numbers_of,
     read_instances,
     read_results,
 )
@@ -63,10 +67,11 @@ def read_coco_results(
         del instances
         rows, found = read_results(detections)
         policy.findings += found
-        _use_file_names(rows, images, str(detections), policy)
-        numbers, labels = index.of(rows, "detections", str(detections))
-        scores = np.fromiter((row.score for row in rows), np.float64, len(rows))
-        detected = Detected(numbers, boxes_of(rows), scores, labels)
+        images_there = index.images_of(rows)
+        if _use_file_names([rows[i] for i in np.flatnonzero(images_there < 0)], images, str(detections), policy):
+            images_there = index.images_of(rows)
+        numbers, labels = index.of(rows, images_there, "detections", str(detections))
+        detected = Detected(numbers, boxes_of(rows), numbers_of(rows, "score"), labels)
     return EvaluationFiles(
         evaluation_set=assemble([image.id for image in images], objects, detected),
         class_names=names,
@@ -95,21 +100,34 @@ class _Index:
         self.labels = {category: label for label, category in enumerate(category_ids, 1)}
         self.policy = policy
 
-    def of(self, rows: Sequence[Annotation | Result], what: str, source: str) -> tuple[np.ndarray, np.ndarray]:
-        """Image numbers (N,) int64 and labels (N,) int32; negative for rows to be left out."""
-        numbers = np.fromiter((self.numbers.get(row.image_id, -1) for row in rows), np.int64, len(rows))
+    def of(
+        self, rows: Sequence[Annotation | Result], numbers: np.ndarray, what: str, source: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Image numbers (N,) int64, which `images_of` gives, and labels (N,) int32; negative for rows to be left out."""
         self.policy.check(numbers, lambda row: rows[row].image_id, what, "images", source, self.numbers)
-        labels = np.fromiter((self.labels.get(row.category_id, -1) for row in rows), np.int32, len(rows))
+        labels = _look_up(self.labels, rows, "category_id").astype(np.int32)
         self.policy.check(labels, lambda row: rows[row].category_id, what, "classes", source, self.labels)
         return numbers, labels
 
+    def images_of(self, rows: Sequence[Annotation | Result]) -> np.ndarray:
+        """Image numbers (N,) int64; -1 for an id that is not known."""
+        return _look_up(self.numbers, rows, "image_id")
 
-def _use_file_names(rows: Sequence[Result], images: Sequence[Image], source: str, policy: UnknownIdPolicy) -> None:
-    """Give detections that name their image by its file, as those on a folder do, the image's id."""
-    ids = {image.id for image in images}
-    named = [row for row in rows if isinstance(row.image_id, str) and row.image_id not in ids]
+
+def _look_up(table: dict[Any, int], rows: Sequence[Any], name: str) -> np.ndarray:
+    """What `table` has for a field of each row, (N,) int64; -1 for nothing."""
+    return np.fromiter(map(table.get, map(attrgetter(name), rows), repeat(-1)), np.int64, len(rows))
+
+
+def _use_file_names(rows: Sequence[Result], images: Sequence[Image], source: str, policy: UnknownIdPolicy) -> int:
+    """Give detections of unknown images that name these by their files, as those on a folder do, the images' ids.
+
+    Returns:
+        How many were given one.
+    """
+    named = [row for row in rows if isinstance(row.image_id, str)]
     if not named:
-        return
+        return 0
     id_of = {image.file_name.replace("\\", "/"): image.id for image in images if isinstance(image.file_name, str)}
     counts = Counter(name.rpartition("/")[2] for name in id_of)
     last = {short: number for name, number in id_of.items() if counts[short := name.rpartition("/")[2]] == 1}
@@ -125,10 +143,11 @@ def _use_file_names(rows: Sequence[Result], images: Sequence[Image], source: str
     if matched:
         text = f"{matched:,} detections name their images by file: matched with file_name in the annotations"
         policy.findings.append(Finding("by_file_name", source, None, text, matched))
+    return matched
 
 
 def _objects(rows: Sequence[Annotation], source: str, index: _Index) -> Objects:
-    numbers, labels = index.of(rows, "annotations", source)
+    numbers, labels = index.of(rows, index.images_of(rows), "annotations", source)
     boxes = boxes_of(rows)
     crowd = flags_of((row.iscrowd for row in rows), len(rows))
     difficult = flags_of((row.difficult for row in rows), len(rows))
