@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from detkit.evaluation.evaluation_set import EvaluationSet, offsets_of, ranges
-from detkit.evaluation.grouping import Grouped, count_by_class, group_by_class, stable_order
+from detkit.evaluation.grouping import Grouped, for_classes, group_by_class, stable_order
 from detkit.evaluation.matching import ALMOST_ONE, HIT, MISS, NOT_COUNTED, interpolate
 
 #: COCO's own settings (COCOeval.Params.setDetParams).
@@ -55,42 +55,16 @@ def evaluate(
     """
     s = evaluation_set
     ious = np.minimum(np.array(iou_thresholds, np.float64), ALMOST_ONE)
-    recalls = np.array(recall_thresholds, np.float64)
     areas = np.array(list(area_ranges.values()), np.float64).reshape(-1, 2)
-    grouped = group_by_class(s, num_classes)
-    starts = grouped.detection_starts
-    ranks, near = _find_near(s, grouped, ious.min(), max_detections[-1])
     ignore = s.ignored[:, None] | (s.area[:, None] < areas[:, 0]) | (s.area[:, None] > areas[:, 1])
-    kinds = _match(near, ious, ignore, s.crowd)
-    near_starts = np.searchsorted(near.positions, starts)  # of each class
-    box_areas = s.detected_boxes[grouped.detections, 2] * s.detected_boxes[grouped.detections, 3]
-    alone = ranks < max_detections[-1]
-    alone[near.positions] = False
-    precision = np.full((num_classes, len(areas), len(ious), len(recalls)), np.nan)
+    precision = np.full((num_classes, len(areas), len(ious), len(recall_thresholds)), np.nan)
     recall = np.full((num_classes, len(areas), len(ious), len(max_detections)), np.nan)
-    for a, (least, most) in enumerate(areas):
-        inside = (box_areas >= least) & (box_areas <= most)
-        misses = offsets_of(alone & inside)  # of a class: those that overlap nothing, the same at every threshold
-        misses = misses[near.positions] - np.repeat(misses[starts[:-1]], np.diff(near_starts))
-        wanted = count_by_class(s.labels[~ignore[:, a] & s.is_of(num_classes)], num_classes)
-        needed = _needed_hits(wanted, recalls)
-        for t in range(len(ious)):
-            hits = kinds[a, t] == HIT
-            counted = hits | ((kinds[a, t] == MISS) & inside[near.positions])
-            hits, at_hit, hit_starts = _precision_at_hits(hits, counted, misses, near_starts)
-            found = np.diff(hit_starts)
-            reached = needed <= found[:, None]
-            values = np.zeros(needed.shape)
-            values[reached] = at_hit[(hit_starts[:-1, None] + needed - 1)[reached]]
-            precision[:, a, t] = values
-            classes, rank = np.repeat(np.arange(num_classes), found), ranks[near.positions[hits]]
-            for m, limit in enumerate(max_detections):
-                recall[:, a, t, m] = np.bincount(classes[rank < limit], minlength=num_classes)
-        recall[:, a] /= np.maximum(wanted, 1)[:, None, None]
-        precision[wanted == 0, a] = np.nan
-        recall[wanted == 0, a] = np.nan
-    over_limit = int((ranks >= max_detections[-1]).sum())
-    return Curves(precision.transpose(2, 3, 0, 1), recall.transpose(2, 0, 1, 3), over_limit)
+    over_limit = np.zeros(num_classes, np.int64)
+    for_classes(
+        _evaluate, group_by_class(s, num_classes), s, ious, np.array(recall_thresholds, np.float64),
+        max_detections, areas, ignore, precision, recall, over_limit,
+    )  # fmt: skip
+    return Curves(precision.transpose(2, 3, 0, 1), recall.transpose(2, 0, 1, 3), int(over_limit.sum()))
 
 
 def average_precision(hits: np.ndarray, num_objects: int) -> float:
@@ -107,6 +81,56 @@ def average_precision(hits: np.ndarray, num_objects: int) -> float:
     interpolated = np.zeros(len(RECALL_THRESHOLDS))
     interpolate(precision, len(precision), num_objects, np.array(RECALL_THRESHOLDS), interpolated)
     return float(interpolated.mean())
+
+
+def _evaluate(
+    classes, detections, detection_starts, detection_images, objects, object_starts, object_images,
+    s, ious, recalls, limits, areas, ignore, precision, recall, over_limit,
+):  # fmt: skip
+    """Write (K, A, T, R) precision, (K, A, T, M) recall and (K,) over_limit of some classes, which count from 0.
+
+    The settings ious (T,), recalls (R,), limits (M,) and areas (A, 2) are those of `evaluate`; `ignore` is (G, A).
+    """
+    # Of these classes only, which now count from 0 to C.
+    counts, object_counts = np.diff(detection_starts)[classes], np.diff(object_starts)[classes]
+    part = Grouped(
+        detections[ranges(detection_starts[classes], counts)],
+        offsets_of(counts),
+        detection_images,
+        objects[ranges(object_starts[classes], object_counts)],
+        offsets_of(object_counts),
+        object_images,
+    )
+    count, starts = len(classes), part.detection_starts
+    ranks, near = _find_near(s, part, ious.min(), limits[-1])
+    kinds = _match(near, ious, ignore, s.crowd)
+    near_starts = np.searchsorted(near.positions, starts)  # of each class
+    alone = ranks < limits[-1]
+    over_limit[classes] = counts - np.diff(offsets_of(alone)[starts])
+    alone[near.positions] = False
+    box_areas = (s.detected_boxes[:, 2] * s.detected_boxes[:, 3])[part.detections]
+    for a, (least, most) in enumerate(areas):
+        inside = (box_areas >= least) & (box_areas <= most)
+        misses = offsets_of(alone & inside)  # of a class: those that overlap nothing, the same at every threshold
+        misses = misses[near.positions] - np.repeat(misses[starts[:-1]], np.diff(near_starts))
+        inside = inside[near.positions]
+        kept = offsets_of(~ignore[part.objects, a])
+        wanted = kept[part.object_starts[1:]] - kept[part.object_starts[:-1]]
+        needed = _needed_hits(wanted, recalls)
+        known = wanted > 0
+        for t in range(len(ious)):
+            hits = kinds[a, t] == HIT
+            counted = hits | ((kinds[a, t] == MISS) & inside)
+            hits, at_hit, hit_starts = _precision_at_hits(hits, counted, misses, near_starts)
+            found = np.diff(hit_starts)
+            reached = needed <= found[:, None]
+            values = np.zeros(needed.shape)
+            values[reached] = at_hit[(hit_starts[:-1, None] + needed - 1)[reached]]
+            precision[classes[known], a, t] = values[known]
+            labels, rank = np.repeat(np.arange(count), found), ranks[near.positions[hits]]
+            for m, limit in enumerate(limits):
+                number = np.bincount(labels[rank < limit], minlength=count)
+                recall[classes[known], a, t, m] = number[known] / wanted[known]
 
 
 class _Near(NamedTuple):
@@ -129,19 +153,16 @@ def _find_near(s: EvaluationSet, grouped: Grouped, least: float, limit: int) -> 
 
     Only the `limit` best of an image and class are compared with objects.
     """
-    num_classes = len(grouped.detection_starts) - 1
     images = grouped.detection_images[grouped.detections]
     by_image = stable_order(images, len(s))  # by image, then by class, then by score
-    labels = np.repeat(np.arange(num_classes), np.diff(grouped.detection_starts))
-    keys = images[by_image].astype(np.int64) * num_classes + labels[by_image]
+    keys = _keys(images, grouped.detection_starts)[by_image]
     groups, sizes = _runs(keys)
     ranks = np.empty(len(keys), np.int64)
     ranks[by_image] = ranges(np.zeros_like(sizes), sizes)
 
-    objects = np.sort(grouped.objects)
-    object_keys = grouped.object_images[objects].astype(np.int64) * num_classes + s.labels[objects] - 1
+    object_keys = _keys(grouped.object_images[grouped.objects], grouped.object_starts)
     order = np.argsort(object_keys, kind="stable")
-    objects, object_keys = objects[order], object_keys[order]
+    objects, object_keys = grouped.objects[order], object_keys[order]
     first, counts = _runs(object_keys)
     # Images and classes that have both detections and objects.
     _, group, own = np.intersect1d(keys[groups], object_keys[first], assume_unique=True, return_indices=True)
@@ -173,6 +194,12 @@ def _find_near(s: EvaluationSet, grouped: Grouped, least: float, limit: int) -> 
     return ranks, _Near(positions[near], rounds[order], (last - counts)[near], last[near], rows, overlaps)
 
 
+def _keys(images: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """A number (N,) int64 of each image and class, in the order of both; class k has the rows starts[k]:starts[k + 1]."""
+    num_classes = len(starts) - 1
+    return images.astype(np.int64) * num_classes + np.repeat(np.arange(num_classes), np.diff(starts))
+
+
 def _runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where runs of equal values begin, and how long they are."""
     begins = np.flatnonzero(np.append(True, values[1:] != values[:-1])[: len(values)])
@@ -195,28 +222,34 @@ def _match(near: _Near, ious: np.ndarray, ignore: np.ndarray, crowd: np.ndarray)
 
     `ignore` is (G, A), whether an object is ignored in a range of areas.
     """
-    kinds = np.full((len(near.positions), ignore.shape[1], len(ious)), MISS, np.int8)
-    free = np.ones((len(ignore), *kinds.shape[1:]), bool)
+    num_areas, num_ious = ignore.shape[1], len(ious)
+    # Areas and thresholds are one dimension here, of A * T.
+    outcome = np.repeat(np.where(ignore, NOT_COUNTED, HIT).astype(np.int8), num_ious, axis=1)
+    ious = np.tile(ious, num_areas)
+    free = np.ones(outcome.shape, bool)
+    kinds = np.full((len(near.positions), len(ious)), MISS, np.int8)
+
+    def take(rows: np.ndarray, pairs: np.ndarray, wanted: int | None = None) -> None:
+        """Let detections, each of another image or class, take the objects of these pairs where they can."""
+        objects = near.objects[pairs]
+        able = free[objects] & (near.overlaps[pairs, None] >= ious)
+        if wanted is not None:
+            able &= (kinds[rows] == MISS) & (outcome[objects] == wanted)
+        kinds[rows] += able * outcome[objects]
+        free[objects] &= ~able | crowd[objects, None]  # a crowd can be taken again
+
     order = np.argsort(near.rounds, kind="stable")
     for rows in np.split(order, np.cumsum(np.bincount(near.rounds))[:-1]) if len(order) else ():
-        kind, taken = kinds[rows], np.full((len(rows), *kinds.shape[1:]), -1, np.int64)
-        pairs, last, left = near.first[rows], near.last[rows], np.arange(len(rows))
-        while len(left):  # the next object of each detection
-            objects = near.objects[pairs]
-            ignored = ignore[objects][:, :, None]
-            able = free[objects] & (near.overlaps[pairs, None] >= ious)[:, None]
-            # The first one is taken; only of ignored objects and others, another one is preferred.
-            able &= (taken[left] < 0) | ((kind[left] == NOT_COUNTED) & ~ignored)
-            kind[left] = np.where(able, np.where(ignored, NOT_COUNTED, HIT), kind[left])
-            taken[left] = np.where(able, objects[:, None, None], taken[left])
-            more = pairs + 1 < last[left]
-            pairs, left = pairs[more] + 1, left[more]
-        kinds[rows] = kind
-        matched = taken >= 0
-        matched[matched] = ~crowd[taken[matched]]  # a crowd can be matched again
-        _, a, t = np.nonzero(matched)
-        free[taken[matched], a, t] = False
-    return np.ascontiguousarray(kinds.transpose(1, 2, 0))
+        single = near.last[rows] - near.first[rows] == 1
+        take(rows[single], near.first[rows[single]])
+        for wanted in (HIT, NOT_COUNTED):  # an ignored object only where no other will do
+            left = rows[~single]
+            pairs = near.first[left]
+            while len(left):
+                take(left, pairs, wanted)
+                more = pairs + 1 < near.last[left]
+                left, pairs = left[more], pairs[more] + 1
+    return np.ascontiguousarray(kinds.T).reshape(num_areas, num_ious, -1)
 
 
 def _precision_at_hits(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,7 +53,10 @@ class Grouped(NamedTuple):
 def group_by_class(evaluation_set: EvaluationSet, num_classes: int) -> Grouped:
     """Sort detections and objects by class; labels beyond 1..num_classes are left out."""
     s = evaluation_set
-    detections, detection_starts = _by_label(s.detected_labels, np.argsort(-s.scores, kind="stable"), num_classes)
+    detections, detection_starts = _by_label(s.detected_labels, np.arange(len(s.scores)), num_classes)
+    for begin, end in pairwise(detection_starts.tolist()):
+        rows = detections[begin:end]
+        detections[begin:end] = rows[np.argsort(-s.scores[rows], kind="stable")]
     objects, object_starts = _by_label(s.labels, np.arange(len(s.labels)), num_classes)
     return Grouped(detections, detection_starts, s.detection_images, objects, object_starts, s.object_images)
 
