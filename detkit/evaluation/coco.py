@@ -195,7 +195,7 @@ def _find_near(s: EvaluationSet, grouped: Grouped, least: float, limit: int) -> 
 
 
 def _keys(images: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """A number (N,) int64 of each image and class, in the order of both; class k has the rows starts[k]:starts[k + 1]."""
+    """A number (N,) int64 of each image and class, by image, then by class; class k has the rows from starts[k] on."""
     num_classes = len(starts) - 1
     return images.astype(np.int64) * num_classes + np.repeat(np.arange(num_classes), np.diff(starts))
 
