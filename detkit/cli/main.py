@@ -108,6 +108,10 @@ def _dispatch(command: str, args: list[str]) -> int:
 
     arguments, start = prepare(command, args)  # what is wrong is said before torch is imported
     quiet()
+    if command != "fit":  # whose optimizer needs all of torch
+        from detkit.cli.quick_imports import import_lightning
+
+        import_lightning()
     from detkit.cli.lightning_cli import execute
 
     return execute(command, arguments, start).exit_code
