@@ -34,7 +34,8 @@ def main(args: Sequence[str] | None = None, restore: bool = True) -> int:
 
     Args:
         args: the arguments after the program's name; `sys.argv[1:]` by default.
-        restore: whether the handlers of signals are those of before at the end.
+        restore: whether the process goes on: the handlers of signals are those of before at the end, and other
+            libraries are imported whole.
 
     Returns:
         The exit code: 0; 1 where `detkit doctor` found what would stop a run; 2 for what the user can mend (one
@@ -58,7 +59,7 @@ def main(args: Sequence[str] | None = None, restore: bool = True) -> int:
     SIGNALS.received, SIGNALS.waits = None, False
     earlier = SIGNALS.install()
     try:
-        return _run(command, args[1:])
+        return _run(command, args[1:], alone=not restore)
     except KeyboardInterrupt as interrupt:
         print(f"\nStopped. {str(interrupt) or 'The same command begins again.'}", file=sys.stderr)
         return 128 + (SIGNALS.received or signal.SIGINT)
@@ -68,10 +69,10 @@ def main(args: Sequence[str] | None = None, restore: bool = True) -> int:
             signal.signal(number, handler)
 
 
-def _run(command: str, args: list[str]) -> int:
+def _run(command: str, args: list[str], alone: bool) -> int:
     """Run a command; the exit code unless it was stopped."""
     try:
-        return _dispatch(command, args)
+        return _dispatch(command, args, alone)
     except DetkitError as error:
         return _fail(str(error))
     except (MemoryError, RuntimeError) as error:
@@ -90,8 +91,8 @@ def _run(command: str, args: list[str]) -> int:
         return _fail(str(told))
 
 
-def _dispatch(command: str, args: list[str]) -> int:
-    """Run a command; its exit code."""
+def _dispatch(command: str, args: list[str], alone: bool) -> int:
+    """Run a command; its exit code. Nothing else runs in the process that it has `alone`."""
     if command == "benchmark":
         if not args or args[0] in ("--help", "-h"):
             print(f"usage: detkit benchmark generations [options]\n\n  generations  {COMMANDS[command]}")
@@ -108,7 +109,7 @@ def _dispatch(command: str, args: list[str]) -> int:
 
     arguments, start = prepare(command, args)  # what is wrong is said before torch is imported
     quiet()
-    if command != "fit":  # whose optimizer needs all of torch
+    if alone and command != "fit":  # whose optimizer needs all of torch
         from detkit.cli.quick_imports import import_lightning
 
         import_lightning()

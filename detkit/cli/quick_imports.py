@@ -3,7 +3,7 @@
 torchvision 0.29 and Lightning 2.6 import torch's compiler (and with it sympy and triton) for one check each, and
 torchmetrics 1.9, which Lightning imports, takes in matplotlib and scipy.signal for plots and audio: a third of the time
 of a prediction on one image. Here the compiler is imported when it is asked for, and torchmetrics finds neither
-matplotlib nor SciPy. Only the program does this: `import detkit` changes nothing in other libraries.
+matplotlib nor SciPy. Only the program does this: `import detkit` and `main` change nothing in other libraries.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ UNUSED = ("matplotlib", "scipy")
 
 def import_lightning() -> None:
     """Import torch, torchvision and Lightning; what is imported already stays as it is."""
-    import torch  # noqa: F401  the compiler's own imports need it whole
-
+    import_module("torch")
     with _deferred_compiler(), _not_installed(UNUSED):
-        import torchvision  # noqa: F401
+        import_module("torchvision")
+        import_module("lightning.pytorch.cli")
 
 
 class _Deferred(type):
