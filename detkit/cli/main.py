@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ def program() -> NoReturn:
     The interpreter takes seconds to end after a command that has imported torch; a signal in them would lose the exit
     code, and what is not printed yet.
     """
+    gc.disable()  # until a command's modules are imported: nothing of them is garbage
     code = main(restore=False)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -115,6 +117,9 @@ def _dispatch(command: str, args: list[str], alone: bool) -> int:
         import_lightning()
     from detkit.cli.lightning_cli import execute
 
+    if alone:
+        gc.freeze()
+        gc.enable()
     return execute(command, arguments, start).exit_code
 
 
