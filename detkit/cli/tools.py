@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from detkit.classes import import_modules, known_classes
 from detkit.cli.arguments import Arguments, lookup, read_arguments
@@ -114,7 +114,9 @@ def plain_values(function: Callable[..., Any], arguments: Arguments) -> dict[str
     for lists, and for whatever is wrong, which it explains.
     """
     signature, hints = inspect.signature(function), get_type_hints(function)
-    names, texts = arguments.options[::2], arguments.options[1::2]
+    options = (option.split("=", 1) if option.startswith("--") else [option] for option in arguments.options)
+    words = [word for option in options for word in option]
+    names, texts = words[::2], words[1::2]
     if len(names) != len(texts) or not all(name[2:] in hints and name.startswith("--") for name in names):
         return None
     values = {name[2:]: _plain_value(hints[name[2:]], text) for name, text in zip(names, texts, strict=True)}
@@ -124,9 +126,9 @@ def plain_values(function: Callable[..., Any], arguments: Arguments) -> dict[str
 
 def _plain_value(hint: Any, text: str) -> Any:
     """A text of letters, digits and what paths have, as a value of the type; None where that is not plain."""
-    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     kinds = tuple(kind for kind in kinds if kind is not NoneType)
-    if kinds in ((str,), (str, Path)) and re.fullmatch(r"[\w./][\w./ -]*", text) and text != "null":
+    if kinds in ((str,), (str, Path)) and re.fullmatch(r"[\w./][\w./ -]*", text) and text.lower() != "null":
         return text
     if kinds == (int,) and re.fullmatch(r"[0-9]{1,9}", text):
         return int(text)
