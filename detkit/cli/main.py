@@ -111,7 +111,8 @@ def _dispatch(command: str, args: list[str], alone: bool) -> int:
 
     arguments, start = prepare(command, args)  # what is wrong is said before torch is imported
     quiet()
-    if alone and command != "fit":  # whose optimizer needs all of torch
+    # A fit's optimizer needs all of torch, and a user's own modules may need what is left out here.
+    if alone and command != "fit" and not arguments.modules:
         from detkit.cli.quick_imports import import_lightning
 
         import_lightning()
