@@ -167,7 +167,7 @@ def hotcoco_stream(arrays: Arrays) -> Contender:
 
 
 def vernier_stream(arrays: Arrays) -> Contender:
-    """vernier's background evaluator, which knows the ground truth: arrays for each image; one thread is its fastest."""
+    """vernier's background evaluator, which knows the ground truth: arrays for each image; fastest with one thread."""
     from vernier.instance import Bbox, CocoDataset, Evaluator
 
     truth = CocoDataset.from_json(json.dumps(annotations(arrays)).encode())
