@@ -119,7 +119,6 @@ def _dispatch(command: str, args: list[str], alone: bool) -> int:
     from detkit.cli.lightning_cli import execute
 
     if alone:
-        gc.freeze()
         gc.enable()
     return execute(command, arguments, start).exit_code
 

@@ -31,6 +31,7 @@ def imported(command: Sequence[str], names: Sequence[str], folder: Path) -> str:
     """The last line of `SCRIPT`."""
     call = [sys.executable, "-c", SCRIPT, ",".join(names), *command]
     done = subprocess.run(call, cwd=folder, capture_output=True, text=True, timeout=300, check=True)
+    assert "leak" not in done.stderr  # nanobind's warning, where garbage is left at the end
     return done.stdout.splitlines()[-1]
 
 
