@@ -2,8 +2,9 @@
 
     python -m benchmarks.evaluation --output benchmarks/results/evaluation.json
 
-faster-coco-eval is not among the project's dependencies (`uv pip install faster-coco-eval`); without it, what needs it
-is left out. `--small` is a trial of half a minute. The table also lands beside the JSON, as markdown.
+hotcoco, ultrafast-pycocotools, vernier and faster-coco-eval are not among the project's dependencies: `--peers` is the
+Python of an environment that has them (`pip install numpy pycocotools hotcoco ...`); those that it lacks are left out,
+and named. `--small` is a trial of half a minute. The table also lands beside the JSON, as markdown.
 """
 
 from __future__ import annotations
@@ -27,7 +28,42 @@ from benchmarks.real_data import machine
 TOLERANCE = 1e-12
 """The largest difference from pycocotools' numbers that is accepted."""
 
+#: Peers by the names of their modules: the packages.
+PEERS = {
+    "hotcoco": "hotcoco",
+    "ultrafast_pycocotools": "ultrafast-pycocotools",
+    "vernier": "vernier",
+    "faster_coco_eval": "faster-coco-eval",
+    "pycocotools": "pycocotools",
+}
+#: Contenders of a minute or more, which run once.
+SLOW = ("pycocotools", "torchmetrics_pycocotools", "torchmetrics_faster_coco_eval")
 PEER_SCRIPTS = {
+    "hotcoco": """
+import json, sys
+from hotcoco import COCO, COCOeval
+truth = COCO(sys.argv[1])
+run = COCOeval(truth, truth.load_res(sys.argv[2]), "bbox")
+run.run()
+print(json.dumps([float(value) for value in run.stats[:12]]))
+""",
+    "ultrafast_pycocotools": """
+import json, sys
+from ultrafast_pycocotools import COCO, COCOeval
+truth = COCO(sys.argv[1], verbose=False)
+run = COCOeval(truth, truth.loadRes(sys.argv[2]), "bbox")
+run.run()
+print(json.dumps([float(value) for value in run.stats[:12]]))
+""",
+    "vernier": """
+import json, os, sys
+from pathlib import Path
+from vernier.instance import Bbox, CocoDataset, Evaluator
+truth, found = (Path(name).read_bytes() for name in sys.argv[1:])
+evaluator = Evaluator(iou=Bbox(), parity_mode="strict")
+run = evaluator.evaluate(CocoDataset.from_json(truth), found, num_threads=os.cpu_count())
+print(json.dumps([float(value) for value in run.stats[:12]]))
+""",
     "pycocotools": """
 import json, sys
 from pycocotools.coco import COCO
@@ -49,32 +85,34 @@ print(json.dumps(run.stats.tolist()[:12]))
 
 LABELS = {
     "detkit": "detkit",
-    "detkit, empty cache": "detkit, the very first time (compiles)",
     "detkit with its report": "detkit with its report",
-    "faster_coco_eval": "faster-coco-eval",
-    "pycocotools": "pycocotools",
+    **PEERS,
     "detkit_stream": "detkit",
+    "hotcoco_stream": "hotcoco",
+    "vernier_stream": "vernier",
     "torchmetrics_faster_coco_eval": "torchmetrics over faster-coco-eval",
     "torchmetrics_pycocotools": "torchmetrics over pycocotools",
 }
 
 
-def run_contender(name: str, folder: Path, calls: int) -> dict[str, Any]:
-    """One contender in its own process.
+def run_contender(name: str, folder: Path, calls: int, python: str) -> dict[str, Any]:
+    """One contender in a process of this Python.
 
     Raises:
         SystemExit: it failed.
     """
     output = folder / "result.json"
-    command = [sys.executable, "-m", "benchmarks.evaluation_contenders", name, "--set", str(folder)]
+    command = [python, "-m", "benchmarks.evaluation_contenders", name, "--set", str(folder)]
     command += ["--calls", str(calls), "--output", str(output)]
     if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
         raise SystemExit(f"failed: {' '.join(command)}")
     return json.loads(output.read_text(encoding="utf-8"))
 
 
-def run_files(name: str, folder: Path) -> dict[str, Any]:
+def run_files(name: str, folder: Path, python: str, first: bool = False) -> dict[str, Any]:
     """A whole process from COCO's files to the twelve numbers: its seconds, and its peak memory in MB.
+
+    `first` runs it as on its first call ever, with no compiled file of Python or numba.
 
     Raises:
         SystemExit: it failed.
@@ -85,10 +123,13 @@ def run_files(name: str, folder: Path) -> dict[str, Any]:
         command = [sys.executable, "-m", "detkit", "evaluate", *files]
         command += [] if name == "detkit with its report" else ["--report", "false", "--intervals", "0"]
     else:
-        command = [sys.executable, "-c", PEER_SCRIPTS[name], annotations, detections]
-    with open(folder / "out.txt", "w+", encoding="utf-8") as out:
+        command = [python, "-c", PEER_SCRIPTS[name], annotations, detections]
+    environment = dict(os.environ)
+    with tempfile.TemporaryDirectory() as empty, open(folder / "out.txt", "w+", encoding="utf-8") as out:
+        if first:
+            environment |= {"PYTHONPYCACHEPREFIX": empty, "NUMBA_CACHE_DIR": empty}
         began = time.perf_counter()
-        process = subprocess.Popen(command, stdout=out)
+        process = subprocess.Popen(command, stdout=out, env=environment)
         _, status, used = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -108,39 +149,31 @@ def run_files(name: str, folder: Path) -> dict[str, Any]:
 
 
 def run_all(
-    folder: Path, repeats: int, calls: int, skip: set[str], small: bool
+    folder: Path, repeats: int, calls: int, skip: set[str], python: str
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Every contender `repeats` times, in turns; detkit once more with an empty cache, unless `small`."""
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {"memory": {}, "stream": {}, "files": {}}
-    if not small:
-        os.environ["NUMBA_CACHE_DIR"] = str(folder / "numba")
-        found["memory"]["detkit, empty cache"] = [run_contender("detkit", folder, 1)]
-        found["files"]["detkit, empty cache"] = [_with_empty_cache(folder)]
-        run_files("detkit with its report", folder)  # compiles what the report needs beside
-    for _ in range(repeats):
+    """Every contender `repeats` times, in turns, those of `SLOW` once; peers by this Python."""
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {"memory": {}, "stream": {}, "files": {}, "first": {}}
+    os.environ["NUMBA_CACHE_DIR"] = str(folder / "numba")
+    run_files("detkit with its report", folder, python)  # compiles what the report needs beside
+    for repeat in range(repeats):
         for name in CONTENDERS:
-            if name in skip:
+            if name in skip or (repeat and name in SLOW):
                 continue
             kind = "stream" if "stream" in name or name.startswith("torchmetrics") else "memory"
-            result = run_contender(name, folder, calls if name.startswith("detkit") else 1)
+            several = calls if name not in SLOW and kind == "memory" else 1
+            ours = name.startswith(("detkit", "torchmetrics"))
+            result = run_contender(name, folder, several, sys.executable if ours else python)
             found[kind].setdefault(name, []).append(result)
             print(f"{name}: {min(result['wall']):.2f} s", flush=True)
         for name in ("detkit", "detkit with its report", *PEER_SCRIPTS):
-            if name in skip:
+            if name in skip or (repeat and name in SLOW):
                 continue
-            result = run_files(name, folder)
+            result = run_files(name, folder, python)
             found["files"].setdefault(name, []).append(result)
             print(f"from files, {name}: {result['wall'][0]:.2f} s", flush=True)
+            if name not in SLOW and name != "detkit with its report":
+                found["first"].setdefault(name, []).append(run_files(name, folder, python, first=True))
     return found
-
-
-def _with_empty_cache(folder: Path) -> dict[str, Any]:
-    cache = os.environ["NUMBA_CACHE_DIR"]
-    os.environ["NUMBA_CACHE_DIR"] = str(folder / "numba of another")
-    try:
-        return run_files("detkit", folder)
-    finally:
-        os.environ["NUMBA_CACHE_DIR"] = cache
 
 
 def summarise(runs: list[dict[str, Any]], reference: list[float | None] | None) -> dict[str, Any]:
@@ -176,9 +209,10 @@ def report(content: dict[str, Any]) -> str:
     """The results as markdown."""
     size, where = content["set"], content["machine"]
     ours = content["memory"]["detkit"]
-    versions = ", ".join(f"{name} {where[name]}" for name in ("numba", "torch", "pycocotools", "torchmetrics"))
-    if where["faster-coco-eval"]:
-        versions += f", faster-coco-eval {where['faster-coco-eval']}"
+    named = ("numpy", "numba", "torch", "torchmetrics", *PEERS.values())
+    versions = ", ".join(f"{name} {where[name]}" for name in named if where.get(name))
+    missing = [f"{name}: not installed" for name in PEERS.values() if not where.get(name)]
+    left_out = [f"{LABELS[name]}: left out ({name})" for name in content["skipped"]]
     busy = ours["wall"] and ours["cpu"] / ours["wall"]
     return "\n".join(
         [
@@ -186,20 +220,26 @@ def report(content: dict[str, Any]) -> str:
             "",
             f"{size['images']:,} images, {size['objects']:,} objects ({size['crowds']:,} crowds), "
             f"{size['detections']:,} detections, {size['classes']} classes, made up (`evaluation_data.py`). Each run "
-            f"in a process of its own, in turns. Medians (runs of each: {ours['runs']}); of ours, of the calls after a "
-            "process's first.",
+            f"in a process of its own, in turns. Medians (runs of each: {ours['runs']}, of the slow ones one); from "
+            "memory, of the calls after a process's first. Other programs ran on the machine, which lengthens wall "
+            "times more than CPU times: compare CPU times.",
+            *([""] if missing or left_out else []),
+            "; ".join([*missing, *left_out]) + ("." if missing or left_out else ""),
             "",
             "## From memory",
             "",
             *_table(content["memory"], "detkit", load=True),
             "",
-            f"Loading is `loadRes` for the peers, and sorting arrays by image for detkit. detkit's first call in a "
-            f"process takes {ours['wall_first_call']:.2f} s, for compiled code is read from its cache. Memory: of the "
-            "whole process at its peak, and how far that is above what it held before (imports and input).",
+            "Each library from the form it reads fastest: matrices and columns where it takes them, else dictionaries. "
+            "Loading is `loadRes` for the peers, and sorting arrays by image for detkit. detkit's first call in a "
+            f"process takes {ours['cpu_first_call']:.2f} CPU s. Memory: of the whole process at its peak, and how far "
+            "that is above what it held before (imports and input).",
             "",
             "## Batch by batch",
             "",
-            "`update` with batches of 8 images (tensors), then one `compute`.",
+            "Batches of 8 images, then one call for the numbers: tensors for detkit and torchmetrics, arrays and "
+            "dictionaries for hotcoco, arrays for vernier, which knows the ground truth before. ultrafast-pycocotools "
+            "has no such interface for AP.",
             "",
             *_table(content["stream"], "detkit_stream"),
             "",
@@ -211,6 +251,12 @@ def report(content: dict[str, Any]) -> str:
             "",
             *_table(content["files"], "detkit"),
             "",
+            "## The first call ever",
+            "",
+            "The same with empty folders for what Python and numba compile.",
+            "",
+            *_table(content["first"], "detkit"),
+            "",
             f"{where['date']}: {where['cpu']}, {where['cores']} cores; Python {where['python']}, {versions}. Every "
             f"contender may use all cores (detkit: {busy:.1f} at a time). Load of the machine before: "
             f"{where['load_before']}.",
@@ -220,7 +266,7 @@ def report(content: dict[str, Any]) -> str:
 
 
 def _table(results: dict[str, dict[str, Any]], ours: str, load: bool = False) -> list[str]:
-    header = ["", *(["loading, s"] if load else []), "wall, s", "CPU, s", "detkit is faster", "peak memory, MB"]
+    header = ["", *(["loading, s"] if load else []), "wall, s", "CPU, s", "of detkit's CPU", "peak memory, MB"]
     header += [*(["added, MB"] if any("memory_before" in each for each in results.values()) else [])]
     header.append("difference")
     lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
@@ -230,7 +276,7 @@ def _table(results: dict[str, dict[str, Any]], ours: str, load: bool = False) ->
         if load:
             row.append(f"{each['load']:.3f}")
         row += [f"{each['wall']:.3f}", f"{each['cpu']:.3f}"]
-        row.append("" if name.startswith("detkit") else f"{each['wall'] / results[ours]['wall']:.1f}x")
+        row.append("" if name.startswith("detkit") else f"{each['cpu'] / results[ours]['cpu']:.2f}x")
         row.append(f"{each['memory_peak']:.0f}")
         if "added, MB" in header:
             row.append(f"{each['memory_peak'] - each['memory_before']:.0f}")
@@ -249,29 +295,38 @@ def main() -> None:
         help="a trial of half a minute: 40 images, one run each, none with an empty cache",
     )
     parser.add_argument("--repeats", type=int, default=3, help="runs of each contender, in turns (default: 3)")
+    parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="of an environment with the peers")
     parser.add_argument("--skip", nargs="+", default=[], metavar="NAME", help="contenders to leave out")
     options = parser.parse_args()
     skip = set(options.skip)
+    unknown = skip - CONTENDERS.keys()
+    if unknown:
+        parser.error(f"--skip: there are {', '.join(CONTENDERS)}, not {', '.join(sorted(unknown))}")
+    skipped = sorted(skip)
+    versions = _versions(options.peers, list(PEERS.values()))
+    for name, package in PEERS.items():
+        if versions[package] is None:
+            skip |= {name, f"{name}_stream"}
+            print(f"{package} is not installed: left out")
     if importlib.util.find_spec("faster_coco_eval") is None:
-        skip |= {"faster_coco_eval", "torchmetrics_faster_coco_eval"}
-        print("faster-coco-eval is not installed (uv pip install faster-coco-eval): left out")
+        skip.add("torchmetrics_faster_coco_eval")
     repeats, images = (1, 40) if options.small else (options.repeats, 5000)
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         # This process stays small: Linux counts its memory among that of those it starts.
         make = [sys.executable, "-m", evaluation_data.__name__, folder, "--images", str(images)]
         subprocess.run(make, check=True)
-        found = run_all(Path(folder), repeats, calls=5, skip=skip, small=options.small)
+        found = run_all(Path(folder), repeats, calls=5, skip=skip, python=options.peers)
         arrays = evaluation_data.load(Path(folder))
     reference = next(
         (found[kind]["pycocotools"][0]["numbers"] for kind in ("memory", "files") if "pycocotools" in found[kind]), None
     )
     where = machine()
     del where["threads_per_side"]
-    for package in ("numba", "pycocotools", "faster-coco-eval", "torchmetrics"):
-        where[package] = _version(package)
+    where |= _versions(sys.executable, ["numpy", "numba", "torchmetrics"]) | versions
     content = {
         "machine": {**where, "load_before": round(load, 2)},
+        "skipped": skipped,
         "set": {
             "images": images,
             "objects": len(arrays["images"]),
@@ -295,13 +350,20 @@ def main() -> None:
         raise SystemExit(f"detkit's numbers differ from pycocotools' by more than {TOLERANCE}")
 
 
-def _version(package: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
-
+def _versions(python: str, packages: list[str]) -> dict[str, str | None]:
+    """The versions of packages in the environment of this Python; None for one that is not installed."""
+    code = """
+import json, sys
+from importlib.metadata import PackageNotFoundError, version
+found = {}
+for name in sys.argv[1:]:
     try:
-        return version(package)
+        found[name] = version(name)
     except PackageNotFoundError:
-        return None
+        found[name] = None
+print(json.dumps(found))
+"""
+    return json.loads(subprocess.run([python, "-c", code, *packages], capture_output=True, check=True).stdout)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,13 @@ import os
 from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import TYPE_CHECKING, Any
 
 from detkit.classes import did_you_mean
 from detkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    import yaml
 
 #: What a config file may hold.
 SECTIONS = ("model", "data", "trainer", "checkpoint", "predictions", "seed_everything", "ckpt_path", "print_config")
@@ -54,6 +55,8 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: as `read_arguments`.
     """
+    import yaml  # here, since most tools are run without a config
+
     try:
         text = path.read_text(encoding="utf-8")
         if not _is_small(text):
@@ -109,6 +112,8 @@ def check_values(content: Any, where: Path, name: str = "") -> None:
 
 def _is_small(text: str) -> bool:
     """Whether a text is no YAML, or keeps within `MAX_DEPTH` and `MAX_VALUES`."""
+    import yaml
+
     try:
         size, depth = _size(yaml.compose(text, yaml.SafeLoader), {})
     except RecursionError:
@@ -120,6 +125,8 @@ def _is_small(text: str) -> bool:
 
 def _size(node: yaml.Node | None, known: dict[int, tuple[float, int]]) -> tuple[float, int]:
     """Values and levels of a YAML document once its aliases are filled in, counted without filling them in."""
+    import yaml
+
     if id(node) not in known:
         known[id(node)] = math.inf, 0  # an alias of what holds it
         value = node.value if isinstance(node, yaml.CollectionNode) else []

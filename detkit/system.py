@@ -12,6 +12,8 @@ import os
 import platform
 import re
 from collections.abc import Callable
+from functools import cached_property, update_wrapper
+from threading import Lock
 from typing import Any
 
 #: Constants of glibc's malloc.h.
@@ -22,19 +24,43 @@ MALLOC_VARIABLES = ("GLIBC_TUNABLES", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD
 MEMORY = re.compile(r"allocate|out of memory|storage size", re.IGNORECASE)
 
 _COMPILED: list[Any] = []
+_LOCK = Lock()
+
+
+class Compiled:
+    """A function that numba compiles when it is first called, and imports only then."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        update_wrapper(self, function)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.dispatcher(*arguments)
+
+    @cached_property
+    def dispatcher(self) -> Any:
+        """numba's function."""
+        from numba import njit
+
+        options = {"nogil": True, "error_model": "numpy"}
+        with _LOCK:
+            if "dispatcher" in vars(self):  # by another thread
+                return vars(self)["dispatcher"]
+            try:
+                self.dispatcher = njit(cache=True, **options)(self.__wrapped__)
+            except RuntimeError:  # no folder for the cache can be written
+                self.dispatcher = njit(**options)(self.__wrapped__)
+            _COMPILED.append(self.dispatcher)
+            return self.dispatcher
+
+    @property
+    def _numba_type_(self) -> Any:
+        """By which numba compiles a function that calls this one."""
+        return self.dispatcher._numba_type_
 
 
 def jit(function: Callable[..., Any]) -> Any:
     """The function, compiled when it is first called; it must not raise, and divides as NumPy does."""
-    from numba import njit
-
-    options = {"nogil": True, "error_model": "numpy"}
-    try:
-        compiled = njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder for the cache can be written
-        compiled = njit(**options)(function)
-    _COMPILED.append(compiled)
-    return compiled
+    return Compiled(function)
 
 
 def has_compiled() -> bool:

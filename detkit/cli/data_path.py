@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from detkit.data.layouts import Layout, find_layout
+if TYPE_CHECKING:
+    from detkit.data.layouts import Layout
 
 
 def is_path(value: Any) -> bool:
@@ -51,6 +52,8 @@ def section(content: dict[str, Any], notes: list[str]) -> dict[str, Any]:
 
 
 def _find(path: str, notes: list[str]) -> Layout:
+    from detkit.data.layouts import find_layout  # and all readers
+
     layout = find_layout(path)
     notes.append(f"data: {path} is read as {layout.class_name}: {layout.why}")
     return layout

@@ -68,6 +68,8 @@ def quiet() -> None:
     for pattern in WARNINGS:
         warnings.filterwarnings("ignore", message=pattern)
     threading.excepthook = _report_thread
+    # jsonargparse writes thousands of records, which take time, to a logger that keeps none.
+    logging.getLogger("jsonargparse_null_logger").setLevel(logging.CRITICAL)
     for name in (
         "lightning.pytorch.utilities.rank_zero",
         "lightning.fabric.utilities.rank_zero",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import inspect
 import json
+import re
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from detkit.classes import import_modules, known_classes
 from detkit.cli.arguments import Arguments, lookup, read_arguments
@@ -92,14 +96,50 @@ def run_tool(command: str, args: Sequence[str]) -> int:
         from detkit.cli.noise import quiet
 
         quiet()
+        gc.enable()  # see `detkit.cli.main.program`; others end before it would free anything
     import_modules(arguments.modules)
     print(*arguments.notes, sep="\n", end="\n" if arguments.notes else "", flush=True)
     function = getattr(importlib.import_module(tool.module), tool.function)
+    values = None if "data" in known else plain_values(function, arguments)
     with collect_errors() if tool.collects else nullcontext():
-        result = function(**_parse(command, tool, function, arguments, known))
+        result = function(**(_parse(command, tool, function, arguments, known) if values is None else values))
     if result.text:
         print(result.text, flush=True)
     return getattr(result, "exit_code", 0)
+
+
+def plain_values(function: Callable[..., Any], arguments: Arguments) -> dict[str, Any] | None:
+    """The values of options that are texts, numbers, switches or choices, as jsonargparse would give them.
+
+    jsonargparse takes longer to import and to set up than such options to read. None where it is needed: for help,
+    for lists, and for whatever is wrong, which it explains.
+    """
+    signature, hints = inspect.signature(function), get_type_hints(function)
+    options = (option.split("=", 1) if option.startswith("--") else [option] for option in arguments.options)
+    words = [word for option in options for word in option]
+    names, texts = words[::2], words[1::2]
+    if len(names) != len(texts) or not all(name[2:] in hints and name.startswith("--") for name in names):
+        return None
+    values = {name[2:]: _plain_value(hints[name[2:]], text) for name, text in zip(names, texts, strict=True)}
+    required = {name for name, each in signature.parameters.items() if each.default is each.empty}
+    return values if None not in values.values() and required <= values.keys() else None
+
+
+def _plain_value(hint: Any, text: str) -> Any:
+    """A text of letters, digits and what paths have, as a value of the type; None where that is not plain."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kinds = tuple(kind for kind in kinds if kind is not NoneType)
+    if kinds in ((str,), (str, Path)) and re.fullmatch(r"[\w./][\w./ -]*", text) and text.lower() != "null":
+        return text
+    if kinds == (int,) and re.fullmatch(r"[0-9]{1,9}", text):
+        return int(text)
+    if kinds == (float,) and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
+        return float(text)
+    if kinds == (bool,) and text in ("true", "false"):
+        return text == "true"
+    if len(kinds) == 1 and get_origin(kinds[0]) is Literal and text in get_args(kinds[0]):
+        return text
+    return None
 
 
 def _parse(

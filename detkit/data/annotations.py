@@ -7,15 +7,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from detkit.data.collecting import one_item
-from detkit.data.image_io import ImageShape, image_shape, read_image
 from detkit.data.input_files import LARGEST, short_repr
 from detkit.errors import DataError
 from detkit.settings import check_choice
+
+if TYPE_CHECKING:
+    from detkit.data.image_io import ImageShape
 
 
 class Finding(NamedTuple):
@@ -184,6 +186,8 @@ class Annotations:
 
     def image(self, index: int) -> np.ndarray:
         """The image's pixels as the annotation means them, uint8 (H, W, 3) RGB; raises as `read_image`."""
+        from detkit.data.image_io import read_image  # and Pillow, which files of annotations do not need
+
         return read_image(self.path(index), (int(self.widths[index]), int(self.heights[index])), self.exif)
 
     def subset(self, indices: np.ndarray, findings: list[Finding]) -> Annotations:
@@ -207,6 +211,8 @@ class Annotations:
 
 
 def _shape_or_error(path: str) -> ImageShape | DataError:
+    from detkit.data.image_io import image_shape
+
     try:
         return image_shape(path)
     except DataError as error:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
+from operator import attrgetter
 from os import PathLike
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -35,6 +36,10 @@ Number = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
 Box = tuple[Number, Number, Number, Number]
 
 T = TypeVar("T")
+
+#: Bytes of JSON that are read at once, and where a list of objects can be cut.
+PART = 2**20
+BETWEEN_OBJECTS = re.compile(rb"\}[ \t\n\r]*,[ \t\n\r]*\{")
 
 # Only what is needed is decoded. `gc=False`: none of these is ever part of a cycle.
 
@@ -98,6 +103,24 @@ class Result(msgspec.Struct, gc=False):
     category_id: CategoryId
     bbox: Box
     score: Number
+
+
+class _PlainResult(msgspec.Struct, gc=False):
+    """A detection whose ids are whole numbers, before its numbers are checked."""
+
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    score: float
+
+
+class Results(NamedTuple):
+    """N detections as COCO's results have them."""
+
+    image_ids: Sequence[int | float | str] | np.ndarray  # N
+    category_ids: Sequence[int | float] | np.ndarray  # N
+    boxes: np.ndarray  # (N, 4) float64, x y width height
+    scores: np.ndarray  # (N,) float64
 
 
 class _OutlinedResult(msgspec.Struct, gc=False):
@@ -260,7 +283,7 @@ def _add_boxes(
     yield Finding("from_outline", str(path), None, text, len(missing))
 
 
-def read_results(path: str | PathLike[str]) -> tuple[list[Result], list[Finding]]:
+def read_results(path: str | PathLike[str]) -> tuple[Results, list[Finding]]:
     """Read COCO's results, and say what was found; gzip may have packed them.
 
     They may stand in an object ({"predictions": [...]}, or detections, or results), and may have a
@@ -269,9 +292,12 @@ def read_results(path: str | PathLike[str]) -> tuple[list[Result], list[Finding]
     Raises:
         DataError: as `decode`, or a detection has neither a box nor an outline.
     """
+    plain = _plain_results(read_bytes(path))
+    if plain is not None:
+        return plain, []
     wanted = "a list of {image_id, category_id, bbox, score}"
     try:
-        return decode(path, list[Result], wanted), []
+        return _columns(decode(path, list[Result], wanted)), []
     except DataError as error:
         if not isinstance(error.__cause__, msgspec.ValidationError):
             raise
@@ -288,13 +314,49 @@ def read_results(path: str | PathLike[str]) -> tuple[list[Result], list[Finding]
         [(name, rows)] = found.items()
         findings.append(Finding("wrapped", str(path), None, f"the detections are read from its list {name!r}"))
     findings += _add_boxes(rows, [], path, "detection")
-    return [Result(row.image_id, row.category_id, row.bbox, row.score) for row in rows], findings
+    return _columns(rows), findings
+
+
+def _columns(rows: Sequence[Result | _OutlinedResult]) -> Results:
+    ids = ([getattr(row, name) for row in rows] for name in ("image_id", "category_id"))
+    return Results(*ids, boxes_of(rows), numbers_of(rows, "score"))
+
+
+def _plain_results(content: bytes) -> Results | None:
+    """Detections whose ids are whole numbers, as COCO has them; None where there is anything else.
+
+    They are read in parts that stay in the processor's cache. A list that is cut at commas is valid where each of its
+    parts, in brackets, is a list with entries; a comma within a string leaves a part that is none.
+    """
+    position, end = content.find(b"[") + 1, content.rfind(b"]")
+    if content[: max(position - 1, 0)].strip() or content[end + 1 :].strip() or not 0 < position <= end:
+        return None
+    parts = [Results(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))]
+    decoder = msgspec.json.Decoder(list[_PlainResult])
+    try:
+        while position < end:
+            between = BETWEEN_OBJECTS.search(content, min(position + PART, end), end)
+            stop, following = (between.start() + 1, between.end() - 1) if between else (end, end)
+            rows = decoder.decode(b"[%b]" % content[position:stop])
+            image_ids, category_ids = (numbers_of(rows, name, np.int64) for name in ("image_id", "category_id"))
+            parts.append(Results(image_ids, category_ids, boxes_of(rows), numbers_of(rows, "score")))
+            position = following
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError):
+        return None
+    whole = Results(*map(np.concatenate, zip(*parts, strict=True)))
+    in_range = all((np.abs(values) <= LARGEST).all() for values in (whole.boxes, whole.scores))
+    return whole if in_range else None
 
 
 def boxes_of(rows: Sequence[Annotation] | Sequence[Result]) -> np.ndarray:
     """(N, 4) float64, x y width height as written."""
-    values = chain.from_iterable(row.bbox for row in rows)
+    values = chain.from_iterable(map(attrgetter("bbox"), rows))
     return np.fromiter(values, np.float64, 4 * len(rows)).reshape(-1, 4)
+
+
+def numbers_of(rows: Sequence[Any], name: str, dtype: type = np.float64) -> np.ndarray:
+    """(N,), a field of each row."""
+    return np.fromiter(map(attrgetter(name), rows), dtype, len(rows))
 
 
 def areas_of(rows: Sequence[Annotation]) -> np.ndarray:

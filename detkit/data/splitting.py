@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from detkit.data.annotations import Annotations, Finding
 from detkit.data.image_io import open_image
@@ -181,6 +179,9 @@ def groups_of(digests: Sequence[bytes], looks: np.ndarray) -> np.ndarray:
         digests: of the images' bytes.
         looks: (I,) uint64, see `look_of`.
     """
+    from scipy.sparse import coo_array  # takes half a second, and most data sets have sets of their own
+    from scipy.sparse.csgraph import connected_components
+
     # Images are compared by their distinct digests and looks: where all are equal, pairs of images would be too many.
     _, by_digest = np.unique(np.array(digests, object), return_inverse=True)
     unique, by_look = np.unique(looks, return_inverse=True)

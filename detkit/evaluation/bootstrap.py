@@ -30,10 +30,9 @@ import numpy as np
 
 from detkit.errors import DataError
 from detkit.evaluation import voc
-from detkit.evaluation.coco import interpolate
 from detkit.evaluation.evaluation_set import EvaluationSet
 from detkit.evaluation.grouping import group_by_class
-from detkit.evaluation.matching import HIT, MISS, NOT_COUNTED, assign
+from detkit.evaluation.matching import HIT, MISS, NOT_COUNTED, assign, interpolate
 from detkit.evaluation.protocol import Protocol
 from detkit.evaluation.voc import average
 from detkit.system import available_cores, jit

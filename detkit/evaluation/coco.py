@@ -1,25 +1,31 @@
 """The COCO protocol: COCOeval's numbers, equal to the last bit (cocoapi, PythonAPI/pycocotools/cocoeval.py).
 
 Unlike in COCOeval, an object may be `difficult`: it is then treated as one outside the range of areas.
+
+This is NumPy, since importing numba and its compiled code takes longer than the evaluation. Most detections overlap no
+object of their class, and are only counted. The others are matched in rounds: the best one of every image and class,
+then the second one of every image and class, and so on, for all IoU thresholds and ranges of areas at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
-from detkit.evaluation.evaluation_set import EvaluationSet
-from detkit.evaluation.grouping import for_classes, group_by_class
-from detkit.evaluation.matching import ALMOST_ONE, choose, clear, find_candidates, mark_objects
-from detkit.system import jit
+from detkit.evaluation.evaluation_set import EvaluationSet, offsets_of, ranges
+from detkit.evaluation.grouping import Grouped, for_classes, group_by_class, stable_order
+from detkit.evaluation.matching import ALMOST_ONE, HIT, MISS, NOT_COUNTED, interpolate
 
 #: COCO's own settings (COCOeval.Params.setDetParams).
 IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, round((0.95 - 0.5) / 0.05) + 1).tolist())
 RECALL_THRESHOLDS = tuple(np.linspace(0.0, 1.0, round((1.0 - 0.0) / 0.01) + 1).tolist())
 MAX_DETECTIONS = (1, 10, 100)
 AREA_RANGES = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
+#: Pairs of a detection and an object that are compared at once, which takes about 100 MB.
+PAIRS_AT_ONCE = 2**19
 
 
 class Curves(NamedTuple):
@@ -49,15 +55,14 @@ def evaluate(
     """
     s = evaluation_set
     ious = np.minimum(np.array(iou_thresholds, np.float64), ALMOST_ONE)
-    recalls = np.array(recall_thresholds, np.float64)
-    limits = np.array(max_detections, np.int64)
     areas = np.array(list(area_ranges.values()), np.float64).reshape(-1, 2)
-    precision = np.full((num_classes, len(areas), len(ious), len(recalls)), np.nan)
-    recall = np.full((num_classes, len(areas), len(ious), len(limits)), np.nan)
+    ignore = s.ignored[:, None] | (s.area[:, None] < areas[:, 0]) | (s.area[:, None] > areas[:, 1])
+    precision = np.full((num_classes, len(areas), len(ious), len(recall_thresholds)), np.nan)
+    recall = np.full((num_classes, len(areas), len(ious), len(max_detections)), np.nan)
     over_limit = np.zeros(num_classes, np.int64)
     for_classes(
-        _evaluate, group_by_class(s, num_classes), len(s), s.boxes, s.ignored, s.crowd, s.area, s.detected_boxes,
-        ious, recalls, limits, areas, precision, recall, over_limit,
+        _evaluate, group_by_class(s, num_classes), s, ious, np.array(recall_thresholds, np.float64),
+        max_detections, areas, ignore, precision, recall, over_limit,
     )  # fmt: skip
     return Curves(precision.transpose(2, 3, 0, 1), recall.transpose(2, 0, 1, 3), int(over_limit.sum()))
 
@@ -78,96 +83,204 @@ def average_precision(hits: np.ndarray, num_objects: int) -> float:
     return float(interpolated.mean())
 
 
-@jit
 def _evaluate(
-    classes, detections, detection_starts, detection_images, objects, object_starts, object_images, num_images,
-    boxes, ignored, crowd, area, detected_boxes,
-    ious, recalls, limits, areas, precision, recall, over_limit,
+    classes, detections, detection_starts, detection_images, objects, object_starts, object_images,
+    s, ious, recalls, limits, areas, ignore, precision, recall, over_limit,
 ):  # fmt: skip
     """Write (K, A, T, R) precision, (K, A, T, M) recall and (K,) over_limit of some classes, which count from 0.
 
-    The settings ious (T,), recalls (R,), limits (M,) and areas (A, 2) are all ascending.
+    The settings ious (T,), recalls (R,), limits (M,) and areas (A, 2) are those of `evaluate`; `ignore` is (G, A).
     """
-    num_ious, num_areas, num_limits = len(ious), len(areas), len(limits)
-    least = ious.min()
-    most = limits[num_limits - 1]
-    first = np.zeros(num_images, np.int32)
-    count = np.zeros(num_images, np.int32)
-    seen = np.zeros(num_images, np.int32)
-    eps = np.spacing(1.0)
-    for k in classes:
-        mine = objects[object_starts[k] : object_starts[k + 1]]
-        found = detections[detection_starts[k] : detection_starts[k + 1]]
-        size = len(mine)
-        mark_objects(mine, object_images, first, count)
-        my_crowd = crowd[mine]
-        ignore = np.zeros((num_areas, size), np.bool_)
-        wanted = np.zeros(num_areas, np.int64)
-        for i, row in enumerate(mine):
-            for a in range(num_areas):
-                ignore[a, i] = ignored[row] or area[row] < areas[a, 0] or area[row] > areas[a, 1]
-                wanted[a] += not ignore[a, i]
-        taken = np.zeros((num_areas, num_ious, size), np.bool_)
-        hits = np.zeros((num_areas, num_ious, num_limits), np.int64)
-        # Of each hit: the precision of all detections up to it.
-        at_hit = np.zeros((num_areas, num_ious, size))
-        counted = np.zeros((num_areas, num_ious), np.int64)  # hits and misses so far, of those that overlap an object
-        lone = np.zeros(num_areas, np.int64)  # misses so far of those that overlap none, the same at every threshold
-        candidates = np.zeros(size, np.int64)
-        overlaps = np.zeros(size)
-        for row in found:
-            image = detection_images[row]
-            rank = seen[image]  # among the detections of its image and class
-            seen[image] += 1
-            if rank >= most:
-                over_limit[k] += 1
-                continue
-            box = detected_boxes[row]
-            near = find_candidates(box, boxes, crowd, mine, first[image], count[image], least, candidates, overlaps)
-            best = overlaps[:near].max() if near else 0.0
-            box_area = box[2] * box[3]
-            for a in range(num_areas):
-                inside = areas[a, 0] <= box_area <= areas[a, 1]
-                if near == 0:
-                    lone[a] += inside
-                    continue
-                for t in range(num_ious):
-                    chosen = -1
-                    if best >= ious[t]:
-                        chosen = choose(candidates, overlaps, near, ious[t], taken[a, t], ignore[a], my_crowd)
-                    if chosen < 0:
-                        counted[a, t] += inside
-                        continue
-                    taken[a, t, chosen] = True
-                    if not ignore[a, chosen]:
-                        counted[a, t] += 1
-                        number = hits[a, t, num_limits - 1]
-                        at_hit[a, t, number] = (number + 1) / (counted[a, t] + lone[a] + eps)
-                        for m in range(num_limits):
-                            hits[a, t, m] += rank < limits[m]
-        for a in range(num_areas):
-            if wanted[a] == 0:
-                continue
-            for t in range(num_ious):
-                interpolate(at_hit[a, t], hits[a, t, num_limits - 1], wanted[a], recalls, precision[k, a, t])
-                for m in range(num_limits):
-                    recall[k, a, t, m] = hits[a, t, m] / wanted[a]
-        clear(mine, object_images, count)
-        clear(found, detection_images, seen)
+    # Of these classes only, which now count from 0 to C.
+    counts, object_counts = np.diff(detection_starts)[classes], np.diff(object_starts)[classes]
+    part = Grouped(
+        detections[ranges(detection_starts[classes], counts)],
+        offsets_of(counts),
+        detection_images,
+        objects[ranges(object_starts[classes], object_counts)],
+        offsets_of(object_counts),
+        object_images,
+    )
+    count, starts = len(classes), part.detection_starts
+    ranks, near = _find_near(s, part, ious.min(), limits[-1])
+    kinds = _match(near, ious, ignore, s.crowd)
+    near_starts = np.searchsorted(near.positions, starts)  # of each class
+    alone = ranks < limits[-1]
+    over_limit[classes] = counts - np.diff(offsets_of(alone)[starts])
+    alone[near.positions] = False
+    box_areas = (s.detected_boxes[:, 2] * s.detected_boxes[:, 3])[part.detections]
+    for a, (least, most) in enumerate(areas):
+        inside = (box_areas >= least) & (box_areas <= most)
+        misses = offsets_of(alone & inside)  # of a class: those that overlap nothing, the same at every threshold
+        misses = misses[near.positions] - np.repeat(misses[starts[:-1]], np.diff(near_starts))
+        inside = inside[near.positions]
+        kept = offsets_of(~ignore[part.objects, a])
+        wanted = kept[part.object_starts[1:]] - kept[part.object_starts[:-1]]
+        needed = _needed_hits(wanted, recalls)
+        known = wanted > 0
+        for t in range(len(ious)):
+            hits = kinds[a, t] == HIT
+            counted = hits | ((kinds[a, t] == MISS) & inside)
+            hits, at_hit, hit_starts = _precision_at_hits(hits, counted, misses, near_starts)
+            found = np.diff(hit_starts)
+            reached = needed <= found[:, None]
+            values = np.zeros(needed.shape)
+            values[reached] = at_hit[(hit_starts[:-1, None] + needed - 1)[reached]]
+            precision[classes[known], a, t] = values[known]
+            labels, rank = np.repeat(np.arange(count), found), ranks[near.positions[hits]]
+            for m, limit in enumerate(limits):
+                number = np.bincount(labels[rank < limit], minlength=count)
+                recall[classes[known], a, t, m] = number[known] / wanted[known]
 
 
-@jit
-def interpolate(at_hit, num_hits, num_objects, recalls, result):
-    """Write the best precision at each recall or beyond, 0 where it is not reached.
+class _Near(NamedTuple):
+    """N detections that overlap P objects of their image and class, in the order of classes and scores.
 
-    Of at_hit (N,), the precision at each hit, the first `num_hits` count; each becomes the best of itself and later
-    ones.
+    Detection i overlaps the objects of the pairs first[i]:last[i], the most overlapped one first; of equal ones the
+    last one first, as COCOeval prefers it.
     """
-    for j in range(num_hits - 2, -1, -1):
-        at_hit[j] = max(at_hit[j], at_hit[j + 1])
-    j = 0
-    for r in range(len(recalls)):
-        j = max(j, int(recalls[r] * num_objects) - 2)  # before the hit that is looked for, whatever the rounding
-        while j < num_hits and (j + 1) / num_objects < recalls[r]:
-            j += 1
-        result[r] = at_hit[j] if j < num_hits else 0.0
+
+    positions: np.ndarray  # (N,) int64, where in Grouped.detections; ascending
+    rounds: np.ndarray  # (N,) int64, how many better ones of the same image and class there are
+    first: np.ndarray  # (N,) int64
+    last: np.ndarray  # (N,) int64
+    objects: np.ndarray  # (P,) int64, rows
+    overlaps: np.ndarray  # (P,) float64
+
+
+def _find_near(s: EvaluationSet, grouped: Grouped, least: float, limit: int) -> tuple[np.ndarray, _Near]:
+    """The rank (D,) of each of Grouped.detections in its image and class, and those with an overlap of `least` or more.
+
+    Only the `limit` best of an image and class are compared with objects.
+    """
+    images = grouped.detection_images[grouped.detections]
+    by_image = stable_order(images, len(s))  # by image, then by class, then by score
+    keys = _keys(images, grouped.detection_starts)[by_image]
+    groups, sizes = _runs(keys)
+    ranks = np.empty(len(keys), np.int64)
+    ranks[by_image] = ranges(np.zeros_like(sizes), sizes)
+
+    object_keys = _keys(grouped.object_images[grouped.objects], grouped.object_starts)
+    order = np.argsort(object_keys, kind="stable")
+    objects, object_keys = grouped.objects[order], object_keys[order]
+    first, counts = _runs(object_keys)
+    # Images and classes that have both detections and objects.
+    _, group, own = np.intersect1d(keys[groups], object_keys[first], assume_unique=True, return_indices=True)
+    sizes = np.minimum(sizes[group], limit)
+    positions = by_image[ranges(groups[group], sizes)]
+    group, first, counts = (np.repeat(values, sizes) for values in (group, first[own], counts[own]))
+
+    # Each detection with each object, in parts.
+    pairs: list[tuple[np.ndarray, ...]] = []
+    ends = np.cumsum(counts)
+    cuts = np.searchsorted(ends, np.arange(PAIRS_AT_ONCE, counts.sum(), PAIRS_AT_ONCE))
+    for part in np.split(np.arange(len(counts)), cuts):
+        detection = np.repeat(part, counts[part])
+        rows = objects[ranges(first[part], counts[part])]
+        overlaps = _overlaps(s.detected_boxes[grouped.detections[positions[detection]]], s.boxes[rows], s.crowd[rows])
+        kept = np.flatnonzero(overlaps >= least)
+        pairs.append((detection[kept], rows[kept], overlaps[kept]))
+    detection, rows, overlaps = (np.concatenate(values) for values in zip(*pairs, strict=True))
+    counts = np.bincount(detection, minlength=len(positions))
+    several = np.flatnonzero(counts[detection] > 1)
+    order = several[np.lexsort((-rows[several], -overlaps[several], detection[several]))]
+    rows[several], overlaps[several] = rows[order], overlaps[order]
+
+    near, last = np.flatnonzero(counts), np.cumsum(counts)
+    _, sizes = _runs(group[near])
+    rounds = ranges(np.zeros_like(sizes), sizes)
+    order = np.argsort(positions[near])
+    near = near[order]
+    return ranks, _Near(positions[near], rounds[order], (last - counts)[near], last[near], rows, overlaps)
+
+
+def _keys(images: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """A number (N,) int64 of each image and class, by image, then by class; class k has the rows from starts[k] on."""
+    num_classes = len(starts) - 1
+    return images.astype(np.int64) * num_classes + np.repeat(np.arange(num_classes), np.diff(starts))
+
+
+def _runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where runs of equal values begin, and how long they are."""
+    begins = np.flatnonzero(np.append(True, values[1:] != values[:-1])[: len(values)])
+    return begins, np.diff(begins, append=len(values))
+
+
+def _overlaps(detected: np.ndarray, boxes: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """`matching.overlap` of each of N pairs of boxes, operation by operation."""
+    (x, y, width, height), (left, top, across, down) = detected.T, boxes.T
+    shared_width = np.minimum(width + x, across + left) - np.maximum(x, left)
+    shared_height = np.minimum(height + y, down + top) - np.maximum(y, top)
+    shared, area = shared_width * shared_height, width * height
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = shared / np.where(crowd, area, area + across * down - shared)
+    return np.where((shared_width > 0) & (shared_height > 0), ratio, 0.0)
+
+
+def _match(near: _Near, ious: np.ndarray, ignore: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """What each of the N detections is, (A, T, N) int8: MISS, HIT or NOT_COUNTED; COCOeval.evaluateImg.
+
+    `ignore` is (G, A), whether an object is ignored in a range of areas.
+    """
+    num_areas, num_ious = ignore.shape[1], len(ious)
+    # Areas and thresholds are one dimension here, of A * T.
+    outcome = np.repeat(np.where(ignore, NOT_COUNTED, HIT).astype(np.int8), num_ious, axis=1)
+    ious = np.tile(ious, num_areas)
+    free = np.ones(outcome.shape, bool)
+    kinds = np.full((len(near.positions), len(ious)), MISS, np.int8)
+
+    def take(rows: np.ndarray, pairs: np.ndarray, wanted: int | None = None) -> None:
+        """Let detections, each of another image or class, take the objects of these pairs where they can."""
+        objects = near.objects[pairs]
+        able = free[objects] & (near.overlaps[pairs, None] >= ious)
+        if wanted is not None:
+            able &= (kinds[rows] == MISS) & (outcome[objects] == wanted)
+        kinds[rows] += able * outcome[objects]
+        free[objects] &= ~able | crowd[objects, None]  # a crowd can be taken again
+
+    order = np.argsort(near.rounds, kind="stable")
+    for rows in np.split(order, np.cumsum(np.bincount(near.rounds))[:-1]) if len(order) else ():
+        single = near.last[rows] - near.first[rows] == 1
+        take(rows[single], near.first[rows[single]])
+        for wanted in (HIT, NOT_COUNTED):  # an ignored object only where no other will do
+            left = rows[~single]
+            pairs = near.first[left]
+            while len(left):
+                take(left, pairs, wanted)
+                more = pairs + 1 < near.last[left]
+                left, pairs = left[more], pairs[more] + 1
+    return np.ascontiguousarray(kinds.T).reshape(num_areas, num_ious, -1)
+
+
+def _precision_at_hits(
+    hits: np.ndarray, counted: np.ndarray, misses: np.ndarray, starts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The best precision at each of H hits or beyond, class by class.
+
+    Args:
+        hits, counted: (N,) bool, of detections that overlap an object; those of class k are starts[k]:starts[k + 1].
+        misses: (N,) int64, how many better ones of the class overlap none.
+
+    Returns:
+        The rows of the hits (H,), the precision (H,), and where each class begins (K + 1,).
+    """
+    rows = np.flatnonzero(hits)
+    hit_starts = np.searchsorted(rows, starts)
+    found = np.diff(hit_starts)
+    number = ranges(np.ones_like(found), found)
+    so_far = offsets_of(counted)
+    total = so_far[rows + 1] - np.repeat(so_far[starts[:-1]], found) + misses[rows]
+    precision = number / (total + np.spacing(1.0))
+    for begin, end in pairwise(hit_starts.tolist()):
+        backwards = precision[begin:end][::-1]
+        np.maximum.accumulate(backwards, out=backwards)
+    return rows, precision, hit_starts
+
+
+def _needed_hits(wanted: np.ndarray, recalls: np.ndarray) -> np.ndarray:
+    """(K, R) int64: the first hit that reaches each recall, from 1 on, where `wanted` (K,) objects are to find."""
+    wanted = np.maximum(wanted, 1)[:, None]
+    needed = np.maximum((recalls * wanted).astype(np.int64) - 1, 1)  # one below, whatever the rounding
+    while (short := needed / wanted < recalls).any():
+        needed += short
+    return needed

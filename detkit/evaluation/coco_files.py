@@ -7,8 +7,10 @@ same files.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +19,6 @@ from detkit.data.coco_files import (
     Annotation,
     Category,
     Image,
-    Result,
     areas_of,
     boxes_of,
     flags_of,
@@ -28,6 +29,8 @@ from detkit.data.coco_files import (
 from detkit.data.input_files import check_printable
 from detkit.errors import DataError
 from detkit.evaluation.evaluation_files import Detected, EvaluationFiles, Objects, assemble, unknown_id_policy
+
+Ids = Sequence[Any] | np.ndarray
 
 
 def read_coco_results(
@@ -61,12 +64,11 @@ def read_coco_results(
         objects = _objects(instances.annotations, str(annotations), index)
         policy.findings[:0] = instances.findings
         del instances
-        rows, found = read_results(detections)
+        results, found = read_results(detections)
         policy.findings += found
-        _use_file_names(rows, images, str(detections), policy)
-        numbers, labels = index.of(rows, "detections", str(detections))
-        scores = np.fromiter((row.score for row in rows), np.float64, len(rows))
-        detected = Detected(numbers, boxes_of(rows), scores, labels)
+        image_ids = _with_file_names(results.image_ids, index.numbers, images, str(detections), policy)
+        numbers, labels = index.of(image_ids, results.category_ids, "detections", str(detections))
+    detected = Detected(numbers, results.boxes, results.scores, labels)
     return EvaluationFiles(
         evaluation_set=assemble([image.id for image in images], objects, detected),
         class_names=names,
@@ -95,40 +97,55 @@ class _Index:
         self.labels = {category: label for label, category in enumerate(category_ids, 1)}
         self.policy = policy
 
-    def of(self, rows: Sequence[Annotation | Result], what: str, source: str) -> tuple[np.ndarray, np.ndarray]:
+    def of(self, image_ids: Ids, category_ids: Ids, what: str, source: str) -> tuple[np.ndarray, np.ndarray]:
         """Image numbers (N,) int64 and labels (N,) int32; negative for rows to be left out."""
-        numbers = np.fromiter((self.numbers.get(row.image_id, -1) for row in rows), np.int64, len(rows))
-        self.policy.check(numbers, lambda row: rows[row].image_id, what, "images", source, self.numbers)
-        labels = np.fromiter((self.labels.get(row.category_id, -1) for row in rows), np.int32, len(rows))
-        self.policy.check(labels, lambda row: rows[row].category_id, what, "classes", source, self.labels)
+        numbers = _look_up(self.numbers, image_ids)
+        self.policy.check(numbers, lambda row: _plain(image_ids[row]), what, "images", source, self.numbers)
+        labels = _look_up(self.labels, category_ids).astype(np.int32)
+        self.policy.check(labels, lambda row: _plain(category_ids[row]), what, "classes", source, self.labels)
         return numbers, labels
 
 
-def _use_file_names(rows: Sequence[Result], images: Sequence[Image], source: str, policy: UnknownIdPolicy) -> None:
-    """Give detections that name their image by its file, as those on a folder do, the image's id."""
-    ids = {image.id for image in images}
-    named = [row for row in rows if isinstance(row.image_id, str) and row.image_id not in ids]
+def _look_up(table: dict[Any, int], ids: Ids) -> np.ndarray:
+    """What `table` has for each id, (N,) int64; -1 for nothing."""
+    if isinstance(ids, np.ndarray):
+        known = np.array(sorted(key for key in table if isinstance(key, int)), np.int64)
+        numbers = np.array([*(table[key] for key in known.tolist()), -1])
+        at = np.searchsorted(known, ids)
+        return numbers[np.where(np.append(known, 0)[at] == ids, at, -1)]
+    return np.fromiter(map(table.get, ids, repeat(-1)), np.int64, len(ids))
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _with_file_names(
+    image_ids: Ids, known: Container[Any], images: Sequence[Image], source: str, policy: UnknownIdPolicy
+) -> Ids:
+    """The ids of detections, with those of images that they name by their files, as detections on a folder do."""
+    if isinstance(image_ids, np.ndarray):  # whole numbers
+        return image_ids
+    named = {name for name in image_ids if isinstance(name, str) and name not in known}
     if not named:
-        return
+        return image_ids
     id_of = {image.file_name.replace("\\", "/"): image.id for image in images if isinstance(image.file_name, str)}
     counts = Counter(name.rpartition("/")[2] for name in id_of)
     last = {short: number for name, number in id_of.items() if counts[short := name.rpartition("/")[2]] == 1}
     # Of two images a/1.jpg and b/1.jpg, neither is known to be the one that the annotations call 1.jpg.
-    given = Counter(name.rpartition("/")[2] for name in {row.image_id for row in named} - id_of.keys())
+    given = Counter(name.rpartition("/")[2] for name in named - id_of.keys())
     last = {short: number for short, number in last.items() if given[short] == 1}
-    matched = 0
-    for row in named:
-        found = id_of.get(row.image_id, last.get(row.image_id.rpartition("/")[2]))
-        if found is not None:
-            row.image_id = found
-            matched += 1
-    if matched:
+    found = {name: id_of.get(name, last.get(name.rpartition("/")[2])) for name in named}
+    found = {name: number for name, number in found.items() if number is not None}
+    if matched := sum(name in found for name in image_ids):
         text = f"{matched:,} detections name their images by file: matched with file_name in the annotations"
         policy.findings.append(Finding("by_file_name", source, None, text, matched))
+    return [found.get(name, name) for name in image_ids]
 
 
 def _objects(rows: Sequence[Annotation], source: str, index: _Index) -> Objects:
-    numbers, labels = index.of(rows, "annotations", source)
+    image_ids, category_ids = ([getattr(row, name) for row in rows] for name in ("image_id", "category_id"))
+    numbers, labels = index.of(image_ids, category_ids, "annotations", source)
     boxes = boxes_of(rows)
     crowd = flags_of((row.iscrowd for row in rows), len(rows))
     difficult = flags_of((row.difficult for row in rows), len(rows))

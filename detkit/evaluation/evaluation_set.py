@@ -38,9 +38,13 @@ class EvaluationSet:
         """(G,) bool: objects that need not be found, and may be."""
         return self.difficult | self.crowd
 
+    def is_of(self, num_classes: int) -> np.ndarray:
+        """(G,) bool: objects of the classes 1..num_classes."""
+        return (self.labels >= 1) & (self.labels <= num_classes)
+
     def to_find(self, num_classes: int) -> np.ndarray:
         """(G,) bool: objects that count, of the classes 1..num_classes."""
-        return ~self.ignored & (self.labels >= 1) & (self.labels <= num_classes)
+        return ~self.ignored & self.is_of(num_classes)
 
     @property
     def object_images(self) -> np.ndarray:
@@ -92,6 +96,12 @@ def offsets_of(counts: np.ndarray) -> np.ndarray:
     return offsets
 
 
+def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The whole numbers from starts[i] on, counts[i] of them, one range after the other (int64)."""
+    offsets = offsets_of(counts)
+    return np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts)
+
+
 def select(whole: EvaluationSet, images: np.ndarray) -> EvaluationSet:
     """The images of these numbers (int64), in this order."""
     object_rows, object_offsets = _rows(whole.object_offsets, images)
@@ -108,8 +118,7 @@ def select(whole: EvaluationSet, images: np.ndarray) -> EvaluationSet:
 def _rows(offsets: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The rows of `images`, one image after the other, and their new offsets."""
     counts = np.diff(offsets)[images]
-    new = offsets_of(counts)
-    return np.arange(new[-1]) + np.repeat(offsets[images] - new[:-1], counts), new
+    return ranges(offsets[images], counts), offsets_of(counts)
 
 
 def _concatenate(parts: Sequence[EvaluationSet]) -> EvaluationSet:

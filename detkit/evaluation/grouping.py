@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from detkit.evaluation.evaluation_set import EvaluationSet
-from detkit.system import available_cores, jit
+from detkit.evaluation.evaluation_set import EvaluationSet, offsets_of
+from detkit.system import available_cores
 
 #: Detections and objects for which another thread is worth its start.
 ROWS_A_THREAD = 20_000
@@ -52,29 +53,27 @@ class Grouped(NamedTuple):
 def group_by_class(evaluation_set: EvaluationSet, num_classes: int) -> Grouped:
     """Sort detections and objects by class; labels beyond 1..num_classes are left out."""
     s = evaluation_set
-    detections, detection_starts = _by_label(s.detected_labels, np.argsort(-s.scores, kind="stable"), num_classes)
+    detections, detection_starts = _by_label(s.detected_labels, np.arange(len(s.scores)), num_classes)
+    for begin, end in pairwise(detection_starts.tolist()):
+        rows = detections[begin:end]
+        detections[begin:end] = rows[np.argsort(-s.scores[rows], kind="stable")]
     objects, object_starts = _by_label(s.labels, np.arange(len(s.labels)), num_classes)
     return Grouped(detections, detection_starts, s.detection_images, objects, object_starts, s.object_images)
 
 
-@jit
 def _by_label(labels: np.ndarray, order: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of `order` by label 1..num_classes in a counting sort, and where each label starts."""
+    """The rows of `order` by label 1..num_classes, those of a label in their order, and where each label starts."""
     labels = labels[order]
-    starts = np.zeros(num_classes + 1, np.int64)
-    for label in labels:
-        if 1 <= label <= num_classes:
-            starts[label] += 1
-    for k in range(num_classes):
-        starts[k + 1] += starts[k]
-    rows = np.empty(starts[num_classes], np.int64)
-    following = starts[:-1].copy()
-    for i in range(len(order)):
-        label = labels[i]
-        if 1 <= label <= num_classes:
-            rows[following[label - 1]] = order[i]
-            following[label - 1] += 1
-    return rows, starts
+    known = (labels >= 1) & (labels <= num_classes)
+    if not known.all():
+        order, labels = order[known], labels[known]
+    return order[stable_order(labels, num_classes + 1)], offsets_of(count_by_class(labels, num_classes))
+
+
+def stable_order(numbers: np.ndarray, limit: int) -> np.ndarray:
+    """The rows (int64) of `numbers`, which are in 0..limit-1, from the least on; equal ones keep their order."""
+    # Of 16 bits NumPy uses a radix sort.
+    return np.argsort(numbers.astype(np.uint16) if limit <= 2**16 else numbers, kind="stable")
 
 
 def for_classes(work: Callable[..., None], grouped: Grouped, *arguments: Any) -> None:

@@ -135,6 +135,23 @@ def choose(candidates, overlaps, found, least, taken, ignored, crowd):
 
 
 @jit
+def interpolate(at_hit, num_hits, num_objects, recalls, result):
+    """Write the best precision at each recall or beyond, 0 where it is not reached.
+
+    Of at_hit (N,), the precision at each hit, the first `num_hits` count; each becomes the best of itself and later
+    ones.
+    """
+    for j in range(num_hits - 2, -1, -1):
+        at_hit[j] = max(at_hit[j], at_hit[j + 1])
+    j = 0
+    for r in range(len(recalls)):
+        j = max(j, int(recalls[r] * num_objects) - 2)  # before the hit that is looked for, whatever the rounding
+        while j < num_hits and (j + 1) / num_objects < recalls[r]:
+            j += 1
+        result[r] = at_hit[j] if j < num_hits else 0.0
+
+
+@jit
 def _assign(
     classes, detections, detection_starts, detection_images, objects, object_starts, object_images, num_images,
     boxes, ignored, crowd, detected_boxes, threshold, limit,

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from detkit.evaluation.coco import interpolate
 from detkit.evaluation.evaluation_set import EvaluationSet
 from detkit.evaluation.grouping import count_by_class, for_classes, group_by_class
-from detkit.evaluation.matching import HIT, MISS, NOT_COUNTED, clear, mark_objects, overlap
+from detkit.evaluation.matching import HIT, MISS, NOT_COUNTED, clear, interpolate, mark_objects, overlap
 from detkit.system import jit
 
 #: VOC2007's recalls as the devkit's port has them: the fourth is slightly above 0.3; 3 of 10 objects do not reach it.

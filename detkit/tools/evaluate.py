@@ -90,7 +90,6 @@ def evaluate(
         DetkitError: an argument or a file that cannot be used.
     """
     began = time.monotonic()
-    from detkit.evaluation.bootstrap import bootstrap
     from detkit.evaluation.protocol import Protocol
     from detkit.evaluation.tables import baseline_text, find_baseline, metrics_text, read_baseline
     from detkit.files import check_output, keep_inputs, overwrite_note, publish, staged, write_json
@@ -122,6 +121,8 @@ def evaluate(
     metrics = _metrics(numbers, settings, files, str(detections))
     resamples = None
     if intervals:
+        from detkit.evaluation.bootstrap import bootstrap
+
         resamples = bootstrap(files.evaluation_set, files.class_names, settings, intervals)
         metrics |= with_intervals(resamples, earlier, resampled)
     has_resampled = time.monotonic()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detkit.evaluation import MeanAveragePrecision
+from detkit.evaluation import MeanAveragePrecision, coco
 from tests.evaluation.test_coco_files import TWELVE
 
 
@@ -178,6 +178,18 @@ def test_other_settings_equal_to_pycocotools(seed: int, ious: list, recalls: lis
     assert ours["num_over_limit"] == detections - sum(min(n, max(limits)) for n in counted.values())
     assert all(f"{recall:.2f}" in ours["protocol"] for recall in recalls if round(recall, 2) == recall)
     assert f"at most {max(limits)} detection" in ours["protocol"]
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 50])
+def test_pairs_compared_in_parts(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    annotations, results = random_set(0, images=5, classes=2, crowded=True)
+    metric = MeanAveragePrecision("coco", ["1", "2"])
+    metric.update(*as_samples(annotations, results, 5))
+    whole = metric.protocol.evaluate(metric.gathered(), 2)
+    monkeypatch.setattr(coco, "PAIRS_AT_ONCE", at_once)
+    parts = metric.protocol.evaluate(metric.gathered(), 2)
+    for name, value in whole.items():
+        np.testing.assert_array_equal(parts[name], value, err_msg=name)
 
 
 def detect(*rows: tuple[list[float], float]) -> dict:

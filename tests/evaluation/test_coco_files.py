@@ -165,10 +165,23 @@ def test_ids_kept_as_floats_are_the_same_ids(tmp_path: Path) -> None:
 
 
 def test_an_annotation_with_id_0_is_found_as_any_other(tmp_path: Path) -> None:
-    """COCOeval takes 0 for "not matched" and calls such a hit a miss."""
-    renumbered = TRUTH | {"annotations": [row | {"id": 0} for row in TRUTH["annotations"]]}
-    expected = ours(*write(tmp_path, TRUTH, FOUND))
-    np.testing.assert_array_equal(ours(*write(tmp_path, renumbered, FOUND)), expected)
+    """COCOeval keeps the id of what a detection has matched, 0 for nothing, and so takes this hit for a miss."""
+    truth, found = perfect_set(3)
+    paths = write(tmp_path, truth, found)
+    assert ours(*paths)[0] == theirs(*paths)[0] == 1
+    truth["annotations"][0]["id"] = 0
+    paths = write(tmp_path, truth, found)
+    assert ours(*paths)[0] == 1
+    assert theirs(*paths)[0] == pytest.approx(0.442, abs=5e-4)
+
+
+def perfect_set(objects: int) -> tuple[dict, list]:
+    """Objects with ids from 1 on in one image, and a detection of each, the first one of the highest score."""
+    boxes = [[20 * number, 0, 10, 10] for number in range(objects)]
+    rows = [{"image_id": 7, "category_id": 2, "bbox": box} for box in boxes]
+    annotations = [row | {"id": number, "area": 100, "iscrowd": 0} for number, row in enumerate(rows, 1)]
+    found = [row | {"score": 1 - number / 10} for number, row in enumerate(rows)]
+    return {"info": {}, "images": [{"id": 7}], "annotations": annotations, "categories": [{"id": 2}]}, found
 
 
 def test_ignore_is_overwritten_by_iscrowd_as_in_cocoeval(tmp_path: Path) -> None:
