@@ -27,6 +27,7 @@ class Description:
         class_names: without background, in the order of the labels, which begin at 1.
         category_ids: the data set's own ids of the classes.
         score_threshold, max_detections: the detections that it gives.
+        max_proposals: of Fast R-CNN, how many of an image's proposals are used; otherwise 0.
         source: the checkpoint.
         version: detkit's.
     """
@@ -36,6 +37,7 @@ class Description:
     category_ids: list[int]
     score_threshold: float
     max_detections: int
+    max_proposals: int
     source: str
     version: str
 

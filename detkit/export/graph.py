@@ -11,7 +11,7 @@ from detkit.detectors.fast_rcnn import FastRCNN
 from detkit.errors import ConfigError
 
 #: Limits of the graph's shapes.
-MOST_IMAGES, LONGEST_SIDE, MOST_PROPOSALS = 64, 32768, 100_000
+MOST_IMAGES, LONGEST_SIDE = 64, 32768
 
 
 class DetectionGraph(nn.Module):
@@ -57,7 +57,9 @@ def trace(graph: DetectionGraph) -> ExportedProgram:
     if isinstance(graph.detector, FastRCNN):
         corner = torch.rand(7, 2) * 100
         example = torch.zeros(1, 3, 200, 300, dtype=torch.uint8), torch.cat([corner, corner + 50], 1)
-        shapes = sides, {0: Dim("proposals", min=1, max=MOST_PROPOSALS)}
+        # With more of them a branch of Python's would cut them off; `ExportedModel` does.
+        limit = graph.detector.given.settings.max_boxes[1]
+        shapes = sides, {0: Dim("proposals", min=2, max=limit - 1)}
     else:
         example = (torch.zeros(2, 3, 200, 300, dtype=torch.uint8),)
         shapes = ({0: Dim("batch", min=1, max=MOST_IMAGES), **sides},)

@@ -64,7 +64,8 @@ class ExportedModel:
         if wants != (proposals is not None):
             what = "needs proposals, an array (P, 4) for each image" if wants else "makes its own proposals"
             raise ConfigError(f"{self.path}: this {self.description.detector} {what}")
-        inputs = [images] if proposals is None else [images, proposals.astype(np.float32)]
+        limit = self.description.max_proposals
+        inputs = [images] if proposals is None else [images, proposals[:limit].astype(np.float32)]
         *fields, image = self._run(inputs)
         return [self._named([values[image == i] for values in fields]) for i in range(len(images))]
 

@@ -44,7 +44,7 @@ def export(
         DetkitError: a checkpoint or an argument that cannot be used, or a package that is not installed.
     """
     from detkit.__about__ import __version__
-    from detkit.detectors import load
+    from detkit.detectors import FastRCNN, load
     from detkit.engine.checkpoints import find_checkpoint
     from detkit.engine.torchvision_detectors import name_in
     from detkit.export.description import Description
@@ -73,6 +73,7 @@ def export(
         list(detector.category_ids or range(1, detector.num_classes + 1)),
         heads.detection.score_threshold,
         heads.detection.max_detections,
+        detector.given.settings.max_boxes[1] if isinstance(detector, FastRCNN) else 0,
         source.name,
         __version__,
     )

@@ -83,9 +83,9 @@ def test_torch_export_runs_without_detkit_and_gives_the_same_bits(tmp_path: Path
 
 @torch.no_grad()
 def test_fast_rcnn_takes_proposals(tmp_path: Path) -> None:
-    model = exported_to_onnx(detecting(detkit.FastRCNN), tmp_path / "fast.onnx")
+    model = exported_to_onnx(detecting(detkit.FastRCNN, proposals__max_boxes=[50, 50]), tmp_path / "fast.onnx")
     exported = ExportedModel(model.path)
-    for count, (_, height, width) in ((1, SHAPES[0]), (40, SHAPES[2])):
+    for count, (_, height, width) in ((1, SHAPES[0]), (40, SHAPES[2]), (60, SHAPES[2])):  # more than are used
         image = images(1, height, width)
         corner = torch.rand(count, 2) * torch.tensor([width / 2, height / 2])
         proposals = torch.cat([corner, corner + 5 + torch.rand(count, 2) * 20], dim=1)

@@ -43,7 +43,7 @@ def test_the_same_predict(pyramid: Exported, tmp_path: Path) -> None:
             np.testing.assert_allclose(theirs["boxes"], ours["boxes"].numpy(), atol=1e-2, rtol=0)
     one = model.predict(Image.open(files[0]))
     assert [row["category_id"] for row in one.to_coco("a")] == [[7, 9][label - 1] for label in one["labels"]]
-    assert one.draw(files[0]).size == (80, 60)
+    assert one.draw(files[0]).size == pyramid.detector.predict(files[0]).draw(files[0]).size
     options = {"agnostic_nms": True, "tiles": 40}
     tiled, expected = model.predict(files[0], **options), pyramid.detector.predict(files[0], **options)
     np.testing.assert_allclose(tiled["scores"], expected["scores"].numpy(), atol=1e-4, rtol=0)
@@ -99,7 +99,7 @@ def test_a_runtime_that_is_missing(pyramid: Exported, monkeypatch: pytest.Monkey
 
 
 def test_descriptions() -> None:
-    right = Description("FasterRCNN", ["a"], [1], 0.05, 100, "best.ckpt", "1.0")
+    right = Description("FasterRCNN", ["a"], [1], 0.05, 100, 0, "best.ckpt", "1.0")
     assert Description.from_json(right.to_json(), "x.onnx") == right
     content = json.loads(right.to_json())
     for changed in (

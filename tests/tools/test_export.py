@@ -9,6 +9,7 @@ import pytest
 
 import detkit
 from detkit.cli.main import main
+from detkit.data.shapes_drawing import SHAPE_CLASSES
 from tests.export.conftest import FASTER, detecting, save
 
 SHAPES = ["--data.path", "shapes", "--data.num_test", "5", "--data.image_size", "64", "--data.num_workers", "0"]
@@ -22,7 +23,7 @@ def test_export_then_predict_and_test(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    detector = detecting(detkit.FasterRCNN, **FASTER, class_names=["circle", "square", "triangle"])
+    detector = detecting(detkit.FasterRCNN, **FASTER, class_names=list(SHAPE_CLASSES))
     save(detector, Path("runs/toy/version_0/checkpoints/best.ckpt"))
     assert main(["export", "runs/toy", "--score_threshold", "0.1", "--max_detections", "7"]) == 0
     out = capsys.readouterr().out
