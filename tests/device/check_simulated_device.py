@@ -133,3 +133,12 @@ def test_suppression_on_a_device_is_the_cpus_and_waits_once() -> None:
         with waits_at_most(1):
             kept = suppression.together(*inputs, 0.3)
         assert torch.equal(kept.cpu(), expected)
+
+
+def test_parameters_are_indexed_and_viewed_in_inference_mode() -> None:
+    with SimulatedDevice():
+        parameter = nn.Parameter(X).to(DEVICE)
+        with torch.inference_mode():
+            rows = torch.tensor([0, 1]).to(DEVICE)
+            assert parameter[rows, None].shape == (2, 1, 3)
+            assert parameter.view(3, 4).mul(2).sum().item() == 2 * X.sum()

@@ -71,15 +71,16 @@ class Simulated(Tensor):
 
     @staticmethod
     def __new__(cls, values: Tensor) -> Simulated:
-        self = Tensor._make_wrapper_subclass(
-            cls,
-            values.size(),
-            strides=values.stride(),
-            storage_offset=values.storage_offset(),
-            dtype=values.dtype,
-            layout=values.layout,
-            device=DEVICE,
-        )
+        with torch.inference_mode(False):  # else a view of a parameter fails in inference mode
+            self = Tensor._make_wrapper_subclass(
+                cls,
+                values.size(),
+                strides=values.stride(),
+                storage_offset=values.storage_offset(),
+                dtype=values.dtype,
+                layout=values.layout,
+                device=DEVICE,
+            )
         self.values_on_host = values
         return self
 
