@@ -17,6 +17,7 @@ What it cannot show:
 
 - kernels: their results, speed and memory, which types they take, and their own random numbers;
 - autocast and bfloat16 on a device;
+- the waits for values that are logged, or shown by a progress bar: they are few, and set by the user;
 - what code does for ``device.type == "cuda"`` only. An operation of our own (``detkit::...``) is run as on the CPU;
 - that a ``non_blocking`` copy from memory that is not pinned may make the host wait, too;
 - which device a checkpoint names: what is saved is on the CPU;
