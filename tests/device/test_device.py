@@ -15,7 +15,7 @@ ROOT = FOLDER.parents[1]
 
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("check_*.py")), ids=lambda file: file.stem)
 def test_on_the_simulated_device(file: Path) -> None:
-    options = ("-q", "-p", "no:cacheprovider", "--tb=short")
+    options = ("-p", "no:cacheprovider", "--tb=short")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(file)],
@@ -24,7 +24,7 @@ def test_on_the_simulated_device(file: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=550,
     )
     assert done.returncode == 0, f"\n{done.stdout}"
     assert " passed" in done.stdout and "skipped" not in done.stdout, done.stdout
