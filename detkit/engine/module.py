@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -291,7 +290,7 @@ class LossGuard:
 
     def __init__(self, interval: int) -> None:
         self.interval = max(interval, 1)
-        self._unread: deque[tuple[Tensor, list[str], list[Any]]] = deque()
+        self._unread: list[tuple[Tensor, list[str], list[Any]]] = []
 
     def watch(self, losses: dict[str, Tensor], batch: Batch) -> None:
         """Take one step's losses; a TrainingError if one that is read now is not finite."""
@@ -302,10 +301,12 @@ class LossGuard:
 
     def check(self) -> None:
         """Read the losses that were kept; a TrainingError names losses and image ids of the first bad batch."""
-        while self._unread:
-            finite, names, image_ids = self._unread.popleft()
+        unread, self._unread = self._unread, []
+        # One wait for the device, however many steps are read.
+        if not unread or bool(torch.stack([finite.all() for finite, _, _ in unread]).all()):
+            return
+        for finite, names, image_ids in unread:
             if not bool(finite.all()):
-                self._unread.clear()
                 bad = ", ".join(name for name, good in zip(names, finite.tolist(), strict=True) if not good)
                 raise TrainingError(
                     f"{bad} became NaN or infinite in the batch of images {image_ids}; training stops, and the last "

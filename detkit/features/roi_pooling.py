@@ -48,13 +48,9 @@ class RoIPooler(nn.Module):
         features = features[: len(self.strides)]
         if len(features) == 1:
             return self._pool(features[0], rois, self.strides[0])
-        levels = self.levels(rois[:, 1:])
-        order = group_order(levels)
-        # One wait for the device; to look for the regions of each level would be one a level.
-        counts = (levels[:, None] == torch.arange(len(features), device=levels.device)).sum(0).tolist()
-        parts = rois[order].split(counts)
+        parts, position = _by_group(rois, self.levels(rois[:, 1:]), len(features))
         pooled = torch.cat([self._pool(*each) for each in zip(features, parts, self.strides, strict=True)])
-        return pooled[order.argsort()]
+        return pooled[position]
 
     def levels(self, boxes: Tensor) -> Tensor:
         """The level (0 is the finest) that each of the boxes (R, 4) is read from, int64 (R,)."""
@@ -95,10 +91,18 @@ class PyramidPooler(nn.Module):
         """Pool every region of every image; see `RoIPooler.forward`."""
         if not isinstance(features, PyramidFeatures):
             return self.pooler(features, rois)
-        scale, boxes = nearest_scale(rois[:, 1:], features.factors.to(rois.device)[:, rois[:, 0].long()])
-        rois = torch.cat([rois[:, :1], boxes], dim=1)
-        pooled = torch.cat([self.pooler(maps, rois[scale == i]) for i, maps in enumerate(features.maps)])
-        return pooled[scale.argsort(stable=True).argsort()]  # in the order of the boxes again
+        factors = features.factors.to(rois.device, non_blocking=True)
+        scale, boxes = nearest_scale(rois[:, 1:], factors[:, rois[:, 0].long()])
+        parts, position = _by_group(torch.cat([rois[:, :1], boxes], dim=1), scale, len(features.maps))
+        return torch.cat([self.pooler(*each) for each in zip(features.maps, parts, strict=True)])[position]
+
+
+def _by_group(rois: Tensor, group: Tensor, groups: int) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The regions (R, 5) of each group, such as a level, and where each region is among them all, int64 (R,)."""
+    order = group.argsort(stable=True)
+    # One wait for the device; to look for the regions of each group would be one a group.
+    counts = (group[:, None] == torch.arange(groups, device=group.device)).sum(0).tolist()
+    return rois[order].split(counts), order.argsort()
 
 
 def nearest_scale(boxes: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:

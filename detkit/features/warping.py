@@ -53,7 +53,9 @@ def crop_geometry(
     # The authors count pixels from 1, and their last pixel belongs to the box: our (x1, y1, x2, y2) is their
     # (x1 + 1, y1 + 1, x2, y2). All below is in their coordinates, as halves are rounded away from their zero.
     first, last = boxes[:, :2].double() + 1, boxes[:, 2:].double()
-    lowest, highest = torch.ones_like(first), last.new_tensor([image_size[1], image_size[0]])
+    lowest = torch.ones_like(first)
+    # Made on the device: a copy from the host would wait for it.
+    highest = torch.stack([torch.full_like(last[:, 0], side) for side in (image_size[1], image_size[0])], dim=1)
     if context > 0 or mode != "warp":
         own = (last - first + 1).clamp(min=0) / 2
         centre = first + own

@@ -162,7 +162,10 @@ def sample_batch(
         classes.append(torch.where(matches.label > 0, nearest, 0))
         matched.append(matches.label)
     drawn = sample(torch.cat(matched), batch_size, positive_fraction)
-    rows = drawn.index[drawn.valid].sort().values
-    counts = torch.tensor([len(c) for c in candidates], device=rows.device)
-    per_image = torch.bincount(torch.repeat_interleave(counts)[rows], minlength=len(candidates)).tolist()
+    # The one wait for the device; what depends on the number of rows is done on the host.
+    rows = torch.where(drawn.valid, drawn.index, -1).cpu()
+    rows = rows[rows >= 0].sort().values
+    image = torch.repeat_interleave(torch.tensor([len(c) for c in candidates]))
+    per_image = torch.bincount(image[rows], minlength=len(candidates)).tolist()
+    rows = rows.to(drawn.index.device, non_blocking=True)
     return list(torch.cat(candidates)[rows].split(per_image)), torch.cat(classes)[rows]

@@ -152,7 +152,8 @@ class RCNN(Detector):
     def _proposals(self, batch: Batch, images: ImageBatch) -> list[Tensor]:
         """The proposals (P, 4) of each image, in the batch's pixels and on its device."""
         proposals = self.given.of_batch(batch, self.training)
-        return [images.to_batch(boxes, i).to(images.tensor.device) for i, boxes in enumerate(proposals)]
+        device = images.tensor.device
+        return [images.to_batch(boxes, i).to(device, non_blocking=True) for i, boxes in enumerate(proposals)]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimizer is given; the new layer learns ``head_lr_factor`` times as fast (section 2.3)."""
