@@ -139,11 +139,6 @@ def bootstrap(
     )
 
 
-def repeated(evaluation_set: EvaluationSet, num_classes: int, protocol: Protocol, times: np.ndarray) -> dict[str, Any]:
-    """The numbers if the images are in the set so often, (I,) int64: map, map_50, map_75, map_per_class (K,)."""
-    return _numbers(_rank(protocol.seen(evaluation_set), num_classes, protocol), times, protocol)
-
-
 class _Ranking(NamedTuple):
     """N detections, E of them no misses, and M objects to find, of K classes at T thresholds.
 
