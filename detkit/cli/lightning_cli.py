@@ -37,7 +37,7 @@ from detkit.cli.trainer import SaveConfig, complete, make_run_folder, remove_sta
 from detkit.detectors.base import Detector
 from detkit.detectors.tiles import TileSettings
 from detkit.engine.callbacks import BestCheckpoint
-from detkit.engine.checkpoints import BEGINNINGS, hyper_parameters
+from detkit.engine.checkpoints import INITIAL_WEIGHTS, hyper_parameters
 from detkit.engine.precision import check_precision
 from detkit.engine.predictions import PredictionWriter
 from detkit.errors import CheckpointError, ConfigError, DataError
@@ -247,7 +247,7 @@ class DetkitCLI(LightningCLI):
         checkpoint, content = self.start.checkpoint, self.start.content
         classes = list(self.datamodule.class_names)
         if self.start.source is not None:
-            self.model.begin_with(self.start.source)
+            self.model.load_source(self.start.source)
             self.start.source = None  # its memory is needed
         if checkpoint is None:
             return
@@ -268,7 +268,7 @@ class DetkitCLI(LightningCLI):
             )
         if self.command == "fit":
             kept = hyper_parameters(content)
-            self.model.hparams.update({name: kept[name] for name in BEGINNINGS if name in kept})
+            self.model.hparams.update({name: kept[name] for name in INITIAL_WEIGHTS if name in kept})
             if rank_zero_only.rank == 0:
                 print(f"goes on {position_of(content, self.model.finished_stage(content))}", flush=True)
         if checkpoint.kind == "torchvision" or "torchvision" in content["detkit"]:  # no file that Lightning reads

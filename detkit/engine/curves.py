@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from detkit.engine.checkpoints import run_folder
-from detkit.engine.run_files import RunFileCallback, harmless
+from detkit.engine.run_files import RunFileCallback, warn_on_error
 from detkit.errors import CheckpointError
 from detkit.files import write_text
 from detkit.torch_files import check_form
@@ -80,7 +80,7 @@ class RunCurves(RunFileCallback):
         loggers = [logger for logger in trainer.loggers if isinstance(logger, CSVLogger)]
         if not self.writes or not loggers:
             return
-        with harmless(CURVES):
+        with warn_on_error(CURVES):
             loggers[0].save()
             # A run that was moved lies beside the one that goes on from it.
             near = Path(loggers[0].log_dir).absolute().parent

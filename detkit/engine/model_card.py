@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from detkit.__about__ import __version__
 from detkit.data.datamodule import DetectionDataModule
 from detkit.engine.module import TrainableModule
-from detkit.engine.run_files import RunFileCallback, harmless, is_best
+from detkit.engine.run_files import RunFileCallback, warn_on_error, is_best
 from detkit.files import write_text
 from detkit.signals import Stopped
 from detkit.torch_files import check_form
@@ -64,7 +64,7 @@ class ModelCard(RunFileCallback):
         checkpoints = self.path("checkpoints")
         if not self.writes or not (is_stopped or any(checkpoints.glob("*.ckpt"))):
             return
-        with harmless(CARD):
+        with warn_on_error(CARD):
             write_text(checkpoints / CLASSES, "".join(f"{name}\n" for name in pl_module.class_names))
             write_text(self.path(CARD), card_text(trainer, pl_module, self.best, self.path("")))
 

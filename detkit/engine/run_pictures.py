@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detkit.drawing import SHORTER_SIDE, draw, make_sheet
 from detkit.engine.module import TrainableModule
-from detkit.engine.run_files import RunFileCallback, harmless, is_best
+from detkit.engine.run_files import RunFileCallback, warn_on_error, is_best
 from detkit.files import staged
 from detkit.types import Batch, Sample
 
@@ -51,7 +51,7 @@ class TrainBatchPicture(RunFileCallback):
         if self._is_done:
             return
         self._is_done = True  # also after an error
-        with harmless(TRAIN_BATCHES):
+        with warn_on_error(TRAIN_BATCHES):
             device = pl_module.device
             with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
                 pl_module.on_train_batch_start(batch, batch_idx)  # seeds, so that sizes are drawn as in the step
@@ -64,7 +64,7 @@ class TrainBatchPicture(RunFileCallback):
     def _save(self) -> None:
         self._is_done = True
         if self._pictures:
-            with harmless(TRAIN_BATCHES):
+            with warn_on_error(TRAIN_BATCHES):
                 _write(make_sheet(self._pictures[: self.count], COLUMNS), self.path(TRAIN_BATCHES))
         self._pictures = []
 
@@ -111,7 +111,7 @@ class PredictionPicture(RunFileCallback):
         path = self.path(PREDICTIONS)
         if not chosen or not (is_best(trainer) or not path.is_file()):
             return
-        with harmless(PREDICTIONS):
+        with warn_on_error(PREDICTIONS):
             about = f"validation after epoch {trainer.current_epoch + 1}, step {trainer.global_step}"
             caption = f"{about}: ground truth on the left, detections from score {SCORE:g} on the right"
             pairs = [_draw_pair(sample, found, pl_module.class_names) for sample, found in chosen]
