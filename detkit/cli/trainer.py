@@ -20,7 +20,7 @@ from detkit.data.datamodule import DetectionDataModule
 from detkit.data.voc_files import SPLIT_FILE
 from detkit.engine.callbacks import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, Patience
 from detkit.engine.checkpoints import INITIAL_WEIGHTS
-from detkit.engine.curves import RunCurves
+from detkit.engine.curves import EARLIER, RunCurves
 from detkit.engine.model_card import ModelCard
 from detkit.engine.progress import EpochBar, EpochLines
 from detkit.engine.run_pictures import PredictionPicture, TrainBatchPicture
@@ -32,7 +32,7 @@ EPOCHS = 12
 #: The environment variable in which the processes of a run find its folder.
 VARIABLE = "DETKIT_RUN_FOLDER"
 #: Files that a fit writes before its first step has ended, besides TensorBoard's.
-STARTED = ("config.yaml", "hparams.yaml", NETWORK, SPLIT_FILE)
+STARTED = ("config.yaml", "hparams.yaml", NETWORK, SPLIT_FILE, EARLIER)
 
 
 class SaveConfig(SaveConfigCallback):
