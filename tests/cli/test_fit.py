@@ -97,6 +97,11 @@ def test_patience_ends_a_run_that_gets_no_better(detkit: Detkit) -> None:
     assert state(RUN / "checkpoints/best.ckpt")["epoch"] == 1
     whole = detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "3", "--patience=2")
     assert whole.code == 0 and "stopped early" not in whole.out
+    words = detkit("fit", "--config", "toy.yaml", "--patience", "five")
+    assert words.code == 2 and words.err.startswith("detkit: --patience must be a whole number, not five\n")
+    Path("five.yaml").write_text("checkpoint: {patience: five}\n")
+    in_file = detkit("fit", "--config", "toy.yaml", "--config", "five.yaml")
+    assert in_file.err.startswith("detkit: five.yaml: checkpoint.patience must be a whole number, not five\n")
     wrong = detkit("fit", "--config", "toy.yaml", "--patience", "0")
     assert wrong.code == 2 and "patience: 0 must be at least 1" in wrong.err
 
