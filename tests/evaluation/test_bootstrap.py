@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from detkit.errors import DataError
 from detkit.evaluation import Protocol
-from detkit.evaluation.bootstrap import SEED, bootstrap, difference, read_resamples
+from detkit.evaluation.bootstrap import SEED, bootstrap, difference, few_note, read_resamples
 from detkit.evaluation.evaluation_set import select
 from tests.evaluation.sets import flat, random_images
 from tests.evaluation.simulation import simulate
@@ -63,6 +63,11 @@ def test_empty_sets_have_no_interval() -> None:
     intervals = bootstrap(s, NAMES, Protocol(), 5).intervals()
     assert np.isnan(intervals["map"]).all()
     assert bootstrap(flat([]), [], Protocol("voc07"), 5).intervals()["map_per_class"] == {}
+
+
+def test_small_sets_have_a_note() -> None:
+    assert few_note(100, 100) == "" and "99 images with 5,000 objects are few" in few_note(99, 5000)
+    assert "5,000 images with 32 objects are few" in few_note(5000, 32)
 
 
 def test_a_file_keeps_them(tmp_path: Path) -> None:
