@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detkit.engine.curves import MAX_POINTS, Series, draw_curves, read_rows, ticks, to_series, write_rows
+from detkit.engine.curves import (
+    EARLIER,
+    LOG,
+    MAX_POINTS,
+    RunCurves,
+    Series,
+    draw_curves,
+    read_rows,
+    ticks,
+    to_series,
+    write_rows,
+)
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -73,3 +85,24 @@ def test_a_curve_of_one_point_is_seen() -> None:
     assert sizes[0] > 1 and sizes[2] > 1.5 * sizes[1]
     box = [float(value) for value in root.get("viewBox").split()]
     assert all(0 < float(each.get("cx")) < box[2] and 0 < float(each.get("cy")) < box[3] for each in circles)
+
+
+def test_a_third_run_keeps_the_logs_of_both_before_it(tmp_path: Path) -> None:
+    """Also where it goes on from a checkpoint that lies before the second one's last line, and the runs were moved."""
+    old = [tmp_path / "old" / f"version_{number}" for number in range(2)]
+    for folder, steps in zip(old, ((9, 19, 29), (19, 29, 39, 49)), strict=True):
+        folder.mkdir(parents=True)
+        (folder / LOG).write_text("step,train/loss\n" + "".join(f"{step},{folder.name[-1]}\n" for step in steps))
+    curves = RunCurves(folder=old[1])
+    curves.writes = True
+    curves.on_train_start(SimpleNamespace(ckpt_path=old[0] / "checkpoints/last.ckpt", global_step=15), None)
+    moved = (tmp_path / "old").rename(tmp_path / "new")
+    third = RunCurves(folder=moved / "version_2")
+    third.writes = True
+    third.on_train_start(SimpleNamespace(ckpt_path=moved / "version_1/checkpoints/best.ckpt", global_step=40), None)
+    joined = to_series(read_rows([moved / "version_2" / EARLIER]))
+    assert joined == {"train/loss": Series([10, 20, 30, 40], [0.0, 1.0, 1.0, 1.0])}
+    again = RunCurves(folder=moved / "version_3")
+    again.writes = True
+    again.on_train_start(SimpleNamespace(ckpt_path=None, global_step=0), None)
+    assert not (moved / "version_3").exists()
