@@ -153,8 +153,11 @@ def labels_of(classes: Sequence[str], class_names: Sequence[str]) -> list[int]:
     """
     for name in classes:
         if name not in class_names:
-            known = f"there are: {', '.join(class_names)}" if class_names else "the names of the classes are not known"
-            raise ConfigError(f"classes: there is no class {name!r}{did_you_mean(name, class_names)}; {known}")
+            if not class_names:
+                raise ConfigError(f"classes: there is no class {name!r}; the names of the classes are not known")
+            near = did_you_mean(name, class_names)
+            known = f"{near} There" if near else "; there"
+            raise ConfigError(f"classes: there is no class {name!r}{known} are: {', '.join(class_names)}")
     return [label for label, name in enumerate(class_names, 1) if name in classes]
 
 

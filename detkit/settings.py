@@ -121,8 +121,9 @@ def check_choice(where: str, value: str, choices: typing.Iterable[str]) -> None:
     """Refuse, with a ConfigError, a value that is not among the choices, and name the near one."""
     known = list(choices)
     if value not in known:
-        hint = did_you_mean(str(value), known) or ";"
-        raise ConfigError(f"{where}: there is no {value!r}{hint} the choices are {', '.join(known)}")
+        near = did_you_mean(str(value), known)
+        choices = f"{near} The" if near else "; the"
+        raise ConfigError(f"{where}: there is no {value!r}{choices} choices are {', '.join(known)}")
 
 
 def check_range(

@@ -64,7 +64,7 @@ def test_the_filter_keeps_scores_and_classes_in_their_order(score: float, classe
 
 
 def test_a_wrong_filter_is_told(found: Detections) -> None:
-    with pytest.raises(ConfigError, match=r"no class 'dig'; did you mean 'dog'\?; there are: person, dog"):
+    with pytest.raises(ConfigError, match=r"no class 'dig'; did you mean 'dog'\? There are: person, dog"):
         found.filter(classes=["dig"])
     with pytest.raises(ConfigError, match="the names of the classes are not known"):
         Detections(FIELDS).filter(classes=["dog"])

@@ -29,7 +29,7 @@ class ImageClassifier(TrainableModule):
         class_names: two or more classes. Given by the data set on the command line.
         backbone: alexnet, lenet5, vgg16, resnet18, resnet34, resnet50, resnet101, mobilenet_v2, mobilenet_v3_large,
             squeezenet1_0, or tiny.
-        weights: what it begins with: null (from scratch), DEFAULT, a torchvision weight name, or a local file; a last
+        weights: the initial ones: null (from scratch), DEFAULT, a torchvision weight name, or a local file; a last
             layer of other classes is left out.
         initialization: he or xavier, where it begins from scratch.
         crop_size: pixels a side that every image is stretched to, without antialiasing, as a detector does it; 227

@@ -6,6 +6,7 @@ model and trainer; `DetkitCLI.run_command` then calls the trainer.
 
 from __future__ import annotations
 
+import shutil
 from argparse import SUPPRESS, ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from detkit.cli.reports import (
     check_outputs,
     describe_data,
     differences_text,
+    report_finished,
     report_fit,
     report_metrics,
     report_predictions,
@@ -36,8 +38,8 @@ from detkit.cli.signatures import names_of
 from detkit.cli.trainer import SaveConfig, complete, make_run_folder, remove_started, with_absolute_paths
 from detkit.detectors.base import Detector
 from detkit.detectors.tiles import TileSettings
-from detkit.engine.callbacks import BestCheckpoint
-from detkit.engine.checkpoints import BEGINNINGS, hyper_parameters
+from detkit.engine.callbacks import BestCheckpoint, LastCheckpoint
+from detkit.engine.checkpoints import INITIAL_WEIGHTS, hyper_parameters
 from detkit.engine.precision import check_precision
 from detkit.engine.predictions import PredictionWriter
 from detkit.errors import CheckpointError, ConfigError, DataError
@@ -133,6 +135,7 @@ class DetkitCLI(LightningCLI):
         self.overrides: dict[str, Any] = {}
         self.differences: list[Difference] = []
         self.folder: Path | None = None
+        self.first_step: int | None = None  # of a fit that goes on
         self.ckpt_path = None if start.checkpoint is None else start.checkpoint.path
         self.baseline: dict[str, Any] | None = None
         self.resampled: Resamples | None = None  # of the baseline
@@ -250,7 +253,7 @@ class DetkitCLI(LightningCLI):
         checkpoint, content = self.start.checkpoint, self.start.content
         classes = list(self.datamodule.class_names)
         if self.start.source is not None:
-            self.model.begin_with(self.start.source)
+            self.model.load_source(self.start.source)
             self.start.source = None  # its memory is needed
         if checkpoint is None:
             return
@@ -270,8 +273,9 @@ class DetkitCLI(LightningCLI):
                 f"{checkpoint.path} knows the classes {list(self.model.class_names)}, the data set has {classes}."
             )
         if self.command == "fit":
+            self.first_step = content["global_step"]
             kept = hyper_parameters(content)
-            self.model.hparams.update({name: kept[name] for name in BEGINNINGS if name in kept})
+            self.model.hparams.update({name: kept[name] for name in INITIAL_WEIGHTS if name in kept})
             if rank_zero_only.rank == 0:
                 print(f"goes on {position_of(content, self.model.finished_stage(content))}", flush=True)
         if content["detkit"].keys() & {"torchvision", "exported"}:  # no file that Lightning reads
@@ -353,7 +357,11 @@ class DetkitCLI(LightningCLI):
     def _report(self) -> None:
         data = describe_data(self.config.data)
         if self.command == "fit":
-            report_fit(self.trainer, self.model, self.folder, resumed=self.start.checkpoint is not None)
+            if self._was_finished():
+                shutil.rmtree(self.folder)  # it holds no more than a copied best checkpoint and what was drawn of it
+                report_finished(self.trainer, self.model, self.start.checkpoint, self.folder)
+            else:
+                report_fit(self.trainer, self.model, self.folder)
         elif self.command == "validate":
             report_metrics(self.model, f"validation: {data}")
         elif self.command == "test":
@@ -363,6 +371,11 @@ class DetkitCLI(LightningCLI):
         else:
             report_predictions(self.config_init.predictions, self.trainer.world_size)
             self.exit_code = SKIPPED if self.config_init.predictions.skipped else 0
+
+    def _was_finished(self) -> bool:
+        """Whether a fit has gone on from a checkpoint after which nothing was left to do."""
+        last = [callback.path for callback in self.trainer.callbacks if isinstance(callback, LastCheckpoint)]
+        return self.trainer.global_step == self.first_step and bool(last) and not last[0].is_file()
 
     def _how_to_go_on(self, in_epoch: bool = False) -> str:
         """How to go on; ``in_epoch``: the last checkpoint is of the step at which the fit was stopped."""

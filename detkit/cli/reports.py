@@ -82,7 +82,7 @@ def check_outputs(files: Sequence[Path], data: Mapping[str, Any], read: Sequence
     keep_inputs(files, [*read, *texts, *in_root], option)
 
 
-def report_fit(trainer: Trainer, model: TrainableModule, folder: Path | None, resumed: bool) -> None:
+def report_fit(trainer: Trainer, model: TrainableModule, folder: Path | None) -> None:
     """Say which checkpoint a fit has left in the run's folder, if there is one."""
     if folder is None:
         return
@@ -97,14 +97,23 @@ def report_fit(trainer: Trainer, model: TrainableModule, folder: Path | None, re
         print(f"checkpoint: {best} (best, {score}{protocol})", flush=True)
     elif last.is_file():
         print(f"checkpoint: {last} (last; no validation chose a best one)", flush=True)
-    if resumed and not last.is_file():
-        print(
-            f"Nothing was left to train: the checkpoint has ended epoch {trainer.current_epoch}; "
-            "--trainer.max_epochs is the number of all epochs.",
-            flush=True,
-        )
     if best.is_file() or last.is_file():
         print(next_steps(model, folder), flush=True)
+
+
+def report_finished(trainer: Trainer, model: TrainableModule, checkpoint: FoundCheckpoint, folder: Path) -> None:
+    """Say that a run was finished before, so that nothing was trained and ``folder`` is removed, and how to go on."""
+    reached = {"max_steps": trainer.global_step, "max_epochs": trainer.current_epoch}
+    limits = {name: getattr(trainer, name) for name in reached}
+    ended = [name for name, limit in limits.items() if limit is not None and 0 < limit <= reached[name]]
+    command = f"detkit fit --ckpt_path {shlex.quote(str(checkpoint.path))} --trainer"
+    raised = f"{command}.{ended[0]} {2 * limits[ended[0]]}" if ended else f"{command}.max_time, longer than before"
+    print(
+        f"finished before: the run has ended with epoch {trainer.current_epoch}, step {trainer.global_step}; nothing "
+        f"was trained, and {folder} is removed\nto train longer: {raised}",
+        flush=True,
+    )
+    print(next_steps(model, checkpoint.folder), flush=True)
 
 
 def next_steps(model: TrainableModule, folder: Path) -> str:
@@ -154,7 +163,7 @@ def report_test(
     resamples, intervals = None, {}
     if model.last_evaluated is not None and model.last_metrics:
         resamples = bootstrap(model.last_evaluated, model.class_names, model.metric.protocol)
-        intervals = with_intervals(resamples, baseline, resampled)
+        intervals = with_intervals(resamples, model.last_evaluated, baseline, resampled)
     metrics = report_metrics(model, f"test: {data}", intervals)
     about = {"checkpoint": str(checkpoint.path), "data": data, "split": datamodule.test_split, "detkit": __version__}
     content = {**metrics, "detector": type(model).__name__, **about}

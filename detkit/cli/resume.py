@@ -1,4 +1,4 @@
-"""What a command takes from a checkpoint, and what the user's options change in it.
+"""What a command reads from a checkpoint, and what the user's options change in it.
 
 The command line beats the checkpoint, the checkpoint beats config files, and these beat defaults. Where one of the
 first three contradicts another, the user is told. `find_start` needs no torch; `read_start` reads the checkpoint.
@@ -18,7 +18,7 @@ from detkit.cli.imports import check_names, kinds
 from detkit.cli.short_form import long_form
 from detkit.cli.signatures import check_options, options_of
 from detkit.config_files import check_values, read_config
-from detkit.engine.checkpoints import BEGINNINGS, FoundCheckpoint, find_checkpoint, hyper_parameters
+from detkit.engine.checkpoints import INITIAL_WEIGHTS, FoundCheckpoint, find_checkpoint, hyper_parameters
 from detkit.engine.torchvision_detectors import name_in
 from detkit.errors import CheckpointError, ConfigError
 from detkit.settings import check_groups, to_plain
@@ -48,7 +48,7 @@ class Start:
         checkpoint: the checkpoint, if any.
         config: `config.yaml` of the checkpoint's run, if it is there.
         content: what the checkpoint holds, once it is read.
-        source: what a new fit begins with (`detkit.detectors.sources.Source`), once it is read.
+        source: initial weights of a new fit (`detkit.detectors.sources.Source`), once they are read.
     """
 
     root: Path
@@ -121,24 +121,22 @@ def find_start(command: str, arguments: Arguments) -> Start:
 
 
 def _check_init_from(arguments: Arguments, goes_on: bool) -> None:
-    """Refuse a beginning that is not there, and options that contradict each other."""
+    """Refuse a source that does not exist, and options that contradict each other."""
     nothing = (None, "null", "")
     if arguments.option(*INIT_FROM) not in nothing and goes_on:
-        raise ConfigError(
-            "--model.init_from is what a new fit begins with, --ckpt_path a checkpoint whose weights are used: give one"
-        )
+        raise ConfigError("--model.init_from initialises a new fit, --ckpt_path continues one: give one of them")
     source = init_from(arguments)
     if source is not None and arguments.option("model.weights", "model.init_args.weights") not in nothing:
         raise ConfigError(
-            "--model.init_from is what the whole detector begins with, --model.weights what its backbone does: give "
-            "one, and null for a config's other"
+            "--model.init_from initialises the whole detector, --model.weights its backbone alone: give one of them, "
+            "and null for one that a config has"
         )
     if source is not None and not goes_on and name_in(source) is None:
         find_checkpoint(source)
 
 
 def init_from(arguments: Arguments) -> str | None:
-    """What a new fit begins with, if anything."""
+    """The source of a new fit's initial weights, if there is one."""
     source = arguments.option(*INIT_FROM) or arguments.setting("model.init_from")
     return None if source in (None, "null", "") else str(source)
 
@@ -159,7 +157,9 @@ def _locate(wanted: str, root: Path, command: str) -> FoundCheckpoint:
     """`last` and `best` are those of this run. A fit takes the last checkpoint of a folder, other commands the best."""
     if name_in(wanted) is not None:
         if command == "fit":
-            raise CheckpointError(f"{wanted} is no run that could go on; begin a new one: --model.init_from {wanted}")
+            raise CheckpointError(
+                f"{wanted} is no run that can be continued; start a new one: --model.init_from {wanted}"
+            )
         return FoundCheckpoint(Path(wanted), "torchvision")
     if wanted not in ("last", "best"):
         return find_checkpoint(wanted, ("last", "best") if command == "fit" else ("best", "last"))
@@ -184,7 +184,7 @@ def read_start(command: str, start: Start, arguments: Arguments, model: type) ->
     if command == "fit":
         _refuse_linked(arguments)
     if start.checkpoint is None:
-        return [*files, *_begin(start, arguments, model), *arguments.options]
+        return [*files, *_read_source(start, arguments, model), *arguments.options]
     from detkit.detectors.torchvision_files import read_detector
     from detkit.export.description import is_exported
 
@@ -199,7 +199,7 @@ def read_start(command: str, start: Start, arguments: Arguments, model: type) ->
         start.content = read_detector(path)
     if command == "fit" and "optimizer_states" not in start.content:
         if "torchvision" in start.content["detkit"]:
-            raise CheckpointError(f"{path}: is no run that could go on; begin a new one: --model.init_from {path}")
+            raise CheckpointError(f"{path}: is no run that can be continued; start a new one: --model.init_from {path}")
         raise CheckpointError(
             f"{path}: holds the weights only, as `detkit compress` writes them, and not the state of its run, "
             "which cannot go on from here. Go on from the run's own checkpoint."
@@ -222,7 +222,7 @@ def read_start(command: str, start: Start, arguments: Arguments, model: type) ->
     if start.config in arguments.files:
         check_names(start.config.content, start.config.path)
     # The checkpoint holds every weight: nothing is read or downloaded only to be overwritten.
-    kept |= {name: None for name in BEGINNINGS if name in kept}
+    kept |= {name: None for name in INITIAL_WEIGHTS if name in kept}
     model_option = [f"--model={json.dumps({'class_path': class_path, 'init_args': kept})}"]
     options = [*arguments.options, f"--ckpt_path={path}"]
     if command == "fit":
@@ -232,8 +232,8 @@ def read_start(command: str, start: Start, arguments: Arguments, model: type) ->
     return [*files, *model_option, *_data_of_run(start, arguments), *options, *classes]
 
 
-def _begin(start: Start, arguments: Arguments, model: type) -> list[str]:
-    """Read what a new fit begins with into `start`; its settings, where the files have no others, as an option.
+def _read_source(start: Start, arguments: Arguments, model: type) -> list[str]:
+    """Read the source of a new fit's weights into `start`; its settings, where the files have no others, as an option.
 
     Raises:
         CheckpointError, WeightsError, ConfigError: as `read_source` and `settings_for`, or the model is no detector.
@@ -251,7 +251,7 @@ def _begin(start: Start, arguments: Arguments, model: type) -> list[str]:
         raise ConfigError("init_from needs the class of the model by its name: --model FasterRCNN, or a --config")
     cls = find_class(name, model, known_classes(model))
     if not issubclass(cls, Detector):
-        raise ConfigError(f"init_from is for detectors, and {where} asks for a {name}, which begins with weights")
+        raise ConfigError(f"init_from is for detectors, and {where} asks for a {name}, which has weights instead")
     in_files: dict[str, Any] = {}
     for group in ARCHITECTURE:
         for value in (lookup(file.content.get("model"), group) for file in arguments.files):
@@ -270,7 +270,7 @@ def _begin(start: Start, arguments: Arguments, model: type) -> list[str]:
     check_names(kept, Path(start.source.name))
     check_groups(cls, kept, f"{start.source.name}: ")
     if (weights := arguments.setting("model.weights")) not in (None, "null"):
-        arguments.notes.append(f"weights {weights} are not read: the whole detector begins with init_from")
+        arguments.notes.append(f"weights {weights} are not read: init_from initialises the whole detector")
     return [f"--model={json.dumps({'class_path': full_name(cls), 'init_args': kept})}"]
 
 
@@ -293,12 +293,12 @@ def find_differences(
     kept = flatten(_with_full_names(to_plain(kept)))
     used = _with_full_names(to_plain(final))
     overrides = {name: lookup(used, name) for name, value in kept.items() if lookup(used, name, value) != value}
-    for name in BEGINNINGS:
+    for name in INITIAL_WEIGHTS:
         if overrides.get(name, "") is None:  # left out on purpose, see `read_start`
             del overrides[name]
     rows = [(name, kept[name], value, "command line") for name, value in overrides.items()]
     in_files = [name for name in kept if any(_in_file(file, name) for file in arguments.files)]
-    in_files = [name for name in in_files if name not in overrides and name not in BEGINNINGS]
+    in_files = [name for name in in_files if name not in overrides and name not in INITIAL_WEIGHTS]
     if in_files:
         spec = next(argument for argument in args if argument.startswith("--model={"))
         bare = json.loads(spec.removeprefix("--model="))

@@ -19,8 +19,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.voc_files import SPLIT_FILE
 from detkit.engine.callbacks import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, Patience
-from detkit.engine.checkpoints import BEGINNINGS
-from detkit.engine.curves import RunCurves
+from detkit.engine.checkpoints import INITIAL_WEIGHTS
+from detkit.engine.curves import EARLIER, RunCurves
 from detkit.engine.model_card import ModelCard
 from detkit.engine.progress import EpochBar, EpochLines
 from detkit.engine.run_pictures import PredictionPicture, TrainBatchPicture
@@ -32,7 +32,7 @@ EPOCHS = 12
 #: The environment variable in which the processes of a run find its folder.
 VARIABLE = "DETKIT_RUN_FOLDER"
 #: Files that a fit writes before its first step has ended, besides TensorBoard's.
-STARTED = ("config.yaml", "hparams.yaml", NETWORK, SPLIT_FILE)
+STARTED = ("config.yaml", "hparams.yaml", NETWORK, SPLIT_FILE, EARLIER)
 
 
 class SaveConfig(SaveConfigCallback):
@@ -61,7 +61,7 @@ def with_absolute_paths(config: Namespace) -> None:
     for name, value in list(config.items()):
         last = name.rpartition(".")[2]
         is_path = last != "class_path" and re.fullmatch(r"(\w+_)?(path|dir)", last)
-        if isinstance(value, str) and (is_path or (last in BEGINNINGS and os.path.exists(value))):
+        if isinstance(value, str) and (is_path or (last in INITIAL_WEIGHTS and os.path.exists(value))):
             config[name] = os.path.abspath(value)
 
 

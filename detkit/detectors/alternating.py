@@ -1,7 +1,7 @@
 """The paper's 4-step alternating training (Ren et al. 2015, section 3.2), as one fit.
 
-1. The RPN learns on a backbone of its own, which begins with the given weights.
-2. The second stage learns, on another backbone with the same beginning and with step 1's proposals.
+1. The RPN learns on a backbone of its own, which has the given initial weights.
+2. The second stage learns, on another backbone with the same initial weights and with step 1's proposals.
 3. The RPN's own layers are tuned on step 2's backbone, which is fixed from now on: both share it.
 4. The second stage's own layers are tuned on step 3's proposals.
 

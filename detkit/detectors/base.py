@@ -48,15 +48,15 @@ class Detector(TrainableModule):
         preprocessing: what becomes of the images.
         train_on_difficult: learn difficult objects too; otherwise they are neither object nor background.
         protocol: of the mAP in validation and test: coco, voc07 or voc10.
-        init_from: on the command line, what the detector begins with: a run or checkpoint of ours, a file of weights,
-            or torchvision:NAME. Backbone, preprocessing and the like come from it unless they are given, and the
-            backbone's ``weights`` are not read. In Python `from_pretrained` does it.
+        init_from: on the command line, the source of the initial weights: a run or checkpoint of ours, a file of
+            weights, or torchvision:NAME. Architecture and preprocessing come from it unless they are given, and the
+            backbone's ``weights`` are not read. In Python use `from_pretrained`.
         shared: arguments of `TrainableModule`.
 
     Attributes:
         sampler_stats: what the samplers of the last call of `losses` drew, such as foreground boxes an image; logged.
         tiles: how Lightning's test and predict cut large images; None: they do not.
-        pretrained: what was taken of what the detector began with, see `from_pretrained`; None: nothing was.
+        pretrained: what was copied from the source, see `from_pretrained`; None: there was no source.
     """
 
     def __init__(
@@ -81,10 +81,10 @@ class Detector(TrainableModule):
     def from_pretrained(
         cls, source: str | PathLike[str] | Mapping[str, Tensor], class_names: list[str], **settings: Any
     ) -> Self:
-        """A detector that begins with what another network has learnt, to be trained for these classes.
+        """A detector that is initialised from another network, to be trained for these classes.
 
-        Everything that fits is taken; a table of it is printed, and kept as ``pretrained``. Of the last layers the rows
-        of classes with the same names are taken, the others are new.
+        Every tensor that fits is copied; a table of them is printed, and kept as ``pretrained``. Of the last layers the
+        rows of classes with the same names are copied, the others are new.
 
         Args:
             source: a run's folder or checkpoint of ours, of any generation; ``torchvision:NAME`` of a Faster R-CNN,
@@ -101,14 +101,14 @@ class Detector(TrainableModule):
         """
         given = nested(to_plain(settings))
         if given.get("weights") is not None:
-            raise ConfigError("weights are the backbone's; from_pretrained takes them from the source: leave them out")
+            raise ConfigError("weights are the backbone's; from_pretrained copies them from the source: leave them out")
         found = read_source(source, given)
         model = construct(cls, {**settings_for(cls, found, given), "class_names": class_names})
-        model.begin_with(found)
+        model.load_source(found)
         return model
 
-    def begin_with(self, source: Source) -> None:
-        """Take everything of a source that fits, and print what that is; see `transfer`."""
+    def load_source(self, source: Source) -> None:
+        """Copy every tensor of a source that fits, and print the table; see `transfer`."""
         self.pretrained = transfer(self, source)
         rank_zero_only(print)(self.pretrained)
         self.hparams["init_from"], self._unread = self._unread or source.name, None
@@ -330,8 +330,8 @@ class RegionDetector(Detector):
         class_names: the classes, without background. Given by the data set on the command line.
         backbone: a name (resnet50, vgg16, mobilenet_v2, ...: see `detkit.features.backbone_names`), timm/NAME, or a
             class of your own: {class_path: my_package.MyBackbone, init_args: {...}}.
-        weights: the backbone's: null (from scratch), DEFAULT, a torchvision weight name, or a local file. A whole
-            detector begins with `init_from`.
+        weights: the backbone's: null (from scratch), DEFAULT, a torchvision weight name, or a local file. `init_from`
+            initialises the whole detector.
         features: how the backbone is read, and which part of it learns.
         image: size and normalisation of the images.
         roi: pooling, head, sampling and losses of the regions.

@@ -1,12 +1,12 @@
-"""A detector that begins with what another network has learnt: everything that fits is taken, and what is not is told.
+"""Initialise a detector from another network: copy every tensor that fits, and report what was copied and what not.
 
-A `Source` is a state dict, and what is known besides: settings, class names. `transfer` puts its tensors into a new
-detector. Layers of a backbone are compared by their names in the whole classification network, so that a layer is found
-again where another generation has it in another part: ResNet's conv5 is the head of a detector without a pyramid, and
-belongs to the trunk of one that has it.
+A `Source` is a state dict with its settings and class names, as far as they are known. `transfer` copies its tensors
+into a new detector. Layers of a backbone are compared by their names in the whole classification network, so that a
+layer is found where another generation has it in another part: ResNet's conv5 is the head of a detector without a
+pyramid, and belongs to the backbone of one that has it.
 
-Rows of the predictor belong to classes. Those of a class that the new detector has by the same name are taken; those
-of other classes begin anew.
+Rows of the predictor belong to classes. The rows of a class that both have by the same name are copied; the rows of
+other classes are new.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from detkit.features.architectures import (
 from detkit.features.backbones import is_named
 from detkit.settings import parameters_of, to_plain
 
-#: The least share of a trunk's numbers that must be found in the source.
+#: The least share of a backbone's values that must be found in the source.
 LEAST_SHARE = 0.9
 RCNN_SCORE = "roi_heads.cls_score"
 #: Where a backbone's convolutions are.
 BODIES = ("backbone.body.", "network.backbone.body.")
-#: So many classes are listed.
+#: Number of classes that are listed.
 SHOWN_NAMES = 8
 
 
 class Count(NamedTuple):
-    """So many tensors, with so many numbers in them."""
+    """Number of tensors, and of the values in them."""
 
     tensors: int = 0
     numbers: int = 0
@@ -60,15 +60,18 @@ class Count(NamedTuple):
 
 @dataclass
 class Transfer:
-    """What of a source is in a detector, and what is not.
+    """What was copied from a source into a detector, and what was not.
+
+    ``copied`` tensors are in the same part of the network as in the source, ``remapped`` ones in another part or with
+    some of their rows, ``new`` ones keep their random initialisation; ``skipped`` ones are the source's, and not used.
 
     Args:
-        source: where from, in words.
-        parts: part of the network -> column of the table -> how much.
-        lines: what is to be said besides.
+        source: its description.
+        parts: part of the network -> column of the table -> count.
+        lines: notes below the table.
     """
 
-    COLUMNS = ("taken", "transplanted", "new", "left out")
+    COLUMNS = ("copied", "remapped", "new", "skipped")
     source: str
     parts: dict[str, dict[str, Count]] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
@@ -85,25 +88,25 @@ class Transfer:
         return Count(sum(c.tensors for c in counts), sum(c.numbers for c in counts))
 
     def __str__(self) -> str:
-        """The table, of tensors and numbers in them, and the lines below it."""
+        """The table, of tensors and the values in them, and the lines below it."""
         rows = [["part", *self.COLUMNS]]
         rows += [[part, *(str(row[column]) for column in self.COLUMNS)] for part, row in sorted(self.parts.items())]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         table = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-        return "\n".join([f"begins with {self.source}; tensors (numbers in them):", *table, *self.lines])
+        return "\n".join([f"initialised from {self.source}; tensors (values in them):", *table, *self.lines])
 
 
 # -- the transfer -----------------------------------------------------------------------------------
 
 
 def transfer(model: nn.Module, source: Source) -> Transfer:
-    """Put everything of a source that fits into a detector, in place; the rest stays as it is.
+    """Copy every tensor of a source that fits into a detector, in place; the other tensors keep their values.
 
     Args:
         model: with ``class_names`` and ``hparams``, as a `Detector` has them.
 
     Raises:
-        WeightsError: less than `LEAST_SHARE` of the trunk is in the source; the message names the settings that differ.
+        WeightsError: less than `LEAST_SHARE` of the backbone is in the source; the message names what differs.
     """
     settings, result = to_plain(dict(model.hparams)), Transfer(source.kind)
     theirs, ours = _Names(source.settings), _Names(settings)
@@ -115,15 +118,15 @@ def transfer(model: nn.Module, source: Source) -> Transfer:
     for key, tensor in model.state_dict().items():
         if key.endswith(COUNTER) or _is_predictor(key) or _is_statistic(key):
             continue
-        # In alternating training the RPN's own backbone begins with the same weights.
+        # In alternating training the RPN's own backbone has the same initial weights.
         name = ours(key.removeprefix("rpn_"))
         origin = available.get(name)
         fits = origin is not None and source.state[origin].shape == tensor.shape
         if fits:
             plan.append((tensor, source.state[origin]))
             used.add(origin)
-        at_home = fits and _part(origin, theirs) in (_part(key.removeprefix("rpn_")), "classifier")
-        result.add(_part(key), "taken" if at_home else "transplanted" if fits else "new", tensor.numel())
+        same_part = fits and _part(origin, theirs) in (_part(key.removeprefix("rpn_")), "classifier")
+        result.add(_part(key), "copied" if same_part else "remapped" if fits else "new", tensor.numel())
         if ours.in_trunk(name):
             trunk += tensor.numel()
             found += tensor.numel() * fits
@@ -132,10 +135,10 @@ def transfer(model: nn.Module, source: Source) -> Transfer:
     with torch.no_grad():
         for tensor, value in plan:
             tensor.copy_(value)
-        used |= _take_predictor(model, source, rows, theirs, result)
+        used |= _copy_predictor(model, source, rows, theirs, result)
     for key in source.state:
         if key not in used and not key.endswith(COUNTER):
-            result.add(_part(key, theirs), "left out", source.state[key].numel())
+            result.add(_part(key, theirs), "skipped", source.state[key].numel())
     result.lines = [*source.notes, *_class_lines(model, source, rows, result), *_lines(model, source, settings, result)]
     return result
 
@@ -217,7 +220,7 @@ def matching_rows(before: list[str] | None, now: list[str]) -> dict[int, int]:
     return rows
 
 
-def _take_predictor(
+def _copy_predictor(
     model: nn.Module, source: Source, rows: dict[int, int], names: _Names, result: Transfer
 ) -> set[str]:
     """Copy the rows of background and of the classes of the same names; the names of the source's tensors used."""
@@ -247,8 +250,8 @@ def _take_predictor(
         target[new] = values[old].to(target)
         used.add(origin)
         whole = list(rows.items()) == [(i, i) for i in range(len(values))] and len(values) == len(target)
-        result.add("predictor", "taken" if whole else "transplanted", target[new].numel())
-        for column, others in (("new", len(target) - len(rows)), ("left out", len(values) - len(set(rows.values())))):
+        result.add("predictor", "copied" if whole else "remapped", target[new].numel())
+        for column, others in (("new", len(target) - len(rows)), ("skipped", len(values) - len(set(rows.values())))):
             if others:
                 result.add("predictor", column, others * target[0].numel())
     return used
@@ -257,7 +260,7 @@ def _take_predictor(
 def _recoded(values: Tensor, model: nn.Module, source: Source, is_bias: bool) -> Tensor | None:
     """Box regression, rows (K + 1, 4, ...), for the new detector's scale of the targets; None where it is not known.
 
-    A target is a delta, divided by a deviation after a mean is taken away: fixed ones, or statistics of a class.
+    A target is a delta minus a mean, divided by a standard deviation: fixed ones, or statistics of a class.
     """
     if model.roi_heads.normalizer is not None:
         return None  # its statistics are measured when the fit begins
@@ -275,7 +278,7 @@ def _recoded(values: Tensor, model: nn.Module, source: Source, is_bias: bool) ->
     return values * factor + mean / std if is_bias else values * factor.unsqueeze(-1)
 
 
-# -- what is said -----------------------------------------------------------------------------------
+# -- the messages ----------------------------------------------------------------------------------
 
 
 def _too_little(
@@ -284,7 +287,7 @@ def _too_little(
     different = [row for row in differences(source, settings) if row[0] in ("features.fpn", "features.levels")]
     if different:
         hint = "; ".join(f"model.{name} is {own}, the source's is {value}" for name, value, own in different)
-        hint = f"{hint}. Remove these settings, and the source's are taken"
+        hint = f"{hint}. Remove these settings to use the source's"
     else:
         shapes = {theirs(key): value.shape for key, value in source.state.items()}
         needed = {ours(key): value.shape for key, value in model.state_dict().items() if not key.endswith(COUNTER)}
@@ -307,18 +310,18 @@ def differences(source: Source, settings: Mapping[str, Any]) -> list[tuple[str, 
 
 
 def _class_lines(model: nn.Module, source: Source, rows: dict[int, int], result: Transfer) -> list[str]:
-    if not (result.count("taken", "predictor").tensors or result.count("transplanted", "predictor").tensors):
-        return ["predictor: all new, as the source has none on the same features"]
+    if not (result.count("copied", "predictor").tensors or result.count("remapped", "predictor").tensors):
+        return ["predictor: new, as the source has none on the same features"]
     known = [name for row, name in enumerate(model.class_names, start=1) if row in rows]
     others = [name for name in model.class_names if name not in known]
-    return [f"predictor: rows of {_listed(['background', *known])} are the source's; new: {_listed(others) or 'none'}"]
+    return [f"predictor: rows copied: {_listed(['background', *known])}; new: {_listed(others) or 'none'}"]
 
 
 def _lines(model: nn.Module, source: Source, settings: Mapping[str, Any], result: Transfer) -> list[str]:
     lines = []
-    if result.count("left out", "rpn").tensors:
-        lines.append("the source's region proposal network is left out: proposals are given here")
-    if result.count("new", "rpn").tensors and not result.count("taken", "rpn").tensors:
+    if result.count("skipped", "rpn").tensors:
+        lines.append("the source's region proposal network is skipped: this detector reads proposals")
+    if result.count("new", "rpn").tensors and not result.count("copied", "rpn").tensors:
         lines.append("the region proposal network is new")
     body = [layer for name, layer in model.named_modules() if name.startswith(BODIES)]
     frozen = sum(isinstance(layer, FrozenBatchNorm2d) for layer in body)
@@ -326,12 +329,12 @@ def _lines(model: nn.Module, source: Source, settings: Mapping[str, Any], result
     if frozen or learning:
         counts = [f"{count} {word}" for count, word in ((frozen, "frozen"), (learning, "learning")) if count]
         same = source.frozen is not None and source.frozen == (not learning)
-        like = ", as in the source" if same else ", other than in the source" if source.frozen is not None else ""
+        like = ", as in the source" if same else ", unlike in the source" if source.frozen is not None else ""
         lines.append(f"batch norms of the backbone: {' and '.join(counts)}{like} (features.freeze_batch_norm)")
     if ("crop" in parameters_of(type(model))) == source.reads_crops:
         rows = [f"{name} {own} ({theirs})" for name, theirs, own in differences(source, settings)]
         if rows:
-            lines.append(f"settings given here (in the source): {'; '.join(rows)}")
+            lines.append(f"settings that differ from the source's (in brackets): {'; '.join(rows)}")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""What a detector may begin with: where a source is found, what it holds, and the settings that come from it."""
+"""Sources of initial weights for a detector: where they are, what they hold, and the settings that come with them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ NETWORKS = list(ARCHITECTURES)
 
 @dataclass(frozen=True)
 class Source:
-    """Where a detector begins.
+    """Initial weights of a detector.
 
     Args:
         name: the source, for messages.
@@ -67,7 +67,7 @@ class Source:
 
 
 def read_source(source: str | PathLike[str] | Mapping[str, Tensor], given: Mapping[str, Any] | None = None) -> Source:
-    """Read what a detector is to begin with.
+    """Read the source of a detector's initial weights.
 
     Args:
         source: a run's folder or a checkpoint of ours (a detector's, or `ImageClassifier`'s), the file of a state dict
@@ -119,7 +119,9 @@ def _of_state_dict(state: dict[str, Tensor], name: str, given: Mapping[str, Any]
         found = recognise(state, name, image.get("min_size"))
         notes = ()
         if "mobilenet" in found and "320" not in found:
-            notes = ("taken for the detector of 800 pixels; that of 320 has the same tensors: image.min_size 320",)
+            notes = (
+                "read as the detector for 800 pixels; the one for 320 has the same tensors: set image.min_size 320",
+            )
         return _of_torchvision(found, state, name, notes)
     backbone = given.get("backbone")
     known = [backbone] if isinstance(backbone, str) and is_named(backbone) else NETWORKS
@@ -152,10 +154,10 @@ def _of_torchvision(name: str, state: Mapping[str, Tensor], where: str, notes: t
 
 
 def settings_for(cls: type, source: Source, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments, nested, of a detector that begins with a source: the source's, and what is ``given`` besides.
+    """The arguments, nested, of a detector that is initialised from a source: the source's, overridden by ``given``.
 
-    What the class does not have is left out. Of another kind of network (R-CNN's reads crops) only the backbone and the
-    normalisation of images are taken.
+    Arguments that the class does not have are left out. From another kind of network (R-CNN's reads crops) only the
+    backbone and the normalisation of images are used.
 
     Raises:
         WeightsError: another backbone is given than the source has.
@@ -165,7 +167,7 @@ def settings_for(cls: type, source: Source, given: Mapping[str, Any]) -> dict[st
     if given.get("backbone", backbone) != backbone:
         raise WeightsError(
             f"{source.name}: model.backbone is {given['backbone']}, the source's is {backbone}. Remove this "
-            "setting, and the source's is taken"
+            "setting to use the source's"
         )
     same_kind = source.reads_crops == ("crop" in known)
     for name, value in source.settings.items():

@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from detkit.engine.module import TrainableModule
 
 ORDER = ("best", "last")
-#: Arguments that say which weights a fit began with.
-BEGINNINGS = ("weights", "init_from")
+#: Arguments that name the initial weights of a fit.
+INITIAL_WEIGHTS = ("weights", "init_from")
 #: What is said of other files, and how these are used.
 NOT_OURS = (
-    "not a checkpoint written by detkit, nor a Faster R-CNN of torchvision's. A fit may begin with torchvision's "
-    "detectors and with classification networks by --model.init_from (in Python FasterRCNN.from_pretrained), a "
-    "backbone alone by --model.weights"
+    "not a checkpoint written by detkit, nor a Faster R-CNN of torchvision's. A fit can be initialised from "
+    "torchvision's detectors and classification networks by --model.init_from (FasterRCNN.from_pretrained in Python), "
+    "a backbone alone by --model.weights"
 )
 VERSION = "pytorch-lightning_version"  # Lightning brings the entries of earlier ones into its own form
 
 
 class FoundCheckpoint(NamedTuple):
-    """A checkpoint file, and why it was taken: "best", "last" or "file"; or torchvision:NAME and "torchvision"."""
+    """A checkpoint file, and why it was chosen: "best", "last" or "file"; or torchvision:NAME and "torchvision"."""
 
     path: Path
     kind: str
@@ -56,7 +56,7 @@ def find_checkpoint(path: str | PathLike[str], prefer: tuple[str, ...] = ORDER) 
 
     Args:
         path: a checkpoint file, one version's folder (with `checkpoints/`), its `checkpoints` folder, or a run's
-            folder with `version_N` in it, of which the newest that has a checkpoint is taken.
+            folder with `version_N` in it, of which the newest that has a checkpoint is used.
         prefer: the names to look for, in this order. Where "last" comes first, any last.ckpt comes before the first
             best.ckpt: a run that was stopped before its first epoch ended has only the copied best of the run before.
 
@@ -140,11 +140,11 @@ def restore(checkpoint: dict[str, Any], source: str) -> TrainableModule:
     name = checkpoint["detkit"]["class"]
     try:
         model_class = find_class(name, TrainableModule)
-        # The weights come from the checkpoint: those the model began with are not read (or downloaded) again.
+        # The weights come from the checkpoint: the initial ones are not read (or downloaded) again.
         arguments = hyper_parameters(checkpoint)
-        beginning = {name: arguments[name] for name in BEGINNINGS if name in arguments}
-        model = construct(model_class, {**arguments, **dict.fromkeys(beginning)})
-        model.hparams.update(beginning)  # for information
+        initial = {name: arguments[name] for name in INITIAL_WEIGHTS if name in arguments}
+        model = construct(model_class, {**arguments, **dict.fromkeys(initial)})
+        model.hparams.update(initial)  # for information
         model.on_load_checkpoint(checkpoint)
         check_fits(checkpoint["state_dict"], model.state_dict(), source)
         model.load_state_dict(checkpoint["state_dict"])

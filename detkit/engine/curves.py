@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import html
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,13 +14,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from detkit.engine.checkpoints import run_folder
-from detkit.engine.run_files import RunFileCallback, harmless
-from detkit.errors import CheckpointError
+from detkit.engine.run_files import RunFileCallback, warn_on_error
 from detkit.files import write_text
-from detkit.torch_files import check_form
 
-CURVES, LOG = "curves.svg", "metrics.csv"
-#: (title, columns of the log, first letters of further columns of which the first one is taken).
+CURVES, LOG, EARLIER = "curves.svg", "metrics.csv", "metrics_before.csv"
+#: (title, columns of the log, first letters of further columns of which the first one is drawn).
 PANELS = (
     ("loss", ("train/loss", "val/loss"), ""),
     ("learning rate", (), "lr-"),
@@ -29,6 +28,7 @@ NAMES = {"val/map": "mAP", "val/map_50": "AP50", "val/accuracy": "accuracy"}
 COLOURS = ("#2f6fde", "#d9480f", "#2b8a3e")
 WIDTH, HEIGHT, GAP, LEFT, RIGHT, TOP = 720, 170, 56, 70, 20, 34  # of a panel's axes, and around them
 MAX_POINTS = 300  # of a curve; more are averaged
+MAX_MARKED = 30  # points that are marked
 
 
 class Series(NamedTuple):
@@ -41,33 +41,18 @@ class Series(NamedTuple):
 class RunCurves(RunFileCallback):
     """Draws `curves.svg` from the CSV logs when a fit ends or is stopped.
 
-    A run that goes on from another one's checkpoint shows that one's log up to there, and likewise before. Without a
-    CSVLogger nothing is drawn.
+    A run that goes on from another one's checkpoint keeps that one's log up to there as `metrics_before.csv`, and draws
+    both. Without a CSVLogger nothing is drawn.
     """
 
-    def __init__(self, folder: str | Path | None = None) -> None:
-        super().__init__(folder)
-        self.earlier: list[tuple[str, int]] = []  # folders of the earlier runs, and the steps at which the next began
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"folders": [folder for folder, _ in self.earlier], "until": [until for _, until in self.earlier]}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        check_form(state_dict, {"folders": None, "until": None}, "callbacks.RunCurves")
-        folders, until = state_dict["folders"], state_dict["until"]
-        if not isinstance(folders, list) or not isinstance(until, list) or len(folders) != len(until):
-            raise CheckpointError("its entry callbacks.RunCurves is not as detkit writes it")
-        check_form(folders, [""] * len(folders), "callbacks.RunCurves.folders")
-        check_form(until, [0] * len(until), "callbacks.RunCurves.until")
-        self.earlier = list(zip(folders, until, strict=True))
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.ckpt_path is None:
-            self.earlier = []
+        if not self.writes or trainer.ckpt_path is None:
             return
-        before = run_folder(trainer.ckpt_path).absolute()
-        if self.folder is None or before != self.folder.absolute():
-            self.earlier.append((str(before), trainer.global_step))
+        with warn_on_error(EARLIER):
+            before = run_folder(trainer.ckpt_path)
+            if before.absolute() != self.path("").absolute():
+                rows = read_rows([before / EARLIER, before / LOG], until=trainer.global_step)
+                write_rows(self.path(EARLIER), rows)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":  # behind the stages that follow the last epoch
@@ -80,38 +65,46 @@ class RunCurves(RunFileCallback):
         loggers = [logger for logger in trainer.loggers if isinstance(logger, CSVLogger)]
         if not self.writes or not loggers:
             return
-        with harmless(CURVES):
+        with warn_on_error(CURVES):
             loggers[0].save()
-            # A run that was moved lies beside the one that goes on from it.
-            near = Path(loggers[0].log_dir).absolute().parent
-            logs: list[tuple[Path, int | None]] = []
-            for path, until in self.earlier:
-                folder = Path(path)
-                logs.append(((folder if folder.is_dir() else near / folder.name) / LOG, until))
-            series = read_logs([*logs, (Path(loggers[0].log_dir) / LOG, None)])
+            series = to_series(read_rows([self.path(EARLIER), Path(loggers[0].log_dir) / LOG]))
             if series:
                 write_text(self.path(CURVES), draw_curves(series))
 
 
-def read_logs(logs: Sequence[tuple[Path, int | None]]) -> dict[str, Series]:
-    """Column -> its numbers, from CSV logs in the order of the runs, each up to the step at which the next one began.
+def read_rows(logs: Sequence[Path], until: float = math.inf) -> list[dict[str, str]]:
+    """The rows of CSV logs, one after the other, whose step is below ``until``; a log that is missing is left out."""
+    rows = []
+    for path in logs:
+        if path.is_file():
+            with path.open(encoding="utf-8", newline="") as file:
+                rows += [row for row in csv.DictReader(file) if (_number(row.get("step")) or 0.0) < until]
+    return rows
 
-    A log that is missing is left out, and so are values that are no finite numbers.
-    """
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Write rows as CSV, with the columns of all of them; nothing where there are none."""
+    if not rows:
+        return
+    names = list(dict.fromkeys(name for row in rows for name in row if name is not None))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def to_series(rows: Sequence[Mapping[str, str]]) -> dict[str, Series]:
+    """Column -> its numbers; what is no finite number is left out."""
     series: dict[str, Series] = {}
-    for path, until in logs:
-        if not path.is_file():
+    for row in rows:
+        if (step := _number(row.get("step"))) is None:
             continue
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                step = _number(row.pop("step", None))
-                if step is None or (until is not None and step >= until):
-                    continue
-                for name, text in row.items():
-                    if name is not None and (value := _number(text)) is not None:
-                        column = series.setdefault(name, Series([], []))
-                        column.steps.append(int(step) + 1)  # the logs count from 0
-                        column.values.append(value)
+        for name, text in row.items():
+            if name not in (None, "step") and (value := _number(text)) is not None:
+                column = series.setdefault(name, Series([], []))
+                column.steps.append(int(step) + 1)  # the logs count from 0
+                column.values.append(value)
     return series
 
 
@@ -167,9 +160,11 @@ def _panel(title: str, columns: Mapping[str, Series], last: int, top: int) -> li
         rows = _thin(column)
         points = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in rows)
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
-        if len(rows) <= 30:
-            dots = "".join(f"M{x(step):.1f} {y(value):.1f}h0" for step, value in rows)
-            parts.append(f'<path d="{dots}" stroke="{colour}" stroke-width="5" stroke-linecap="round"/>')
+        if len(rows) <= MAX_MARKED:
+            size = 4.5 if len(rows) == 1 else 2.5  # a single one is all there is of its curve
+            parts += [
+                f'<circle cx="{x(step):.1f}" cy="{y(value):.1f}" r="{size}" fill="{colour}"/>' for step, value in rows
+            ]
         label = html.escape(f"{NAMES.get(name, name)} {column.values[-1]:.4g}")
         parts.append(f'<text x="{name_end}" y="{top - 12}" text-anchor="end" fill="{colour}">{label}</text>')
         name_end -= 8 * len(label) + 12

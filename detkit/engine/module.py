@@ -31,6 +31,7 @@ from detkit.engine.weight_averaging import MovingAverage
 from detkit.errors import CheckpointError, ConfigError, TrainingError
 from detkit.evaluation import EvaluationSet
 from detkit.features.weights import Loaded
+from detkit.files import to_json
 from detkit.settings import to_plain
 from detkit.torch_files import check_form
 from detkit.types import Batch, Sample
@@ -137,8 +138,9 @@ class TrainableModule(L.LightningModule):
     # -- Lightning -------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Go into training mode, and print what it begins with, what learns and what is fixed."""
+        """Go into training mode, and print which weights were loaded, what is trained and what is fixed."""
         self.loss_guard = LossGuard(interval=self.trainer.log_every_n_steps)
+        self.last_metrics = {}  # of a test before it
         for logger in self.loggers:
             logger.log_hyperparams(self.arguments)
         if not self.training:  # as `detkit.load` and `from_torchvision` give it; Lightning leaves the mode alone
@@ -265,13 +267,15 @@ class TrainableModule(L.LightningModule):
     # -- checkpoints -----------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write which class this is, and its arguments as plain values; refuse weights that are not finite."""
+        """Write which class this is, its arguments and the last validation's numbers; refuse weights not finite."""
         self.loss_guard.check()
         check_finite(checkpoint["state_dict"])
         checkpoint["detkit"] = {"class": full_name(type(self)), "version": __version__}
         if self.trainer.optimizers:
             checkpoint["detkit"]["optimizer"] = type(self.trainer.optimizers[0]).__name__
             checkpoint["detkit"]["steps"] = self._total_steps
+        if self.last_metrics:
+            checkpoint["detkit"]["validation"] = to_json(self.last_metrics)
         checkpoint["hyper_parameters"] = self.arguments
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -36,8 +36,8 @@ class RunFileCallback(Callback):
 
 
 @contextmanager
-def harmless(what: str) -> Iterator[None]:
-    """Turn an error of the block into a warning of one line: a picture is no reason to lose a fit."""
+def warn_on_error(what: str) -> Iterator[None]:
+    """Turn an error of the block into a warning of one line: a fit is not lost for a picture."""
     try:
         yield
     except Exception as error:  # whatever a drawing or a disk may raise

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detkit.drawing import SHORTER_SIDE, draw, make_sheet
 from detkit.engine.module import TrainableModule
-from detkit.engine.run_files import RunFileCallback, harmless, is_best
+from detkit.engine.run_files import RunFileCallback, is_best, warn_on_error
 from detkit.files import staged
 from detkit.types import Batch, Sample
 
@@ -23,7 +23,8 @@ TRAIN_BATCHES, PREDICTIONS = "train_batches.jpg", "val_predictions.jpg"
 #: Pixels of a picture's longer side at most, pictures in a row, and quality of the JPEG.
 LONGEST, COLUMNS, QUALITY = 480, 4, 85
 CAPTION_HEIGHT, CAPTION_SIZE = 30, 16
-SCORE = 0.5  # detections from this score are drawn
+#: Detections are drawn from the first of these scores that one of them has; early in a training all are low.
+SCORES = (0.5, 0.3, 0.1, 0.05)
 
 
 class TrainBatchPicture(RunFileCallback):
@@ -51,7 +52,7 @@ class TrainBatchPicture(RunFileCallback):
         if self._is_done:
             return
         self._is_done = True  # also after an error
-        with harmless(TRAIN_BATCHES):
+        with warn_on_error(TRAIN_BATCHES):
             device = pl_module.device
             with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
                 pl_module.on_train_batch_start(batch, batch_idx)  # seeds, so that sizes are drawn as in the step
@@ -64,7 +65,7 @@ class TrainBatchPicture(RunFileCallback):
     def _save(self) -> None:
         self._is_done = True
         if self._pictures:
-            with harmless(TRAIN_BATCHES):
+            with warn_on_error(TRAIN_BATCHES):
                 _write(make_sheet(self._pictures[: self.count], COLUMNS), self.path(TRAIN_BATCHES))
         self._pictures = []
 
@@ -72,8 +73,8 @@ class TrainBatchPicture(RunFileCallback):
 class PredictionPicture(RunFileCallback):
     """Draws images of the best validation, ground truth beside detections: `val_predictions.jpg`.
 
-    It takes what the validation has detected, so it costs the drawing only. Of an R-CNN the detections are those of its
-    fine-tuning, before the SVMs.
+    It takes what the validation has detected, so it costs the drawing only. Detections are drawn from one of `SCORES`
+    on, which the caption names. Of an R-CNN they are those of its fine-tuning, before the SVMs.
 
     Args:
         count: images to draw, spread over the validation set.
@@ -111,10 +112,13 @@ class PredictionPicture(RunFileCallback):
         path = self.path(PREDICTIONS)
         if not chosen or not (is_best(trainer) or not path.is_file()):
             return
-        with harmless(PREDICTIONS):
+        with warn_on_error(PREDICTIONS):
+            best = max((float(score) for _, found in chosen for score in found["scores"]), default=0.0)
+            least = next((score for score in SCORES if best >= score), SCORES[-1])
             about = f"validation after epoch {trainer.current_epoch + 1}, step {trainer.global_step}"
-            caption = f"{about}: ground truth on the left, detections from score {SCORE:g} on the right"
-            pairs = [_draw_pair(sample, found, pl_module.class_names) for sample, found in chosen]
+            right = "detections" if best >= least else "no detection"
+            caption = f"{about}. Left: ground truth. Right: {right} with a score of {least:g} or more"
+            pairs = [_draw_pair(sample, found, pl_module.class_names, least) for sample, found in chosen]
             _write(_with_caption(make_sheet(pairs, COLUMNS // 2), caption), path)
 
 
@@ -129,12 +133,14 @@ def _draw_sample(sample: Sample, class_names: Sequence[str]) -> Image:
     return _draw(sample["image"], boxes, {"boxes": sample["boxes"][ignored]}, class_names=class_names)
 
 
-def _draw_pair(sample: Sample, found: dict[str, Any], class_names: Sequence[str]) -> Image:
-    shown = _draw(sample["image"], found, None, class_names=class_names)
+def _draw_pair(sample: Sample, found: dict[str, Any], class_names: Sequence[str], least: float) -> Image:
+    shown = _draw(sample["image"], found, None, class_names=class_names, score_threshold=least)
     return make_sheet([_draw_sample(sample, class_names), shown], 2, gap=4)
 
 
-def _draw(image: Tensor, *boxes: dict[str, Any] | None, class_names: Sequence[str]) -> Image:
+def _draw(
+    image: Tensor, *boxes: dict[str, Any] | None, class_names: Sequence[str], score_threshold: float = 0.0
+) -> Image:
     """`draw` on the image in the size of the sheet, so that labels can be read there."""
     from PIL import Image as PILImage
 
@@ -143,7 +149,7 @@ def _draw(image: Tensor, *boxes: dict[str, Any] | None, class_names: Sequence[st
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
     small = PILImage.fromarray(image.permute(1, 2, 0).cpu().numpy()).resize(size)
     scaled = [None if each is None else {**each, "boxes": each["boxes"] * scale} for each in boxes]
-    picture = draw(small, *scaled, class_names=class_names, score_threshold=SCORE)
+    picture = draw(small, *scaled, class_names=class_names, score_threshold=score_threshold)
     picture.thumbnail((LONGEST, LONGEST))  # of narrow images, which `draw` enlarges
     return picture
 
@@ -152,9 +158,11 @@ def _with_caption(sheet: Image, text: str) -> Image:
     from PIL import Image as PILImage
     from PIL import ImageDraw, ImageFont
 
-    page = PILImage.new("RGB", (sheet.width, sheet.height + CAPTION_HEIGHT), "white")
+    font = ImageFont.load_default(CAPTION_SIZE)
+    width = max(sheet.width, round(font.getlength(text)) + 8)
+    page = PILImage.new("RGB", (width, sheet.height + CAPTION_HEIGHT), "white")
     page.paste(sheet, (0, CAPTION_HEIGHT))
-    ImageDraw.Draw(page).text((4, 4), text, fill="black", font=ImageFont.load_default(CAPTION_SIZE))
+    ImageDraw.Draw(page).text((4, 4), text, fill="black", font=font)
     return page
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import FrozenBatchNorm2d
 
-from detkit.engine.run_files import RunFileCallback, harmless
+from detkit.engine.run_files import RunFileCallback, warn_on_error
 from detkit.errors import ConfigError
 from detkit.features import Backbone
 from detkit.features.receptive_field import extend, receptive_field
@@ -24,7 +24,7 @@ class NetworkFile(RunFileCallback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.writes:
-            with harmless(NETWORK):
+            with warn_on_error(NETWORK):
                 lines = [trainable_table(pl_module), *getattr(pl_module, "feature_lines", list)()]
                 write_text(self.path(NETWORK), "\n".join([*lines, ""]))
 
@@ -69,7 +69,7 @@ def random_lines(module: nn.Module) -> list[str]:
         "--model.weights (DEFAULT or FILE), or --model.features.transfer full, --model.features.trainable_stages null "
         "and --model.features.freeze_batch_norm false"
         for part in module.modules()
-        if isinstance(part, Backbone) and (layers := part.fixed_at_random())
+        if isinstance(part, Backbone) and (layers := part.random_frozen_layers())
     ]
     return list(dict.fromkeys(lines))
 

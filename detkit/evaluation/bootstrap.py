@@ -40,6 +40,9 @@ from detkit.system import available_cores, jit
 RESAMPLES = 1000
 SEED = 0
 LEVEL = 0.95
+#: Of fewer images or objects the intervals are too narrow: they held the true AP in about 90 % of sets of 50 images
+#: (`benchmarks/results/bootstrap.md`).
+FEW = 100
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -86,6 +89,16 @@ def read_resamples(path: Path) -> Resamples:
     except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: not the resamples of a report ({error}); delete it to compare without") from None
     return Resamples(numbers, per_class, names, protocol, images)
+
+
+def few_note(images: int, objects: int) -> str:
+    """A warning where a set is so small that its intervals are too narrow; "" for others."""
+    if min(images, objects) >= FEW:
+        return ""
+    return (
+        f"{images:,} images with {objects:,} objects are few: such an interval misses the true value more often "
+        "than in 5 % of cases (in about 10 % for 50 images), and says nothing of images of another kind"
+    )
 
 
 def difference(now: Resamples, before: Resamples) -> dict[str, Any]:
@@ -136,11 +149,6 @@ def bootstrap(
         protocol=protocol.description,
         images=hashlib.sha256("\0".join(repr(ids[i]) for i in order).encode("utf-8", "backslashreplace")).hexdigest(),
     )
-
-
-def repeated(evaluation_set: EvaluationSet, num_classes: int, protocol: Protocol, times: np.ndarray) -> dict[str, Any]:
-    """The numbers if the images are in the set so often, (I,) int64: map, map_50, map_75, map_per_class (K,)."""
-    return _numbers(_rank(protocol.seen(evaluation_set), num_classes, protocol), times, protocol)
 
 
 class _Ranking(NamedTuple):

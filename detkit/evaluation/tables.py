@@ -51,7 +51,7 @@ def metrics_text(metrics: Mapping[str, Any], title: str) -> str:
     Args:
         metrics: numbers by torchmetrics' names (in 0..1), `map_per_class` (or `accuracy_per_class`) by class name,
             `num_over_limit` detections beyond `max_detections`, and `protocol`; see `Detector.last_metrics`. And
-            `intervals`, where there are.
+            `intervals`, where there are, with their `note`.
         title: what was evaluated.
     """
     table = Table()
@@ -78,6 +78,8 @@ def metrics_text(metrics: Mapping[str, Any], title: str) -> str:
     parts: list[RenderableType] = [f"\n{escape(title)}\n{escape(str(metrics.get('protocol', '')))}", table]
     if ablation := metrics.get("ablation"):
         parts.append(ablation_table(ablation))
+    if note := intervals.get("note"):
+        parts.append(f"95 % intervals: {note}")
     if over_limit := metrics.get("num_over_limit"):
         best = f"the {metrics['max_detections']:,} best of their image and class"
         parts.append(f"not counted: {over_limit:,} detections beyond {best}")

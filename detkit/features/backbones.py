@@ -33,7 +33,7 @@ EMPTY_SIDE = 256
 
 @dataclass(frozen=True)
 class FeatureSettings:
-    """How a backbone begins and which part of it learns.
+    """The initial state of a backbone, and which part of it is trained.
 
     Args:
         transfer: which part learns. ``frozen``: none, it is a fixed feature extractor; ``partial``: the last stages
@@ -140,7 +140,7 @@ class Backbone(nn.Module):
             names of its children, in the order they are applied.
         name: for messages.
         normalize: give each map that is read a layer norm.
-        loaded: what the body began with; None if it was built without weights.
+        loaded: the weights that were loaded into the body; None: none were.
 
     Attributes:
         body, name, loaded: as given.
@@ -198,7 +198,7 @@ class Backbone(nn.Module):
             maps = OrderedDict((level, self.norms[level](x)) for level, x in maps.items())
         return list(self.fpn(maps).values()) if self.fpn is not None else list(maps.values())
 
-    def fixed_at_random(self) -> list[str]:
+    def random_frozen_layers(self) -> list[str]:
         """The body's layers of which a part is fixed though no weights were loaded, neither here nor later."""
         first = next(self.body.parameters(), None)
         if self._drawn is None or first is None or not torch.equal(first.detach().cpu(), self._drawn.cpu()):

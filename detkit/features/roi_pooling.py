@@ -99,7 +99,7 @@ class PyramidPooler(nn.Module):
 
 def _by_group(rois: Tensor, group: Tensor, groups: int) -> tuple[tuple[Tensor, ...], Tensor]:
     """The regions (R, 5) of each group, such as a level, and where each region is among them all, int64 (R,)."""
-    order = group.argsort(stable=True)
+    order = group_order(group)
     # One wait for the device; to look for the regions of each group would be one a group.
     counts = (group[:, None] == torch.arange(groups, device=group.device)).sum(0).tolist()
     return rois[order].split(counts), order.argsort()

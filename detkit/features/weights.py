@@ -130,8 +130,8 @@ def _of_classifier(checkpoint: dict[str, Any], name: str, path: Path) -> dict[st
     model = str(checkpoint["detkit"].get("class")).rpartition(".")[2]
     if model != "ImageClassifier":
         raise WeightsError(
-            f"weights file {path} is a checkpoint of a {model}; a backbone begins with one of ImageClassifier, with "
-            "torchvision's weights or with a state dict"
+            f"weights file {path} is a checkpoint of a {model}; a backbone is initialised from one of "
+            "ImageClassifier, torchvision's weights or a state dict"
         )
     backbone = checkpoint.get("hyper_parameters", {}).get("backbone", "lenet5")
     if backbone != name:

@@ -118,7 +118,8 @@ def compress_checkpoint(
     result["state_dict"] = state
     roi = arguments["roi"]
     result["hyper_parameters"] = {**arguments, "roi": {**roi, "svd_ranks": (roi["svd_ranks"] or {}) | ranks}}
-    result["detkit"] = {name: value for name, value in content["detkit"].items() if name != "optimizer"}
+    not_of_it = ("optimizer", "validation")
+    result["detkit"] = {name: value for name, value in content["detkit"].items() if name not in not_of_it}
     return result, table
 
 

@@ -66,7 +66,7 @@ def doctor(
 
     Args:
         data: The data set, such as a folder; from Python also its path.
-        min_size: Pixels of the shorter side that the detector resizes images to.
+        min_size: Pixels of the shorter side that the detector resizes images to; anchors are compared at this size.
         max_size: Limit of the longer side.
         max_detections: How many objects the detector finds in an image.
         json: A file for everything that was found, as JSON.
@@ -91,7 +91,7 @@ def doctor(
     settings = AnchorSettings()
     anchors = fit_anchors(sides, np.ravel(settings.level_sizes(LEVELS)), settings.ratios) if len(sides) else None
     suggested = _suggest_min_size(sides, min_size, max_size)
-    checks += _fit_checks(splits, anchors, sides, suggested)
+    checks += _fit_checks(splits, anchors, sides, suggested, min_size)
     summary = DataSummary.of(splits, module.class_names, module.category_ids)
     effects = {kind_of(check.finding.kind).effect for check in checks}
     text = _text(checks, summary, anchors, suggested, min_size)
@@ -207,17 +207,19 @@ def _fit_checks(
     anchors: tuple[AnchorFit, AnchorFit] | None,
     sides: np.ndarray,
     suggested: int | None,
+    min_size: int,
 ) -> list[Check]:
     if anchors is None:
         return []
     split = "train" if "train" in splits else ALL
     root, found = splits[split].root, []
+    size = f"in images resized to {min_size} px"
     if (missed := 1 - anchors[0].share) > UNREACHED:
-        text = f"{missed:.1%} of the objects have no anchor of the default with an IoU of 0.5 or more"
+        text = f"{missed:.1%} of the objects have no default anchor with an IoU of 0.5 or more, {size}"
         found.append(Check(split, Finding("anchors", root, None, text, round(missed * len(sides)))))
     small = int((np.sqrt(sides.prod(1)) < SMALL).sum())
     if suggested is not None:
-        text = f"{small / len(sides):.1%} of the objects are smaller than {SMALL:g} x {SMALL:g} pixels once resized"
+        text = f"{small / len(sides):.1%} of the objects are smaller than {SMALL:g} x {SMALL:g} pixels, {size}"
         found.append(Check(split, Finding("small_objects", root, None, text, small)))
     return found
 
@@ -262,7 +264,9 @@ def _text(
 
 def _suggestion(given: AnchorFit, better: AnchorFit, suggested: int | None, min_size: int) -> list[str]:
     reached = f"{given.share:.1%} of the objects at an IoU of 0.5"
-    lines = [f"anchors: the default ones reach {reached} (images at {min_size} px)"]
+    lines = [
+        f"anchors: the default ones reach {reached} (images resized to {min_size} px; --min_size N for another size)"
+    ]
     if better != given:
         sizes = ", ".join(f"[{size:g}]" for size in better.sizes)
         ratios = ", ".join(f"{ratio:g}" for ratio in better.ratios)

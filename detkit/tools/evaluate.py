@@ -124,7 +124,7 @@ def evaluate(
         from detkit.evaluation.bootstrap import bootstrap
 
         resamples = bootstrap(files.evaluation_set, files.class_names, settings, intervals)
-        metrics |= with_intervals(resamples, earlier, resampled)
+        metrics |= with_intervals(resamples, files.evaluation_set, earlier, resampled)
     has_resampled = time.monotonic()
     compiled = " (most of it compiling, which is needed once)" if has_compiled() else ""
     data = f"{files.data} ({files.split})" if files.split else files.data
@@ -298,17 +298,22 @@ def read_resampled(baseline: str | Path) -> Resamples | None:
 
 
 def with_intervals(
-    resamples: Resamples, baseline: Mapping[str, Any] | None, before: Resamples | None
+    resamples: Resamples,
+    evaluated: EvaluationSet,
+    baseline: Mapping[str, Any] | None,
+    before: Resamples | None,
 ) -> dict[str, dict[str, Any]]:
     """What metrics.json holds of the bootstrap: `intervals` and, with a baseline, `differences` from it.
 
     Args:
+        evaluated: what was resampled; of a small set `intervals` has a `note`.
         baseline: the content of the baseline's metrics.json.
         before: the baseline's resamples.
     """
-    from detkit.evaluation.bootstrap import difference
+    from detkit.evaluation.bootstrap import difference, few_note
 
-    result = {"intervals": resamples.intervals()}
+    note = few_note(len(evaluated), int((~evaluated.ignored).sum()))
+    result = {"intervals": resamples.intervals() | ({"note": note} if note else {})}
     if baseline is None:
         return result
     if before is None or not baseline.get("intervals"):  # a file of another report

@@ -17,6 +17,7 @@ class Kind(NamedTuple):
 
 
 CORRECT, NOTHING = "correct the annotation", "nothing needs to be done"
+FIT = "see the suggestion, or let `detkit recipe` choose the images' size and the anchors for your machine"
 KINDS = {
     # read with an error
     "error": Kind("stops", "a run stops with this message", "add, correct or remove what it names"),
@@ -81,8 +82,8 @@ KINDS = {
         "note", "VOC counts from 1: boxes may be shifted by a pixel", "look whether all boxes begin at 0"
     ),
     # anchors
-    "anchors": Kind("note", "these objects are learnt from their best anchors only", "see the suggestion"),
-    "small_objects": Kind("note", "they are hard to find", "see the suggestion"),
+    "anchors": Kind("note", "these objects are learnt from their best anchors only", FIT),
+    "small_objects": Kind("note", "they are hard to find", FIT),
 }
 OTHER = Kind("note", "see the message", NOTHING)
 

@@ -25,6 +25,7 @@ from detkit.data.layouts import open as open_data
 from detkit.data.sampler import classes_of_images, repeat_factors
 from detkit.detectors.faster_rcnn import FasterRCNN
 from detkit.engine.optimization import OptimSettings, build_optimizer
+from detkit.engine.time_estimate import RECIPE_MINUTES
 from detkit.errors import ConfigError, DataError
 from detkit.files import check_output, write_text
 from detkit.settings import check_range, construct, parameters_of
@@ -66,7 +67,9 @@ class RecipeResult:
     text: str
 
 
-def recipe(path: str, minutes: float = 20, output: str | Path | None = None, replace: bool = False) -> RecipeResult:
+def recipe(
+    path: str, minutes: float = RECIPE_MINUTES, output: str | Path | None = None, replace: bool = False
+) -> RecipeResult:
     """Write a config for `detkit fit` that fits a data set and this machine, and say why each value is as it is.
 
     It takes the project's config for this kind of machine and data, chooses sizes, anchors and counts by the objects,

@@ -209,7 +209,9 @@ def test_a_checkpoint_of_something_else_is_told(checkpoint: Callable[..., Path],
         build_backbone("lenet5", weights=str(path))
     content = torch.load(path, weights_only=True)
     torch.save({**content, "detkit": {"class": "FasterRCNN"}}, tmp_path / "detector.ckpt")
-    with pytest.raises(WeightsError, match=r"detector\.ckpt is a checkpoint of a FasterRCNN; a backbone begins"):
+    with pytest.raises(
+        WeightsError, match=r"detector\.ckpt is a checkpoint of a FasterRCNN; a backbone is initialised"
+    ):
         build_backbone("tiny", weights=str(tmp_path / "detector.ckpt"))
     with pytest.raises(CheckpointError, match="holds a ImageClassifier, which is no detector"):
         detkit.load(path)

@@ -97,6 +97,11 @@ def test_patience_ends_a_run_that_gets_no_better(detkit: Detkit) -> None:
     assert state(RUN / "checkpoints/best.ckpt")["epoch"] == 1
     whole = detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "3", "--patience=2")
     assert whole.code == 0 and "stopped early" not in whole.out
+    words = detkit("fit", "--config", "toy.yaml", "--patience", "five")
+    assert words.code == 2 and words.err.startswith("detkit: --patience must be a whole number, not five\n")
+    Path("five.yaml").write_text("checkpoint: {patience: five}\n")
+    in_file = detkit("fit", "--config", "toy.yaml", "--config", "five.yaml")
+    assert in_file.err.startswith("detkit: five.yaml: checkpoint.patience must be a whole number, not five\n")
     wrong = detkit("fit", "--config", "toy.yaml", "--patience", "0")
     assert wrong.code == 2 and "patience: 0 must be at least 1" in wrong.err
 
@@ -125,13 +130,21 @@ def test_a_metric_that_does_not_exist_is_an_error(detkit: Detkit) -> None:
     assert "val/mapp" in result.err
 
 
-def test_an_exhausted_run_says_that_nothing_is_left(detkit: Detkit) -> None:
+def test_a_finished_run_says_so_and_leaves_no_folder(detkit: Detkit) -> None:
     detkit("fit", "--config", "toy.yaml", "--trainer.max_epochs", "3")
     best, last = (state(RUN / "checkpoints" / f"{name}.ckpt") for name in ("best", "last"))
     assert (best["epoch"], last["epoch"]) == (1, 2)
-    result = detkit("fit", "--ckpt_path", "runs/toy")
-    assert result.code == 0
-    assert "Nothing was left to train" in result.out
+    for options in (["--ckpt_path", "runs/toy"], ["--config", "toy.yaml", "--ckpt_path", "last"]):
+        result = detkit("fit", *options, "--trainer.max_epochs", "3")
+        assert (result.code, result.err) == (0, "")
+        assert "the run has ended with epoch 3, step 6; nothing was trained" in result.out
+        command = "detkit fit --ckpt_path runs/toy/version_0/checkpoints/last.ckpt --trainer.max_epochs 6"
+        assert f"to train longer: {command}\n" in result.out and result.out.endswith(f"next: detkit test {RUN}\n")
+        assert [path.name for path in Path("runs/toy").iterdir()] == ["version_0"]
+    by_steps = detkit("fit", "--ckpt_path", "runs/toy", "--trainer.max_steps", "6", "--trainer.max_epochs", "9")
+    assert "--trainer.max_steps 12\n" in by_steps.out
+    assert detkit(*command.split()[1:]).code == 0
+    assert state(Path("runs/toy/version_1/checkpoints/last.ckpt"))["epoch"] == 5
 
 
 def test_the_users_callbacks_are_added_and_replace_their_own_kind(detkit: Detkit) -> None:

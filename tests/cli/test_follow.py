@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from detkit.detectors import FasterRCNN
+from detkit.errors import TrainingError
 from tests.cli.conftest import SMALL
 
 RUN = Path("runs/small")
@@ -43,6 +45,28 @@ def test_a_fit_tells_and_draws_what_it_does(program: Callable[..., Any]) -> None
     assert (result.code, result.err) == (0, "")
     page = (second / "report/index.html").read_text()
     assert "How it was trained" in page and "data:image/svg+xml;base64," in page and "data:image/jpeg;base64," in page
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_a_failure_within_the_first_step_leaves_no_folder(
+    program: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Of an epoch of three steps; config, picture and checkpoint of a run that fails in the next one are kept."""
+    Path("small.yaml").write_text(SMALL)
+    losses = FasterRCNN.losses
+
+    def failing(self: FasterRCNN, *args: Any) -> Any:
+        if self.training and self.trainer.global_step == step:
+            raise TrainingError("the loss is on strike")
+        return losses(self, *args)
+
+    monkeypatch.setattr(FasterRCNN, "losses", failing)
+    result = program("fit", "--config", "small.yaml", "--trainer.max_epochs", "2")
+    assert (result.code, result.err) == (2, "detkit: the loss is on strike\n")
+    assert f"run: {RUN}/version_0" in result.out
+    left = {path.name for path in RUN.rglob("*") if path.is_file()}
+    assert (left == set()) if step == 0 else ({"config.yaml", "train_batches.jpg", "last.ckpt"} <= left)
+    assert (RUN / "version_0").exists() == (step > 0)
 
 
 @pytest.mark.parametrize(

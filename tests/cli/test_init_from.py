@@ -67,10 +67,13 @@ def test_a_run_begins_with_another_goes_on_and_is_tested_without_it(run: Program
     result = run("fit", "--config", "second.yaml", "--model.init_from", "runs/first", "--model.roi.batch_size", "16")
     assert result.code == 0, result.err
     best = "runs/first/version_0/checkpoints/best.ckpt"
-    assert f"begins with {best}, a FasterRCNN" in result.out
+    assert f"initialised from {best}, a FasterRCNN" in result.out
     assert "weights DEFAULT are not read" in result.out
-    assert "rows of background, Star are the source's; new: none" in result.out
-    assert "settings given here (in the source): rpn.post_nms [30, 30] ([40, 40]); roi.batch_size 16 (32)" in result.out
+    assert "rows copied: background, Star; new: none" in result.out
+    assert (
+        "settings that differ from the source's (in brackets): rpn.post_nms [30, 30] ([40, 40]); roi.batch_size 16 (32)"
+        in result.out
+    )
     assert "batch norms of the backbone: 5 learning, as in the source" in result.out
     folder = Path("runs/second/version_0")
     config = yaml.safe_load((folder / "config.yaml").read_text())["model"]["init_args"]
@@ -83,7 +86,7 @@ def test_a_run_begins_with_another_goes_on_and_is_tested_without_it(run: Program
         for command in (["test", "runs/second"], ["fit", "--ckpt_path", "runs/second", "--trainer.max_epochs", "2"]):
             result = run(*command)
             assert result.code == 0, result.err
-            assert "begins with runs" not in result.out and "init_from" not in result.out
+            assert "initialised from" not in result.out and "init_from" not in result.out
         last = read_checkpoint("runs/second/version_1/checkpoints/last.ckpt")
         assert last["hyper_parameters"]["init_from"] == config["init_from"]
     finally:
@@ -110,7 +113,7 @@ def test_the_first_step_is_on_the_tensors_of_the_source(run: Program) -> None:
         (["--model.init_from", "runs/first", "--ckpt_path", "runs/first"], "give one"),
         (["--model.init_from", "runs/nowhere"], "runs/nowhere: no such checkpoint or run folder"),
         (["--model.init_from", "torchvision:fasterrcnn_resnet50"], "did you mean 'fasterrcnn_resnet50_fpn'"),
-        (["--ckpt_path", f"torchvision:{ARCH}"], f"begin a new one: --model.init_from torchvision:{ARCH}"),
+        (["--ckpt_path", f"torchvision:{ARCH}"], f"start a new one: --model.init_from torchvision:{ARCH}"),
         (["--model.init_from", "runs/first", "--model.backbone", "lenet5"], "model.backbone is lenet5.* is tiny"),
         (["--model.init_from", "second.yaml"], "second.yaml: cannot be read: it is no file of torch.save"),
         (["--model", "ImageClassifier", "--model.init_from", "runs/first"], "init_from"),
@@ -177,9 +180,9 @@ def test_fine_tuning_by_name_on_a_class_that_coco_has_not(by_name: Program) -> N
     options = ["--model.anchors.ratios", "[0.5, 1, 2]", "--trainer.fast_dev_run", "1"]
     result = by_name("fit", "--config", "second.yaml", "--model.init_from", f"torchvision:{ARCH}", *options)
     assert result.code == 0, result.err
-    assert f"begins with torchvision:{ARCH};" in result.out
-    assert "rows of background are the source's; new: Star" in result.out
-    assert "46 frozen, other than in the source" in result.out
+    assert f"initialised from torchvision:{ARCH};" in result.out
+    assert "rows copied: background; new: Star" in result.out
+    assert "46 frozen, unlike in the source" in result.out
 
 
 def test_bccds_white_cells(by_name: Program, shared: Callable[[str], Path]) -> None:

@@ -1,4 +1,4 @@
-"""A detector that begins with another network's weights: what is taken, what is told, and what is refused."""
+"""A detector that is initialised from another network: what is copied, what is told, and what is refused."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def coco(theirs: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def learnt(model: torch.nn.Module) -> torch.nn.Module:
-    """A model whose every tensor differs from what a new one begins with."""
+    """A model whose every tensor differs from that of a new one."""
     generator = torch.Generator().manual_seed(5)
     for value in model.state_dict().values():
         if value.is_floating_point():
@@ -181,7 +181,7 @@ def test_coco_to_one_class_known_to_it(
             ours, rows = heads[key].unflatten(0, (-1, size)), before[key].unflatten(0, (-1, size))
             assert torch.equal(ours[:2], rows[[0, cat]])
             assert len(ours) == 6 and float(ours[2:].abs().max()) < 0.1
-    assert "rows of background, Cat are the source's; new: rectangle, ring" in told
+    assert "rows copied: background, Cat; new: rectangle, ring" in told
     assert "batch norms of the backbone: 46 frozen, as in the source" in told
     assert "image.min_size 64 (320); image.max_size 96 (640)" in told
     assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules())
@@ -189,7 +189,7 @@ def test_coco_to_one_class_known_to_it(
     data = VOC(str(drawn), class_names=names, other_classes="drop", batch_size=2, num_workers=0)
     runner = trainer(max_steps=1, limit_val_batches=1)
     runner.fit(model, datamodule=data)
-    assert model.training and "begins with" not in capsys.readouterr().out  # it was told
+    assert model.training and "initialised from" not in capsys.readouterr().out  # it was told
     changed = {name.split(".")[0] for name in before if name in after and not torch.equal(before[name], after[name])}
     assert changed == {"backbone", "rpn", "roi_heads"}
     runner.save_checkpoint(tmp_path / "tuned.ckpt")
@@ -202,8 +202,8 @@ def test_from_torchvision_says_what_to_do_with_other_classes(theirs: torch.nn.Mo
     with pytest.raises(WeightsError, match=r"know 90 classes, class_names has 2: .* use from_pretrained"):
         detkit.FasterRCNN.from_torchvision(ARCH, theirs.state_dict(), ["cat", "dog"])
     model = detkit.FasterRCNN.from_pretrained(theirs.state_dict(), ["cat", "dog"])
-    assert "taken for the detector of 800 pixels" in str(model.pretrained)
-    assert "46 frozen, other than in the source" in str(model.pretrained)
+    assert "read as the detector for 800 pixels" in str(model.pretrained)
+    assert "46 frozen, unlike in the source" in str(model.pretrained)
 
 
 @given(st.lists(st.sampled_from(["a", "A", "b", "B", "c"]), unique=True), st.data())
@@ -263,11 +263,11 @@ def body(model: torch.nn.Module) -> State:
 
 TOP = {"roi__head": "top"}
 CASES: list[tuple[Callable[[], Any], type, dict[str, Any], list[str]]] = [
-    (faster, detkit.FastRCNN, {}, ["region proposal network is left out"]),
+    (faster, detkit.FastRCNN, {}, ["region proposal network is skipped"]),
     (fast, detkit.FasterRCNN, {}, ["region proposal network is new"]),
     (lambda: faster(**PYRAMID), detkit.FasterRCNN, {"training_scheme": "alternating"}, []),
-    (lambda: faster(**PYRAMID), detkit.RCNN, CROPS, ["predictor: all new", "proposal network is left out"]),
-    (lambda: faster(**TOP), detkit.RCNN, CROPS, ["proposal network is left out"]),
+    (lambda: faster(**PYRAMID), detkit.RCNN, CROPS, ["predictor: new", "proposal network is skipped"]),
+    (lambda: faster(**TOP), detkit.RCNN, CROPS, ["proposal network is skipped"]),
     (lambda: faster(**TOP), detkit.FasterRCNN, {"features__fpn": True, "anchors__sizes": None, "roi__head": "mlp"}, []),
     (rcnn, detkit.FasterRCNN, {}, ["region proposal network is new"]),
     (rcnn, detkit.FastRCNN, {"features__fpn": False, "roi__head": "top"}, []),
@@ -295,7 +295,7 @@ def test_each_generation_from_each_other(
         assert model.hparams["image"]["min_size"] == 64
     if getattr(model, "rpn_backbone", None) is not None:
         assert not differing(model.backbone.state_dict(), model.rpn_backbone.state_dict())
-    assert model.pretrained.count("taken").numbers + model.pretrained.count("transplanted").numbers > 0
+    assert model.pretrained.count("copied").numbers + model.pretrained.count("remapped").numbers > 0
 
 
 def test_fully_connected_layers_are_found_again(tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_fully_connected_layers_are_found_again(tmp_path: Path) -> None:
     model = detkit.FastRCNN.from_pretrained(saved(source, tmp_path / "a.ckpt"), source.class_names, **options)
     assert not differing(dict(source.network.top.state_dict()), dict(model.roi_heads.box_head.state_dict()))
     assert torch.equal(source.roi_heads.cls_score.weight, model.roi_heads.box_predictor.cls_score.weight)
-    assert model.pretrained.count("taken", "predictor").tensors == 2
+    assert model.pretrained.count("copied", "predictor").tensors == 2
 
 
 def test_a_classification_network_and_an_image_classifier(tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_a_classification_network_and_an_image_classifier(tmp_path: Path) -> Non
         assert not [k for k, v in body(model).items() if k in theirs and not torch.equal(v, theirs[k])]
         assert model.hparams["backbone"] == "mobilenet_v2" and "a classification network" in str(model.pretrained)
     assert torch.equal(model.network.top[0][0].weight, theirs["18.0.weight"])
-    assert model.pretrained.count("left out", "classifier").tensors == 2
+    assert model.pretrained.count("skipped", "classifier").tensors == 2
     classifier = learnt(ImageClassifier(["a", "b"], "tiny", image_mean=[0.1, 0.2, 0.3]))
     model = detkit.FasterRCNN.from_pretrained(saved(classifier, tmp_path / "c.ckpt"), ["a"])
     assert model.hparams["backbone"] == "tiny" and list(model.hparams["image"]["mean"]) == [0.1, 0.2, 0.3]

@@ -1,4 +1,4 @@
-"""What a fit logs, in which precision it runs, and whose weights it may begin with."""
+"""What a fit logs, in which precision it runs, and which weights it may be initialised from."""
 
 from __future__ import annotations
 

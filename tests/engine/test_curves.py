@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detkit.engine.curves import MAX_POINTS, RunCurves, Series, draw_curves, read_logs, ticks
-from detkit.errors import CheckpointError
+from detkit.engine.curves import (
+    EARLIER,
+    LOG,
+    MAX_POINTS,
+    RunCurves,
+    Series,
+    draw_curves,
+    read_rows,
+    ticks,
+    to_series,
+    write_rows,
+)
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -31,13 +40,22 @@ def test_ticks_are_round() -> None:
 
 
 def test_logs_are_joined_where_the_next_run_began(tmp_path: Path) -> None:
-    first, second = tmp_path / "a.csv", tmp_path / "b.csv"
+    """Of three runs; a log may be missing, have other columns, or end within a line."""
+    first, second, joined = tmp_path / "a.csv", tmp_path / "b.csv", tmp_path / "joined.csv"
     first.write_text("epoch,step,train/loss,val/map\n0,9,3.0,\n0,19,2.0,\n0,19,,0.1\n1,29,9.0,\n")
-    second.write_text("epoch,step,train/loss,lr-SGD\n1,29,1.5,0.1\n1,39,nan,\n")
-    found = read_logs([(first, 20), (tmp_path / "gone.csv", 20), (second, None)])
+    second.write_text("epoch,step,train/loss,lr-SGD\n1,29,1.5,0.1\n1,39,nan,\n2,4")
+    write_rows(joined, read_rows([tmp_path / "gone.csv", first], until=20))
+    found = to_series(read_rows([joined, second]))
     assert found["train/loss"] == Series([10, 20, 30], [3.0, 2.0, 1.5])
     assert found["val/map"] == Series([20], [0.1])
-    assert found["lr-SGD"] == Series([30], [0.1]) and math.isclose(found["epoch"].values[-1], 1)
+    assert found["lr-SGD"] == Series([30], [0.1])
+    write_rows(tmp_path / "twice.csv", read_rows([joined, second], until=39))
+    assert to_series(read_rows([tmp_path / "twice.csv"])) == {
+        **found,
+        "epoch": Series([10, 20, 20, 30, 5], [0, 0, 0, 1, 2]),
+    }
+    write_rows(tmp_path / "none.csv", [])
+    assert not (tmp_path / "none.csv").exists()
 
 
 def test_the_drawing_is_an_svg_with_a_panel_for_each_measure() -> None:
@@ -57,7 +75,34 @@ def test_the_drawing_is_an_svg_with_a_panel_for_each_measure() -> None:
     assert "val/loss" not in draw_curves(series)
 
 
-@pytest.mark.parametrize("state", [{"folders": ["a"], "until": []}, {"folders": [1], "until": [1]}, {"until": []}])
-def test_a_checkpoint_with_another_state_is_refused(state: dict) -> None:
-    with pytest.raises(CheckpointError, match=r"callbacks\.RunCurves"):
-        RunCurves().load_state_dict(state)
+def test_a_curve_of_one_point_is_seen() -> None:
+    root = ElementTree.fromstring(
+        draw_curves({"train/loss": Series([7], [2.0]), "val/map_50": Series([1, 7], [0, 0.5])})
+    )
+    circles = list(root.iter(f"{SVG}circle"))
+    assert len(circles) == 3
+    sizes = sorted(float(each.get("r")) for each in circles)
+    assert sizes[0] > 1 and sizes[2] > 1.5 * sizes[1]
+    box = [float(value) for value in root.get("viewBox").split()]
+    assert all(0 < float(each.get("cx")) < box[2] and 0 < float(each.get("cy")) < box[3] for each in circles)
+
+
+def test_a_third_run_keeps_the_logs_of_both_before_it(tmp_path: Path) -> None:
+    """Also where it goes on from a checkpoint that lies before the second one's last line, and the runs were moved."""
+    old = [tmp_path / "old" / f"version_{number}" for number in range(2)]
+    for folder, steps in zip(old, ((9, 19, 29), (19, 29, 39, 49)), strict=True):
+        folder.mkdir(parents=True)
+        (folder / LOG).write_text("step,train/loss\n" + "".join(f"{step},{folder.name[-1]}\n" for step in steps))
+    curves = RunCurves(folder=old[1])
+    curves.writes = True
+    curves.on_train_start(SimpleNamespace(ckpt_path=old[0] / "checkpoints/last.ckpt", global_step=15), None)
+    moved = (tmp_path / "old").rename(tmp_path / "new")
+    third = RunCurves(folder=moved / "version_2")
+    third.writes = True
+    third.on_train_start(SimpleNamespace(ckpt_path=moved / "version_1/checkpoints/best.ckpt", global_step=40), None)
+    joined = to_series(read_rows([moved / "version_2" / EARLIER]))
+    assert joined == {"train/loss": Series([10, 20, 30, 40], [0.0, 1.0, 1.0, 1.0])}
+    again = RunCurves(folder=moved / "version_3")
+    again.writes = True
+    again.on_train_start(SimpleNamespace(ckpt_path=None, global_step=0), None)
+    assert not (moved / "version_3").exists()

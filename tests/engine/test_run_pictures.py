@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -117,3 +118,34 @@ def test_the_picture_takes_images_from_the_whole_set(tmp_path: Path) -> None:
         picture.on_validation_batch_end(fit, None, [{}, {}], [one, one], batch_idx)  # type: ignore[arg-type]
         taken += [batch_idx] * (len(picture._chosen) - before)
     assert taken == [0, 5, 10, 15]
+
+
+@pytest.mark.parametrize(
+    ("scores", "told", "is_drawn"),
+    [
+        ([0.9, 0.4], "Right: detections with a score of 0.5 or more", True),
+        ([0.4, 0.2], "Right: detections with a score of 0.3 or more", True),
+        ([0.06], "Right: detections with a score of 0.05 or more", True),
+        ([0.04], "Right: no detection with a score of 0.05 or more", False),
+        ([], "Right: no detection with a score of 0.05 or more", False),
+    ],
+)
+def test_the_caption_says_which_detections_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scores: list[float], told: str, is_drawn: bool
+) -> None:
+    captions: list[str] = []
+    write = run_pictures._with_caption
+    monkeypatch.setattr(run_pictures, "_with_caption", lambda *given: (captions.append(given[1]), write(*given))[1])
+    picture = PredictionPicture(folder=tmp_path)
+    one = {**sample(64, 64), "image": torch.zeros(3, 64, 64, dtype=torch.uint8)}
+    boxes = torch.tensor([[8.0, 8.0, 40.0, 40.0]]).repeat(len(scores), 1)
+    labels = torch.ones(len(scores), dtype=torch.int64)
+    picture._chosen = [(one, {"boxes": boxes, "scores": torch.tensor(scores), "labels": labels})]  # type: ignore[list-item]
+    fit = SimpleNamespace(checkpoint_callbacks=[], current_epoch=1, global_step=8)
+    picture.on_validation_end(fit, SimpleNamespace(class_names=["cat"]))  # type: ignore[arg-type]
+    assert captions == [f"validation after epoch 2, step 8. Left: ground truth. {told}"]
+    with Image.open(tmp_path / run_pictures.PREDICTIONS) as page:
+        assert page.width > 6 * len(captions[0])  # the caption is not cut
+        right = page.crop((page.width // 2, run_pictures.CAPTION_HEIGHT, page.width, page.height))
+        colours = right.convert("HSV").getchannel("S").getextrema()
+        assert (colours[1] > 100) == is_drawn

@@ -47,7 +47,7 @@ def test_it_is_printed_at_the_start_of_a_fit(
     assert "\n".join([trainable_table(model, detailed=False), *random_lines(model)]) in capsys.readouterr().out
 
 
-def test_layers_that_are_fixed_at_random_are_told(small: Small) -> None:
+def test_random_layers_that_are_frozen_are_told(small: Small) -> None:
     for settings, layers in (
         ({"features__transfer": "partial", "features__trainable_stages": 1}, "0, 1"),
         ({"features__freeze_batch_norm": True}, "0, 1, 2"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.pytorch.callbacks import Timer
 
 from detkit.engine.time_estimate import TimeEstimate, total_batches, validations_until
 
@@ -64,7 +65,7 @@ def test_the_length_of_a_run(options: dict[str, Any], total: int | None) -> None
 
 
 class Run:
-    """A run whose steps take 2 s, of which 0.5 s are loading and 0.6 s forward, for two images; a first one 30 s."""
+    """A run whose steps of two images take 2 s, of which 0.5 s are loading, by a clock of its own."""
 
     def __init__(self, **options: Any) -> None:
         self.now, self.printed = 100.0, []
@@ -79,9 +80,7 @@ class Run:
             self.estimate.on_train_epoch_start(self.trainer, self.module)
         self.now += 0.5 * scale
         self.estimate.on_train_batch_start(self.trainer, self.module, batch, 0)
-        self.now += 0.6 * scale
-        self.estimate.on_before_backward(self.trainer, self.module, torch.zeros(()))
-        self.now += 0.9 * scale
+        self.now += 1.5 * scale
         loop.total_batch_idx += 1
         self.estimate.on_train_batch_end(self.trainer, self.module, {}, batch, 0)
 
@@ -93,20 +92,21 @@ class Run:
 
 def test_the_estimate_is_told_once_and_then_corrected() -> None:
     run = Run()
-    run.step(scale=15)
+    run.step(scale=15)  # the first step is slow, and does not count
     assert run.estimate.left() is None
     for _ in range(8):
         run.step()
-    # 10 images of a validation, at 0.3 s of forward and 0.25 s of loading.
-    validation = 10 * (0.3 * 1.3 + 0.25)
+    validation = 10 * 0.6 * 1.0  # images, at 0.6 of a training image's time
     assert run.estimate.left() == pytest.approx(31 * 2 + 4 * validation)
     (text,) = run.printed
-    assert text.startswith("about 90 s on this CPU (")
+    assert text.startswith("about 88 s on this CPU (")
     assert text.endswith("): 32 steps of 2.0 s with their loading, and 4 validations of about 6 s")
     run.step()
-    run.validate(20)
+    run.now += 5  # within a validation the time goes on
+    assert run.estimate.left() == pytest.approx(30 * 2 + 4 * validation - 5)
+    run.validate(15)
     assert run.estimate.left() == pytest.approx(30 * 2 + 3 * 20)
-    run.now += 7  # the bar counts down, and never below nothing
+    run.now += 7
     assert run.estimate.left() == pytest.approx(30 * 2 + 3 * 20 - 7)
     run.now += 1000
     assert run.estimate.left() == 0
@@ -127,16 +127,60 @@ def test_the_whole_run_is_predicted_within_a_fifth() -> None:
     assert run.estimate.left() == 0
 
 
+def test_the_time_between_epochs_counts_once_it_was_measured() -> None:
+    """Without validations: a checkpoint is written, and the loader starts again."""
+    run = Run(enable_validation=False)
+    for _ in range(10):
+        run.step()
+    assert run.estimate.left() == pytest.approx(30 * 2)
+    run.now += 4
+    assert run.estimate.left() == pytest.approx(30 * 2 - 4)
+    run.step()  # its loading of 0.5 s belongs to what is between the epochs
+    assert run.estimate.left() == pytest.approx(29 * 2 + 2 * 4.5)
+
+
+def test_a_gpu_is_waited_for_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls return at once, and the device, 1 s behind for each step, lets them be no more than 3 steps ahead."""
+    run, ready, waits = Run(max_epochs=100, enable_validation=False), [100.0], []
+    run.module.device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "some GPU")
+
+    def synchronize(_: torch.device) -> None:
+        waits.append(len(ready))
+        run.now = max(run.now, ready[-1])
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    for _ in range(30):
+        run.now = max(run.now, ready[-min(len(ready), 3)])
+        ready.append(max(run.now, ready[-1]) + 1.0)
+        run.step(scale=0.001)
+        if run.printed and len(waits) == 2:
+            break
+    (text,) = run.printed
+    assert len(waits) == 2 and "steps of 1.0 s" in text
+    assert run.estimate.left() == pytest.approx((1000 - run.trainer.fit_loop.total_batch_idx - 1) * 1.0, rel=0.01)
+
+
 def test_a_slow_run_on_a_cpu_is_told_of_a_recipe() -> None:
-    run = Run(max_epochs=1000)
+    run = Run(max_epochs=1000, datamodule=SimpleNamespace(path="data/my photos"))
     for _ in range(4):
         run.step(scale=20)
     (text,) = run.printed
-    assert "about 146 h" in text and "`detkit recipe DATA`" in text
+    assert "about 144 h" in text
+    assert "`detkit recipe 'data/my photos'` writes a config that takes about 20 minutes on this machine" in text
+    shorter = Run(max_epochs=10)
+    for _ in range(9):
+        shorter.step()
+    assert "recipe" not in shorter.printed[0]
 
 
-def test_a_run_that_only_a_limit_of_time_ends() -> None:
+def test_a_limit_of_time_ends_a_run() -> None:
     run = Run(max_epochs=-1)
     for _ in range(9):
         run.step()
     assert run.estimate.left() is None and not run.printed
+    timer = Timer(duration={"seconds": 50})
+    limited = Run(callbacks=[timer])
+    for _ in range(9):
+        limited.step()
+    assert limited.estimate.left() == timer.time_remaining() == 50

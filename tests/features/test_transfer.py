@@ -90,7 +90,7 @@ def test_only_stages_of_the_trunk_count() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"transfer": "freeze"}, "features.transfer: there is no 'freeze'.* the choices are frozen, partial, full"),
+        ({"transfer": "freeze"}, "features.transfer: there is no 'freeze'.* The choices are frozen, partial, full"),
         ({"transfer": "partial"}, "features.trainable_stages of at least 1, not None"),
         ({"transfer": "partial", "trainable_stages": 0}, "features.trainable_stages of at least 1, not 0"),
         ({"transfer": "full", "trainable_stages": 2}, "goes with features.transfer partial, not with full"),

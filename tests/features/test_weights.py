@@ -19,7 +19,7 @@ from detkit.features.weights import load_classification_weights, load_state_dict
 
 @pytest.fixture
 def state() -> dict[str, torch.Tensor]:
-    """Weights of a tiny network, all different from those it begins with."""
+    """Weights of a tiny network, all different from its initial ones."""
     return {k: torch.rand_like(v.float()).to(v.dtype) for k, v in classification_network("tiny").state_dict().items()}
 
 

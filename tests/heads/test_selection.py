@@ -39,7 +39,7 @@ def test_suppression_across_classes_is_torchvisions(found: Detections) -> None:
 
 
 def test_wrong_choices_are_told() -> None:
-    with pytest.raises(ConfigError, match=r"there is no class 'cut'; did you mean 'cat'\?; there are: cat, dog, cow"):
+    with pytest.raises(ConfigError, match=r"there is no class 'cut'; did you mean 'cat'\? There are: cat, dog, cow"):
         Selection(classes=["cut"]).labels(NAMES)
     with pytest.raises(ConfigError, match="score_threshold: 2"):
         Selection(2)

@@ -172,9 +172,9 @@ def test_the_settings_of_a_config_are_compared(data: DataSet, capsys: pytest.Cap
         data.annotate(number, ("dog", 70, 10, 79, 19))
     Path("my.yaml").write_text("model: {class_path: FasterRCNN, init_args: {image: {min_size: 100, max_size: 200}}}\n")
     _, out, found = doctor(capsys)
-    assert "(images at 800 px)" in out and found == []
+    assert "(images resized to 800 px; " in out and found == []
     _, out, found = doctor(capsys, "--config", "my.yaml")
-    assert "(images at 100 px)" in out and "small_objects" in {each["kind"] for each in found}
+    assert "(images resized to 100 px; " in out and "small_objects" in {each["kind"] for each in found}
     assert "suggested: --model.image.min_size 160" in out
 
 

@@ -248,7 +248,10 @@ def test_intervals_are_printed_and_in_the_report() -> None:
     low, high = metrics["intervals"]["map"]
     assert low <= metrics["map"] <= high and metrics["intervals"]["resamples"] == 50
     assert f"[{low:.3f}, {high:.3f}]" in text
-    assert f"[{low:.3f}, {high:.3f}]" in Path("report/index.html").read_text()
+    page = Path("report/index.html").read_text()
+    assert f"[{low:.3f}, {high:.3f}]" in page
+    few = metrics["intervals"]["note"]
+    assert few.startswith("3 images with ") and few in page and f"95 % intervals: {few}" in " ".join(text.split())
     assert f",{low}," in Path("report/per_class.csv").read_text()  # the only class with objects
 
 

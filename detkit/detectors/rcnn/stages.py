@@ -337,7 +337,9 @@ class RCNNStages(Callback):
         rows = ablation.finish()
         pl_module.metric.reset()
         _print(trainer, f"validation, {pl_module.metric.protocol.description}\n{ablation_table(rows)}")
-        values = {f"val/{name}": row[name] for row in rows if row["used"] for name in ("map", "map_50")}
+        pl_module.last_metrics = {name: row[name] for row in rows if row["used"] for name in ("map", "map_50")}
+        pl_module.last_metrics["protocol"] = pl_module.protocol_description
+        values = {f"val/{name}": pl_module.last_metrics[name] for name in ("map", "map_50")}
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
         for row in rows:  # val/map_svm_boxes, ...
             variant = row["variant"].lower().replace(" + ", "_")
