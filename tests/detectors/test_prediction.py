@@ -114,7 +114,7 @@ def test_a_model_in_training_predicts_as_one_at_work_and_stays_in_training(
             r"uint8 array of shape \(3, 8, 8\); wanted is uint8 of shape \(H, W, 3\)",
         ),
         (np.zeros((8, 8, 3)), "float64 array"),
-        (np.zeros((0, 8, 3), dtype=np.uint8), r"shape \(3, 0, 8\)"),
+        (np.zeros((0, 8, 3), dtype=np.uint8), r"shape \(0, 8, 3\)"),
         (3, "int"),
         (None, "NoneType"),
     ],
