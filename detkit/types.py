@@ -60,11 +60,11 @@ class Targets(NamedTuple):
 
 
 class Regions(NamedTuple):
-    """Boxes of a batch of N images, one image after the other.
+    """Boxes of a batch of N images: those that are valid, one image after the other, then padding.
 
     boxes: (R, 4), in the batch's pixels.
     image: int64 (R,), the number of each one's image.
-    valid: bool (R,); rows that are not valid only fill the shape.
+    valid: bool (R,); False for padding, which only fills the shape.
     """
 
     boxes: Tensor

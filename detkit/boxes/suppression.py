@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torchvision import ops
 
+#: More boxes are not suppressed in one call on a device either, as in torchvision: it compares all pairs.
+TOGETHER = 25_000
+
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """Suppress boxes of one group.
@@ -40,16 +43,16 @@ def kept_by_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: fl
     With a score of -inf callers leave a box out without a new shape: it suppresses none with another score. Whether it
     is kept itself is not defined.
 
-    It is an operator of its own, ``detkit::kept_by_nms``, so that an exporter sees one operation: ONNX has suppression
-    within groups, PyTorch has not.
+    It is an operator of its own, ``detkit::kept_by_nms``, so that an exporter sees one operation: ONNX's takes
+    classes, the kernel of torchvision does not.
     """
     return _kept_by_nms(boxes, scores, groups, iou_threshold)
 
 
 @torch.library.custom_op("detkit::kept_by_nms", mutates_args=())
 def _kept_by_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
-    alike = one_by_one if boxes.device.type == "cpu" else together
-    return alike(boxes, scores, groups, iou_threshold)
+    apart = boxes.device.type == "cpu" or len(boxes) > TOGETHER
+    return (one_by_one if apart else together)(boxes, scores, groups, iou_threshold)
 
 
 @_kept_by_nms.register_fake
@@ -58,7 +61,7 @@ def _(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Te
 
 
 def one_by_one(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
-    """`kept_by_nms` by torchvision's kernel for each group: on a CPU, where the time grows with the pairs of boxes."""
+    """`kept_by_nms` by torchvision's kernel for each group: on a CPU, and where there are many boxes."""
     rows = groups.argsort(stable=True)
     counts = groups[rows].unique_consecutive(return_counts=True)[1].tolist()
     boxes, scores = boxes.double(), scores.double()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import inspect
 import json
@@ -96,7 +95,6 @@ def run_tool(command: str, args: Sequence[str]) -> int:
         from detkit.cli.noise import quiet
 
         quiet()
-        gc.enable()  # see `detkit.cli.main.program`; others end before it would free anything
     import_modules(arguments.modules)
     print(*arguments.notes, sep="\n", end="\n" if arguments.notes else "", flush=True)
     function = getattr(importlib.import_module(tool.module), tool.function)

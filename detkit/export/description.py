@@ -27,7 +27,7 @@ class Description:
         class_names: without background, in the order of the labels, which begin at 1.
         category_ids: the data set's own ids of the classes.
         score_threshold, max_detections: the detections that it gives.
-        max_proposals: of Fast R-CNN, how many of an image's proposals are used; otherwise 0.
+        max_proposals: of Fast R-CNN, how many of an image's proposals are used; 0: all, or none is wanted.
         source: the checkpoint.
         version: detkit's.
     """

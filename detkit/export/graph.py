@@ -27,7 +27,7 @@ class DetectionGraph(nn.Module):
     def __init__(self, detector: RegionDetector) -> None:
         super().__init__()
         if not isinstance(detector, RegionDetector):
-            raise ConfigError(f"a {type(detector).__name__} cannot be exported; Fast R-CNN and Faster R-CNN can")
+            raise ConfigError(f"{type(detector).__name__} cannot be exported; Fast R-CNN and Faster R-CNN can")
         if isinstance(detector, FastRCNN) and (detector.dedup_stride is not None or len(detector.test_scales)):
             raise ConfigError("with dedup_stride or test_sizes a Fast R-CNN cannot be exported; set both to null")
         if detector.roi_heads.detection.max_candidates is not None and not isinstance(detector, FastRCNN):
@@ -52,15 +52,25 @@ class DetectionGraph(nn.Module):
 
 @torch.no_grad()
 def trace(graph: DetectionGraph) -> ExportedProgram:
-    """The graph's operations, for any height, width and number of images (of Fast R-CNN: one image)."""
+    """The graph's operations, for any height, width and number of images (of Fast R-CNN: one image).
+
+    Raises:
+        ConfigError: a part of the detector, such as a user's own backbone, cannot be traced.
+    """
     sides = {2: Dim("height", min=1, max=LONGEST_SIDE), 3: Dim("width", min=1, max=LONGEST_SIDE)}
     if isinstance(graph.detector, FastRCNN):
-        corner = torch.rand(7, 2) * 100
-        example = torch.zeros(1, 3, 200, 300, dtype=torch.uint8), torch.cat([corner, corner + 50], 1)
+        example = torch.zeros(1, 3, 200, 300, dtype=torch.uint8), torch.tensor([[0.0, 0, 100, 100], [50, 50, 200, 150]])
         # With more of them a branch of Python's would cut them off; `ExportedModel` does.
         limit = graph.detector.given.settings.max_boxes[1]
-        shapes = sides, {0: Dim("proposals", min=2, max=limit - 1)}
+        shapes = (
+            sides,
+            {0: Dim("proposals", min=2) if limit is None else Dim("proposals", min=2, max=max(limit - 1, 2))},
+        )
     else:
         example = (torch.zeros(2, 3, 200, 300, dtype=torch.uint8),)
         shapes = ({0: Dim("batch", min=1, max=MOST_IMAGES), **sides},)
-    return torch.export.export(graph.eval(), example, dynamic_shapes=shapes, strict=False)
+    try:
+        return torch.export.export(graph.eval(), example, dynamic_shapes=shapes, strict=False)
+    except RuntimeError as error:  # of the tracer's own classes
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"the detector cannot be traced for images of any size by torch.export: {reason}") from error

@@ -26,7 +26,18 @@ class ExportedDetector(Detector):
 
     def __init__(self, class_names: list[str], *, path: str, **shared: Any) -> None:
         super().__init__(class_names, Preprocessing(ImageSettings()), **shared)
-        self.model = ExportedModel(path)
+        self.path, self._model = path, None
+
+    @property
+    def model(self) -> ExportedModel:
+        """What runs; the file is opened when it is first asked for."""
+        if self._model is None:
+            self._model = ExportedModel(self.path)
+        return self._model
+
+    @model.setter
+    def model(self, opened: ExportedModel) -> None:
+        self._model = opened
 
     def encode(self, batch: Batch) -> None:
         """Nothing: the graph is one."""
@@ -49,16 +60,22 @@ class ExportedDetector(Detector):
         return found
 
     def on_fit_start(self) -> None:
-        raise ConfigError(f"{self.model.path}: an exported detector does not learn; fit from its checkpoint")
+        raise ConfigError(f"{self.path}: an exported detector does not learn; fit from its checkpoint")
 
 
 def exported_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     """An exported file as a checkpoint of ours (see `detkit.engine.checkpoints.restore`), without weights.
 
     Raises:
-        CheckpointError, ConfigError: as `ExportedModel`.
+        CheckpointError: as `ExportedModel`.
+        ConfigError: likewise, or the detector wants proposals.
     """
     description = ExportedModel(path).description
+    if len(description.inputs) > 1:
+        raise ConfigError(
+            f"{path}: an exported {description.detector} wants proposals with each image, and commands have none; use "
+            "its checkpoint, or detkit.load(...).predict(image, proposals=boxes) in Python"
+        )
     arguments = {
         "class_names": description.class_names,
         "category_ids": description.category_ids,

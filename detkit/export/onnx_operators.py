@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torchvision  # noqa: F401  its operators
 from onnxscript.onnx_opset import opset18 as op
 
 #: Scores of boxes outside of a group, and the least score of those that are within.
@@ -37,6 +38,12 @@ def sort(values: Any, stable: bool = True, dim: int = -1, descending: bool = Fal
     return op.TopK(values, size, axis=dim, largest=int(descending), sorted=1)
 
 
+def roi_pool(maps: Any, rois: Any, scale: float, height: int, width: int) -> tuple[Any, Any]:
+    """``torchvision::roi_pool``; its second output is for training only."""
+    pooled = op.MaxRoiPool(maps, rois, pooled_shape=[height, width], spatial_scale=scale)
+    return pooled, op.Identity(pooled)
+
+
 def as_symbol(size: Any) -> Any:
     """The same number."""
     return op.Identity(size)
@@ -45,5 +52,6 @@ def as_symbol(size: Any) -> Any:
 TABLE: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.detkit.kept_by_nms.default: kept_by_nms,
     torch.ops.aten.sort.stable: sort,
+    torch.ops.torchvision.roi_pool.default: roi_pool,
     torch.ops.detkit.as_symbol.default: as_symbol,
 }

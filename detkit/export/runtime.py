@@ -14,7 +14,7 @@ import numpy as np
 
 from detkit.data.image_io import as_array
 from detkit.detections import Detections
-from detkit.errors import CheckpointError, ConfigError
+from detkit.errors import CheckpointError, ConfigError, ImageTypeError
 from detkit.export.description import KEY, OUTPUTS, Description
 from detkit.settings import check_range
 
@@ -58,14 +58,22 @@ class ExportedModel:
         """Detections, as NumPy arrays, of images of one size, uint8 (N, 3, H, W); of Fast R-CNN of one image.
 
         Raises:
-            ConfigError: for proposals (P, 4) that are missing, or not wanted.
+            ImageTypeError: for other images.
+            ConfigError: for proposals (P, 4) that are missing, of another shape, or not wanted.
         """
         wants = len(self.description.inputs) > 1
         if wants != (proposals is not None):
             what = "needs proposals, an array (P, 4) for each image" if wants else "makes its own proposals"
             raise ConfigError(f"{self.path}: this {self.description.detector} {what}")
-        limit = self.description.max_proposals
-        inputs = [images] if proposals is None else [images, proposals[:limit].astype(np.float32)]
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3 or not images.size:
+            raise ImageTypeError(
+                f"images are a {images.dtype} array of shape {images.shape}; wanted is uint8 of shape (N, 3, H, W)"
+            )
+        inputs = [images]
+        if proposals is not None:
+            if proposals.ndim != 2 or proposals.shape[1] != 4 or len(images) != 1:
+                raise ConfigError(f"proposals of shape {proposals.shape}: wanted is (P, 4), for one image")
+            inputs.append(proposals[: self.description.max_proposals or None].astype(np.float32))
         *fields, image = self._run(inputs)
         return [self._named([values[image == i] for values in fields]) for i in range(len(images))]
 
@@ -109,7 +117,10 @@ class ExportedModel:
         if agnostic_nms or tiles is not None:
             from detkit.export.module import ExportedDetector
 
+            if proposals is not None:
+                raise ConfigError("proposals do not go with agnostic_nms or tiles")
             detector = ExportedDetector(self.class_names, path=str(self.path))
+            detector.model = self
             found = detector.predict(inputs, score_threshold, 1, classes, agnostic_nms, tiles, overlap)
             found = [self._named([each[name].numpy() for name in OUTPUTS[:3]]) for each in found]
             return found if many else found[0]
@@ -164,11 +175,10 @@ def _open(path: Path, device: str) -> tuple[str, Opened]:
 def _onnx(path: Path, device: str) -> Opened:
     import onnxruntime
 
-    providers = ["CPUExecutionProvider"]
-    if device != "cpu":
-        providers.insert(0, "CUDAExecutionProvider")
-        if providers[0] not in onnxruntime.get_available_providers():
-            raise ConfigError(f"device {device}: this ONNX Runtime has no CUDA; install onnxruntime-gpu")
+    name, _, number = device.partition(":")
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if name == "cuda":
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": number or "0"}))
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -176,6 +186,10 @@ def _onnx(path: Path, device: str) -> Opened:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # of the runtime's own classes, which have no common base
         raise CheckpointError(f"{path}: is damaged, or no ONNX file ({_first_line(error)})") from error
+    if name == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":  # it falls back without a word
+        raise ConfigError(
+            f"device {device}: this ONNX Runtime cannot use CUDA; it needs onnxruntime-gpu and CUDA's libraries"
+        )
     description = Description.from_json(session.get_modelmeta().custom_metadata_map.get(KEY), path)
 
     def run(inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
@@ -186,9 +200,14 @@ def _onnx(path: Path, device: str) -> Opened:
 
 def import_openvino() -> ModuleType:
     """OpenVINO without its telemetry, which it would import."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  None: cannot be imported
-    import openvino
-
+    hide = "openvino_telemetry" not in sys.modules
+    if hide:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  that is: it cannot be imported
+    try:
+        import openvino
+    finally:
+        if hide:
+            del sys.modules["openvino_telemetry"]
     return openvino
 
 

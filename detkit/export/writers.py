@@ -24,20 +24,24 @@ def write_onnx(program: ExportedProgram, description: Description, path: Path) -
     """By PyTorch's exporter, with the operations that it does not know."""
     with needed("onnx", "onnxscript"), _quiet():
         import onnxscript  # noqa: F401  torch imports it
-        from torch.onnx import export
+        from torch.onnx import OnnxExporterError, export
 
         from detkit.export.onnx_operators import TABLE
 
-        result = export(
-            program,
-            (),
-            dynamo=True,
-            opset_version=OPSET,
-            custom_translation_table=TABLE,
-            input_names=list(description.inputs),
-            output_names=list(OUTPUTS),
-            verbose=False,
-        )
+        try:
+            result = export(
+                program,
+                (),
+                dynamo=True,
+                opset_version=OPSET,
+                custom_translation_table=TABLE,
+                input_names=list(description.inputs),
+                output_names=list(OUTPUTS),
+                verbose=False,
+            )
+        except OnnxExporterError as error:
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise ConfigError(f"PyTorch's exporter does not write this detector: {reason}") from error
         result.model.metadata_props[KEY] = description.to_json()
         result.model.producer_name, result.model.producer_version = "detkit", description.version
         result.save(str(path))

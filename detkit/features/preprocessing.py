@@ -33,7 +33,7 @@ class ImageBatch:
 
     def __getitem__(self, index: int) -> Tensor:
         """One image (3, h, w) without its padding."""
-        height, width = self.sizes[index]
+        height, width = self.sizes[index if len(self.sizes) > 1 else 0]
         return self.tensor[index, :, :height, :width]
 
     def to_batch(self, boxes: Tensor, index: int) -> Tensor:
@@ -127,6 +127,9 @@ class Preprocessing(nn.Module):
         if not isinstance(images, Tensor):
             for image in images:
                 check_image(image)
+        elif images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            shape = tuple(images.shape)
+            raise ImageTypeError(f"images are a {images.dtype} tensor of shape {shape}; wanted is uint8 (N, 3, H, W)")
         groups = [images] if isinstance(images, Tensor) else [image[None] for image in images]
         originals = [(group.shape[2], group.shape[3]) for group in groups]
         sizes = [self.size_of(h, w) for h, w in originals]

@@ -100,9 +100,8 @@ def candidates(scores: Tensor, image: Tensor, images: int, settings: DetectionSe
         best = torch.zeros_like(good)
         for i in range(images):
             own = scores.masked_fill(image[:, None] != i, -torch.inf)
-            best = best.scatter(
-                0, own.topk(torch.sym_min(settings.max_candidates, scores.shape[0]), dim=0).indices, True
-            )
+            rows = own.topk(torch.sym_min(settings.max_candidates, scores.shape[0]), dim=0).indices
+            best |= torch.zeros_like(good).scatter(0, rows, True) & (image == i)[:, None]
         good = good & best
     return torch.where(good)
 

@@ -73,7 +73,7 @@ def export(
         list(detector.category_ids or range(1, detector.num_classes + 1)),
         heads.detection.score_threshold,
         heads.detection.max_detections,
-        detector.given.settings.max_boxes[1] if isinstance(detector, FastRCNN) else 0,
+        detector.given.settings.max_boxes[1] or 0 if isinstance(detector, FastRCNN) else 0,
         source.name,
         __version__,
     )
@@ -86,6 +86,8 @@ def export(
     lines = [f"exported: {path}{note} ({size / 1e6:.1f} MB, in {time.monotonic() - began:.0f} s)"]
     if format == "torch_export":
         lines.append(f'next: torch.export.load("{path}").module()(images), after import torchvision')
+    elif isinstance(detector, FastRCNN):
+        lines.append(f'next: detkit.load("{path}").predict("photo.jpg", proposals=boxes) in Python')
     else:
         lines += [f"next: detkit predict {path} PHOTOS", f'      in Python detkit.load("{path}").predict("photo.jpg")']
     return ExportResult(path, "\n".join(lines))

@@ -56,7 +56,7 @@ def detecting(kind: type[RegionDetector], **options: Any) -> RegionDetector:
 
 def describe(detector: RegionDetector) -> Description:
     detection = detector.roi_heads.detection
-    proposals = detector.given.settings.max_boxes[1] if isinstance(detector, detkit.FastRCNN) else 0
+    proposals = detector.given.settings.max_boxes[1] or 0 if isinstance(detector, detkit.FastRCNN) else 0
     limits = detection.score_threshold, detection.max_detections, proposals
     return Description(type(detector).__name__, detector.class_names, [7, 9], *limits, "toy.ckpt", "0.0")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 import detkit
 from detkit.errors import ConfigError
 from detkit.export.graph import DetectionGraph, trace
+from detkit.export.module import exported_checkpoint
 from detkit.export.runtime import ExportedModel
 from detkit.export.writers import convert_onnx, write_torch
 
@@ -83,7 +85,10 @@ def test_torch_export_runs_without_detkit_and_gives_the_same_bits(tmp_path: Path
 
 @torch.no_grad()
 def test_fast_rcnn_takes_proposals(tmp_path: Path) -> None:
-    model = exported_to_onnx(detecting(detkit.FastRCNN, proposals__max_boxes=[50, 50]), tmp_path / "fast.onnx")
+    """With RoI max pooling, as in its paper."""
+    model = exported_to_onnx(
+        detecting(detkit.FastRCNN, proposals__max_boxes=[50, 50], roi__pooling="max"), tmp_path / "fast.onnx"
+    )
     exported = ExportedModel(model.path)
     for count, (_, height, width) in ((1, SHAPES[0]), (40, SHAPES[2]), (60, SHAPES[2])):  # more than are used
         image = images(1, height, width)
@@ -93,8 +98,31 @@ def test_fast_rcnn_takes_proposals(tmp_path: Path) -> None:
         assert_same(expected, exported.detect(image.numpy(), proposals.numpy()), 1e-2, 1e-4)
         array = image[0].permute(1, 2, 0).numpy()
         assert_same(expected, [exported.predict(array, proposals=proposals.numpy())], 1e-2, 1e-4)
+    nothing = torch.full((3, 4), 5.0)  # boxes without area
+    assert len(model.detector.detect([{"image": image[0], "proposals": nothing}])[0]["scores"]) == 0
+    (found,) = exported.detect(image.numpy(), nothing.numpy())
+    assert found["boxes"].shape == (0, 4)
     with pytest.raises(ConfigError, match=r"fast\.onnx: this FastRCNN needs proposals"):
         exported.predict(array)
+    with pytest.raises(ConfigError, match=r"proposals of shape \(3, 5\): wanted is \(P, 4\)"):
+        exported.predict(array, proposals=np.zeros((3, 5)))
+    with pytest.raises(ConfigError, match=r"fast\.onnx: an exported FastRCNN wants proposals"):
+        exported_checkpoint(model.path)
+
+
+@torch.no_grad()
+def test_images_without_detections(tmp_path: Path) -> None:
+    none = {"rpn__score_threshold": 0.9999, "detection__score_threshold": 0.9999}
+    model = exported_to_onnx(detecting(detkit.FasterRCNN, **FASTER, **none), tmp_path / "none.onnx")
+    runtimes = [ExportedModel(model.path)]
+    if find_spec("openvino"):
+        convert_onnx(model.path, model.description, tmp_path / "none.xml")
+        runtimes.append(ExportedModel(tmp_path / "none.xml"))
+    for count in (1, 2):
+        batch = images(count, 48, 64)
+        assert [len(each["scores"]) for each in model.detector(list(batch))] == [0] * count
+        for runtime in runtimes:
+            assert [each["boxes"].shape for each in runtime.detect(batch.numpy())] == [(0, 4)] * count
 
 
 @pytest.mark.parametrize(
@@ -108,3 +136,18 @@ def test_fast_rcnn_takes_proposals(tmp_path: Path) -> None:
 def test_what_cannot_be_exported(kind: type, options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         DetectionGraph(detecting(kind, **options))
+
+
+class Branching(torch.nn.Module):
+    """A backbone that asks for values."""
+
+    strides, channels = [8], [3]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [torch.nn.functional.avg_pool2d(x if x.mean() > 0 else -x, 8)]
+
+
+def test_a_backbone_that_cannot_be_traced() -> None:
+    detector = detecting(detkit.FasterRCNN, **FASTER, backbone={"class_path": f"{__name__}.Branching"})
+    with pytest.raises(ConfigError, match=r"cannot be traced for images of any size by torch\.export: \w"):
+        trace(DetectionGraph(detector))

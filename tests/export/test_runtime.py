@@ -51,6 +51,10 @@ def test_the_same_predict(pyramid: Exported, tmp_path: Path) -> None:
         model.predict(files[0], classes=["cow"])
     with pytest.raises(ImageTypeError, match="wanted is uint8"):
         model.predict(torch.zeros(3, 4, 4))
+    with pytest.raises(ImageTypeError, match=r"float32 array of shape \(1, 3, 4, 4\); wanted is uint8"):
+        model.detect(np.zeros((1, 3, 4, 4), np.float32))
+    with pytest.raises(ConfigError, match="device cuda:1: this ONNX Runtime cannot use CUDA"):
+        detkit.load(pyramid.path, "cuda:1")
 
 
 def test_no_torch_is_imported(pyramid: Exported, tmp_path: Path) -> None:

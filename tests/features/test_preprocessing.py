@@ -147,3 +147,26 @@ def test_other_images_are_refused(wrong: object, message: str) -> None:
 def test_numbers_that_cannot_work(arguments: tuple[object, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ImageSettings(*arguments)
+
+
+def test_images_of_one_size_in_one_tensor() -> None:
+    images = torch.randint(0, 256, (3, 3, 50, 71), dtype=torch.uint8)
+    together, apart = preprocessing()(images), preprocessing()(list(images))
+    assert torch.equal(together.tensor, apart.tensor)
+    assert torch.equal(together[2], apart[2])
+    assert torch.equal(together.limits(), apart.limits()) and torch.equal(together.scales(), apart.scales())
+    for wrong in (images.float(), images[0], images[:, :2]):
+        before = wrong.clone()
+        with pytest.raises(ImageTypeError, match=r"wanted is uint8 \(N, 3, H, W\)"):
+            preprocessing()(wrong)
+        assert torch.equal(wrong, before)
+
+
+def test_sizes_are_whole_numbers_and_torchvisions_at_most_a_pixel_smaller() -> None:
+    resize = Preprocessing(ImageSettings(min_size=800, max_size=1333)).eval()
+    assert resize.size_of(335, 500) == (800, 1194)
+    for height in range(1, 1500, 7):
+        for width in (1, 335, 500, 1333, 4000):
+            scale = min(800 / min(height, width), 1333 / max(height, width))  # torchvision's
+            for ours, side in zip(resize.size_of(height, width), (height, width), strict=True):
+                assert ours - max(int(side * scale), 1) in (0, 1)

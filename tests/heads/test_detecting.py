@@ -79,6 +79,16 @@ def test_boxes_that_clipping_leaves_nothing_of_are_dropped() -> None:
     assert found["boxes"].tolist() == [[100, 0, 199, 20]]
 
 
+def test_the_best_of_each_class_are_those_of_each_image() -> None:
+    """An image with fewer regions than that takes none of another's."""
+    apart = torch.stack([torch.tensor([20.0 * i, 0, 20 * i + 9, 9]) for i in range(3)])
+    heads = classifier(Table([[0.5], [0.7], [0.8], [0.9]]), max_candidates=2)
+    two = ImageBatch(torch.zeros(2, 3, 128, 128), [(100, 100)] * 2, [(100, 100)] * 2)
+    first, second = heads.detect([], Regions.of([apart[:1], apart]), two).per_image()
+    torch.testing.assert_close(first["scores"], torch.tensor([0.5]))
+    torch.testing.assert_close(second["scores"], torch.tensor([0.9, 0.8]))
+
+
 def test_images_of_a_batch_do_not_mix() -> None:
     proposals = [some_boxes(7, 90), NOTHING, some_boxes(4, 90)]
     heads = classifier(score_threshold=0.0, nms_threshold=1.0)
