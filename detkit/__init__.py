@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from detkit import evaluation as evaluation
     from detkit import proposals as proposals
     from detkit.classification import ImageClassifier as ImageClassifier
+    from detkit.deploy import load as load
     from detkit.detectors import RCNN as RCNN
     from detkit.detectors import FasterRCNN as FasterRCNN
     from detkit.detectors import FastRCNN as FastRCNN
     from detkit.drawing import draw as draw
-    from detkit.loading import load as load
     from detkit.tools import benchmark as benchmark
     from detkit.tools.compress import compress as compress
     from detkit.tools.convert import convert as convert
@@ -43,7 +43,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "detkit.detectors": ["RCNN", "FastRCNN", "FasterRCNN"],
         "detkit.classification": ["ImageClassifier"],
         "detkit.drawing": ["draw"],
-        "detkit.loading": ["load"],
+        "detkit.deploy": ["load"],
         "detkit.tools.compress": ["compress"],
         "detkit.tools.convert": ["convert"],
         "detkit.tools.demo": ["demo"],

@@ -36,6 +36,7 @@ from detkit.cli.reports import (
 from detkit.cli.resume import TILED, Difference, Start, check_state, find_differences, position_of, prepare, read_start
 from detkit.cli.signatures import names_of
 from detkit.cli.trainer import SaveConfig, complete, make_run_folder, remove_started, with_absolute_paths
+from detkit.deploy.description import is_exported
 from detkit.detectors.base import Detector
 from detkit.detectors.tiles import TileSettings
 from detkit.engine.callbacks import BestCheckpoint, LastCheckpoint
@@ -44,7 +45,6 @@ from detkit.engine.precision import check_precision
 from detkit.engine.predictions import PredictionWriter
 from detkit.errors import CheckpointError, ConfigError, DataError
 from detkit.evaluation.tables import find_baseline, read_baseline
-from detkit.export.description import is_exported
 from detkit.settings import check_groups
 from detkit.signals import SIGNALS, Stopped
 from detkit.system import keep_freed_memory
@@ -93,7 +93,7 @@ def execute(command: str, arguments: Arguments, start: Start) -> DetkitCLI:
     """
     import_modules(arguments.modules)
     if start.checkpoint is not None and is_exported(start.checkpoint.path):
-        import detkit.export.module  # noqa: F401  its class becomes one that can be named
+        import detkit.deploy.module  # noqa: F401  its class becomes one that can be named
     model, data = base_classes()
     restrict_imports()
     try:

@@ -185,14 +185,14 @@ def read_start(command: str, start: Start, arguments: Arguments, model: type) ->
         _refuse_linked(arguments)
     if start.checkpoint is None:
         return [*files, *_read_source(start, arguments, model), *arguments.options]
+    from detkit.deploy.description import is_exported
     from detkit.detectors.torchvision_files import read_detector
-    from detkit.export.description import is_exported
 
     path = start.checkpoint.path
     if is_exported(path):
         if command == "fit":
             raise CheckpointError(f"{path}: is an exported detector, which does not learn; fit from its checkpoint")
-        from detkit.export.module import exported_checkpoint
+        from detkit.deploy.module import exported_checkpoint
 
         start.content = exported_checkpoint(path)
     else:

@@ -44,12 +44,12 @@ def export(
         DetkitError: a checkpoint or an argument that cannot be used, or a package that is not installed.
     """
     from detkit.__about__ import __version__
+    from detkit.deploy.description import Description
+    from detkit.deploy.graph import DetectionGraph, trace
+    from detkit.deploy.writers import FORMATS
     from detkit.detectors import FastRCNN, load
     from detkit.engine.checkpoints import find_checkpoint
     from detkit.engine.torchvision_detectors import name_in
-    from detkit.export.description import Description
-    from detkit.export.graph import DetectionGraph, trace
-    from detkit.export.writers import FORMATS
     from detkit.files import check_output, overwrite_note, staged
 
     check_choice("format", format, tuple(FORMATS))

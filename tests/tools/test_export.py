@@ -10,7 +10,7 @@ import pytest
 import detkit
 from detkit.cli.main import main
 from detkit.data.shapes_drawing import SHAPE_CLASSES
-from tests.export.conftest import FASTER, detecting, save
+from tests.deploy.conftest import FASTER, detecting, save
 
 SHAPES = ["--data.path", "shapes", "--data.num_test", "5", "--data.image_size", "64", "--data.num_workers", "0"]
 

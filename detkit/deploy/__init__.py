@@ -1,15 +1,18 @@
-"""`detkit.load`: a detector to predict with, from any file that holds one."""
+"""Detectors as one graph that other programs run: written to files, and read again without torch.
+
+`load` is `detkit.load`: a detector to predict with, from any file that holds one.
+"""
 
 from __future__ import annotations
 
 from os import PathLike
 from typing import TYPE_CHECKING
 
-from detkit.export.description import is_exported
+from detkit.deploy.description import is_exported
 
 if TYPE_CHECKING:
+    from detkit.deploy.runtime import ExportedModel
     from detkit.detectors import Detector
-    from detkit.export.runtime import ExportedModel
 
 
 def load(path: str | PathLike[str], device: str = "cpu") -> Detector | ExportedModel:
@@ -25,7 +28,7 @@ def load(path: str | PathLike[str], device: str = "cpu") -> Detector | ExportedM
         ConfigError: torchvision has no detector of that name, or no runtime for the file is installed.
     """
     if is_exported(path):
-        from detkit.export.runtime import ExportedModel
+        from detkit.deploy.runtime import ExportedModel
 
         return ExportedModel(path, device)
     from detkit.detectors import load as load_detector

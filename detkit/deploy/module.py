@@ -5,12 +5,10 @@ from __future__ import annotations
 from os import PathLike
 from typing import Any
 
-import numpy as np
-import torch
-
+from detkit.deploy.runtime import ExportedModel
+from detkit.deploy.tensors import detect_samples
 from detkit.detectors.base import Detector
 from detkit.errors import ConfigError
-from detkit.export.runtime import ExportedModel
 from detkit.features.preprocessing import ImageSettings, Preprocessing
 from detkit.types import Batch, Detections
 
@@ -26,32 +24,14 @@ class ExportedDetector(Detector):
 
     def __init__(self, class_names: list[str], *, path: str, **shared: Any) -> None:
         super().__init__(class_names, Preprocessing(ImageSettings()), **shared)
-        self.path, self._model = path, None
-
-    @property
-    def model(self) -> ExportedModel:
-        """What runs; the file is opened when it is first asked for."""
-        if self._model is None:
-            self._model = ExportedModel(self.path)
-        return self._model
-
-    @model.setter
-    def model(self, opened: ExportedModel) -> None:
-        self._model = opened
+        self.model = ExportedModel(path)
 
     def encode(self, batch: Batch) -> None:
         """Nothing: the graph is one."""
 
     def detect(self, batch: Batch, encoded: None = None) -> list[Detections]:
         """Detections of each image, one image at a time."""
-        found = []
-        for sample in batch:
-            boxes = sample.get("proposals")
-            (each,) = self.model.detect(
-                np.ascontiguousarray(sample["image"].cpu().numpy())[None], None if boxes is None else boxes.numpy()
-            )
-            found.append(Detections({name: torch.from_numpy(values) for name, values in each.items()}))
-        return found
+        return detect_samples(self.model.detect, batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> list[Detections]:
         """Count the detections; an exported detector has no losses."""
@@ -60,7 +40,7 @@ class ExportedDetector(Detector):
         return found
 
     def on_fit_start(self) -> None:
-        raise ConfigError(f"{self.path}: an exported detector does not learn; fit from its checkpoint")
+        raise ConfigError(f"{self.model.path}: an exported detector does not learn; fit from its checkpoint")
 
 
 def exported_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:

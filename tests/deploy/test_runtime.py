@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 import detkit
+from detkit.deploy.description import Description
+from detkit.deploy.runtime import ExportedModel
 from detkit.detections import Detections
 from detkit.errors import CheckpointError, ConfigError, ImageTypeError
-from detkit.export.description import Description
-from detkit.export.runtime import ExportedModel
 
 from .conftest import Exported
 from .test_graphs import images
@@ -72,7 +72,7 @@ def test_no_torch_is_imported(pyramid: Exported, tmp_path: Path) -> None:
 def test_openvinos_telemetry_is_not_imported() -> None:
     pytest.importorskip("openvino")
     code = (
-        "import sys\nfrom detkit.export.runtime import import_openvino\nimport_openvino().Core()\n"
+        "import sys\nfrom detkit.deploy.runtime import import_openvino\nimport_openvino().Core()\n"
         "assert not [name for name, each in sys.modules.items() if 'openvino_telemetry' in name and each is not None]"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -114,3 +114,8 @@ def test_descriptions() -> None:
     ):
         with pytest.raises(CheckpointError, match=r"x\.onnx: its metadata is damaged"):
             Description.from_json(json.dumps(changed), "x.onnx")
+
+
+def test_export_is_still_a_function_once_a_file_was_loaded(pyramid: Exported) -> None:
+    detkit.load(pyramid.path)
+    assert callable(detkit.export)

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 import detkit
+from detkit.deploy.graph import DetectionGraph, trace
+from detkit.deploy.module import exported_checkpoint
+from detkit.deploy.runtime import ExportedModel
+from detkit.deploy.writers import convert_onnx, write_torch
 from detkit.errors import ConfigError
-from detkit.export.graph import DetectionGraph, trace
-from detkit.export.module import exported_checkpoint
-from detkit.export.runtime import ExportedModel
-from detkit.export.writers import convert_onnx, write_torch
 
 from .conftest import FASTER, Exported, describe, detecting, exported_to_onnx
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from detkit.data.image_io import as_array
+from detkit.deploy.description import KEY, OUTPUTS, Description
 from detkit.detections import Detections
 from detkit.errors import CheckpointError, ConfigError, ImageTypeError
-from detkit.export.description import KEY, OUTPUTS, Description
 from detkit.settings import check_range
 
 if TYPE_CHECKING:
@@ -115,13 +115,15 @@ class ExportedModel:
         many = isinstance(images, list | tuple)
         inputs = list(images) if many else [images]
         if agnostic_nms or tiles is not None:
-            from detkit.export.module import ExportedDetector
+            from detkit.deploy.tensors import predict_by_torch
+            from detkit.detectors.tiles import TileSettings
+            from detkit.heads.selection import Selection
 
             if proposals is not None:
                 raise ConfigError("proposals do not go with agnostic_nms or tiles")
-            detector = ExportedDetector(self.class_names, path=str(self.path))
-            detector.model = self
-            found = detector.predict(inputs, score_threshold, 1, classes, agnostic_nms, tiles, overlap)
+            selection = Selection(score_threshold, classes, agnostic_nms)
+            cut = None if tiles is None else TileSettings(tiles, overlap)
+            found = predict_by_torch(self.detect, self.class_names, inputs, selection, cut)
             found = [self._named([each[name].numpy() for name in OUTPUTS[:3]]) for each in found]
             return found if many else found[0]
         if proposals is not None:

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import detkit
+from detkit.deploy.description import Description
+from detkit.deploy.graph import DetectionGraph, trace
+from detkit.deploy.writers import write_onnx
 from detkit.detectors.base import RegionDetector
-from detkit.export.description import Description
-from detkit.export.graph import DetectionGraph, trace
-from detkit.export.writers import write_onnx
 from detkit.settings import construct
 
 pytest.importorskip("onnx")

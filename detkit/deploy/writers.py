@@ -13,9 +13,9 @@ import torch
 from torch.export import ExportedProgram
 
 from detkit.boxes.suppression import together
+from detkit.deploy.description import KEY, OUTPUTS, Description
+from detkit.deploy.runtime import import_openvino
 from detkit.errors import ConfigError
-from detkit.export.description import KEY, OUTPUTS, Description
-from detkit.export.runtime import import_openvino
 
 OPSET = 18
 
@@ -26,7 +26,7 @@ def write_onnx(program: ExportedProgram, description: Description, path: Path) -
         import onnxscript  # noqa: F401  torch imports it
         from torch.onnx import OnnxExporterError, export
 
-        from detkit.export.onnx_operators import TABLE
+        from detkit.deploy.onnx_operators import TABLE
 
         try:
             result = export(
