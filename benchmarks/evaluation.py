@@ -243,7 +243,7 @@ def report(content: dict[str, Any]) -> str:
             "",
             *_table(content["stream"], "detkit_stream"),
             "",
-            "torchmetrics' numbers differ since its recall thresholds are float32.",
+            "torchmetrics' numbers, where it is in the table, differ since its recall thresholds are float32.",
             "",
             "## From files",
             "",

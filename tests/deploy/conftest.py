@@ -15,10 +15,6 @@ from detkit.deploy.writers import write_onnx
 from detkit.detectors.base import RegionDetector
 from detkit.settings import construct
 
-pytest.importorskip("onnx")
-pytest.importorskip("onnxscript")
-pytest.importorskip("onnxruntime")
-
 OPTIONS: dict[str, Any] = {
     "class_names": ["cat", "dog"],
     "backbone": "tiny",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +51,6 @@ def test_onnx_runtime(pyramid: Exported, shape: tuple[int, int, int]) -> None:
 
 @torch.no_grad()
 def test_openvino(pyramid: Exported, tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
     convert_onnx(pyramid.path, pyramid.description, tmp_path / "faster.xml")
     model = ExportedModel(tmp_path / "faster.xml")
     assert (model.runtime, model.description) == ("openvino", pyramid.description)
@@ -114,10 +112,8 @@ def test_fast_rcnn_takes_proposals(tmp_path: Path) -> None:
 def test_images_without_detections(tmp_path: Path) -> None:
     none = {"rpn__score_threshold": 0.9999, "detection__score_threshold": 0.9999}
     model = exported_to_onnx(detecting(detkit.FasterRCNN, **FASTER, **none), tmp_path / "none.onnx")
-    runtimes = [ExportedModel(model.path)]
-    if find_spec("openvino"):
-        convert_onnx(model.path, model.description, tmp_path / "none.xml")
-        runtimes.append(ExportedModel(tmp_path / "none.xml"))
+    convert_onnx(model.path, model.description, tmp_path / "none.xml")
+    runtimes = [ExportedModel(model.path), ExportedModel(tmp_path / "none.xml")]
     for count in (1, 2):
         batch = images(count, 48, 64)
         assert [len(each["scores"]) for each in model.detector(list(batch))] == [0] * count
