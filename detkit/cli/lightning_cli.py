@@ -38,6 +38,7 @@ from detkit.cli.signatures import names_of
 from detkit.cli.trainer import SaveConfig, complete, make_run_folder, remove_started, with_absolute_paths
 from detkit.deploy.description import is_exported
 from detkit.detectors.base import Detector
+from detkit.detectors.inference import OptimizeForInference
 from detkit.detectors.tiles import TileSettings
 from detkit.engine.callbacks import BestCheckpoint, LastCheckpoint
 from detkit.engine.checkpoints import INITIAL_WEIGHTS, hyper_parameters
@@ -296,7 +297,7 @@ class DetkitCLI(LightningCLI):
             callbacks = [self.config_init.checkpoint, SaveConfig(self.parser, self.config, self.folder)]
         if self.command == "predict":
             self.config_init.predictions.use_folder(self.start.checkpoint.folder)
-            callbacks.append(self.config_init.predictions)
+            callbacks += [self.config_init.predictions, OptimizeForInference()]
         options = complete(config, callbacks, self.command, self.folder)
         try:
             trainer = Trainer(**options)

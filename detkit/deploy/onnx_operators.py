@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from onnxscript.onnx_opset import opset18 as op
 
 #: Scores of boxes outside of a group, and the least score of those that are within.
 OUTSIDE, LEAST = -3e38, -2e38
+#: ONNX's number of the type.
+INT64 = 7
 
 
 def kept_by_nms(boxes: Any, scores: Any, groups: Any, iou_threshold: float) -> Any:
@@ -44,6 +46,37 @@ def roi_pool(maps: Any, rois: Any, scale: float, height: int, width: int) -> tup
     return pooled, op.Identity(pooled)
 
 
+def multiscale_roi_align(
+    maps: Sequence[Any], rois: Any, level: Any, scales: Sequence[float], size: int, samples: int
+) -> Any:
+    """`detkit.features.roi_align.multiscale_roi_align`: RoiAlign of each map, and all of them in the old order."""
+    image = op.Cast(op.Squeeze(_columns(rois, 0, 1), op.Constant(value_ints=[1])), to=INT64)
+    boxes = _columns(rois, 1, 5)
+    attributes = {
+        "coordinate_transformation_mode": "output_half_pixel",
+        "output_height": size,
+        "output_width": size,
+        "sampling_ratio": samples,
+    }
+    if len(maps) == 1:
+        return op.RoiAlign(maps[0], boxes, image, spatial_scale=scales[0], **attributes)
+    rows, pooled = [], []
+    for number, (each, scale) in enumerate(zip(maps, scales, strict=True)):
+        own = op.Equal(level, op.Constant(value_int=number))
+        row = op.Squeeze(op.NonZero(own), op.Constant(value_ints=[0]))
+        rows.append(row)
+        of_image, of_boxes = op.Gather(image, row), op.Gather(boxes, row)
+        pooled.append(op.RoiAlign(each, of_boxes, of_image, spatial_scale=scale, **attributes))
+    order = op.Concat(*rows, axis=0)
+    _, position = op.TopK(order, op.Shape(order), largest=0, sorted=1)
+    return op.Gather(op.Concat(*pooled, axis=0), position)
+
+
+def _columns(table: Any, first: int, end: int) -> Any:
+    """The columns from ``first`` to before ``end`` of a table (N, C)."""
+    return op.Slice(table, *(op.Constant(value_ints=[value]) for value in (first, end, 1)))
+
+
 def as_symbol(size: Any) -> Any:
     """The same number."""
     return op.Identity(size)
@@ -53,5 +86,6 @@ TABLE: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.detkit.kept_by_nms.default: kept_by_nms,
     torch.ops.aten.sort.stable: sort,
     torch.ops.torchvision.roi_pool.default: roi_pool,
+    torch.ops.detkit.multiscale_roi_align.default: multiscale_roi_align,
     torch.ops.detkit.as_symbol.default: as_symbol,
 }

@@ -16,6 +16,7 @@ from detkit.boxes.suppression import together
 from detkit.deploy.description import KEY, OUTPUTS, Description
 from detkit.deploy.runtime import import_openvino
 from detkit.errors import ConfigError
+from detkit.features.roi_align import weighted_sums
 
 OPSET = 18
 
@@ -66,7 +67,11 @@ def convert_onnx(file: Path, description: Description, path: Path) -> None:
 
 def write_torch(program: ExportedProgram, description: Description, path: Path) -> None:
     """A file for `torch.export.load`, which needs torch and torchvision."""
-    ours = {torch.ops.detkit.kept_by_nms.default: together, torch.ops.detkit.as_symbol.default: lambda size: size}
+    ours = {
+        torch.ops.detkit.kept_by_nms.default: together,
+        torch.ops.detkit.multiscale_roi_align.default: weighted_sums,
+        torch.ops.detkit.as_symbol.default: lambda size: size,
+    }
     program = program.run_decompositions(ours)
     torch.export.save(program, str(path), extra_files={f"{KEY}.json": description.to_json()})
 

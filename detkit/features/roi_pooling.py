@@ -11,6 +11,7 @@ from torchvision.ops import roi_align, roi_pool
 
 from detkit.boxes import area, group_order
 from detkit.errors import ConfigError
+from detkit.features.roi_align import multiscale_roi_align
 
 #: The side of the images that backbones learn to classify, in pixels.
 SIDE = 224
@@ -46,6 +47,8 @@ class RoIPooler(nn.Module):
             (R, C, output_size, output_size), of the features' type.
         """
         features = features[: len(self.strides)]
+        if self.kind == "align" and self.sampling_ratio > 0 and rois.device.type == "cpu":
+            return self._align(features, rois)
         if len(features) == 1:
             return self._pool(features[0], rois, self.strides[0])
         parts, position = _by_group(rois, self.levels(rois[:, 1:]), len(features))
@@ -56,11 +59,18 @@ class RoIPooler(nn.Module):
         """The level (0 is the finest) that each of the boxes (R, 4) is read from, int64 (R,)."""
         finest, coarsest = math.log2(self.strides[0]), math.log2(self.strides[-1])
         level = torch.floor(4 + torch.log2(area(boxes).sqrt() / SIDE) + 1e-6)
-        return (level.clamp(finest, coarsest) - finest).long()
+        return (level.nan_to_num(finest).clamp(finest, coarsest) - finest).long()
+
+    def _align(self, features: list[Tensor], rois: Tensor) -> Tensor:
+        """RoIAlign from all maps at once."""
+        level = self.levels(rois[:, 1:])
+        scales = [1 / stride for stride in self.strides]
+        maps = [_as_float(each) for each in features]
+        pooled = multiscale_roi_align(maps, rois, level, scales, self.output_size, self.sampling_ratio)
+        return pooled.to(features[0].dtype)
 
     def _pool(self, feature: Tensor, rois: Tensor, stride: int) -> Tensor:
-        # The compiled kernels know no half types on the CPU, and rounding coordinates to them would move the cells.
-        source = feature.float() if feature.dtype in (torch.bfloat16, torch.float16) else feature
+        source = _as_float(feature)
         if self.kind == "align":
             pooled = roi_align(source, rois, self.output_size, 1 / stride, self.sampling_ratio)
         else:
@@ -68,6 +78,11 @@ class RoIPooler(nn.Module):
             inclusive = torch.cat([rois[:, :3], rois[:, 3:] - 1], dim=1)
             pooled = roi_pool(source, inclusive, self.output_size, 1 / stride)
         return pooled.to(feature.dtype)
+
+
+def _as_float(feature: Tensor) -> Tensor:
+    """In float32: the kernels know no half types on a CPU, and rounding coordinates to them would move the cells."""
+    return feature.float() if feature.dtype in (torch.bfloat16, torch.float16) else feature
 
 
 class PyramidFeatures(NamedTuple):

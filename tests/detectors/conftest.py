@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 import detkit
@@ -92,6 +93,13 @@ def sample(
         "image_id": f"{height}x{width}",
     }
     return made | fields
+
+
+def in_the_order_of(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The detections ``b``, each at the place of the nearest of ``a``: almost equal scores have no order."""
+    far = (a["boxes"][:, None] - b["boxes"]).abs().amax(2) + 1e4 * (a["labels"][:, None] != b["labels"])
+    order = torch.from_numpy(linear_sum_assignment(far.numpy())[1])
+    return {name: values[order] for name, values in b.items()}
 
 
 def assert_same(a: dict[str, Tensor], b: dict[str, Tensor], pixels: float = 1e-3) -> None:
