@@ -17,8 +17,14 @@ COMMANDS = {
     "export": "a detector in one file that runs without detkit: ONNX, OpenVINO, torch.export",
     "compress": "a checkpoint's fully connected layers by truncated SVD: quicker, no training",
     "split": "divide a data set that has no sets of its own into train, val and test, for good",
-    "benchmark": "the three generations on this machine: seconds an image, stage by stage, and mAP",
+    "benchmark": "how fast detectors are on this machine: the three generations, or one of them in every format",
     "demo": "draw a small data set, train on it, test, and show the detections",
+}
+
+#: What follows `detkit benchmark`.
+BENCHMARKS = {
+    "generations": "R-CNN, Fast R-CNN and Faster R-CNN: seconds an image, stage by stage, and mAP",
+    "speed": "one detector: in Python, by torchvision, and in each exported format that is installed",
 }
 
 HELP = """detkit {version}: R-CNN, Fast R-CNN and Faster R-CNN
@@ -49,6 +55,7 @@ examples:
   detkit split photos/ --data.split "[0.7, 0.2, 0.1]"
   detkit evaluate --detections predictions.json --annotations instances_val2017.json
   detkit benchmark generations --data VOC --data.path data/my_voc
+  detkit benchmark speed runs/my --images photos/
 """
 
 #: An example of each command of Lightning's.

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import NoReturn
 
 from detkit.__about__ import __version__
-from detkit.cli.help import COMMANDS, help_text
+from detkit.cli.help import BENCHMARKS, COMMANDS, help_text
 from detkit.errors import ConfigError, DetkitError
 from detkit.files import path_error
 from detkit.signals import SIGNALS
@@ -94,11 +94,12 @@ def _dispatch(command: str, args: list[str]) -> int:
     """Run a command; its exit code."""
     if command == "benchmark":
         if not args or args[0] in ("--help", "-h"):
-            print(f"usage: detkit benchmark generations [options]\n\n  generations  {COMMANDS[command]}")
+            lines = (f"  {name:<12} {what}" for name, what in BENCHMARKS.items())
+            print("usage: detkit benchmark NAME [options]\n", *lines, sep="\n")
             return 0
-        if args[0] != "generations":
-            raise ConfigError(f"there is no benchmark {args[0]!r}; there is: generations")
-        command, args = "benchmark generations", args[1:]
+        if args[0] not in BENCHMARKS:
+            raise ConfigError(f"there is no benchmark {args[0]!r}; there are: {', '.join(BENCHMARKS)}")
+        command, args = f"benchmark {args[0]}", args[1:]
     if command not in LIGHTNING:
         from detkit.cli.tools import run_tool
 

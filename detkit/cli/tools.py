@@ -59,6 +59,7 @@ TOOLS = {
     "convert": Tool("detkit.tools.convert", "convert", positional="data"),
     "compress": Tool("detkit.tools.compress", "compress"),
     "benchmark generations": Tool("detkit.tools.benchmark", "generations", runs=("rcnn", "fast_rcnn", "faster_rcnn")),
+    "benchmark speed": Tool("detkit.tools.benchmark", "speed", positional="model"),
     "export": Tool("detkit.tools.export", "export", positional="ckpt_path"),
     "demo": Tool("detkit.tools.demo", "demo"),
     "doctor": Tool(

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from detkit.__about__ import __version__
+from detkit.deploy.description import Description
 from detkit.detectors.base import RegionDetector
 from detkit.detectors.fast_rcnn import FastRCNN
 from detkit.errors import ConfigError
@@ -50,6 +52,21 @@ class DetectionGraph(nn.Module):
         return self.detector.find(batch, encoded).limited()
 
 
+def describe(detector: RegionDetector, source: str) -> Description:
+    """What the file of a detector says of it; ``source`` is the name of the checkpoint."""
+    detection = detector.roi_heads.detection
+    return Description(
+        type(detector).__name__,
+        list(detector.class_names),
+        list(detector.category_ids or range(1, detector.num_classes + 1)),
+        detection.score_threshold,
+        detection.max_detections,
+        detector.given.settings.max_boxes[1] or 0 if isinstance(detector, FastRCNN) else 0,
+        source,
+        __version__,
+    )
+
+
 @torch.no_grad()
 def trace(graph: DetectionGraph) -> ExportedProgram:
     """The graph's operations, for any height, width and number of images (of Fast R-CNN: one image).
@@ -72,5 +89,5 @@ def trace(graph: DetectionGraph) -> ExportedProgram:
     try:
         return torch.export.export(graph.eval(), example, dynamic_shapes=shapes, strict=False)
     except RuntimeError as error:  # of the tracer's own classes
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0][:200]
         raise ConfigError(f"the detector cannot be traced for images of any size by torch.export: {reason}") from error

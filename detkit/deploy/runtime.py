@@ -31,6 +31,7 @@ class ExportedModel:
     Args:
         path: an .onnx file, or the .xml file of OpenVINO.
         device: cpu or, with ONNX Runtime for GPUs, cuda.
+        threads: on the CPU; by default as many as the runtime takes.
 
     Attributes:
         path, description: the file, and what it says of itself.
@@ -42,13 +43,14 @@ class ExportedModel:
         ConfigError: no runtime that reads it is installed.
     """
 
-    def __init__(self, path: str | os.PathLike[str], device: str = "cpu") -> None:
+    def __init__(self, path: str | os.PathLike[str], device: str = "cpu", threads: int | None = None) -> None:
+        check_range("threads", threads, 1)
         self.path = Path(path)
         if not self.path.is_file():
             raise CheckpointError(f"{path}: no such file")
         if device.partition(":")[0] not in ("cpu", "cuda"):
             raise ConfigError(f"device {device}: an exported detector runs on cpu or cuda")
-        self.runtime, (self._run, self.description) = _open(self.path, device)
+        self.runtime, (self._run, self.description) = _open(self.path, device, threads)
         self.class_names = self.description.class_names
 
     def __repr__(self) -> str:
@@ -160,21 +162,21 @@ def _planar(images: Sequence[np.ndarray]) -> np.ndarray:
 # -- runtimes ----------------------------------------------------------------------------------
 
 
-def _open(path: Path, device: str) -> tuple[str, Opened]:
+def _open(path: Path, device: str, threads: int | None) -> tuple[str, Opened]:
     """Open a file by the first runtime that is installed and reads it."""
     readers = (
         {"openvino": _openvino} if path.suffix.lower() == ".xml" else {"onnxruntime": _onnx, "openvino": _openvino}
     )
     for name, reader in readers.items():
         try:
-            return name, reader(path, device)
+            return name, reader(path, device, threads)
         except ModuleNotFoundError as error:
             if error.name != name:
                 raise
     raise ConfigError(f"{path}: needs {' or '.join(readers)}: pip install {next(iter(readers))}")
 
 
-def _onnx(path: Path, device: str) -> Opened:
+def _onnx(path: Path, device: str, threads: int | None) -> Opened:
     import onnxruntime
 
     name, _, number = device.partition(":")
@@ -184,6 +186,7 @@ def _onnx(path: Path, device: str) -> Opened:
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = threads or 0
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # of the runtime's own classes, which have no common base
@@ -213,7 +216,7 @@ def import_openvino() -> ModuleType:
     return openvino
 
 
-def _openvino(path: Path, device: str) -> Opened:
+def _openvino(path: Path, device: str, threads: int | None) -> Opened:
     openvino = import_openvino()
     if device != "cpu":
         raise ConfigError(f"device {device}: OpenVINO runs on the CPU")
@@ -223,7 +226,8 @@ def _openvino(path: Path, device: str) -> Opened:
         where = [KEY] if model.has_rt_info([KEY]) else ["framework", KEY]
         text = str(model.get_rt_info(where).astype(str)) if known else None
         description = Description.from_json(text, path)
-        compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads or 0}
+        compiled = openvino.compile_model(model, "CPU", settings)
     except RuntimeError as error:
         raise CheckpointError(f"{path}: is damaged, or no file of OpenVINO ({_first_line(error)})") from error
 

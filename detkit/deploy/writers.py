@@ -41,7 +41,7 @@ def write_onnx(program: ExportedProgram, description: Description, path: Path) -
                 verbose=False,
             )
         except OnnxExporterError as error:
-            reason = str(error.__cause__ or error).splitlines()[0]
+            reason = str(error.__cause__ or error).splitlines()[0][:200]
             raise ConfigError(f"PyTorch's exporter does not write this detector: {reason}") from error
         result.model.metadata_props[KEY] = description.to_json()
         result.model.producer_name, result.model.producer_version = "detkit", description.version

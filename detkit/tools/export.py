@@ -43,9 +43,7 @@ def export(
     Raises:
         DetkitError: a checkpoint or an argument that cannot be used, or a package that is not installed.
     """
-    from detkit.__about__ import __version__
-    from detkit.deploy.description import Description
-    from detkit.deploy.graph import DetectionGraph, trace
+    from detkit.deploy.graph import DetectionGraph, describe, trace
     from detkit.deploy.writers import FORMATS
     from detkit.detectors import FastRCNN, load
     from detkit.engine.checkpoints import find_checkpoint
@@ -67,16 +65,7 @@ def export(
     given = {"score_threshold": score_threshold, "max_detections": max_detections}
     heads = detector.roi_heads
     heads.detection = replace(heads.detection, **{k: v for k, v in given.items() if v is not None})
-    description = Description(
-        type(detector).__name__,
-        list(detector.class_names),
-        list(detector.category_ids or range(1, detector.num_classes + 1)),
-        heads.detection.score_threshold,
-        heads.detection.max_detections,
-        detector.given.settings.max_boxes[1] or 0 if isinstance(detector, FastRCNN) else 0,
-        source.name,
-        __version__,
-    )
+    description = describe(detector, source.name)
     began, replaces = time.monotonic(), path.exists()
     program = trace(graph)
     with staged(path.parent) as part:

@@ -56,7 +56,7 @@ def test_same_detections(pair: Pair) -> None:
 
 @torch.no_grad()
 def test_same_detections_once_optimized(pair: Pair) -> None:
-    """Batch norms folded, channels_last, and fc6 in its order; one box in a hundred may be another proposal.s, and the last one."""
+    """Batch norms folded, and channels_last: a box may be another proposal's, and the last another one."""
     theirs = pair.theirs.eval()([image / 255 for image in images()[:2]])
     ours = pair.ours()
     detkit.detectors.optimize_for_inference(ours)
