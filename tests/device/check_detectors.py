@@ -31,8 +31,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
 
 #: The most waits of the host in a training step, and in the detection of a batch of any size.
 TRAINING, DETECTION = 2, 4
-#: A trained R-CNN detects image by image.
-BY_IMAGE = 2
 
 FPN = {name: value for name, value in PYRAMID.items() if name.startswith("features__")}
 PAPER: dict[str, Any] = {
@@ -136,7 +134,7 @@ def test_detections_are_the_cpus_with_at_most_four_waits(name: str, images: int)
     with SimulatedDevice():
         model = build(name).to(DEVICE).eval()
         given = model.transfer_batch_to_device(batch(images), DEVICE, 0)
-        with waits_at_most(2 + BY_IMAGE * images if name in RCNN else DETECTION):
+        with waits_at_most(DETECTION):
             found = model.detect(given)
         if name not in RCNN:
             for each, other in zip(found, expected, strict=True):
