@@ -30,16 +30,18 @@ class Side(NamedTuple):
     detect: Callable[[], list[Any]]
 
 
-def build_pair(arch: str, **sizes: int) -> tuple[detkit.FasterRCNN, nn.Module]:
+def build_pair(arch: str, regions: int = 512, **sizes: int) -> tuple[detkit.FasterRCNN, nn.Module]:
     """Ours and torchvision's detector of that name with the same random weights, of which the same learn.
 
     The batch norms have the statistics of random images and are frozen, and scores differ from place to place, so that
-    activations, proposals and detections are neither all zero nor infinite. ``sizes`` are min_size and max_size. Ours
-    is in channels_last, as our configs have it; theirs as torchvision makes it.
+    activations, proposals and detections are neither all zero nor infinite. ``regions`` of an image
+    are sampled in training, ``sizes`` are min_size and max_size. Ours is in channels_last, as our configs have it;
+    theirs as torchvision makes it.
     """
     torch.manual_seed(0)
     factory = getattr(torchvision.models.detection, arch)
-    theirs = factory(weights=None, weights_backbone=None, num_classes=len(NAMES) + 1, **sizes)
+    options = {"num_classes": len(NAMES) + 1, "box_batch_size_per_image": regions}
+    theirs = factory(weights=None, weights_backbone=None, **options, **sizes)
     _settle(theirs)
     ours = detkit.FasterRCNN.from_torchvision(
         arch,
@@ -49,6 +51,7 @@ def build_pair(arch: str, **sizes: int) -> tuple[detkit.FasterRCNN, nn.Module]:
         features__trainable_stages=LEARNING_STAGES,
         features__freeze_batch_norm=True,
         features__channels_last=True,
+        roi__batch_size=regions,
         **{f"image__{name}": size for name, size in sizes.items()},
     )
     _freeze_batch_norms(theirs)
