@@ -35,7 +35,7 @@ from benchmarks.pairs import Side, Step, build_pair, images, sides_of
 from benchmarks.selective_search import table
 from detkit.cli.noise import quiet
 from detkit.features import build_crop_network, warp
-from detkit.features.crop_reader import CropReader, CropSettings
+from detkit.features.crop_reader import CropReader, CropSettings, has_bf16
 from detkit.tools.benchmark.report import machine, machine_text
 
 ROOT = Path(__file__).parents[1]
@@ -320,6 +320,8 @@ def shapes(run: Run) -> dict[str, Any]:
     kinds = [("cpu", "32-true")]
     if run.device.type == "cuda":
         kinds = [("gpu", "bf16-mixed"), ("gpu", "16-mixed"), *kinds]
+    elif has_bf16(run.device):
+        kinds = [("cpu", "bf16-mixed"), *kinds]
     sizes, found = run.sizes, {}
     with tempfile.TemporaryDirectory() as folder:
         for accelerator, precision in kinds:
@@ -330,6 +332,8 @@ def shapes(run: Run) -> dict[str, Any]:
                 "trainer.max_epochs": sizes.epochs,
                 "trainer.check_val_every_n_epoch": sizes.epochs,
                 "trainer.enable_progress_bar": "false",
+                # Lightning clips no gradients of a fused optimizer in mixed precision.
+                "model.optimizer.init_args.fused": "false",
                 "trainer.default_root_dir": f"{folder}/{accelerator}_{precision}",
                 "data.path": f"{folder}/shapes",
                 "data.num_train": sizes.shapes[0],

@@ -3,8 +3,8 @@
     python -m benchmarks.training --data PATH/voc-animals
 
 Steps: detkit's and torchvision's Faster R-CNN with the same weights and images, forward, backward and SGD, in pairs
-that take turns to be first. Loading: the same JPEG files with their boxes, decoded, flipped half of the time, resized and
-normalised. One thread; CPU time, which other programs lengthen less than the wall time; medians. Writes
+that take turns to be first. Loading: the same JPEG files with their boxes, decoded, flipped half of the time, resized
+and normalised. One thread; CPU time, which other programs lengthen less than the wall time; medians. Writes
 benchmarks/results/training.json and the tables as .md beside it.
 """
 

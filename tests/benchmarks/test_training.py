@@ -6,12 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import training
 from detkit.data import Shapes
 
 
-def test_each_way_to_load_is_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_way_to_load_is_measured_and_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)  # other tests follow in this process
     Shapes(str(tmp_path / "shapes"), 3, 1, 1, 64).prepare_data()
     options = ["--data", str(tmp_path / "shapes"), "--loading_rounds", "1", "--detectors"]
     content = training.main([*options, "--output", str(tmp_path / "found.json")])
