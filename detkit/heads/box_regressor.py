@@ -58,25 +58,22 @@ class BoxRegressors(nn.Module):
         self.register_buffer("scale", torch.ones(()))  # features are multiplied by it
         self.register_buffer("trained", torch.zeros(num_classes, dtype=torch.bool))
 
-    def forward(self, x: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
-        """Refine each box by its class's regressor; boxes of classes without one are returned unchanged.
+    def forward(self, x: Tensor, boxes: Tensor) -> Tensor:
+        """Refine each box by the regressor of each class; classes without one leave it unchanged.
 
         Args:
             x: features (R, D) as the network gives them.
             boxes: (R, 4), in pixels.
-            labels: int64 (R,), from 1 to K.
 
         Returns:
-            float32 (R, 4), not clipped.
+            float32 (R, K, 4), not clipped.
         """
-        k = labels - 1
+        boxes = boxes.float()[:, None]
         with torch.autocast(x.device.type, enabled=False):
-            # All classes for each region: R x 4K numbers. To gather each region's own weights would take R x 4D.
-            outputs = torch.einsum("rd,kdt->rkt", x.float() * self.scale, self.weight.float()) + self.bias.float()
-            whitened = outputs[torch.arange(len(k), device=k.device), k]
-            deltas = torch.einsum("rt,rtu->ru", whitened, self.inverse[k].float()) + self.mean[k].float()
-            moved = CODEC.decode(deltas, boxes.float())
-        return torch.where(self.trained[k, None], moved, boxes.float())
+            whitened = torch.einsum("rd,kdt->rkt", x.float() * self.scale, self.weight.float()) + self.bias.float()
+            deltas = torch.einsum("rkt,ktu->rku", whitened, self.inverse.float()) + self.mean.float()
+            moved = CODEC.decode(deltas, boxes)
+        return torch.where(self.trained[:, None], moved, boxes)
 
     def set(self, label: int, ridge: Ridge) -> None:
         """Set the regressor of class `label` (1 to K), learned from features that were multiplied by `scale`."""

@@ -1,10 +1,11 @@
 """Classify and refine warped regions: R-CNN's softmax, linear SVMs and box regressors, and its final detections.
 
-Shape letters: R regions of an image, K classes, D5 and D7 features of pool5 and fc7.
+Shape letters: R regions of an image or of a batch, K classes, D5 and D7 features of pool5 and fc7.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -48,9 +49,9 @@ class SetLimit:
         self._scores: list[Tensor] = []
         self._labels: list[Tensor] = []
 
-    def update(self, scores: Tensor, labels: Tensor) -> None:
-        """Add an image's candidates: scores (N,) and labels (N,) from 1 to K."""
-        self.images += 1
+    def update(self, scores: Tensor, labels: Tensor, images: int = 1) -> None:
+        """Add the candidates of that many images: scores (N,) and labels (N,) from 1 to K."""
+        self.images += images
         self._scores.append(scores.cpu())
         self._labels.append(labels.cpu())
 
@@ -75,6 +76,17 @@ class SetLimit:
                 if len(of_class) > limit:
                     thresholds[k] = of_class.topk(limit).values[-1]
         return thresholds
+
+
+class Classified(NamedTuple):
+    """Scores and boxes of R regions of an image.
+
+    scores: (R, K), 0 to 1.
+    boxes: (R, K, 4), refined by each class, in the batch's pixels.
+    """
+
+    scores: Tensor
+    boxes: Tensor
 
 
 class CropClassifier(nn.Module):
@@ -130,30 +142,30 @@ class CropClassifier(nn.Module):
         """
         return self(fc7).softmax(1)[:, 1:] if classifier == "softmax" else self.svms(fc7).sigmoid()
 
+    def classify(self, variant: Variant, features: CropFeatures, proposals: Tensor) -> Classified:
+        """Scores and refined boxes of one image's proposals (R, 4), in the batch's pixels, by one of `variants`."""
+        if variant.box_regression:
+            boxes = self.box_regressors(features.pool5, proposals)
+        else:
+            boxes = proposals[:, None].expand(-1, self.svms.weight.shape[0], 4)
+        return Classified(self.scores(features.fc7, variant.classifier), boxes)
+
     def detect(
-        self,
-        variant: Variant,
-        features: CropFeatures,
-        proposals: Tensor,
-        images: ImageBatch,
-        index: int,
-        limit: SetLimit | None = None,
-    ) -> Detections:
-        """Detections of one image, in its own pixels, best first.
+        self, classified: Sequence[Classified], images: ImageBatch, limit: SetLimit | None = None
+    ) -> list[Detections]:
+        """Detections of each image of a batch, in its own pixels, best first.
+
+        Of all images together: the host waits for a device twice, however many there are.
 
         Args:
-            variant: one of `variants`.
-            features: of the proposals.
-            proposals: (R, 4), in the batch's pixels.
-            images, index: the batch, and the image in it.
+            classified: the regions of each image.
+            images: the batch.
             limit: is updated with the candidates for suppression.
         """
-        scores = self.scores(features.fc7, variant.classifier)
-        rows, classes = candidates(scores, torch.zeros_like(scores[:, 0], dtype=torch.int64), 1, self.settings)
-        scores, boxes, labels = scores[rows, classes], proposals[rows], classes + 1
+        scores, boxes = (torch.cat(parts) for parts in zip(*classified, strict=True))
+        image = torch.cat([torch.full_like(each.scores[:, 0], i).long() for i, each in enumerate(classified)])
+        rows, classes = candidates(scores, image, len(classified), self.settings)
+        found = Candidates(boxes[rows, classes], scores[rows, classes], classes + 1, image[rows])
         if limit is not None:
-            limit.update(scores, labels)
-        if variant.box_regression:
-            boxes = self.box_regressors(features.pool5[rows], boxes, labels)
-        found = Candidates(boxes, scores, labels, torch.full_like(labels, index))
-        return suppress(found, images, self.settings, MIN_SIDE).per_image()[index]
+            limit.update(found.scores, found.labels, len(classified))
+        return suppress(found, images, self.settings, MIN_SIDE).per_image()

@@ -29,11 +29,8 @@ what uses it runs in a process of its own, see test_device.py.
 
 from __future__ import annotations
 
-import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,8 +42,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 import detkit.boxes  # noqa: F401, likewise
 
+from .waits import Waits, check_waits, project_line
+
 NAME = "simulated"
-ROOT = Path(__file__).parents[2]
 # There is no public name for a backend without C++; it is the same in torch 2.11 to 2.15.
 backend_registration._setup_privateuseone_for_python_backend(NAME)
 DEVICE = torch.device(NAME, 0)
@@ -62,7 +60,7 @@ INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_, 
 TAKES_NUMBER = {aten.fill_, aten.masked_fill, aten.masked_fill_, aten.index_fill, aten.index_fill_, *INDEXING}
 
 #: How often the host has waited so far, by what it waited for and the line of code.
-_waits: Counter[tuple[str, str]] = Counter()
+_waits = Waits()
 
 
 class Simulated(Tensor):
@@ -109,9 +107,9 @@ class SimulatedDevice(TorchDispatchMode):
 
 
 @contextmanager
-def counted_waits() -> Iterator[Counter[tuple[str, str]]]:
+def counted_waits() -> Iterator[Waits]:
     """Counts the waits within: how many, by what the host waited for and the line of code; complete at the end."""
-    before, within = _waits.copy(), Counter[tuple[str, str]]()
+    before, within = _waits.copy(), Waits()
     yield within
     within.update(_waits - before)
 
@@ -121,8 +119,7 @@ def waits_at_most(limit: int) -> Iterator[None]:
     """An AssertionError with a table of the waits where there are more within."""
     with counted_waits() as found:
         yield
-    lines = [f"{count} x {operation} in {line}" for (operation, line), count in found.most_common()]
-    assert found.total() <= limit, "\n".join([f"{found.total()} waits, at most {limit} are allowed:", *lines])
+    check_waits(found, limit)
 
 
 def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -181,7 +178,7 @@ def _check_devices(func: Any, args: Sequence[Any], tensors: Iterable[Tensor]) ->
         if not (takes_indices and any(each is index for index in args[1])):
             raise RuntimeError(
                 f"Expected all tensors to be on the same device: {func} is given one of shape {tuple(each.shape)} that "
-                f"is on the CPU; in {_line()}"
+                f"is on the CPU; in {project_line()}"
             )
 
 
@@ -205,18 +202,7 @@ def _count_copy(source: Tensor, target: str, non_blocking: bool) -> None:
 
 
 def _count(operation: str) -> None:
-    _waits[operation, _line()] += 1
-
-
-def _line() -> str:
-    """The line of the project that is being run, such as detkit/boxes/geometry.py:40."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        path = Path(frame.f_code.co_filename)
-        if path.is_relative_to(ROOT) and "site-packages" not in path.parts and path != Path(__file__):
-            return f"{path.relative_to(ROOT)}:{frame.f_lineno}"
-        frame = frame.f_back
-    return "PyTorch or Lightning"
+    _waits[operation, project_line()] += 1
 
 
 # What PyTorch calls below all modes, such as in `torch.tensor` and `Tensor.new_tensor`.

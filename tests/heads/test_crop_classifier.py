@@ -17,6 +17,7 @@ from detkit.boxes import box_iou
 from detkit.features import CropFeatures, ImageBatch
 from detkit.heads import CropClassifier, SetLimit, Variant
 from detkit.heads.detection import DetectionSettings
+from detkit.types import Detections
 
 CLASSES, POOL5, FC7 = 3, 6, 5
 WIDTH, HEIGHT = 80, 60
@@ -51,6 +52,19 @@ def _regions(count: int) -> tuple[CropFeatures, Tensor]:
     corner = torch.rand(count, 2) * torch.tensor([WIDTH, HEIGHT]) * 0.6
     boxes = torch.cat((corner, corner + 5 + torch.rand(count, 2) * 30), dim=1)
     return CropFeatures(torch.randn(count, POOL5), torch.randn(count, FC7)), boxes
+
+
+def _detect(
+    heads: CropClassifier,
+    variant: Variant,
+    features: CropFeatures,
+    boxes: Tensor,
+    images: ImageBatch,
+    limit: SetLimit | None = None,
+) -> Detections:
+    """The detections of a single image."""
+    (found,) = heads.detect([heads.classify(variant, features, boxes)], images, limit)
+    return found
 
 
 def _plainly(heads: CropClassifier, variant: Variant, features: CropFeatures, boxes: Tensor, scale: float) -> list[Any]:
@@ -106,7 +120,7 @@ ALL = [Variant(name, boxes) for name in ("softmax", "svm") for boxes in (False, 
 def test_as_a_plain_loop_over_classes_and_boxes(variant: Variant, settings: dict[str, Any]) -> None:
     heads, scale = _heads(**settings), 1.5
     features, boxes = _regions(60)
-    found = heads.detect(variant, features, boxes, _images(scale), 0)
+    found = _detect(heads, variant, features, boxes, _images(scale))
     expected = _plainly(heads, variant, features, boxes, scale)
     assert len(expected) >= 5
     assert found["labels"].tolist() == [label for _, label, _ in expected]
@@ -120,7 +134,7 @@ def test_the_paper_lets_a_hundred_of_a_class_into_suppression() -> None:
     features, _ = _regions(150)
     boxes = torch.arange(150.0)[:, None] / 10 + torch.tensor([0.0, 0, 20, 20])
     limit = SetLimit(CLASSES, 40)
-    found = heads.detect(Variant("svm", False), features, boxes, _images(), 0, limit)
+    found = _detect(heads, Variant("svm", False), features, boxes, _images(), limit)
     assert torch.bincount(found["labels"], minlength=4).tolist() == [0, 100, 100, 0]
     best = heads.svms(features.fc7).sigmoid()[:, 0].sort(descending=True).values[:100]
     torch.testing.assert_close(found["scores"][found["labels"] == 1], best)
@@ -136,7 +150,7 @@ def test_no_region_and_one(variant: Variant, count: int) -> None:
     heads = _heads()
     features, boxes = _regions(count)
     limit = SetLimit(CLASSES, 1)
-    found = heads.detect(variant, features, boxes, _images(), 0, limit)
+    found = _detect(heads, variant, features, boxes, _images(), limit)
     classes = 3 if variant.classifier == "softmax" else 2
     assert found["boxes"].shape == (count * classes, 4) and len(found["scores"]) == len(found["labels"])
     assert sorted(found["labels"].tolist()) == list(range(1, classes + 1)) * count
@@ -148,7 +162,7 @@ def test_boxes_that_regression_moves_out_of_the_image_are_no_detections() -> Non
     heads = _heads()
     heads.box_regressors.mean[:] = torch.tensor([50.0, 0, 0, 0])
     features, boxes = _regions(10)
-    found = heads.detect(Variant("svm", True), features, boxes, _images(), 0)
+    found = _detect(heads, Variant("svm", True), features, boxes, _images())
     assert set(found["labels"].tolist()) == {2}  # whose boxes stay where they are
 
 

@@ -25,6 +25,7 @@ from detkit.features import FeatureSettings, ImageBatch, Preprocessing, build_cr
 from detkit.features.crop_reader import CropReader, CropSettings
 from detkit.features.preprocessing import ImageSettings
 from detkit.heads import BoxRegressorSettings, CropClassifier, SetLimit, SVMSettings, Variant
+from detkit.heads.crop_classifier import Classified
 from detkit.heads.detection import DetectionSettings
 from detkit.settings import check_range
 from detkit.training import cross_entropy, sample_batch
@@ -175,13 +176,13 @@ class RCNN(Detector):
     ) -> list[list[Detections]]:
         """The detections by each variant, from features that are computed once; ``limits`` are updated."""
         images = encoded or self.encode(batch)
-        results: list[list[Detections]] = [[] for _ in variants]
+        classified: dict[Variant, list[Classified]] = {variant: [] for variant in variants}
         for i, boxes in enumerate(self._proposals(batch, images)):
             features = self.reader.read(images[i], boxes)
-            for variant, detections in zip(variants, results, strict=True):
-                limit = (limits or {}).get(variant)
-                detections.append(self.roi_heads.detect(variant, features, boxes, images, i, limit))
-        return results
+            for variant, regions in classified.items():
+                regions.append(self.roi_heads.classify(variant, features, boxes))
+        limits = limits or {}
+        return [self.roi_heads.detect(regions, images, limits.get(v)) for v, regions in classified.items()]
 
     def configure_callbacks(self) -> list[Callback]:
         return [*super().configure_callbacks(), self.stages]
