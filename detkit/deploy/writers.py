@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,6 +15,7 @@ from torch.export import ExportedProgram
 
 from detkit.boxes.suppression import together
 from detkit.deploy.description import KEY, OUTPUTS, Description
+from detkit.deploy.quantization import quantize
 from detkit.deploy.runtime import import_openvino
 from detkit.errors import ConfigError
 from detkit.features.roi_align import weighted_sums
@@ -21,8 +23,28 @@ from detkit.features.roi_align import weighted_sums
 OPSET = 18
 
 
-def write_onnx(program: ExportedProgram, description: Description, path: Path) -> None:
+@dataclass(frozen=True)
+class Numbers:
+    """How a file's numbers are kept.
+
+    Args:
+        int8: images with which the ranges of 8-bit integers are found; empty: float32. See `quantize`.
+        half: the weights take half as much room (float16), of OpenVINO; it computes in float32.
+    """
+
+    int8: Sequence[str] = ()
+    half: bool = False
+
+
+def write_onnx(program: ExportedProgram, description: Description, path: Path, numbers: Numbers = Numbers()) -> None:
     """By PyTorch's exporter, with the operations that it does not know."""
+    if numbers.int8:
+        with needed("onnxruntime"), TemporaryDirectory() as folder:
+            import onnxruntime  # noqa: F401  before the work begins
+
+            write_onnx(program, description, Path(folder, path.name))
+            quantize(Path(folder, path.name), numbers.int8, description, path)
+        return
     with needed("onnx", "onnxscript"), _quiet():
         import onnxscript  # noqa: F401  torch imports it
         from torch.onnx import OnnxExporterError, export
@@ -48,24 +70,26 @@ def write_onnx(program: ExportedProgram, description: Description, path: Path) -
         result.save(str(path))
 
 
-def write_openvino(program: ExportedProgram, description: Description, path: Path) -> None:
+def write_openvino(
+    program: ExportedProgram, description: Description, path: Path, numbers: Numbers = Numbers()
+) -> None:
     """By OpenVINO's own reader of ONNX; the weights lie beside ``path``, in a file with the suffix .bin."""
     with needed("openvino"), TemporaryDirectory() as folder:
         import_openvino()  # before the work begins
         file = Path(folder, "model.onnx")
-        write_onnx(program, description, file)
-        convert_onnx(file, description, path)
+        write_onnx(program, description, file, numbers)
+        convert_onnx(file, description, path, numbers.half)
 
 
-def convert_onnx(file: Path, description: Description, path: Path) -> None:
+def convert_onnx(file: Path, description: Description, path: Path, half: bool = False) -> None:
     """From ONNX to OpenVINO, by the reader of its runtime: ``openvino.convert_model`` would send telemetry."""
     openvino = import_openvino()
     model = openvino.Core().read_model(str(file))
     model.set_rt_info(description.to_json(), KEY)
-    openvino.save_model(model, str(path), compress_to_fp16=False)
+    openvino.save_model(model, str(path), compress_to_fp16=half)
 
 
-def write_torch(program: ExportedProgram, description: Description, path: Path) -> None:
+def write_torch(program: ExportedProgram, description: Description, path: Path, numbers: Numbers = Numbers()) -> None:
     """A file for `torch.export.load`, which needs torch and torchvision."""
     ours = {
         torch.ops.detkit.kept_by_nms.default: together,
@@ -77,7 +101,7 @@ def write_torch(program: ExportedProgram, description: Description, path: Path) 
 
 
 #: By the name of the format: the writer, and the suffix of its file.
-FORMATS: dict[str, tuple[Callable[[ExportedProgram, Description, Path], None], str]] = {
+FORMATS: dict[str, tuple[Callable[[ExportedProgram, Description, Path, Numbers], None], str]] = {
     "onnx": (write_onnx, ".onnx"),
     "openvino": (write_openvino, ".xml"),
     "torch_export": (write_torch, ".pt2"),

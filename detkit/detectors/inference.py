@@ -24,16 +24,19 @@ def optimize_for_inference(detector: Detector) -> None:
     detector.eval().requires_grad_(False)
     if not isinstance(detector, RegionDetector):
         return
-    heads, channels = detector.roi_heads, detector.backbone.channels[0]
-    detector.backbone = folded(detector.backbone, _noise(1, 3, EMPTY_SIDE, detector.device))
-    pooler = heads.pooler
-    if isinstance(pooler, RoIPooler) and pooler.kind == "align":
-        if isinstance(heads.box_head, TwoMLPHead):
-            heads.box_head = channels_last_head(heads.box_head, pooler.output_size)
-        else:
-            heads.box_head = folded(heads.box_head, _noise(2, channels, pooler.output_size, detector.device))
+    fold_batch_norms(detector)
+    heads, pooler = detector.roi_heads, detector.roi_heads.pooler
+    if isinstance(pooler, RoIPooler) and pooler.kind == "align" and isinstance(heads.box_head, TwoMLPHead):
+        heads.box_head = channels_last_head(heads.box_head, pooler.output_size)
     detector.to(memory_format=torch.channels_last)
     detector.preprocessing.memory_format = torch.channels_last
+
+
+def fold_batch_norms(detector: RegionDetector) -> None:
+    """Multiply the batch norms of a detector in eval mode into its convolutions, in place; see `folded`."""
+    channels, size = detector.backbone.channels[0], detector.hparams["roi"]["pool_size"]
+    detector.backbone = folded(detector.backbone, _noise(1, 3, EMPTY_SIDE, detector.device))
+    detector.roi_heads.box_head = folded(detector.roi_heads.box_head, _noise(2, channels, size, detector.device))
 
 
 def channels_last_head(head: TwoMLPHead, size: int) -> nn.Module:

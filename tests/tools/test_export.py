@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
+import onnx
 import pytest
 
 import detkit
 from detkit.cli.main import main
+from detkit.data import Shapes
 from detkit.data.shapes_drawing import SHAPE_CLASSES
+from detkit.tools.benchmark.detector_speed import agreement
 from tests.deploy.conftest import FASTER, detecting, save
+from tests.features.test_folding import with_statistics
 
 SHAPES = ["--data.path", "shapes", "--data.num_test", "5", "--data.image_size", "64", "--data.num_workers", "0"]
 
@@ -44,6 +49,36 @@ def test_export_then_predict_and_test(
     assert "is an exported detector, which does not learn" in capsys.readouterr().err
 
 
+def test_numbers_of_8_bits_and_of_half_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Shapes("shapes", 1, 1, 6, 64).prepare_data()
+    photos = sorted(str(path) for path in Path("shapes").rglob("*") if path.suffix in (".png", ".jpg"))
+    save(with_statistics(detecting(detkit.FasterRCNN, **FASTER, backbone="resnet18")), Path("toy.ckpt"))
+    for name, options in (
+        ("full.onnx", []),
+        ("int8.onnx", ["--int8", "shapes"]),
+        ("full.xml", ["--format", "openvino"]),
+        ("half.xml", ["--format", "openvino", "--half", "true"]),
+        ("int8.xml", ["--format", "openvino", "--int8", "shapes"]),
+    ):
+        assert main(["export", "toy.ckpt", *options, "--output", name]) == 0, name
+    assert "folding" not in capsys.readouterr().err
+    kinds = Counter(node.op_type for node in onnx.load("int8.onnx").graph.node)
+    weighted = kinds["Conv"] + kinds["Gemm"]
+    assert kinds["DequantizeLinear"] > 0 and "BatchNormalization" not in kinds
+    stored = [item.name for item in onnx.load("int8.onnx").graph.initializer if item.name.endswith("weight_quantized")]
+    kept_in_float = 5  # the first convolution, two layers of scores and two of boxes
+    assert len(stored) == weighted - kept_in_float
+    weights = {name: Path(name).with_suffix(".bin").stat().st_size for name in ("full.xml", "half.xml", "int8.xml")}
+    assert weights["half.xml"] < 0.6 * weights["full.xml"] and weights["int8.xml"] < 0.4 * weights["full.xml"]
+
+    full = detkit.load("full.onnx").predict(photos)
+    for name, share in (("half.xml", 0.95), ("int8.onnx", 0.5), ("int8.xml", 0.5)):
+        assert agreement(full, detkit.load(name).predict(photos), 0.9) >= share, name
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -51,6 +86,8 @@ def test_export_then_predict_and_test(
         (["toy.ckpt", "--output", "toy.xml"], "a file of onnx ends in .onnx; name it toy.onnx"),
         (["toy.ckpt", "--format", "tflite"], "tflite"),
         (["toy.ckpt", "--score_threshold", "2"], "score_threshold"),
+        (["toy.ckpt", "--half", "true"], "format onnx: half goes with openvino, int8 with onnx and openvino"),
+        (["toy.ckpt", "--int8", "photos"], "photos: no such file or folder"),
     ],
 )
 def test_mistakes(

@@ -4,6 +4,6 @@
 """
 
 from detkit.tools.benchmark.compare import generations
-from detkit.tools.benchmark.speed import speed
+from detkit.tools.benchmark.detector_speed import speed
 
 __all__ = ["generations", "speed"]

@@ -15,7 +15,7 @@ from detkit.tools.benchmark.stage_clock import STAGES
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from detkit.tools.benchmark.speed import SpeedRow
+    from detkit.tools.benchmark.detector_speed import SpeedRow
 
 INK, MUTED, LINE = "#222222", "#666666", "#dddddd"
 COLOURS = dict(zip(STAGES, ("#e69f00", "#0072b2", "#009e73", "#bbbbbb"), strict=True))  # colour-blind safe

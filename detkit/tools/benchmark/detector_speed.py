@@ -259,12 +259,14 @@ def _stages(detector: Detector, images: Sequence[np.ndarray], rounds: int) -> di
     return {stage: statistics.median(each[stage] for each in taken) for stage in STAGES}
 
 
-def agreement(expected: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> float | None:
+def agreement(
+    expected: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], least_iou: float = 0.99
+) -> float | None:
     """The share of expected detections that were found, see `SpeedRow.same`; None where none are expected."""
     same = count = 0
     for a, b in zip(expected, found, strict=True):
         a, b = ({name: torch.as_tensor(values).float() for name, values in each.items()} for each in (a, b))
-        near = (box_iou(a["boxes"], b["boxes"]) > 0.99) & (a["labels"][:, None] == b["labels"])
+        near = (box_iou(a["boxes"], b["boxes"]) > least_iou) & (a["labels"][:, None] == b["labels"])
         near &= (a["scores"][:, None] - b["scores"]).abs() < 0.01
         same, count = same + int(near.any(1).sum()), count + len(a["scores"])
     return same / count if count else None
