@@ -16,7 +16,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,8 +37,9 @@ from detkit.detectors.inference import fold_batch_norms
 from detkit.features.crop_reader import has_bf16
 from detkit.system import keep_freed_memory
 from detkit.tools.benchmark.detector_speed import Predict, agreement, time_in_turns
+from detkit.tools.benchmark.report import machine_text
 
-TORCHVISION, OURS = "torchvision", "detkit"
+TORCHVISION = "torchvision"
 BARE, BARE_ONNX = "the network alone, PyTorch", "the network alone, ONNX Runtime"
 CALIBRATION = 30
 
@@ -56,37 +57,51 @@ class Network(nn.Module):
         return *self.rpn_head(self.backbone(images)), *self.box_predictor(self.box_head(regions))
 
 
-def ways(arch: str, sizes: Mapping[str, int], photos: Sequence[Path], threads: int, folder: Path) -> dict[str, Predict]:
-    """Every way to run a detector, by its name in the table."""
-    ours, theirs = build_pair(arch, **sizes)
-    ours.eval().requires_grad_(False)
-    theirs.eval().requires_grad_(False)
-    optimized, folded = (build_pair(arch, **sizes)[0].eval() for _ in range(2))
-    optimize_for_inference(optimized)
-    fold_batch_norms(folded)
-    description = describe(ours, "benchmark")
-    files = {name: folder / f"{name}.onnx" for name in ("ours", "folded", "int8", "theirs", "network")}
-    write_onnx(trace(DetectionGraph(ours)), description, files["ours"])
-    convert_onnx(files["ours"], description, folder / "ours.xml")
-    write_onnx(trace(DetectionGraph(folded)), description, files["folded"])
-    quantize(files["folded"], [str(photo) for photo in photos[:CALIBRATION]], description, files["int8"])
+class Exported(NamedTuple):
+    """One architecture's detectors, and their files."""
 
-    @torch.inference_mode()
-    def by_torchvision(image: np.ndarray) -> Mapping[str, Tensor]:
-        return theirs([as_image(image) / 255])[0]
+    arch: str
+    sizes: Mapping[str, int]
+    folder: Path
 
-    found: dict[str, Predict] = {
-        TORCHVISION: by_torchvision,
-        OURS: ours.predict,
-        "detkit, optimized": optimized.predict,
-    }
-    if has_bf16(torch.device("cpu")):
-        found["detkit, optimized, bfloat16"] = _in_bf16(optimized)
-    found["torchvision's own ONNX, ONNX Runtime"] = _legacy(theirs, files["theirs"], threads)
-    found["detkit, ONNX Runtime"] = ExportedModel(files["ours"], threads=threads).predict
-    found["detkit, OpenVINO"] = ExportedModel(folder / "ours.xml", threads=threads).predict
-    found["detkit in 8 bits, ONNX Runtime"] = ExportedModel(files["int8"], threads=threads).predict
-    return found | _bare(optimized, files["network"], threads)
+    def file(self, name: str) -> Path:
+        return self.folder / name
+
+    def write(self, photos: Sequence[Path]) -> None:
+        """All files; the photos are for the ranges of 8-bit integers."""
+        ours, theirs = build_pair(self.arch, **self.sizes)
+        ours.eval().requires_grad_(False)
+        description = describe(ours, "benchmark")
+        write_onnx(trace(DetectionGraph(ours)), description, self.file("ours.onnx"))
+        convert_onnx(self.file("ours.onnx"), description, self.file("ours.xml"))
+        fold_batch_norms(ours)
+        write_onnx(trace(DetectionGraph(ours)), description, self.file("folded.onnx"))
+        quantize(self.file("folded.onnx"), [str(photo) for photo in photos], description, self.file("int8.onnx"))
+        write_legacy(theirs.eval().requires_grad_(False), self.file("theirs.onnx"))
+        write_network(Network(ours).eval(), regions_of(ours), self.file("network.onnx"))
+
+    def ways(self, threads: int) -> dict[str, Predict]:
+        """Every way to run the detector, by its name in the table."""
+        ours, theirs = (each.eval().requires_grad_(False) for each in build_pair(self.arch, **self.sizes))
+        optimized = build_pair(self.arch, **self.sizes)[0]
+        optimize_for_inference(optimized)
+
+        @torch.inference_mode()
+        def by_torchvision(image: np.ndarray) -> Mapping[str, Tensor]:
+            return theirs([as_image(image) / 255])[0]
+
+        found: dict[str, Predict] = {TORCHVISION: by_torchvision, "detkit": ours.predict}
+        found["detkit, optimized"] = optimized.predict
+        if has_bf16(torch.device("cpu")):
+            found["detkit, optimized, bfloat16"] = _in_bf16(optimized)
+        found["torchvision's own ONNX, ONNX Runtime"] = _legacy(self.file("theirs.onnx"), threads)
+        for name, file in (
+            ("detkit, ONNX Runtime", "ours.onnx"),
+            ("detkit, OpenVINO", "ours.xml"),
+            ("detkit in 8 bits, ONNX Runtime", "int8.onnx"),
+        ):
+            found[name] = ExportedModel(self.file(file), threads=threads).predict
+        return found | _bare(optimized, self.file("network.onnx"), threads)
 
 
 def _in_bf16(detector: detkit.FasterRCNN) -> Predict:
@@ -97,16 +112,22 @@ def _in_bf16(detector: detkit.FasterRCNN) -> Predict:
     return predict
 
 
-def _legacy(theirs: nn.Module, file: Path, threads: int) -> Predict:
-    """torchvision's detector by the exporter that it was written for, of any image size."""
-    example = torch.rand(3, 375, 500)
-    axes = {"image": {1: "height", 2: "width"}}
-    names = ["boxes", "labels", "scores"]
+def write_legacy(theirs: nn.Module, file: Path) -> None:
+    """torchvision's detector by the exporter that it was written for, for any size of image."""
     torch.onnx.export(
-        theirs, ([example],), str(file), dynamo=False, opset_version=17, input_names=["image"], output_names=names,
-        dynamic_axes=axes,
-    )  # fmt: skip
-    session = _session(file, threads)
+        theirs,
+        ([torch.rand(3, 375, 500)],),
+        str(file),
+        dynamo=False,
+        opset_version=17,
+        input_names=["image"],
+        output_names=["boxes", "labels", "scores"],
+        dynamic_axes={"image": {1: "height", 2: "width"}},
+    )
+
+
+def _legacy(file: Path, threads: int) -> Predict:
+    names, session = ["boxes", "labels", "scores"], _session(file, threads)
 
     def predict(image: np.ndarray) -> Mapping[str, Any]:
         planar = np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32) / np.float32(255)
@@ -115,14 +136,24 @@ def _legacy(theirs: nn.Module, file: Path, threads: int) -> Predict:
     return predict
 
 
+def regions_of(detector: detkit.FasterRCNN) -> Tensor:
+    """As many pooled regions as the detector has proposals."""
+    size, channels = detector.roi_heads.pooler.output_size, detector.backbone.channels[0]
+    return torch.randn(detector.rpn.settings.post_nms[1], channels, size, size)
+
+
+def write_network(network: Network, regions: Tensor, file: Path) -> None:
+    """The layers alone as ONNX, for any size of image."""
+    sides = {side: 32 * torch.export.Dim(f"cells{side}", min=2, max=64) for side in (2, 3)}
+    example = torch.rand(1, 3, 320, 416)
+    program = torch.export.export(network, (example, regions), dynamic_shapes=(sides, None), strict=False)
+    torch.onnx.export(program, (), str(file), dynamo=True, input_names=["images", "regions"], verbose=False)
+
+
 def _bare(optimized: detkit.FasterRCNN, file: Path, threads: int) -> dict[str, Predict]:
-    """The layers alone; each photograph's tensor is made before it is timed the second time."""
-    network = Network(optimized).eval()
-    heads = optimized.roi_heads
-    regions = torch.randn(
-        optimized.rpn.settings.post_nms[1], optimized.backbone.channels[0], *[heads.pooler.output_size] * 2
-    )
-    regions = regions.contiguous(memory_format=torch.channels_last)
+    """The layers alone; a photograph's tensor is made when it is seen for the first time."""
+    network, session, plain = Network(optimized).eval(), _session(file, threads), regions_of(optimized)
+    regions = plain.contiguous(memory_format=torch.channels_last)
     seen: dict[int, Tensor] = {}
 
     def tensor_of(image: np.ndarray) -> Tensor:
@@ -130,21 +161,13 @@ def _bare(optimized: detkit.FasterRCNN, file: Path, threads: int) -> dict[str, P
             seen[id(image)] = optimized.preprocessing([as_image(image)]).tensor
         return seen[id(image)]
 
-    shape = {2: torch.export.Dim("height", min=64, max=2048), 3: torch.export.Dim("width", min=64, max=2048)}
-    example = torch.rand(1, 3, 320, 416)
-    dynamic = {k: 32 * torch.export.Dim(f"cells{k}", min=2, max=64) for k in shape}
-    program = torch.export.export(network, (example, regions), dynamic_shapes=(dynamic, None), strict=False)
-    torch.onnx.export(program, (), str(file), dynamo=True, input_names=["images", "regions"], verbose=False)
-    session = _session(file, threads)
-    plain = np.ascontiguousarray(regions.numpy())
-
     @torch.inference_mode()
     def by_torch(image: np.ndarray) -> Mapping[str, Any]:
         network(tensor_of(image), regions)
         return {}
 
     def by_onnx(image: np.ndarray) -> Mapping[str, Any]:
-        session.run(None, {"images": np.ascontiguousarray(tensor_of(image).numpy()), "regions": plain})
+        session.run(None, {"images": tensor_of(image).contiguous().numpy(), "regions": plain.numpy()})
         return {}
 
     return {BARE: by_torch, BARE_ONNX: by_onnx}
@@ -160,7 +183,7 @@ def _session(file: Path, threads: int) -> Any:
 
 
 def measure(works: Mapping[str, Predict], images: Sequence[np.ndarray], rounds: int) -> list[dict[str, Any]]:
-    """A row for each way: CPU milliseconds and wall milliseconds, speed by torchvision's CPU time, and what it finds."""
+    """A row for each way: milliseconds, times as fast as torchvision, and whether it finds the same."""
     for predict in works.values():  # tensors of the bare network are made
         for image in images:
             predict(image)
@@ -201,28 +224,27 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     content: dict[str, Any] = {"machine": machine(), "photos": len(images), "rounds": options.rounds, "tables": []}
     for name in options.detectors:
         arch, shorter, longer = DETECTORS[name]
-        for threads in options.threads:
-            torch.set_num_threads(threads)
-            with TemporaryDirectory() as folder:
-                sizes = {"min_size": shorter, "max_size": longer}
-                works = ways(arch, sizes, files, threads, Path(folder))
-                rows = measure(works, images, options.rounds)
-            content["tables"].append({"detector": name, "threads": threads, "rows": rows})
-            print(text_of(content["tables"][-1]), flush=True)
-            write(content, Path(options.output))
+        with TemporaryDirectory() as folder:
+            exported = Exported(arch, {"min_size": shorter, "max_size": longer}, Path(folder))
+            exported.write(files[:CALIBRATION])
+            for threads in options.threads:
+                torch.set_num_threads(threads)
+                rows = measure(exported.ways(threads), images, options.rounds)
+                content["tables"].append({"detector": name, "threads": threads, "rows": rows})
+                print(text_of(content["tables"][-1]), flush=True)
+                write(content, Path(options.output))
     return content
 
 
 def text_of(found: Mapping[str, Any]) -> str:
     """One detector's table."""
     threads = "1 thread" if found["threads"] == 1 else f"{found['threads']} threads"
-    rows = [
-        [row["name"], f"{row['cpu_ms']:.0f}", f"{row['wall_ms']:.0f}", f"{row['speed']:.2f}x", f"{row['speed_by_wall']:.2f}x",
-         "" if row["same"] is None else f"{100 * row['same']:.1f} %"]
-        for row in found["rows"]
-    ]  # fmt: skip
-    heads = ["", "CPU ms", "wall ms", "speed, CPU", "speed, wall", "same detections"]
-    return f"## {found['detector']}, {threads}\n\n{table(heads, rows)}\n"
+    rows = [("", "CPU ms", "wall ms", "speed, CPU", "speed, wall", "same detections")]
+    for row in found["rows"]:
+        same = "" if row["same"] is None else f"{100 * row['same']:.1f} %"
+        speeds = [f"{row[name]:.2f}x" for name in ("speed", "speed_by_wall")]
+        rows.append((row["name"], f"{row['cpu_ms']:.0f}", f"{row['wall_ms']:.0f}", *speeds, same))
+    return "\n".join([f"## {found['detector']}, {threads}", "", *table(rows), ""])
 
 
 def write(content: Mapping[str, Any], path: Path) -> None:
@@ -231,10 +253,10 @@ def write(content: Mapping[str, Any], path: Path) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     intro = (
         "# Detection on a CPU\n\n"
-        f"`python -m benchmarks.inference --data PATH`: {content['photos']} photographs, {content['rounds']} rounds, in turns; "
-        "medians of the time of an image, and of the pairs' ratios to torchvision. The same detections: of torchvision's, "
-        "the share with one of the same class, IoU above 0.99 and a score within 0.01.\n\n"
-        f"{content['machine']}\n\n"
+        f"`python -m benchmarks.inference --data PATH`: {content['photos']} photographs, {content['rounds']} rounds, "
+        "in turns; medians of an image's time, and of the pairs' ratios to torchvision. The same detections: of "
+        "torchvision's, the share with one of the same class, IoU above 0.99 and a score within 0.01.\n\n"
+        f"{machine_text(content['machine'])}\n\n"
     )
     path.with_suffix(".md").write_text(intro + "\n".join(map(text_of, content["tables"])), encoding="utf-8")
 
