@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from detkit.show.accuracy import precision_recall as precision_recall
     from detkit.show.overlap import iou as iou
     from detkit.show.overlap import nms as nms
+    from detkit.show.refinement import crops as crops
     from detkit.show.refinement import margins as margins
     from detkit.show.refinement import regression as regression
     from detkit.show.refinement import warped_crops as warped_crops
@@ -34,7 +35,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         "detkit.show.accuracy": ["errors", "precision_recall"],
         "detkit.show.overlap": ["iou", "nms"],
-        "detkit.show.refinement": ["margins", "regression", "warped_crops"],
+        "detkit.show.refinement": ["crops", "margins", "regression", "warped_crops"],
         "detkit.show.roi": ["pooling"],
         "detkit.show.rpn": ["anchors", "objectness"],
         "detkit.show.search": ["grouping", "grouping_animation", "segmentation"],

@@ -103,6 +103,7 @@ def draw_tag(ax: Axes, x: float, y: float, text: str, colour: Any, **style: Any)
 
 
 def draw_legend(ax: Axes, **style: Any) -> None:
-    """A legend that is read on a photograph."""
-    options = {"fontsize": 8, "facecolor": "#dddddd", "framealpha": 0.9, "loc": "upper right"} | style
-    ax.legend(**options)
+    """A legend below the Axes, where it hides nothing; white lines are seen on its ground."""
+    count = len(ax.get_legend_handles_labels()[1])
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.11), "ncols": min(count, 4)}
+    ax.legend(**(place | {"fontsize": 8, "facecolor": "#dddddd", "framealpha": 1.0} | style))

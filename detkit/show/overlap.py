@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from detkit.data.image_io import ImageLike
     from detkit.show.canvas import Boxes
 
-COLUMNS = 3  # of the steps of suppression
 MAX_STEPS = 11  # that are drawn
 
 
@@ -89,9 +88,11 @@ def nms(image: ImageLike, boxes: Tensor, scores: Tensor, iou_threshold: float) -
         raise ConfigError(f"suppression in {len(steps)} steps cannot be drawn: give boxes that take 1 to {MAX_STEPS}")
     rows, values = rows_of(boxes), scores.tolist()
     count = len(steps) + 2
-    columns = min(COLUMNS, count)
+    columns = 2 if count == 4 else 3
     lines = -(-count // columns)
-    figure, axes = pyplot.subplots(lines, columns, figsize=(WIDTH, 2.05 * lines), layout="constrained", squeeze=False)
+    figure, axes = pyplot.subplots(
+        lines, columns, figsize=(WIDTH, 7.2 / columns * lines), layout="constrained", squeeze=False
+    )
     first, *middle, last = axes.flat[:count]
     for ax in axes.flat[count:]:
         ax.remove()
@@ -116,12 +117,20 @@ def nms(image: ImageLike, boxes: Tensor, scores: Tensor, iou_threshold: float) -
 def _draw_boxes(
     ax: Axes, image: ImageLike, rows: list[list[float]], colours: dict[int, str], texts: dict[int, str]
 ) -> None:
-    draw_image(ax, image, alpha=0.75)
+    """Draw some of the boxes, and no more of the image than lies around all of them."""
+    height, width = draw_image(ax, image, alpha=0.75)
     hide_axes(ax)
     for i, colour in colours.items():
         draw_box(ax, rows[i], colour, 2.0, linestyle="--" if colour == RED else "-")
     for i, text in texts.items():
-        draw_tag(ax, rows[i][0], rows[i][1], text, colours[i], fontsize=7)
+        # Boxes that overlap have corners close together: each box has its text at another one.
+        x, y = rows[i][0 if i % 2 == 0 else 2], rows[i][1 if i % 4 < 2 else 3]
+        place = {"ha": "left" if i % 2 == 0 else "right", "va": "bottom" if i % 4 < 2 else "top"}
+        draw_tag(ax, x, y, text, colours[i], fontsize=7, **place)
+    lefts, tops, rights, bottoms = zip(*rows, strict=True)
+    gap = 0.08 * max(max(rights) - min(lefts), max(bottoms) - min(tops))
+    ax.set_xlim(max(min(lefts) - gap, 0), min(max(rights) + gap, width))
+    ax.set_ylim(min(max(bottoms) + gap, height), max(min(tops) - gap, 0))
 
 
 def _rgb(colour: str) -> tuple[float, float, float]:

@@ -18,6 +18,7 @@ from detkit.show.canvas import (
     GREEN,
     ORANGE,
     RED,
+    WIDTH,
     axes_or_new,
     draw_box,
     draw_image,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from detkit.data.image_io import ImageLike
     from detkit.show.canvas import Boxes
 
+PER_ROW = 8  # crops
 #: (mode, pixels of context of the crop) of the ways to crop in the paper's appendix A.
 WAYS = (("warp", 0), ("warp", 16), ("square", 16), ("square_masked", 16))
 
@@ -71,6 +73,36 @@ def warped_crops(image: ImageLike, box: Tensor, size: int = 227, ways: Sequence[
         hide_axes(ax)
         ax.set_title(f"{mode}\ncontext {context}", fontsize=9)
         ax.set_xlabel(f"{size} x {size}", fontsize=8)
+    return figure
+
+
+def crops(images: Tensor, titles: Sequence[str] | None = None) -> Figure:
+    """Draw crops in rows of up to eight.
+
+    Args:
+        images: (N, 3, S, S), RGB, 0 to 255; such as `detkit.features.warp` makes of an image that is not normalised.
+        titles: one for each; None: none has any.
+
+    Raises:
+        ConfigError: no crops, or not as many titles.
+    """
+    from matplotlib import pyplot
+
+    count = len(images)
+    if not count or (titles is not None and len(titles) != count):
+        raise ConfigError(f"{count} crops and {'no' if titles is None else len(titles)} titles: give one each")
+    columns = min(count, PER_ROW)
+    rows = -(-count // columns)
+    height = rows * (WIDTH / columns + (0.2 if titles else 0.0))
+    figure, axes = pyplot.subplots(rows, columns, figsize=(WIDTH, height), layout="constrained", squeeze=False)
+    for ax in axes.flat[count:]:
+        ax.remove()
+    pixels = images.detach().cpu().float().round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    for i, ax in enumerate(axes.flat[:count]):
+        ax.imshow(pixels[i])
+        hide_axes(ax)
+        if titles is not None:
+            ax.set_title(titles[i], fontsize=8)
     return figure
 
 
@@ -111,7 +143,7 @@ def margins(positives: Tensor, negatives: Tensor, ax: Axes | None = None) -> Axe
     )
     ax.set_ylabel("regions (logarithmic)", fontsize=9)
     ax.set_title(f"{hard:,} negatives are hard: their margin is above -1", fontsize=10)
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc="upper center")
     return ax
 
 

@@ -58,7 +58,7 @@ def pooling(
         _write(left, feature, scale)
     left.tick_params(labelsize=8)
     stride_in_words = "" if stride == 1 else f"; one is {stride} pixels"
-    left.set_xlabel(f"cells of the map{stride_in_words}", fontsize=9)
+    left.set_xlabel(f"cells of the map{stride_in_words}; the darker, the larger the value", fontsize=9)
     own = (box / stride).tolist()
     if kind == "max":
         _draw_cells(left, feature, pooled_cells(box, stride, output_size))
@@ -90,6 +90,8 @@ def _write(ax: Axes, values: Tensor, scale: dict[str, object]) -> None:
 
 def _draw_cells(ax: Axes, feature: Tensor, cells: Tensor) -> None:
     """Outline the cells of each bin, a little inside one another so that shared ones are seen, and circle the best."""
+    from matplotlib.patches import Circle
+
     height, width = feature.shape
     for number, (x1, y1, x2, y2) in enumerate(cells.flatten(0, 1).tolist()):
         colour, inset = BINS[number % len(BINS)], 0.05 + 0.05 * (number % 4)
@@ -98,7 +100,10 @@ def _draw_cells(ax: Axes, feature: Tensor, cells: Tensor) -> None:
         inside = feature[top : min(y2, height), left : min(x2, width)]
         if inside.numel():
             y, x = divmod(int(inside.argmax()), inside.shape[1])
-            ax.scatter([left + x + 0.5], [top + y + 0.5], s=420, facecolors="none", edgecolors=colour, linewidths=2)
+            # Of several radii, as two bins may have the same largest value.
+            circle = Circle((left + x + 0.5, top + y + 0.5), 0.32 + 0.06 * (number % 3), fill=False)
+            circle.set(edgecolor=colour, linewidth=2)
+            ax.add_patch(circle)
 
 
 def _draw_points(ax: Axes, box: list[float], points: Tensor, bins: int) -> None:

@@ -76,7 +76,7 @@ def anchors(
     ax.set_xlim(min(0, low[0] - 5), max(image_width, high[0] + 5))
     ax.set_ylim(max(image_height, high[1] + 5), min(0, low[1] - 5))
     ax.set_title(f"{count} anchors of one cell; {height} x {width} x {count} = {len(rows):,} in all", fontsize=10)
-    draw_legend(ax)
+    draw_legend(ax, markerscale=3)
     return ax
 
 

@@ -65,8 +65,8 @@ def grouping(labels: np.ndarray, hierarchy: Hierarchy, merges: int, ax: Axes | N
         box = hierarchy.boxes[hierarchy.initial + merges - 1].tolist()
         draw_box(ax, box, "black", 4.0)
         draw_box(ax, box, "white", 2.0)
-        title += f"; box of the last one, similarity {hierarchy.similarity[merges - 1]:.2f}"
-    ax.set_title(title, fontsize=10)
+        title += f"\nbox of the last merge, similarity {hierarchy.similarity[merges - 1]:.2f}"
+    ax.set_title(title, fontsize=9)
     label_pixels(ax)
     return ax
 

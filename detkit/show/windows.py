@@ -11,7 +11,17 @@ from torch import Tensor
 
 from detkit.boxes import box_iou
 from detkit.errors import ConfigError
-from detkit.show.canvas import COLOURS, ORANGE, axes_or_new, draw_box, draw_image, draw_legend, draw_truth, rows_of
+from detkit.show.canvas import (
+    COLOURS,
+    ORANGE,
+    axes_or_new,
+    draw_box,
+    draw_image,
+    draw_legend,
+    draw_tag,
+    draw_truth,
+    rows_of,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +30,7 @@ if TYPE_CHECKING:
     from detkit.show.canvas import Boxes
 
 BEST = "#00e5ff"  # cyan, seen on photographs and beside orange
+MANY = 50  # more boxes are drawn thinner
 
 
 def proposals(
@@ -46,14 +57,16 @@ def proposals(
     rows = rows_of(boxes)
     strength = [1.0] * len(rows) if scores is None else [max(0.15, float(score)) for score in scores]
     for row, alpha in reversed(list(zip(rows, strength, strict=True))):  # the best is drawn last
-        draw_box(ax, row, ORANGE, 1.0 if len(rows) > 50 else 1.5, alpha=alpha)
+        many = len(rows) > MANY
+        draw_box(ax, row, ORANGE, 0.6 if many else 1.5, alpha=alpha * (0.6 if many else 1.0))
     ax.set_title(f"{len(rows):,} proposals" if len(rows) != 1 else "1 proposal", fontsize=10)
     if truth is not None and len(rows):
         draw_truth(ax, truth)
         objects = torch.tensor(rows_of(truth)).reshape(-1, 4)
         overlap, index = box_iou(objects, torch.tensor(rows)).max(1)
-        for iou, best in zip(overlap.tolist(), index.tolist(), strict=True):
-            draw_box(ax, rows[best], BEST, 2.0, label=f"best proposal, IoU {iou:.2f}")
+        for i, (iou, best) in enumerate(zip(overlap.tolist(), index.tolist(), strict=True)):
+            draw_box(ax, rows[best], BEST, 2.0, label=None if i else "best proposal of an object")
+            draw_tag(ax, rows[best][0], rows[best][1], f"IoU {iou:.2f}", BEST)
         draw_legend(ax)
     return ax
 
