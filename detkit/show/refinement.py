@@ -129,21 +129,19 @@ def margins(positives: Tensor, negatives: Tensor, ax: Axes | None = None) -> Axe
         raise ConfigError("margins: give one finite number or more; a class that was not trained has only -inf")
     ax = axes_or_new(ax, 3.4)
     edges = np.linspace(min(values.min(), -1.5), max(values.max(), 1.5), 41)
-    for name, (group, colour) in groups.items():
-        ax.hist(group, edges, color=colour, alpha=0.6, label=f"{name}: {len(group):,}")
+    for name, (group, colour) in reversed(groups.items()):
+        ax.hist(group, edges, color=colour, edgecolor="white", linewidth=0.4, label=f"{name}: {len(group):,}")
     hard = int((groups["no objects"][0] > -1).sum())
-    ax.axvspan(-1, edges[-1], color=RED, alpha=0.07)
     ax.axvline(0, color="black", linewidth=1.2)
     for side in (-1, 1):
         ax.axvline(side, color="black", linewidth=0.8, linestyle="--")
     ax.set_yscale("log")
+    ax.set_ylim(0.7, 10 * ax.get_ylim()[1])  # room for the legend
     ax.set_xlim(edges[0], edges[-1])
-    ax.set_xlabel(
-        "margin: w x + b (0 separates; the loss of an example begins at the dashed line of its side)", fontsize=8
-    )
+    ax.set_xlabel("margin w x + b: 0 separates; objects have a loss below 1, the others above -1 (dashed)", fontsize=8)
     ax.set_ylabel("regions (logarithmic)", fontsize=9)
     ax.set_title(f"{hard:,} negatives are hard: their margin is above -1", fontsize=10)
-    ax.legend(fontsize=8, loc="upper center")
+    ax.legend(fontsize=8, loc="upper center", ncols=2)
     return ax
 
 

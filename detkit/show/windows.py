@@ -60,7 +60,7 @@ def proposals(
         many = len(rows) > MANY
         draw_box(ax, row, ORANGE, 0.6 if many else 1.5, alpha=alpha * (0.6 if many else 1.0))
     ax.set_title(f"{len(rows):,} proposals" if len(rows) != 1 else "1 proposal", fontsize=10)
-    if truth is not None and len(rows):
+    if truth is not None and len(truth) and len(rows):
         draw_truth(ax, truth)
         objects = torch.tensor(rows_of(truth)).reshape(-1, 4)
         overlap, index = box_iou(objects, torch.tensor(rows)).max(1)
