@@ -106,14 +106,14 @@ def sampled_points(box: Tensor, stride: int, output_size: int, sampling_ratio: i
         sampling_ratio: n points a side of a bin.
 
     Returns:
-        float64 (S, S, n, n, 2), x and y in cells from the map's border: the first cell's centre is at 0.5. `RoIPooler`
-        reads the map half a cell further to the lower right, as the first RoIAlign did, whose convention torchvision's
-        detectors keep: there the first cell's value is at 0.
+        float64 (S, S, n, n, 2), x and y in cells from the map's border; a cell's value is at its middle. The points lie
+        half a cell to the lower right of where the region's own are, as torchvision's detectors have them
+        (``aligned=False``, the first RoIAlign's convention).
     """
     x1, y1, x2, y2 = (box.double() / stride).tolist()
     count = output_size * sampling_ratio
     steps = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    x, y = x1 + steps * max(x2 - x1, 1.0), y1 + steps * max(y2 - y1, 1.0)
+    x, y = x1 + steps * max(x2 - x1, 1.0) + 0.5, y1 + steps * max(y2 - y1, 1.0) + 0.5
     points = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)
     return points.unflatten(1, (output_size, -1)).unflatten(0, (output_size, -1)).transpose(1, 2)
 

@@ -25,7 +25,7 @@ def pooling(
 
     Max pooling: the region as it is (dashed), and for each bin the cells that it takes the largest value of; neighbours
     may share cells. The largest is circled. RoIAlign: the bins of the region, not rounded, and the points that each
-    takes the mean of.
+    takes the mean of, half a cell to the lower right of the bins as `sampled_points` says.
 
     Args:
         feature: (H, W), one channel of a map.
@@ -57,8 +57,8 @@ def pooling(
         left.grid(color="white", linewidth=0.5)
         _write(left, feature, scale)
     left.tick_params(labelsize=8)
-    stride_in_words = "" if stride == 1 else f"; one is {stride} pixels"
-    left.set_xlabel(f"cells of the map{stride_in_words}; the darker, the larger the value", fontsize=9)
+    of_pixels = "" if stride == 1 else f" of {stride} pixels"
+    left.set_xlabel(f"cells{of_pixels}; dark: large values", fontsize=9)
     own = (box / stride).tolist()
     if kind == "max":
         _draw_cells(left, feature, pooled_cells(box, stride, output_size))

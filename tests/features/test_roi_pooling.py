@@ -90,6 +90,7 @@ def test_the_samples_of_a_bin_are_those_it_is_the_mean_of(ratio: int) -> None:
     pooled = RoIPooler("align", bins, [stride], ratio)([feature], Regions.of([boxes]).rois)
 
     def value_at(x: float, y: float) -> float:
+        x, y = x - 0.5, y - 0.5  # cells count from their middles
         left, top = min(int(x), 10), min(int(y), 10)
         across, down = min(x - left, 1.0), min(y - top, 1.0)
         (a, b), (c, d) = feature[0, 0, top : top + 2, left : left + 2].tolist()

@@ -49,7 +49,8 @@ def test_align_shows_the_points_of_each_bin() -> None:
     *bins, region = rectangles(left)
     assert len(bins) == 9 and region == pytest.approx([2.5, 3.75, 10.125, 12.5])
     for (x1, y1, x2, y2), inside in zip(bins, points, strict=True):
-        assert ((inside > torch.tensor([x1, y1])) & (inside < torch.tensor([x2, y2]))).all()
+        own = inside - 0.5  # RoIPooler's convention
+        assert ((own > torch.tensor([x1, y1])) & (own < torch.tensor([x2, y2]))).all()
     pooled = RoIPooler("align", 3, [8], 2)([feature[None, None]], torch.tensor([[0.0, *box.tolist()]]))
     assert texts(right) == [f"{value:.2f}" for value in pooled.flatten().tolist()]
     assert texts(left) == []  # no room for the values of 20 cells
