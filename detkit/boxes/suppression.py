@@ -55,7 +55,7 @@ class NMSStep(NamedTuple):
 
 
 def nms_steps(boxes: Tensor, scores: Tensor, iou_threshold: float) -> list[NMSStep]:
-    """The steps of `nms`, to follow or to draw it; arguments as there.
+    """The steps of `nms`, to follow or to draw it; arguments as there. It compares all pairs of boxes at once.
 
     Returns:
         one step for each box that is kept, best score first. Every box is in one step, either kept or suppressed.

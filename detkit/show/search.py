@@ -81,8 +81,8 @@ def grouping_animation(labels: np.ndarray, hierarchy: Hierarchy, frames: int = 1
         frames: number of pictures, at most; 2 or more.
 
     Returns:
-        matplotlib's animation: ``animation.to_jshtml()`` is a player for a notebook, which
-        ``animation.save("grouping.gif", writer="pillow")`` writes a file. Its figure is not one of pyplot's.
+        matplotlib's animation: ``animation.save("grouping.gif", writer="pillow")`` writes a file, and
+        ``animation.to_jshtml()`` is a player for a notebook. Its figure is not one of pyplot's.
 
     Raises:
         ConfigError: as `grouping`, or fewer than 2 frames.

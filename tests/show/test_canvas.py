@@ -89,10 +89,3 @@ def test_an_image_of_any_kind_lies_under_boxes_in_its_pixels(
     assert np.array_equal(image.get_array(), photo())
     assert list(image.get_extent()) == [0, 100, 60, 0]
     assert ax.get_xlim() == (0, 100) and ax.get_ylim() == (60, 0)
-
-
-def test_an_array_that_is_read_only_is_drawn_without_a_warning(ax: Axes, recwarn: pytest.WarningsRecorder) -> None:
-    image = photo()
-    image.flags.writeable = False
-    show.proposals(image, BOXES, ax=ax)
-    assert [str(each.message) for each in recwarn if "writable" in str(each.message)] == []
