@@ -121,8 +121,8 @@ def margins(positives: Tensor, negatives: Tensor, ax: Axes | None = None) -> Axe
         ConfigError: no number to draw, or one that is not finite.
     """
     groups = {
-        "objects": (np.asarray(positives.detach().cpu(), np.float64), GREEN),
-        "no objects": (np.asarray(negatives.detach().cpu(), np.float64), RED),
+        "positives": (np.asarray(positives.detach().cpu(), np.float64), GREEN),
+        "negatives": (np.asarray(negatives.detach().cpu(), np.float64), RED),
     }
     values = np.concatenate([group for group, _ in groups.values()])
     if not len(values) or not np.isfinite(values).all():
@@ -131,14 +131,14 @@ def margins(positives: Tensor, negatives: Tensor, ax: Axes | None = None) -> Axe
     edges = np.linspace(min(values.min(), -1.5), max(values.max(), 1.5), 41)
     for name, (group, colour) in reversed(groups.items()):
         ax.hist(group, edges, color=colour, edgecolor="white", linewidth=0.4, label=f"{name}: {len(group):,}")
-    hard = int((groups["no objects"][0] > -1).sum())
+    hard = int((groups["negatives"][0] > -1).sum())
     ax.axvline(0, color="black", linewidth=1.2)
     for side in (-1, 1):
         ax.axvline(side, color="black", linewidth=0.8, linestyle="--")
     ax.set_yscale("log")
     ax.set_ylim(0.7, 10 * ax.get_ylim()[1])  # room for the legend
     ax.set_xlim(edges[0], edges[-1])
-    ax.set_xlabel("margin w x + b: 0 separates; objects have a loss below 1, the others above -1 (dashed)", fontsize=8)
+    ax.set_xlabel("margin w x + b: 0 separates; positives have a loss below 1, negatives above -1 (dashed)", fontsize=8)
     ax.set_ylabel("regions (logarithmic)", fontsize=9)
     ax.set_title(f"{hard:,} negatives are hard: their margin is above -1", fontsize=10)
     ax.legend(fontsize=8, loc="upper center", ncols=2)

@@ -56,8 +56,8 @@ def test_every_margin_is_counted(positives: list[float], negatives: list[float])
     ax = show.margins(*tensors, ax=Figure().subplots())
     counts = {bars[0].get_label(): sum(bar.get_height() for bar in bars) for bars in ax.containers}
     assert counts == {
-        f"objects: {len(positives)}": len(positives),
-        f"no objects: {len(negatives)}": len(negatives),
+        f"positives: {len(positives)}": len(positives),
+        f"negatives: {len(negatives)}": len(negatives),
     }
     hard = sum(value > -1 for value in negatives)
     assert ax.get_title().startswith(f"{hard} negatives are hard")
