@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from detkit import data as data
     from detkit import evaluation as evaluation
     from detkit import proposals as proposals
+    from detkit import show as show
     from detkit.classification import ImageClassifier as ImageClassifier
     from detkit.deploy import load as load
     from detkit.detectors import RCNN as RCNN
@@ -33,7 +34,18 @@ if TYPE_CHECKING:
     from detkit.tools.recipe import recipe as recipe
     from detkit.tools.split import split as split
 
-_PACKAGES = ("boxes", "classification", "data", "detectors", "evaluation", "features", "heads", "proposals", "training")
+_PACKAGES = (
+    "boxes",
+    "classification",
+    "data",
+    "detectors",
+    "evaluation",
+    "features",
+    "heads",
+    "proposals",
+    "show",
+    "training",
+)
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,

@@ -26,6 +26,7 @@ PUBLIC = [
     *(f"detkit.boxes.{name}" for name in ("area", "iou", "clip", "convert", "nms", "batched_nms")),
     *(f"detkit.boxes.{name}" for name in ("BoxCodec", "AnchorGenerator", "box_iou", "box_ioa")),
     "detkit.proposals.RegionProposalNetwork",
+    *(f"detkit.show.{name}" for name in ("proposals", "anchors", "pooling", "nms", "precision_recall")),
     *(f"detkit.data.{name}" for name in ("VOC", "COCO", "ImageFolder", "Shapes")),
     "detkit.evaluation.MeanAveragePrecision",
 ]
@@ -43,7 +44,15 @@ def test_a_public_name_is_reached_by_attribute_and_by_import(name: str) -> None:
 
 
 def test_what_the_modules_announce_is_there() -> None:
-    for name in ("detkit", "detkit.boxes", "detkit.data", "detkit.detectors", "detkit.evaluation", "detkit.proposals"):
+    for name in (
+        "detkit",
+        "detkit.boxes",
+        "detkit.data",
+        "detkit.detectors",
+        "detkit.evaluation",
+        "detkit.proposals",
+        "detkit.show",
+    ):
         module = importlib.import_module(name)
         assert set(module.__all__) <= set(dir(module))
         assert all(getattr(module, each) is not None for each in module.__all__)

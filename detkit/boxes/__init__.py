@@ -14,12 +14,13 @@ from detkit.boxes.geometry import (
     convert,
     iou,
 )
-from detkit.boxes.suppression import batched_nms, group_order, kept_by_nms, nms
+from detkit.boxes.suppression import NMSStep, batched_nms, group_order, kept_by_nms, nms, nms_steps
 
 __all__ = [
     "AnchorGenerator",
     "AnchorSettings",
     "BoxCodec",
+    "NMSStep",
     "area",
     "batched_nms",
     "box_ioa",
@@ -30,4 +31,5 @@ __all__ = [
     "iou",
     "kept_by_nms",
     "nms",
+    "nms_steps",
 ]

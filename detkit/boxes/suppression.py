@@ -6,9 +6,13 @@ It is computed in float64, which autocast leaves alone: an IoU of 0.3 is not abo
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torchvision import ops
+
+from detkit.boxes.geometry import box_iou
 
 #: More boxes are not suppressed in one call on a device either, as in torchvision: it compares all pairs.
 TOGETHER = 25_000
@@ -35,6 +39,37 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: fl
     """
     keep = kept_by_nms(boxes, scores, groups, iou_threshold)
     return keep[scores[keep].argsort(descending=True, stable=True)]
+
+
+class NMSStep(NamedTuple):
+    """A step of `nms`: the best box that was left, and what it suppressed.
+
+    kept: its index.
+    suppressed: int64 (S,), the indices of the boxes that it suppressed, best score first.
+    ious: float64 (S,), their IoU with it.
+    """
+
+    kept: int
+    suppressed: Tensor
+    ious: Tensor
+
+
+def nms_steps(boxes: Tensor, scores: Tensor, iou_threshold: float) -> list[NMSStep]:
+    """The steps of `nms`, to follow or to draw it; arguments as there. It compares all pairs of boxes at once.
+
+    Returns:
+        one step for each box that is kept, best score first. Every box is in one step, either kept or suppressed.
+    """
+    iou = box_iou(boxes.double(), boxes.double())
+    left = scores.argsort(descending=True, stable=True)
+    steps = []
+    while len(left):
+        best, others = left[0], left[1:]
+        overlaps = iou[best, others]
+        above = overlaps > iou_threshold
+        steps.append(NMSStep(int(best), others[above], overlaps[above]))
+        left = others[~above]
+    return steps
 
 
 def kept_by_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:

@@ -182,7 +182,7 @@ def as_array(image: str | os.PathLike[str] | Image.Image | np.ndarray) -> np.nda
         raise ImageTypeError(f"image is a {type(image).__name__}; {wanted}")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ImageTypeError(f"image is a {image.dtype} array of shape {image.shape}; {wanted}")
-    return np.ascontiguousarray(image)
+    return np.require(image, requirements=["C", "W"])  # a copy of one that is read-only: torch would warn
 
 
 def as_image(image: ImageLike) -> Tensor:

@@ -4,7 +4,15 @@ from detkit.features.architectures import ARCHITECTURES, backbone_names
 from detkit.features.backbones import Backbone, FeatureSettings, MapSettings, build_backbone
 from detkit.features.crop_reader import CropFeatures, CropNetwork, build_crop_network
 from detkit.features.preprocessing import ImageBatch, Preprocessing
-from detkit.features.roi_pooling import PyramidFeatures, PyramidPooler, RoIPooler, distinct_rois, nearest_scale
+from detkit.features.roi_pooling import (
+    PyramidFeatures,
+    PyramidPooler,
+    RoIPooler,
+    distinct_rois,
+    nearest_scale,
+    pooled_cells,
+    sampled_points,
+)
 from detkit.features.warping import CropGeometry, crop_geometry, warp
 
 __all__ = [
@@ -26,5 +34,7 @@ __all__ = [
     "crop_geometry",
     "distinct_rois",
     "nearest_scale",
+    "pooled_cells",
+    "sampled_points",
     "warp",
 ]

@@ -83,6 +83,52 @@ class RoIPooler(nn.Module):
 def _as_float(feature: Tensor) -> Tensor:
     """In float32: the kernels know no half types on a CPU, and rounding coordinates to them would move the cells."""
     return feature.float() if feature.dtype in (torch.bfloat16, torch.float16) else feature
+def pooled_cells(box: Tensor, stride: int, output_size: int) -> Tensor:
+    """The cells of a map that each bin of RoI max pooling takes the largest value of; to follow or to draw it.
+
+    The corners are rounded to cells; the bins divide what lies between them, each rounded outward, so that neighbours
+    may share a row or column of cells (Fast R-CNN's layer). Bins are not cut at the map's border here.
+
+    Args:
+        box: (4,), in the image's pixels.
+        stride: pixels per cell.
+        output_size: S bins a side.
+
+    Returns:
+        int64 (S, S, 4), for each bin x1 y1 x2 y2 in cells, half-open.
+    """
+    corners = torch.cat([box[:2], box[2:] - 1]).double() / stride
+    x1, y1, x2, y2 = (int(value) for value in (corners + 0.5).floor())
+    ranges = []
+    for first, last in ((x1, x2), (y1, y2)):
+        cells, index = max(last - first + 1, 1), torch.arange(output_size)
+        start, stop = index * cells // output_size, -(-(index + 1) * cells // output_size)
+        ranges.append((first + start, first + stop))
+    (left, right), (top, bottom) = ranges
+    grids = [torch.meshgrid(y, x, indexing="ij") for y, x in ((top, left), (bottom, right))]
+    return torch.stack([grids[0][1], grids[0][0], grids[1][1], grids[1][0]], dim=-1)
+
+
+def sampled_points(box: Tensor, stride: int, output_size: int, sampling_ratio: int = 2) -> Tensor:
+    """The points of a map that each bin of RoIAlign takes the mean of, interpolated between cells.
+
+    Args:
+        box: (4,), in the image's pixels; below one cell a side it counts as one cell.
+        stride: pixels per cell.
+        output_size: S bins a side.
+        sampling_ratio: n points a side of a bin.
+
+    Returns:
+        float64 (S, S, n, n, 2), x and y in cells from the map's border; a cell's value is at its middle. The points lie
+        half a cell to the lower right of where the region's own are, as torchvision's detectors have them
+        (``aligned=False``, the first RoIAlign's convention).
+    """
+    x1, y1, x2, y2 = (box.double() / stride).tolist()
+    count = output_size * sampling_ratio
+    steps = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    x, y = x1 + steps * max(x2 - x1, 1.0) + 0.5, y1 + steps * max(y2 - y1, 1.0) + 0.5
+    points = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)
+    return points.unflatten(1, (output_size, -1)).unflatten(0, (output_size, -1)).transpose(1, 2)
 
 
 class PyramidFeatures(NamedTuple):

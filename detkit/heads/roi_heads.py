@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -89,6 +90,19 @@ class RoISettings:
                 f"roi.background_iou {[low, high]} and roi.foreground_iou {self.foreground_iou}: background must be a "
                 "range from 0 on that ends at foreground_iou or below"
             )
+
+
+class Refined(NamedTuple):
+    """Regions after the box regression of their most probable class other than background.
+
+    boxes: (R, 4), in the batch's pixels, not clipped to the image.
+    scores: (R,), that class's probability.
+    labels: int64 (R,), from 1 to K.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
 
 
 class RoIHeads(nn.Module):
@@ -194,6 +208,15 @@ class RoIHeads(nn.Module):
         """The boxes (R, 4) that predictions for these classes (R,) mean."""
         deltas = predicted if self.normalizer is None else self.normalizer.restore(predicted, labels)
         return self.codec.decode(deltas, rois)
+
+    @torch.no_grad()
+    def refine(self, features: list[Tensor], regions: Regions) -> Refined:
+        """What the heads make of each region, before suppression and thresholds; see `Refined`."""
+        logits, deltas = self(features, regions)
+        scores, labels = logits.softmax(1)[:, 1:].max(1)
+        labels = labels + 1
+        chosen = deltas.gather(1, labels[:, None, None].expand(-1, 1, 4))[:, 0]
+        return Refined(self._decode(chosen, regions.boxes, labels), scores, labels)
 
     def detect(self, features: list[Tensor], regions: Regions, images: ImageBatch) -> Found:
         """Detections from regions, in the original images' pixels; see `suppress`."""

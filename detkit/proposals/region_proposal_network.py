@@ -203,6 +203,17 @@ class RegionProposalNetwork(nn.Module):
         return RPNOutput(torch.cat(anchors), [a.shape[0] for a in anchors], logits, deltas)
 
     @torch.no_grad()
+    def score_maps(self, output: RPNOutput, features: list[Tensor]) -> list[Tensor]:
+        """The objectness of every anchor where it lies on its map, for each of the maps of `forward`.
+
+        Returns:
+            float32 (N, A, H, W) in 0..1, for the A anchors of a cell in the generator's order.
+        """
+        parts = output.logits.sigmoid().split(output.per_level, dim=1)
+        sizes = [feature.shape[-2:] for feature in features]
+        return [part.unflatten(1, (*size, -1)).permute(0, 3, 1, 2) for part, size in zip(parts, sizes, strict=True)]
+
+    @torch.no_grad()
     def propose(self, output: RPNOutput, images: ImageBatch) -> ProposalBatch:
         """The best boxes of each image after suppression within each level.
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torchvision import ops
 from torchvision.ops.boxes import _batched_nms_vanilla
 
-from detkit.boxes import batched_nms, box_iou, group_order, nms
+from detkit.boxes import batched_nms, box_iou, group_order, nms, nms_steps
 from detkit.boxes.suppression import one_by_one, together
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -44,6 +44,19 @@ def test_nms_is_the_greedy_algorithm_and_idempotent(seed: int, count: int, thres
     assert keep.tolist() == greedy(boxes, scores, threshold)
     again = nms(boxes[keep], scores[keep], threshold)
     assert again.tolist() == list(range(len(keep)))
+
+
+@settings(deadline=None, max_examples=60)
+@given(SEEDS, st.integers(0, 25), st.sampled_from([0.0, 0.3, 0.5, 0.7]))
+def test_the_steps_of_nms_keep_what_nms_keeps(seed: int, count: int, threshold: float) -> None:
+    boxes, scores, _ = some_boxes(count, seed)
+    steps = nms_steps(boxes, scores, threshold)
+    assert [step.kept for step in steps] == nms(boxes, scores, threshold).tolist()
+    assert sorted(i for step in steps for i in (step.kept, *step.suppressed.tolist())) == list(range(count))
+    for step in steps:
+        assert step.suppressed.dtype == torch.int64 and step.ious.dtype == torch.float64
+        assert torch.equal(step.ious, ops.box_iou(boxes[[step.kept]].double(), boxes[step.suppressed].double())[0])
+        assert (step.ious > threshold).all() and (scores[step.suppressed] <= scores[step.kept]).all()
 
 
 @settings(deadline=None, max_examples=60)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, JpegImagePlugin, features
 
-from detkit.data.image_io import image_size, open_image, read_image
+from detkit.data.image_io import as_array, image_size, open_image, read_image
 from detkit.errors import ConfigError, DataError
 
 GRAY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
@@ -34,6 +34,16 @@ def test_every_mode_becomes_rgb_uint8(tmp_path: Path, mode: str) -> None:
     assert pixels.flags.writeable and pixels.flags.c_contiguous
     if mode != "1":
         np.testing.assert_allclose(pixels, np.repeat(GRAY[..., None], 3, 2), atol=2)
+
+
+def test_an_array_that_is_read_only_is_copied() -> None:
+    """torch would warn of a tensor over memory that must not be written, such as scikit-learn's sample images."""
+    pixels = np.zeros((2, 3, 3), np.uint8)
+    assert as_array(pixels) is pixels
+    pixels.flags.writeable = False
+    copy = as_array(pixels)
+    assert copy.flags.writeable and not np.shares_memory(copy, pixels) and np.array_equal(copy, pixels)
+    assert as_array(pixels[:, ::-1]).flags.c_contiguous
 
 
 def test_transparency_is_laid_on_white(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign
 
 from detkit.errors import ConfigError
-from detkit.features import RoIPooler
+from detkit.features import RoIPooler, pooled_cells, sampled_points
 from detkit.types import Regions
 
 
@@ -61,6 +61,49 @@ def test_corners_of_max_pooling_are_inclusive() -> None:
     feature = torch.arange(36.0).reshape(1, 1, 6, 6)
     box = [torch.tensor([[0.0, 0, 24, 24]])]  # 23 / 16 rounds to 1; 24 / 16 would round to 2
     assert RoIPooler("max", 1, [16])([feature], Regions.of(box).rois).item() == 7
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+@pytest.mark.parametrize("bins", [2, 5])
+def test_the_cells_of_a_bin_are_those_it_is_the_largest_of(stride: int, bins: int) -> None:
+    feature = torch.randn(1, 1, 12, 15)
+    boxes = some_boxes(20, 12.0 * stride)
+    pooled = RoIPooler("max", bins, [stride])([feature], Regions.of([boxes]).rois)
+    for box, values in zip(boxes, pooled[:, 0], strict=True):
+        for cells, value in zip(pooled_cells(box, stride, bins).flatten(0, 1).tolist(), values.flatten(), strict=True):
+            left, top, right, bottom = (max(each, 0) for each in cells)
+            inside = feature[0, 0, top:bottom, left:right]
+            assert value == (inside.max() if inside.numel() else 0)
+
+
+def test_the_bins_of_the_courses_8_by_8_map() -> None:
+    """The region of 7 x 5 cells in 2 x 2 bins: rounded outward, they share a column and a row."""
+    cells = pooled_cells(torch.tensor([0.0, 3, 7, 8]), 1, 2)
+    assert cells.tolist() == [[[0, 3, 4, 6], [3, 3, 7, 6]], [[0, 5, 4, 8], [3, 5, 7, 8]]]
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 3])
+def test_the_samples_of_a_bin_are_those_it_is_the_mean_of(ratio: int) -> None:
+    stride, bins = 8, 3
+    feature = torch.randn(1, 1, 12, 12)
+    boxes = torch.cat([some_boxes(10, 80.0), torch.tensor([[10.0, 20, 12, 21]])])  # the last one is below a cell
+    pooled = RoIPooler("align", bins, [stride], ratio)([feature], Regions.of([boxes]).rois)
+
+    def value_at(x: float, y: float) -> float:
+        x, y = x - 0.5, y - 0.5  # cells count from their middles
+        left, top = min(int(x), 10), min(int(y), 10)
+        across, down = min(x - left, 1.0), min(y - top, 1.0)
+        (a, b), (c, d) = feature[0, 0, top : top + 2, left : left + 2].tolist()
+        return (1 - down) * ((1 - across) * a + across * b) + down * ((1 - across) * c + across * d)
+
+    for box, values in zip(boxes, pooled[:, 0], strict=True):
+        points = sampled_points(box, stride, bins, ratio)
+        assert points.shape == (bins, bins, ratio, ratio, 2)
+        for row in range(bins):
+            for column in range(bins):
+                of_bin = points[row, column].reshape(-1, 2).tolist()
+                expected = sum(value_at(x, y) for x, y in of_bin) / len(of_bin)
+                assert values[row, column].item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_align_equals_torchvisions_on_a_pyramid() -> None:

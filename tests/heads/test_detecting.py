@@ -120,3 +120,20 @@ def test_only_the_best_of_each_class_enter_suppression(candidates: int, expected
     assert sorted(zip(found["labels"].tolist(), rows, strict=True)) == sorted(expected)
     (nothing,) = classifier(max_candidates=candidates).detect([], Regions.of([NOTHING]), batch()).per_image()
     assert nothing["boxes"].shape == (0, 4)
+
+
+def test_a_region_is_refined_by_its_most_probable_class() -> None:
+    """What `refine` gives are the best detections of the regions where nothing is suppressed or left out."""
+    heads = classifier(score_threshold=0.0, nms_threshold=1.0)
+    proposals = some_boxes(9, 90)
+    refined = heads.refine([], Regions.of([proposals]))
+    assert refined.boxes.shape == (9, 4) and refined.labels.dtype == torch.int64
+    wide = ImageBatch(torch.zeros(1, 3, 1, 1), [(10**6, 10**6)], [(10**6, 10**6)])
+    for i in range(9):
+        alone = heads.detect([], Regions.of([proposals[i : i + 1]]), wide).per_image()[0]
+        assert len(alone["scores"]) == 3
+        assert refined.labels[i] == alone["labels"][0]
+        torch.testing.assert_close(refined.scores[i], alone["scores"][0])
+        torch.testing.assert_close(refined.boxes[i].clamp(min=0), alone["boxes"][0])
+    none = heads.refine([], Regions.of([NOTHING]))
+    assert none.boxes.shape == (0, 4) and none.labels.shape == (0,)

@@ -106,9 +106,67 @@ def test_a_notebook_finds_the_repository(folder: str, monkeypatch: pytest.Monkey
     monkeypatch.chdir(REPOSITORY / folder)
     for name in ("DETKIT_RUN", "DETKIT_IMAGES"):
         monkeypatch.delenv(name, raising=False)
-    for path in NOTEBOOKS:
-        first = next(cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
-        names: dict[str, Any] = {}
-        exec(first.source, names)
-        assert names["root"] == REPOSITORY
-        assert names["run"] == REPOSITORY / "runs" / "demo"
+    names: dict[str, Any] = {}
+    exec(code_cells("01_inference.ipynb")[1], names)
+    assert names["root"] == REPOSITORY
+    assert names["run"] == REPOSITORY / "runs" / "demo"
+
+
+def code_cells(name: str) -> list[str]:
+    cells = nbformat.read(REPOSITORY / "notebooks" / name, as_version=4).cells
+    return [cell.source for cell in cells if cell.cell_type == "code"]
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_every_notebook_begins_by_installing_detkit_where_it_is_missing(
+    missing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first,) = {code_cells(path.name)[0] for path in NOTEBOOKS}
+    commands: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if missing else object())
+    monkeypatch.setenv("DETKIT_SOURCE", "a/clone")
+    exec(first, {})
+    assert commands == ([[sys.executable, "-m", "pip", "install", "-q", "a/clone"]] if missing else [])
+
+
+def shown(outputs: list[Any]) -> tuple[str, int]:
+    """What was printed, and the number of pictures; nothing may have gone wrong on the way."""
+    kinds = [kind for output in outputs for kind in output.get("data", {})]
+    stderr = "".join(output["text"] for output in outputs if output.get("name") == "stderr")
+    assert [line for line in stderr.splitlines() if not line.startswith("Shapes: ")] == []
+    return "".join(output.get("text", "") for output in outputs), kinds.count("image/png")
+
+
+def test_proposals(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = execute("04_proposals.ipynb", demo, monkeypatch)
+    text, pictures = shown(outputs)
+    assert pictures == 6
+    assert "data:image/gif;base64," in "".join(o.get("data", {}).get("text/html", "") for o in outputs)
+    assert "all boxes: 18,743,455,360" in text
+    assert "selective search: 104 proposals an image" in text
+
+
+@pytest.mark.slow
+def test_rcnn_to_faster_rcnn(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = execute("05_rcnn_to_faster_rcnn.ipynb", demo, monkeypatch)
+    text, pictures = shown(outputs)
+    assert pictures == 14
+    assert "image/svg+xml" in [kind for output in outputs for kind in output.get("data", {})]
+    assert "768 anchors" in text
+    for row in ("proposals", "features", "heads", "in 2015, with", "1x (50 s)", "25x (2 s)", "250x (0.2 s)"):
+        assert row in text
+
+
+def test_evaluation(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, pictures = shown(execute("06_evaluation.ipynb", demo, monkeypatch))
+    assert pictures == 5
+    for precision in ("1/1 = 1.00", "2/2 = 1.00", "3/5 = 0.60"):
+        assert precision in text
+    computed = {"VOC07 (": "0.8545", "VOC10 (": "0.8667", "AP at IoU 0.5: ": "0.8653"}
+    for line in text.splitlines():
+        for word, ap in list(computed.items()):
+            if word in line:
+                assert ap in line
+                del computed[word]
+    assert not computed

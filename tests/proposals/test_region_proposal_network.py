@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from detkit.boxes import box_iou
+from detkit.boxes import AnchorGenerator, box_iou
 from detkit.proposals import RegionProposalNetwork
 from detkit.proposals.region_proposal_network import RPNOutput
 from detkit.training import Samples, sample
@@ -222,3 +222,24 @@ def test_losses_where_no_anchor_may_be_sampled_are_zero() -> None:
     losses, _ = rpn.losses(output_of(rpn, batch), batch, Targets([torch.tensor([[2.0, 2, 9, 9]])], [], [NOTHING]))
     sum(losses.values()).backward()
     assert [loss.item() for loss in losses.values()] == [0, 0]
+
+
+def test_score_maps_hold_each_anchors_objectness_where_it_lies() -> None:
+    generator = AnchorGenerator([[16.0, 32.0], [64.0, 128.0]], [0.5, 1.0], strides=[16, 32])
+    rpn = RegionProposalNetwork(8, generator)
+    batch = images((96, 128), (64, 128))
+    features = [torch.randn(2, 8, 6, 8), torch.randn(2, 8, 3, 4)]
+    output = rpn(features, batch)
+    maps = rpn.score_maps(output, features)
+    assert [tuple(each.shape) for each in maps] == [(2, 4, 6, 8), (2, 4, 3, 4)]
+    scores = output.logits.sigmoid()
+    first = 0
+    for stride, (height, width), scored in zip((16, 32), ((6, 8), (3, 4)), maps, strict=True):
+        for row in range(height):
+            for column in range(width):
+                for anchor in range(4):
+                    index = first + (row * width + column) * 4 + anchor
+                    assert torch.equal(scored[:, anchor, row, column], scores[:, index])
+                    centre = (output.anchors[index, :2] + output.anchors[index, 2:]) / 2
+                    assert centre.tolist() == [column * stride, row * stride]
+        first += height * width * 4

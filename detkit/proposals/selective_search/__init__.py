@@ -7,6 +7,7 @@ Its steps can be called one by one, to draw or to change them::
     labels = segmentations.labels(0)                            # (H, W), those of the first k
     (found,) = regions.describe(hsv, segmentations)             # sizes, boxes, neighbours, histograms
     hierarchy = grouping.group(found)                           # merged pair by pair until one is left
+    hierarchy.regions_after(10)[labels]                         # (H, W), the regions after ten merges
     search.rank([hierarchy])                                    # boxes, those most likely to hold an object first
 """
 

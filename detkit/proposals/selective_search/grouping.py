@@ -39,6 +39,23 @@ class Hierarchy(NamedTuple):
         """R."""
         return len(self.sizes) - len(self.children)
 
+    def regions_after(self, merges: int) -> np.ndarray:
+        """The regions after so many merges (0 to M): (R,) int32, for each initial region the one that it is part of.
+
+        With the label map of the initial regions, ``hierarchy.regions_after(n)[labels]`` is the partition of the image.
+
+        Raises:
+            ConfigError: there are not so many merges.
+        """
+        if not 0 <= merges <= len(self.children):
+            raise ConfigError(
+                f"this grouping has {len(self.children)} merges: give a number from 0 to that, not {merges}"
+            )
+        region = np.arange(self.initial + merges, dtype=np.int32)
+        for merge in range(merges - 1, -1, -1):  # the last ones first: a merged region is known before its children
+            region[self.children[merge]] = region[self.initial + merge]
+        return region[: self.initial]
+
 
 def group(regions: Regions, measures: Sequence[str] = MEASURES) -> Hierarchy:
     """Merge the most similar pair of neighbours until none is left; of equally similar pairs the one compared first.

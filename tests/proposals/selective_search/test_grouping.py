@@ -89,6 +89,24 @@ def test_regions_that_touch_in_the_first_row_only_are_neighbours_where_there_is_
     assert describe(np.zeros((4, 1, 3), np.uint8), labels[:1].T).neighbours.tolist() == [[0, 1]]
 
 
+def test_the_regions_after_some_merges_are_those_of_the_hierarchy(image: np.ndarray, labels: np.ndarray) -> None:
+    """Each merge makes one region of two; sizes and boxes are those of the masks, and no merge leaves `labels`."""
+    hierarchy = group(describe(image, labels))
+    assert (hierarchy.regions_after(0) == np.arange(hierarchy.initial)).all()
+    masks = {region: labels == region for region in range(hierarchy.initial)}
+    for merge, (a, b) in enumerate(hierarchy.children.tolist()):
+        masks[hierarchy.initial + merge] = masks.pop(a) | masks.pop(b)
+        partition = hierarchy.regions_after(merge + 1)[labels]
+        assert set(np.unique(partition)) == set(masks)
+        for region, mask in masks.items():
+            assert ((partition == region) == mask).all()
+            y, x = np.nonzero(mask)
+            assert hierarchy.boxes[region].tolist() == [x.min(), y.min(), x.max() + 1, y.max() + 1]
+            assert hierarchy.sizes[region] == mask.sum()
+    with pytest.raises(ConfigError, match=rf"from 0 to that, not {len(hierarchy.children) + 1}"):
+        hierarchy.regions_after(len(hierarchy.children) + 1)
+
+
 def test_a_single_region_has_a_hierarchy_of_its_own() -> None:
     hierarchy = group(describe(np.zeros((2, 3, 3), np.uint8), np.zeros((2, 3), np.int32)))
     assert hierarchy.boxes.tolist() == [[0, 0, 3, 2]]
