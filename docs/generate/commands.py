@@ -5,10 +5,14 @@ from __future__ import annotations
 import importlib
 import inspect
 from argparse import SUPPRESS
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from detkit.cli.help import COMMANDS, EXAMPLES, HELP, NOTES
 from detkit.cli.tools import CONFIG, TOOLS, Tool
+from docs.generate.settings import is_group
 from docs.generate.words import arguments, choices, kind, plain, summary, table, value
 
 #: Where a command is explained, besides its list of options.
@@ -56,7 +60,9 @@ def overview() -> str:
 def head(command: str) -> str:
     """Title, sentence, examples and guide of a command."""
     what = COMMANDS[command.split()[0]]
-    lines = [line.strip().split("   ")[0] for line in HELP.splitlines() if line.strip().startswith(f"detkit {command} ")]
+    lines = [
+        line.strip().split("   ")[0] for line in HELP.splitlines() if line.strip().startswith(f"detkit {command} ")
+    ]
     lines = [line for line in lines if "{" not in line] or [f"detkit {command}"]
     if command in EXAMPLES and not any(EXAMPLES[command] in line for line in lines):
         lines.append(f"detkit {command} {EXAMPLES[command]}")
@@ -88,10 +94,8 @@ def parser_of(command: str) -> Any:
             found.append(parser)
             raise _Captured
 
-    try:
-        Program(command, Arguments(), Start(None), *base_classes())  # type: ignore[arg-type]
-    except _Captured:
-        pass
+    with suppress(_Captured):
+        Program(command, Arguments(), Start(Path()), *base_classes())
     return found[0]
 
 
@@ -109,7 +113,9 @@ def lightning_page(command: str) -> str:
         title = "general" if title in ("optional arguments", "options") else title
         listed = table(("option", "default", "meaning"), rows)
         if rows[0][0].startswith("`--trainer"):
-            intro = "They are those of [Lightning's Trainer](https://lightning.ai/docs/pytorch/stable/common/trainer.html)."
+            intro = (
+                "They are those of [Lightning's Trainer](https://lightning.ai/docs/pytorch/stable/common/trainer.html)."
+            )
             listed = f'??? note "{len(rows)} options"\n\n' + "".join(f"    {line}\n" for line in listed.splitlines())
             text += f"## {title[0].upper()}{title[1:]}\n\n{intro}\n\n{listed}\n"
         else:
@@ -142,7 +148,20 @@ def tool_page(command: str, tool: Tool) -> str:
     has_data = False
     for name, parameter in inspect.signature(function).parameters.items():
         has_data |= name == "data"
-        needed = "needed" if parameter.default is parameter.empty else value(parameter.default)
+        default = parameter.default
+        if is_group(default):
+            known = arguments(type(default).__doc__)
+            rows += [
+                [
+                    f"`--{name}.{each.name}`",
+                    kind_cell(each.type),
+                    value(getattr(default, each.name)),
+                    known.get(each.name, ""),
+                ]
+                for each in fields(default)
+            ]
+            continue
+        needed = "needed" if default is parameter.empty else value(default)
         rows.append([f"`--{name}`", kind_cell(parameter.annotation), needed, meanings.get(name, "")])
     if tool.positional:
         text += f"The first argument, without a name, is `--{tool.positional}`.\n\n"
@@ -152,7 +171,9 @@ def tool_page(command: str, tool: Tool) -> str:
         text += f"{CONFIG} The classes of data sets and their options: [data sets](../settings/data.md).\n\n"
     name = f"detkit.{command.replace(' ', '.')}"
     result = kind(inspect.signature(function).return_annotation)
-    text += f"## From Python\n\n`{name}(...)` takes the same arguments and returns a `{result}`; `.text` of it is what the "
+    text += (
+        f"## From Python\n\n`{name}(...)` takes the same arguments and returns a `{result}`; `.text` of it is what the "
+    )
     return text + f"command prints. [Reference](../reference/{'benchmark' if ' ' in command else 'index'}.md)\n"
 
 

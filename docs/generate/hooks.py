@@ -11,7 +11,7 @@ from mkdocs.structure.files import File, Files
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from docs.generate import commands, notebooks, reference, repository, settings  # noqa: E402  after the path
+from docs.generate import commands, notebooks, reference, repository, settings
 
 _texts: dict[str, str] = {}
 _pictures: dict[str, bytes] = {}
@@ -41,7 +41,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Turn links to files of the repository into links to their pages."""
+    """Fill in lists, and turn links to files of the repository into links to their pages."""
+    markdown = notebooks.with_notebooks(repository.with_results(markdown), _texts)
     return repository.with_links(markdown, page.file.src_uri)
 
 

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
@@ -64,7 +65,9 @@ def pages() -> tuple[dict[str, str], dict[str, bytes]]:
         text = without_styles(text)
         title = re.search(r"^# (.*)$", text, re.MULTILINE)
         rows.append(f"- [{title[1] if title else path.stem}]({path.stem}.md)")
-        note = f'!!! note ""\n\n    This page is the notebook `notebooks/{path.name}` as it was executed for this site.\n'
+        note = (
+            f'!!! note ""\n\n    This page is the notebook `notebooks/{path.name}` as it was executed for this site.\n'
+        )
         texts[f"notebooks/{path.stem}.md"] = text.replace("\n", f"\n\n{note}\n", 1)
     texts["notebooks/index.md"] = (
         "# Notebooks\n\nEach runs in a few minutes on two cores, on a machine without a GPU. Start one with "
@@ -73,11 +76,30 @@ def pages() -> tuple[dict[str, str], dict[str, bytes]]:
     return texts, pictures
 
 
+def with_notebooks(markdown: str, texts: Mapping[str, str]) -> str:
+    """The text of a page with links in the place of ``<!-- notebooks: 04 05 -->``, to those of these that there are.
+
+    Below each link stands the first picture that the notebook draws.
+    """
+
+    def links(match: re.Match[str]) -> str:
+        lines = []
+        for number in match[1].split():
+            for page, text in texts.items():
+                if page.startswith(f"notebooks/{number}_"):
+                    title = re.search(r"^# (.*)$", text, re.MULTILINE)
+                    picture = re.search(r"!\[[^\]]*\]\((\S+\.png)\)", text)
+                    name = title[1] if title else page
+                    lines.append(f"In pictures: [{name}]({page})")
+                    lines += [f"[![{name}](notebooks/{picture[1]})]({page})"] if picture else []
+        return "\n\n".join(lines)
+
+    return re.sub(r"<!-- notebooks: ([\d ]+) -->", links, markdown)
+
+
 def without_styles(text: str) -> str:
     """The text without the style sheets that pandas writes beside each table."""
     return re.sub(r"<style scoped>.*?</style>\n", "", text, flags=re.DOTALL)
-
-
 
 
 if __name__ == "__main__":

@@ -78,8 +78,8 @@ def with_links(markdown: str, page: str) -> str:
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), file))
         if path.startswith("docs/") and not source.startswith("docs/"):
             pass
-        elif path.startswith("docs/") or path.startswith(".."):
-            return match[0]  # a link between pages
+        elif path.startswith(("docs/", "..")) or re.fullmatch(r"notebooks/\w+_output_\w+\.\w+", path):
+            return match[0]  # between pages, or to a picture that a notebook drew
         found = page_of(path)
         if found is None:
             if not (REPOSITORY / path).exists():
@@ -97,6 +97,16 @@ def pages() -> dict[str, str]:
     for file in sorted((REPOSITORY / "benchmarks" / "results").glob("*.md")):
         found[f"benchmarks/results/{file.name}"] = file.read_text(encoding="utf-8")
     return found | config_pages()
+
+
+def with_results(markdown: str) -> str:
+    """The text of a page with a list of the stored results in the place of the comment ``<!-- results -->``."""
+    if "<!-- results -->" not in markdown:
+        return markdown
+    found = sorted((REPOSITORY / "benchmarks" / "results").glob("*.md"))
+    titles = [(file, file.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")) for file in found]
+    lines = [f"- [{title}](../benchmarks/results/{file.name})" for file, title in titles]
+    return markdown.replace("<!-- results -->", "\n".join(lines))
 
 
 def files() -> dict[str, Path]:

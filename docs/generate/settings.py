@@ -32,7 +32,11 @@ DETECTORS = (
     Detector("RCNN", "detkit", "rcnn/paper_voc07_alexnet", "rcnn/modern_custom", "21-r-cnn"),
     Detector("FastRCNN", "detkit", "fast_rcnn/paper_voc07_vgg16", "fast_rcnn/modern_custom", "22-fast-r-cnn"),
     Detector(
-        "FasterRCNN", "detkit", "faster_rcnn/paper_voc07_vgg16", "faster_rcnn/modern_coco_resnet50_fpn", "23-faster-r-cnn"
+        "FasterRCNN",
+        "detkit",
+        "faster_rcnn/paper_voc07_vgg16",
+        "faster_rcnn/modern_coco_resnet50_fpn",
+        "23-faster-r-cnn",
     ),
 )
 #: Arguments that the data set supplies.
@@ -75,10 +79,10 @@ def overview() -> str:
     rows = [[f"[{each.name}]({each.name.lower()}.md)", f"`{each.paper}`", f"`{each.modern}`"] for each in DETECTORS]
     return (
         "# Every setting\n\n"
-        "These pages are made of the classes themselves. An option is set in a config (`rpn: {nms_threshold: 0.7}`), on "
+        "These pages are made of the classes. An option is set in a config (`rpn: {nms_threshold: 0.7}`), on "
         "the command line (`--model.rpn.nms_threshold 0.7`) or in Python (`rpn=RPNSettings(nms_threshold=0.7)`). The "
         "default is what holds where a config says nothing. A detector has two presets: *paper* has the authors' "
-        "numbers, *modern* what is known to work better; [What the papers' code does](../papers.md) has the sources.\n\n"
+        "numbers, *modern* what works better; [What the papers' code does](../papers.md) has the sources.\n\n"
         + table(("detector", "paper", "modern"), rows)
         + "\nThe others: [ImageClassifier](imageclassifier.md), [data sets](data.md), "
         "[proposal methods](proposals.md). All configs: [Recipes](../configs.md).\n"
@@ -165,7 +169,9 @@ def detector_page(detector: Detector) -> str:
         known = meanings_of(group)
         text += f"## {name}\n\n{summary(group.__doc__)} In Python: `{group.__name__}`.\n\n"
         rows = [
-            setting(f"{name}.{each.name}", each.type, getattr(default, each.name), known.get(each.name, ""), paper, modern)
+            setting(
+                f"{name}.{each.name}", each.type, getattr(default, each.name), known.get(each.name, ""), paper, modern
+            )
             for each in fields(default)
         ]
         text += table(head, rows) + "\n"
@@ -180,7 +186,7 @@ def setting(name: str, annotation: Any, default: Any, meaning: str, paper: Any, 
         text = value(given)
         cells.append(f"**{text}**" if name in values and plain(given) != plain(default) else text)
         if name in said and name in values:
-            notes.append(f"*{title}: {said[name]}*")
+            notes.append(f"<br>*{title}: {said[name]}*")
     return [f"`{name}`", value(default), *cells, " ".join([f"`{choices(annotation)}`:", meaning, *notes])]
 
 
@@ -217,8 +223,16 @@ def class_tables(cls: type, prefix: str, level: int) -> str:
     for name, default in groups:
         known = meanings_of(type(default))
         rows = [
-            [f"`{prefix}{name}.{each.name}`", value(getattr(default, each.name)), f"`{choices(each.type)}`: {known.get(each.name, '')}"]
+            [
+                f"`{prefix}{name}.{each.name}`",
+                value(getattr(default, each.name)),
+                f"`{choices(each.type)}`: {known.get(each.name, '')}",
+            ]
             for each in fields(default)
         ]
-        text += f"{'#' * level} {name}\n\n{summary(type(default).__doc__)}\n\n" + table(("option", "default", "meaning"), rows) + "\n"
+        text += (
+            f"{'#' * level} {name}\n\n{summary(type(default).__doc__)}\n\n"
+            + table(("option", "default", "meaning"), rows)
+            + "\n"
+        )
     return text
