@@ -7,7 +7,7 @@
 #   make lint          check the style and the types
 #   make coverage      run the tests and print which lines they miss
 #   make docs          build the site into build/site, and open each of its pages in a browser
-#   make clean         remove .venv and those two, caches and runs of the demo
+#   make clean         remove .venv and those two, caches, the site and runs of the demo
 
 PYTHON ?= python3
 VENV := .venv
@@ -58,6 +58,7 @@ test-deep: $(READY)
 lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
 
 coverage: $(READY)
 	@UV=$$(command -v uv || echo $(BIN)/uv); $$UV pip install -q --python $(BIN)/python 'pytest-cov>=6'
@@ -70,5 +71,5 @@ docs: $(READY)
 	@$(BIN)/python -m docs.generate.check build/site
 
 clean:
-	rm -rf $(VENV) .venv-lowest .venv-newest build dist *.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo
+	rm -rf $(VENV) .venv-lowest .venv-newest build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis runs/demo
 	find detkit tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -270,7 +270,9 @@ class _Shapes:
     def of(cls, annotations: Annotations) -> _Shapes:
         """Read the images' headers; DataError for one that cannot be read."""
         sizes = np.stack([annotations.widths, annotations.heights], 1).astype(np.int64)
-        wrong, turned, stored = [], [], []
+        wrong: list[int] = []
+        turned: list[int] = []
+        stored: list[int] = []
         paths = [annotations.path(index) for index in range(len(annotations))]
         with ThreadPoolExecutor(available_cores()) as pool, Progress("reading sizes", len(paths)) as bar:
             for index, shape in enumerate(pool.map(image_shape, paths)):
