@@ -145,9 +145,8 @@ def test_links_of_the_pages_lead_somewhere() -> None:
     wrong = []
     for page, text in pages.items():
         linked = repository.with_links(text, page)
-        plain = "".join(part for number, part in enumerate(repository.CODE.split(linked)) if not number % 2)
-        for _, target in repository.LINK.findall(plain):
-            if re.match(r"[a-z]+:|#", target):
+        for _, target in repository.LINK.findall(linked):
+            if not target or re.match(r"[a-z]+:|#", target):
                 continue
             path = Path("/", page).parent / target.partition("#")[0]
             found = str(Path(*Path(repository.posixpath.normpath(path)).parts[1:]))
@@ -160,6 +159,7 @@ def test_a_link_to_a_missing_file_of_the_repository_is_refused() -> None:
     with pytest.raises(ValueError, match=r"data\.md: there is no configs/none\.yaml"):
         repository.with_links("[a](../configs/none.yaml)", "data.md")
     assert repository.with_links("[a](../configs/shapes/rcnn.yaml#x)", "data.md") == "[a](configs/shapes/rcnn.md#x)"
+    assert repository.with_links("[`a` b](../configs)", "data.md") == "[`a` b](configs.md)"
     assert repository.with_links("`[a](../x)` [b](papers.md)", "data.md") == "`[a](../x)` [b](papers.md)"
 
 

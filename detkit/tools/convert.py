@@ -222,7 +222,8 @@ class _Names:
     def _unique(self, name: str) -> str:
         stem, suffix = os.path.splitext(name)
         number = 1
-        while (key := os.path.splitext(name)[0] if self.form.by_stem else name) in self._taken:
+        # Windows and macOS take names that differ by upper and lower case only for one.
+        while (key := (os.path.splitext(name)[0] if self.form.by_stem else name).casefold()) in self._taken:
             number += 1
             name = f"{stem}_{number}{suffix}"
         self._taken.add(key)

@@ -70,7 +70,7 @@ def head(command: str) -> str:
     guide = GUIDES[command.split()[0]]
     return (
         f"# detkit {command}\n\n{what[0].upper()}{what[1:]}.\n\n```\n{examples}\n```\n\n"
-        f"Explained in [{guide.partition('#')[0]}](../{guide}).\n\n"
+        f"[How it is used](../{guide}).\n\n"
     )
 
 

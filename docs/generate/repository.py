@@ -72,7 +72,7 @@ def with_links(markdown: str, page: str) -> str:
 
     def replaced(match: re.Match[str]) -> str:
         text, target = match[1], match[2]
-        if re.match(r"[a-z]+:|#", target):
+        if target is None or re.match(r"[a-z]+:|#", target):
             return match[0]
         file, hash_sign, anchor = target.partition("#")
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), file))
@@ -87,8 +87,7 @@ def with_links(markdown: str, page: str) -> str:
             return f"`{path}`"  # a file of the code
         return f"{text}({posixpath.relpath(found, posixpath.dirname(page) or '.')}{hash_sign}{anchor})"
 
-    parts = CODE.split(markdown)
-    return "".join(part if number % 2 else LINK.sub(replaced, part) for number, part in enumerate(parts))
+    return LINK.sub(replaced, markdown)
 
 
 def pages() -> dict[str, str]:
