@@ -163,7 +163,7 @@ def detector_page(detector: Detector) -> str:
         else:
             loose.append(setting(name, annotation, default, meanings.get(name, ""), paper, modern))
     head = ("option", "default", "paper", "modern", "meaning")
-    text += "## The detector\n\n" + table(head, loose) + "\n"
+    text += "## The detector\n\n" + wrapped(table(head, loose))
     for name, default in groups:
         group = type(default)
         known = meanings_of(group)
@@ -174,8 +174,13 @@ def detector_page(detector: Detector) -> str:
             )
             for each in fields(default)
         ]
-        text += table(head, rows) + "\n"
+        text += wrapped(table(head, rows))
     return text
+
+
+def wrapped(listed: str) -> str:
+    """A table that site.css shows otherwise on a phone."""
+    return f'<div class="settings" markdown>\n\n{listed}\n</div>\n\n'
 
 
 def setting(name: str, annotation: Any, default: Any, meaning: str, paper: Any, modern: Any) -> list[str]:
