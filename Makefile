@@ -4,8 +4,10 @@
 #   make test-deep     fuzzing, kills, a full disk and a memory soak, for MINUTES=30, from SEED=0
 #   make test-lowest   run the tests on the lowest versions that pyproject.toml allows, in .venv-lowest
 #   make test-newest   run the tests on the newest versions, in .venv-newest
-#   make lint          check the style
-#   make clean         remove .venv and those two, caches and runs of the demo
+#   make lint          check the style and the types
+#   make coverage      run the tests and print which lines they miss
+#   make docs          build the site into build/site, and open each of its pages in a browser
+#   make clean         remove .venv and those two, caches, the site and runs of the demo
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +17,7 @@ PYTEST := -n 2 --dist loadfile
 MINUTES ?= 30
 SEED ?= 0
 
-.PHONY: demo test test-deep test-lowest test-newest lint clean help
+.PHONY: demo test test-deep test-lowest test-newest lint coverage docs clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -56,7 +58,18 @@ test-deep: $(READY)
 lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+coverage: $(READY)
+	@UV=$$(command -v uv || echo $(BIN)/uv); $$UV pip install -q --python $(BIN)/python 'pytest-cov>=6'
+	@$(BIN)/python -m pytest $(PYTEST) --cov detkit --cov-report term-missing:skip-covered
+
+docs: $(READY)
+	@UV=$$(command -v uv || echo $(BIN)/uv); $$UV pip install -q --python $(BIN)/python -r docs/requirements.lock
+	@$(BIN)/python -m docs.generate.notebooks
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@$(BIN)/python -m docs.generate.check build/site
 
 clean:
-	rm -rf $(VENV) .venv-lowest .venv-newest build dist *.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo
+	rm -rf $(VENV) .venv-lowest .venv-newest build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis runs/demo
 	find detkit tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

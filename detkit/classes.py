@@ -39,9 +39,9 @@ def find_class(name: str, base: type | tuple[type, ...], among: Mapping[str, typ
         found = vars(sys.modules[module]).get(attribute)
     if isinstance(found, type) and issubclass(found, base):
         return found
-    if found is not None and isinstance(base, tuple):
-        raise ConfigError(f"{name} is not a class that a config may name")
     if found is not None:
+        if isinstance(base, tuple):
+            raise ConfigError(f"{name} is not a class that a config may name")
         raise ConfigError(f"{name} is not a {base.__name__}; give a class that is derived from {full_name(base)}")
     if module not in sys.modules and all(part.isidentifier() for part in module.split(".")):
         raise ConfigError(

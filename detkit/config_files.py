@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     import yaml
 
 #: What a config file may hold.
-SECTIONS = ("model", "data", "trainer", "checkpoint", "predictions", "seed_everything", "ckpt_path", "print_config")
-SECTIONS += ("output", "baseline", "score_threshold", "tiles", "overlap")
+SECTIONS = (
+    *("model", "data", "trainer", "checkpoint", "predictions", "seed_everything", "ckpt_path", "print_config"),
+    *("output", "baseline", "score_threshold", "tiles", "overlap"),
+)
 MAX_VALUES, MAX_DEPTH = 100_000, 50
 
 

@@ -105,8 +105,8 @@ class Detections(dict[str, "Tensor"]):
         """
         boxes, scores, labels = plain_fields(self)
         most = max(labels, default=0)
-        ids = self.category_ids if category_ids is None else [int(each) for each in category_ids]
-        ids = ids if ids is not None else range(1, most + 1)
+        given = self.category_ids if category_ids is None else [int(each) for each in category_ids]
+        ids = list(range(1, most + 1)) if given is None else given
         if len(ids) < most:
             raise ConfigError(f"to_coco: {len(ids)} category_ids, and there are detections of class {most}")
         return list(coco_rows(image_id, zip(boxes, scores, labels, strict=True), ids))

@@ -43,8 +43,9 @@ def parameters_of(cls: type) -> dict[str, tuple[Any, Any]]:
     for base in cls.__mro__:
         if "__init__" not in vars(base):
             continue
-        hints = typing.get_type_hints(base.__init__)
-        signature = list(inspect.signature(base.__init__).parameters.values())[1:]
+        constructor: Any = vars(base)["__init__"]
+        hints = typing.get_type_hints(constructor)
+        signature = list(inspect.signature(constructor).parameters.values())[1:]
         for each in signature:
             if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY):
                 parameters.setdefault(each.name, (hints.get(each.name, Any), each.default))
@@ -98,7 +99,7 @@ def _from_plain(annotation: Any, value: Any, where: str) -> Any:
     for kind in typing.get_args(annotation) if is_union else (annotation,):
         if isinstance(value, Mapping) and isinstance(kind, type) and issubclass(kind, Configurable):
             return build(value, kind)
-        if isinstance(value, Mapping) and is_dataclass(kind):
+        if isinstance(value, Mapping) and isinstance(kind, type) and is_dataclass(kind):
             return kind(**arguments_from_plain(kind, value, where))
         if typing.get_origin(kind) is tuple and isinstance(value, list):
             count = len(typing.get_args(kind))

@@ -30,6 +30,8 @@ _LOCK = Lock()
 class Compiled:
     """A function that numba compiles when it is first called, and imports only then."""
 
+    __wrapped__: Callable[..., Any]
+
     def __init__(self, function: Callable[..., Any]) -> None:
         update_wrapper(self, function)
 

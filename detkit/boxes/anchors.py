@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -82,23 +83,26 @@ class AnchorGenerator(nn.Module):
             raise ConfigError(f"anchor sizes are one list for each level, such as [[128, 256, 512]], not {sizes}")
         if not ratios:
             raise ConfigError("anchor ratios are empty: give at least one, such as [1.0]")
-        if isinstance(ratios[0], (int, float)):
-            ratios = [ratios] * len(sizes)  # type: ignore[list-item]
-        for name, levels in (("sizes", sizes), ("ratios", ratios)):
+        shared = isinstance(ratios[0], (int, float))
+        level_ratios = cast(Sequence[Sequence[float]], [ratios] * len(sizes) if shared else ratios)
+        for name, levels in (("sizes", sizes), ("ratios", level_ratios)):
             for value in (value for level in levels for value in level):
                 check_range(f"anchor {name}", value, 0, 1e5, open_low=True)
         self.convention = convention
         self.sizes = [[float(size) for size in level] for level in sizes]
         self.strides = None if strides is None else [int(stride) for stride in strides]
-        counts = {"ratios": len(ratios), "levels": num_levels, "strides": None if strides is None else len(strides)}
+        counts = {
+            "ratios": len(level_ratios),
+            "levels": num_levels,
+            "strides": None if strides is None else len(strides),
+        }
         for name, count in counts.items():
             if count is not None:
                 self._check_count(name, count)
         shape = _paper_cell if convention == "paper" else _torchvision_cell
         # Not buffers: half precision models would round them. `forward` moves them to the device.
         self.cell_anchors: list[Tensor] = [
-            shape(level_sizes, level_ratios)
-            for level_sizes, level_ratios in zip(sizes, ratios, strict=True)  # type: ignore[arg-type]
+            shape(sizes_here, ratios_here) for sizes_here, ratios_here in zip(sizes, level_ratios, strict=True)
         ]
 
     def _check_count(self, name: str, count: int) -> None:

@@ -72,7 +72,8 @@ class ImageClassifier(TrainableModule):
         self.crop_size, self.label_smoothing = crop_size, label_smoothing
         self.network = classification_network(backbone, self.num_classes)
         if weights is not None:
-            self.network.loaded = load_classification_weights(self.network, backbone, weights, classify=True)
+            loaded: Any = load_classification_weights(self.network, backbone, weights, classify=True)
+            self.network.loaded = loaded
         else:
             initialize([self.network], initialization)
         self._check_size(backbone)

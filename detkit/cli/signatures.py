@@ -150,7 +150,7 @@ def _imports(module: str) -> dict[str, tuple[str, str]]:
     """The names that a module imports -> the module they come from and their name there."""
     nodes = ast.walk(_tree(module) or ast.Module([], []))
     imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
-    return {alias.asname or alias.name: (node.module, alias.name) for node in imports for alias in node.names}
+    return {alias.asname or alias.name: (str(node.module), alias.name) for node in imports for alias in node.names}
 
 
 def _find(module: str, name: str) -> Definition | None:

@@ -35,7 +35,7 @@ class Finding(NamedTuple):
     file: str
     object: int | None
     message: str
-    count: int = 1
+    count: int = 1  # type: ignore[assignment]  # hides tuple's own method
 
     def __str__(self) -> str:
         number = "" if self.object is None else f", object {self.object}"
@@ -286,7 +286,7 @@ class AnnotationsBuilder:
                         raise shape
                     self._images[i] = (image_id, file, UNKNOWN_SIDE, UNKNOWN_SIDE, source)
                 continue
-            width, height = shape.size_for(tuple(stated), self.exif)
+            width, height = shape.size_for((stated[0], stated[1]), self.exif)
             self._images[i] = (image_id, file, width, height, source)
             if not all(stated) and not self.has_sizes:
                 pass
@@ -296,7 +296,7 @@ class AnnotationsBuilder:
             elif stated != [width, height]:
                 text = f"says {stated[0]} x {stated[1]}, the image is {width} x {height}; the image's size counts"
                 self.findings.append(Finding("other_size", source, None, name + text))
-            if self.exif == "auto" and shape.is_unclear(tuple(stated)):
+            if self.exif == "auto" and shape.is_unclear((stated[0], stated[1])):
                 text = "the image has an EXIF orientation, and its size does not tell whether the boxes are meant "
                 text += "before or after turning it; it is turned (exif: apply or ignore decides for all)"
                 self.findings.append(Finding("exif", file, None, text))

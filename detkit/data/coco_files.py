@@ -160,14 +160,14 @@ def read_instances(path: str | PathLike[str]) -> Instances:
                 row.id = int(row.id)
             elif isinstance(row.id, str) and "\0" in row.id:
                 raise DataError(f"{path}: {of} id {row.id!r} holds a NUL character")
-    rows = instances.annotations or []
-    findings += _alike_ids(instances.images, rows, path)
+    annotations = instances.annotations or []
+    findings += _alike_ids(instances.images, annotations, path)
     images, categories = instances.images, instances.categories
     images, found = _unique(images, "image", path, lambda image: image.file_name)
     findings += found
     categories, found = _unique(categories, "category", path, lambda category: category.name)
-    findings += [*found, *_read_flags(rows, path), *_add_boxes(rows, images, path, "annotation")]
-    return Instances(images, rows, categories, instances.annotations is not None, findings)
+    findings += [*found, *_read_flags(annotations, path), *_add_boxes(annotations, images, path, "annotation")]
+    return Instances(images, annotations, categories, instances.annotations is not None, findings)
 
 
 def _decode_instances(path: str | PathLike[str]) -> tuple[_InstancesFile, list[Finding]]:
@@ -302,7 +302,8 @@ def read_results(path: str | PathLike[str]) -> tuple[Results, list[Finding]]:
         if not isinstance(error.__cause__, msgspec.ValidationError):
             raise
         try:
-            content = decode(path, list[_OutlinedResult] | _ResultsFile, wanted)
+            either: Any = list[_OutlinedResult] | _ResultsFile
+            content = decode(path, either, wanted)
         except DataError:
             raise error from None
     rows, findings = content, []
@@ -318,8 +319,8 @@ def read_results(path: str | PathLike[str]) -> tuple[Results, list[Finding]]:
 
 
 def _columns(rows: Sequence[Result | _OutlinedResult]) -> Results:
-    ids = ([getattr(row, name) for row in rows] for name in ("image_id", "category_id"))
-    return Results(*ids, boxes_of(rows), numbers_of(rows, "score"))
+    image_ids, category_ids = ([getattr(row, name) for row in rows] for name in ("image_id", "category_id"))
+    return Results(image_ids, category_ids, boxes_of(rows), numbers_of(rows, "score"))
 
 
 def _plain_results(content: bytes) -> Results | None:
@@ -348,7 +349,7 @@ def _plain_results(content: bytes) -> Results | None:
     return whole if in_range else None
 
 
-def boxes_of(rows: Sequence[Annotation] | Sequence[Result]) -> np.ndarray:
+def boxes_of(rows: Sequence[Any]) -> np.ndarray:
     """(N, 4) float64, x y width height as written."""
     values = chain.from_iterable(map(attrgetter("bbox"), rows))
     return np.fromiter(values, np.float64, 4 * len(rows)).reshape(-1, 4)

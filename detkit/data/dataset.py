@@ -61,7 +61,7 @@ class DetectionDataset(Dataset):
             raise IndexError(f"sample {index} of {len(self)}")
         item = self._load(index) if self.mosaic is None else self.mosaic(self._load, index, len(self), seed)
         item = augment(self.transform, item, seed, self.annotations.path(index))
-        sample: Sample = {
+        sample: Any = {
             "image": image_to_tensor(item["image"]),
             "boxes": torch.as_tensor(item["boxes"], dtype=torch.float32).reshape(-1, 4),
             "labels": torch.as_tensor(item["labels"], dtype=torch.int64),
@@ -112,7 +112,8 @@ class UnreadableAsSamples(Dataset):
         try:
             return self.dataset[index]
         except DataError as error:
-            return {**self.dataset.names(index), "error": str(error)}
+            sample: Sample = self.dataset.names(index)
+            return sample | {"error": str(error)}
 
 
 def _proposals(proposals: Proposals, image_id: str | int) -> np.ndarray:

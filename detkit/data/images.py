@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
@@ -87,7 +88,8 @@ class ImageDataset(Dataset):
             if self._video is None or self._video.path != path or self._video.next > frame:
                 self._video = Video(path)
             pixels = self._video.read(frame)
-        return {"image": image_to_tensor(pixels), **self.names(index)}
+        sample: Any = {"image": image_to_tensor(pixels), **self.names(index)}
+        return sample
 
     def names(self, index: int) -> dict[str, str]:
         """image_id, file and path of an image, which is not read for it."""

@@ -115,9 +115,9 @@ def _resolve(entry: str, skipped: dict[str, list[str]]) -> tuple[str, list[str]]
         files = read_list(entry, read_text(entry), os.path.dirname(entry))
         return _common(_folders(files)), files
     if not (_is_video(entry) or entry.lower().endswith(IMAGE_SUFFIXES)) and not _opens(entry):
-        images, videos = ", ".join(IMAGE_SUFFIXES), ", ".join(VIDEO_SUFFIXES)
+        kinds, videos = ", ".join(IMAGE_SUFFIXES), ", ".join(VIDEO_SUFFIXES)
         raise DataError(
-            f"{entry}: not an image file; give a folder, an image ({images}), a list of files (.txt) or a video "
+            f"{entry}: not an image file; give a folder, an image ({kinds}), a list of files (.txt) or a video "
             f"({videos})"
         )
     return os.path.dirname(entry) or os.curdir, [entry]

@@ -127,9 +127,9 @@ def _coco(place: Path, found: Sequence[Path]) -> Layout:
         root = root.parent
     sets = files_of_splits(list(map(str, found)), str(root))
     if sets is None:
-        names = ", ".join(str(file.relative_to(root)) for file in found)
+        listed = ", ".join(str(file.relative_to(root)) for file in found)
         raise DataError(
-            f"{place}: has the annotation files {names}; say which is which: "
+            f"{place}: has the annotation files {listed}; say which is which: "
             "--data COCO --data.path ... --data.train_annotations FILE --data.val_annotations FILE"
         )
     names = {split: os.path.relpath(file, root) for split, file in sets.items()}

@@ -74,7 +74,7 @@ def begin_next_epoch(trainer: L.Trainer) -> None:
     epoch, and begins with an epoch without batches, which it counts.
     """
     loop = trainer.fit_loop
-    epochs = loop.epoch_progress.current
+    epochs: Any = loop.epoch_progress.current  # its type lacks `processed`
     if loop.restarting and not loop.restarted_mid_epoch and epochs.ready == epochs.processed:
         if epochs.completed < epochs.processed:
             loop.epoch_progress.increment_completed()

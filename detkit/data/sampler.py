@@ -69,7 +69,7 @@ class TrainSampler(DistributedSampler):
         self.wide = wide
         self.samples_done = samples_done
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[tuple[int, int]]:
         random = np.random.default_rng((self.seed, self.epoch))
         index, copy = self._epoch()
         order = np.resize(random.permutation(len(index)), self.total_size)

@@ -60,9 +60,11 @@ class VOC(DetectionDataModule):
         self.missing_annotations = missing_annotations
         class_policy(other_classes)  # raises where it is neither word
         check_choice("missing_annotations", missing_annotations, ("error", "empty"))
-        self.sources = {"train": train, "val": val, "test": test}
+        self.sources: dict[str, str | None] = {"train": train, "val": val, "test": test}
         if "auto" in self.sources.values():
-            found = {split: split for split in self.sources} if download else image_sets(self.path)
+            found: dict[str, str | None] = dict(image_sets(self.path))
+            if download:
+                found = {split: split for split in self.sources}
             given = {split: found.get(split) if name == "auto" else name for split, name in self.sources.items()}
             self.sources = found if ALL in found else given
         if not self.class_names and self.download and self._to_download():
@@ -99,7 +101,7 @@ class VOC(DetectionDataModule):
         return None if self.sources.get(split) is None else self._to_annotations(self._read(split))
 
     def _read(self, split: str) -> VOCSet:
-        return read_voc(self.path, self.sources[split], self.missing_annotations)
+        return read_voc(self.path, str(self.sources[split]), self.missing_annotations)
 
     def _to_annotations(self, voc: VOCSet) -> Annotations:
         policy = class_policy(self.other_classes)

@@ -54,8 +54,8 @@ class ImageIndex:
         if not is_inside(filename):
             raise DataError(f"{entry.source}: <filename> {short_repr(filename)} leaves the data set's folder; refused")
         beside = os.path.join(os.path.dirname(entry.image_id), filename)
-        names = (name for name in (beside, filename, unquote(beside), unquote(filename)) if is_inside(name))
-        paths = (os.path.join(self.folder, name) for name in names)
+        named = (name for name in (beside, filename, unquote(beside), unquote(filename)) if is_inside(name))
+        paths = (os.path.join(self.folder, name) for name in named)
         return next((path for path in paths if os.path.isfile(path)), None)
 
     def named_instead(self, entry: VOCEntry, found: str) -> str | None:

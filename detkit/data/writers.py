@@ -205,7 +205,8 @@ def write_voc(folder: Path, splits: Sequence[NewSplit], class_names: Sequence[st
                 for row in split.rows(index)
             ]
             filename = split.files[index].rpartition("/")[2]
-            text = format_annotation(filename, *split.sizes[index].tolist(), objects)
+            width, height = split.sizes[index]
+            text = format_annotation(filename, int(width), int(height), objects)
             _write(folder / "Annotations" / f"{image_id}.xml", text)
     return notes
 

@@ -54,11 +54,11 @@ def find_files(path: str) -> YOLOFiles:
     findings: list[Finding] = []
     description = _description(Path(path))
     if description is None:
-        root, content = Path(path), {}
+        root, content = Path(path), dict[str, Any]()
         names = _class_names_below(path)
         images = _images_of_folders(root)
     else:
-        root, content = description
+        root, content = description[0], dict(description[1])
         places = _Places(root, path)
         names = _class_names(content.get("names"), places)
         images = _images_of_entries(content, places, findings) or _images_of_folders(root)

@@ -76,10 +76,11 @@ def trace(graph: DetectionGraph) -> ExportedProgram:
     """
     sides = {2: Dim("height", min=1, max=LONGEST_SIDE), 3: Dim("width", min=1, max=LONGEST_SIDE)}
     if isinstance(graph.detector, FastRCNN):
-        example = torch.zeros(1, 3, 200, 300, dtype=torch.uint8), torch.tensor([[0.0, 0, 100, 100], [50, 50, 200, 150]])
+        images = torch.zeros(1, 3, 200, 300, dtype=torch.uint8)
+        example: tuple[Tensor, ...] = images, torch.tensor([[0.0, 0, 100, 100], [50, 50, 200, 150]])
         # With more of them a branch of Python's would cut them off; `ExportedModel` does.
         limit = graph.detector.given.settings.max_boxes[1]
-        shapes = (
+        shapes: tuple[dict[int, Dim], ...] = (
             sides,
             {0: Dim("proposals", min=2) if limit is None else Dim("proposals", min=2, max=max(limit - 1, 2))},
         )

@@ -207,7 +207,8 @@ def import_openvino() -> ModuleType:
     """OpenVINO without its telemetry, which it would import."""
     hide = "openvino_telemetry" not in sys.modules
     if hide:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  that is: it cannot be imported
+        modules: dict[str, Any] = sys.modules
+        modules["openvino_telemetry"] = None  # that is: it cannot be imported
     try:
         import openvino
     finally:

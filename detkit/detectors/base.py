@@ -289,11 +289,12 @@ class Detector(TrainableModule):
         self.last_evaluated = self.metric.evaluated if stage == "test" else None
         self.metric.reset()
         scalars = {k: v for k, v in result.items() if isinstance(v, Tensor) and v.ndim == 0}
+        limits = self.metric.protocol.max_detections
         self.last_metrics = {
             **{k: v.item() for k, v in scalars.items()},
             "map_per_class": result["map_by_class"],
             **{k: result[k] for k in ("num_images", "num_over_limit", "protocol")},
-            "max_detections": (self.metric.protocol.max_detections or [None])[-1],
+            "max_detections": limits[-1] if limits else None,
         }
         values = {f"{stage}/{k}": v.float() for k, v in scalars.items()}
         if stage == "val":

@@ -60,7 +60,8 @@ class FastRCNN(RegionDetector):
             self.roi_heads.normalize_per_class(self.num_classes)
         self.test_scales = nn.ModuleList(self.preprocessing.at(size, test_max_size) for size in test_sizes or ())
         if test_sizes:
-            self.roi_heads.pooler = PyramidPooler(self.roi_heads.pooler)
+            pooler: Any = PyramidPooler(self.roi_heads.pooler)
+            self.roi_heads.pooler = pooler
 
     def encode(self, batch: Batch) -> Encoded:
         """Backbone over a batch of samples (only ``image`` is read), in test at each of ``test_sizes``."""

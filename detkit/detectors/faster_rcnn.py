@@ -58,7 +58,7 @@ class FasterRCNN(RegionDetector):
         check_choice("training_scheme", training_scheme, SCHEMES)
         super().__init__(class_names, **shared)
         #: In the first two of four steps the RPN has a backbone of its own.
-        self.rpn_backbone = copy.deepcopy(self.backbone) if training_scheme == "alternating" else None
+        self.rpn_backbone: Any = copy.deepcopy(self.backbone) if training_scheme == "alternating" else None
         self.alternation = AlternatingSchedule() if training_scheme == "alternating" else None
         self.has_stages = self.alternation is not None
 

@@ -264,7 +264,8 @@ def _recoded(values: Tensor, model: nn.Module, source: Source, is_bias: bool) ->
     """
     if model.roi_heads.normalizer is not None:
         return None  # its statistics are measured when the fit begins
-    std = 1 / torch.tensor([*model.roi_heads.settings.box_weights])
+    settings: Any = model.roi_heads.settings
+    std = 1 / torch.tensor([*settings.box_weights])
     statistics = {name: source.state.get(f"roi_heads.normalizer.{name}") for name in ("mean", "std")}
     mean = statistics["mean"]
     if mean is not None and statistics["std"] is not None:

@@ -206,8 +206,8 @@ class GivenProposals:
         splits = [data.test_split if split == "test" else split for split in STAGES[stage]]
         if stage == "fit" and trainer.limit_val_batches == 0:
             splits.remove("val")
-        wanted = [(split, data.annotations(split)) for split in splits if split not in data.proposals]
-        wanted = [(split, images) for split, images in wanted if images is not None]
+        found = [(split, data.annotations(split)) for split in splits if split not in data.proposals]
+        wanted = [(split, images) for split, images in found if images is not None]
         if trainer.fast_dev_run and self._is_computed:
             wanted = [(split, images) for split, images in wanted if self.settings.store_path(images, split).exists()]
         return wanted

@@ -117,7 +117,7 @@ def _of_state_dict(state: dict[str, Tensor], name: str, given: Mapping[str, Any]
     if is_detector(state, name):
         image = given.get("image") or {}
         found = recognise(state, name, image.get("min_size"))
-        notes = ()
+        notes: tuple[str, ...] = ()
         if "mobilenet" in found and "320" not in found:
             notes = (
                 "read as the detector for 800 pixels; the one for 320 has the same tensors: set image.min_size 320",
@@ -125,10 +125,10 @@ def _of_state_dict(state: dict[str, Tensor], name: str, given: Mapping[str, Any]
         return _of_torchvision(found, state, name, notes)
     backbone = given.get("backbone")
     known = [backbone] if isinstance(backbone, str) and is_named(backbone) else NETWORKS
-    found = next((each for each in known if len(known) == 1 or _is_network(each, state)), None)
-    if found is None:
+    network = next((each for each in known if len(known) == 1 or _is_network(each, state)), None)
+    if network is None:
         raise CheckpointError(f"{name}: {NOT_OURS}; its first tensor is {next(iter(state))}")
-    return Source(name, f"{name}, a classification network ({found})", state, {"backbone": found})
+    return Source(name, f"{name}, a classification network ({network})", state, {"backbone": network})
 
 
 def _is_network(backbone: str, state: Mapping[str, Tensor]) -> bool:

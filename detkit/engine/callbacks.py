@@ -112,7 +112,7 @@ class BestCheckpoint(StageCheckpoint, ModelCheckpoint):
         value = trainer.callback_metrics.get(self.monitor)
         self.best_model_path = self.kth_best_model_path = path
         self.best_model_score = None if value is None else value.detach().cpu()
-        self.best_k_models = {} if value is None else {path: self.best_model_score}
+        self.best_k_models = {} if self.best_model_score is None else {path: self.best_model_score}
         trainer.save_checkpoint(path)
 
 

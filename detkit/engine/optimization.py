@@ -67,7 +67,9 @@ def parameter_groups(module: nn.Module, settings: OptimSettings, lr_factor: floa
     Raises:
         ConfigError: if nothing is trainable.
     """
-    weights, biases, norms = [], [], []
+    weights: list[nn.Parameter] = []
+    biases: list[nn.Parameter] = []
+    norms: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             group = weights if parameter.ndim > 1 else biases if name.endswith("bias") else norms

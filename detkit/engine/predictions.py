@@ -249,14 +249,14 @@ class PredictionWriter(BasePredictionWriter):
         picture.save(path, quality=90, comment=COMMENT)
 
     def _name(self, image_id: str | int) -> str:
-        """The stem of an image's pictures, which no other image has."""
+        """The stem of an image's pictures, which no other image has, whatever the case of its letters."""
         stem = _plain(re.sub(r"(?i)\.jpe?g$", "", str(image_id)))
         stem = stem.encode()[:MAX_STEM].decode(errors="ignore")
         name, number = stem, 1
-        while name in self._drawn:
+        while name.casefold() in self._drawn:  # upper and lower case are one to Windows and macOS
             number += 1
             name = f"{stem}-{number}"
-        self._drawn.add(name)
+        self._drawn.add(name.casefold())
         return name
 
 

@@ -148,8 +148,9 @@ def _draw(
     scale = min(SHORTER_SIDE / min(height, width), LONGEST / max(height, width))
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
     small = PILImage.fromarray(image.permute(1, 2, 0).cpu().numpy()).resize(size)
-    scaled = [None if each is None else {**each, "boxes": each["boxes"] * scale} for each in boxes]
-    picture = draw(small, *scaled, class_names=class_names, score_threshold=score_threshold)
+    scaled: list[Any] = [None if each is None else {**each, "boxes": each["boxes"] * scale} for each in boxes]
+    found, targets = (*scaled, None)[:2]
+    picture = draw(small, found, targets, class_names, score_threshold)
     picture.thumbnail((LONGEST, LONGEST))  # of narrow images, which `draw` enlarges
     return picture
 

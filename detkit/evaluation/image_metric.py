@@ -157,7 +157,7 @@ class _Fields:
             return np.zeros(0)
         with torch.no_grad():
             on_one_device = len({part.device for part in parts}) == 1
-            joined = torch.cat(parts if on_one_device else [part.cpu() for part in parts])
+            joined = torch.cat(list(parts) if on_one_device else [part.cpu() for part in parts])
         values = joined.cpu().to(torch.float64).numpy()
         finite = np.isfinite(values)
         if not finite.all():

@@ -11,6 +11,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -169,6 +170,14 @@ def _class_files(files: Sequence[Path], names: Collection[str]) -> dict[str, Pat
     return {stem[best:]: file for stem, file in zip(stems, files, strict=True)}
 
 
+def _same(name: str, _: int) -> str:
+    return name
+
+
+def _decoded(names: Sequence[bytes], row: int) -> str:
+    return os.fsdecode(names[row])
+
+
 def _detected(files: dict[str, Path], ids: Sequence[str], names: Sequence[str], policy: UnknownIdPolicy) -> Detected:
     number_of = {os.fsencode(image_id): number for number, image_id in enumerate(ids)}
     label_of = {name: label for label, name in enumerate(names, 1)}
@@ -176,11 +185,9 @@ def _detected(files: dict[str, Path], ids: Sequence[str], names: Sequence[str], 
     for name, path in files.items():
         owners, rows = _rows(path)
         label = np.full(len(rows), label_of.get(name, -1), np.int32)
-        policy.check(label, lambda _, name=name: name, "detections", "classes", str(path), names)
+        policy.check(label, partial(_same, name), "detections", "classes", str(path), names)
         number = np.array([number_of.get(owner, -1) for owner in owners], np.int64)
-        policy.check(
-            number, lambda row, owners=owners: os.fsdecode(owners[row]), "detections", "images", str(path), ids
-        )
+        policy.check(number, partial(_decoded, owners), "detections", "images", str(path), ids)
         images.append(number)
         values.append(rows)
         labels.append(label)

@@ -10,6 +10,7 @@ blocks, or the fully connected layers of VGG, AlexNet and LeNet).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torchvision
 from torch import nn
@@ -140,6 +141,7 @@ def classifier_layers(name: str, network: nn.Module) -> tuple[list[nn.Module], l
     if spec.fully_connected:
         # VGG has fc6, relu, dropout, fc7, relu, dropout, fc8; AlexNet dropout, fc6, relu, dropout, fc7, relu, fc8.
         last = max(i for i, layer in enumerate(network.classifier) if isinstance(layer, nn.Linear))
-        return [*rest, network.avgpool], [nn.Flatten(), *network.classifier[:last]]
+        pool: Any = network.avgpool
+        return [*rest, pool], [nn.Flatten(), *network.classifier[:last]]
     norm = [layer for layer in network.classifier if isinstance(layer, nn.LayerNorm)] if spec.normalize else []
     return [], [*rest, nn.AdaptiveAvgPool2d(1), *norm, nn.Flatten()]

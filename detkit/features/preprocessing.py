@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -158,7 +159,8 @@ class Preprocessing(nn.Module):
             side = sides[int(torch.randint(len(sides), (1,)))]
         short, long = torch.sym_min(height, width), torch.sym_max(height, width)
         resized = (torch.sym_min(each * side // short, each * most // long) for each in (height, width))
-        return tuple(torch.sym_max(each, 1) for each in resized)
+        new_height, new_width = (torch.sym_max(each, 1) for each in resized)
+        return cast(int, new_height), cast(int, new_width)  # or symbols of a tracer
 
     def _padded(self, side: int) -> int:
         divisor = self.settings.divisor
@@ -173,7 +175,8 @@ def _as_symbol(size: int) -> int:
 
 @_as_symbol.register_fake
 def _(size: int) -> int:
-    return torch.library.get_ctx().new_dynamic_size(min=1)
+    symbol: Any = torch.library.get_ctx().new_dynamic_size(min=1)
+    return symbol
 
 
 def check_image(image: object) -> None:

@@ -103,7 +103,8 @@ def candidates(scores: Tensor, image: Tensor, images: int, settings: DetectionSe
             rows = own.topk(torch.sym_min(settings.max_candidates, scores.shape[0]), dim=0).indices
             best |= torch.zeros_like(good).scatter(0, rows, True) & (image == i)[:, None]
         good = good & best
-    return torch.where(good)
+    rows, classes = torch.where(good)
+    return rows, classes
 
 
 def suppress(found: Candidates, images: ImageBatch, settings: DetectionSettings, min_size: float) -> Found:

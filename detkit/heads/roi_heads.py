@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -289,8 +289,10 @@ def build_box_head(
     """
     s = settings
     outputs = s.head_channels
+    head: nn.Module
     if s.head == "top":
-        head, outputs = top, _top_features(top, inputs, s.pool_size)
+        outputs = _top_features(top, inputs, s.pool_size)
+        head = cast(nn.Module, top)  # else that has raised an error
     elif s.head == "mlp":
         head = TwoMLPHead(inputs * s.pool_size**2, s.head_channels, s.dropout)
     else:

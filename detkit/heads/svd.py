@@ -8,7 +8,7 @@ multiplications for each region instead of uv.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -47,7 +47,8 @@ def factorise(layer: nn.Linear, rank: int) -> FactoredLinear:
 
 def fully_connected(head: nn.Module) -> dict[str, nn.Linear | FactoredLinear]:
     """The fully connected layers of a box head as fc6, fc7, ..., in the order they are applied."""
-    return {f"fc{6 + i}": head.get_submodule(path) for i, path in enumerate(_paths(head))}
+    layers: list[Any] = [head.get_submodule(path) for path in _paths(head)]
+    return {f"fc{6 + i}": layer for i, layer in enumerate(layers)}
 
 
 def replace_layers(
@@ -66,7 +67,7 @@ def replace_layers(
             setattr(head.get_submodule(parent), child, make(layer, ranks[name]))
 
 
-def check_ranks(layers: Mapping[str, nn.Module], ranks: Mapping[str, int]) -> None:
+def check_ranks(layers: Mapping[str, Any], ranks: Mapping[str, int]) -> None:
     """Refuse ranks that these layers cannot have; see `replace_layers`."""
     if not layers:
         raise ConfigError("truncated SVD: this detector's box head has no fully connected layers")
@@ -95,11 +96,11 @@ class Cost(NamedTuple):
     after: int
 
 
-def costs(layers: Mapping[str, nn.Module], ranks: Mapping[str, int]) -> list[Cost]:
+def costs(layers: Mapping[str, Any], ranks: Mapping[str, int]) -> list[Cost]:
     """What each of the layers costs before and after."""
     result = []
     for name, layer in layers.items():
-        parts = list(layer) if isinstance(layer, FactoredLinear) else [layer]
+        parts: list[Any] = list(layer) if isinstance(layer, FactoredLinear) else [layer]
         inputs, outputs, rank = parts[0].in_features, parts[-1].out_features, ranks.get(name)
         before = sum(part.in_features * part.out_features for part in parts)
         after = before if rank is None else rank * (inputs + outputs)

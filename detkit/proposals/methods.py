@@ -66,10 +66,11 @@ class SelectiveSearch(ProposalMethod):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        own = isinstance(self.parameters, SearchParameters | Mapping)
-        parameters_of("opencv" if own else self.parameters, self.mode)  # refuses what is unknown
-        if own:
+        if isinstance(self.parameters, SearchParameters | Mapping):
+            parameters_of("opencv", self.mode)  # refuses what is unknown
             object.__setattr__(self, "parameters", _checked_parameters(self.parameters))
+        else:
+            parameters_of(self.parameters, self.mode)
         for name, low in (("max_boxes", 1), ("resize_width", 1), ("seed", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) and (value is not None or name == "seed"):

@@ -225,12 +225,12 @@ class RegionProposalNetwork(nn.Module):
         split = (
             part.split(output.per_level, dim) for part, dim in zip(output[:1] + output[2:], (0, 1, 1), strict=True)
         )
-        for level, (anchors, logits, deltas) in enumerate(zip(*split, strict=True)):
+        for number, (anchors, logits, deltas) in enumerate(zip(*split, strict=True)):
             logits, best = logits.topk(torch.sym_min(s.pre_nms[phase], logits.shape[1]), dim=1)
             deltas = deltas.gather(1, best[:, :, None].expand(-1, -1, 4))
             boxes.append(self.codec.decode(deltas, anchors[best]))
             scores.append(logits.sigmoid())
-            levels.append(torch.full_like(best, level))
+            levels.append(torch.full_like(best, number))
         box, score, level = torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(levels, 1)
         limits, scales = (table.to(box.device, non_blocking=True) for table in (images.limits(), images.scales()))
         box = clip(box, limits[:, None])

@@ -105,7 +105,8 @@ def compress_checkpoint(
     model = restore(content, source)
     layers = fully_connected(model.roi_heads.box_head) if isinstance(model, RegionDetector) else {}
     check_ranks(layers, ranks)
-    box_head, predictor = model.roi_heads.box_head, model.roi_heads.box_predictor
+    box_head = model.roi_heads.box_head
+    predictor: Any = model.roi_heads.box_predictor
     layers |= {"cls_score": predictor.cls_score, "bbox_pred": predictor.bbox_pred}
     table = costs(layers, ranks)
     check_saving(table)

@@ -222,7 +222,8 @@ class _Names:
     def _unique(self, name: str) -> str:
         stem, suffix = os.path.splitext(name)
         number = 1
-        while (key := os.path.splitext(name)[0] if self.form.by_stem else name) in self._taken:
+        # Windows and macOS take names that differ by upper and lower case only for one.
+        while (key := (os.path.splitext(name)[0] if self.form.by_stem else name).casefold()) in self._taken:
             number += 1
             name = f"{stem}_{number}{suffix}"
         self._taken.add(key)
@@ -270,7 +271,9 @@ class _Shapes:
     def of(cls, annotations: Annotations) -> _Shapes:
         """Read the images' headers; DataError for one that cannot be read."""
         sizes = np.stack([annotations.widths, annotations.heights], 1).astype(np.int64)
-        wrong, turned, stored = [], [], []
+        wrong: list[int] = []
+        turned: list[int] = []
+        stored: list[int] = []
         paths = [annotations.path(index) for index in range(len(annotations))]
         with ThreadPoolExecutor(available_cores()) as pool, Progress("reading sizes", len(paths)) as bar:
             for index, shape in enumerate(pool.map(image_shape, paths)):

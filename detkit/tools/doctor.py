@@ -300,7 +300,7 @@ def _count(group: Sequence[Check]) -> int:
 def _as_dict(result: DoctorResult) -> dict[str, Any]:
     def one(check: Check, about: Kind) -> dict[str, Any]:
         finding = check.finding
-        values = {"kind": finding.kind, "effect": about.effect, "split": check.split or None}
+        values: dict[str, Any] = {"kind": finding.kind, "effect": about.effect, "split": check.split or None}
         values |= {"file": finding.file or None, "object": finding.object, "message": finding.message}
         return values | {"count": finding.count, "detkit": about.does, "mend": about.mend}
 

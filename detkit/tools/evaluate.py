@@ -241,7 +241,7 @@ def _image_paths(files: EvaluationFiles, images: str | Path | None, annotations:
     """The path of each image; for COCO's annotations the folder is guessed if it is not given."""
     from detkit.data.input_files import is_inside
 
-    ids = files.evaluation_set.image_ids
+    ids: Sequence[Any] = files.evaluation_set.image_ids
     if os.path.isdir(annotations):  # VOC's reader knows the full paths
         names = files.image_files if images is None else [os.path.basename(name) for name in files.image_files]
         return {i: os.path.join(images or "", name) for i, name in zip(ids, names, strict=True) if name}

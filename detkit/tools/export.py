@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from detkit.errors import ConfigError
 from detkit.settings import check_choice
@@ -73,7 +73,7 @@ def export(
     detector = load(ckpt_path)
     graph = DetectionGraph(detector)
     given = {"score_threshold": score_threshold, "max_detections": max_detections}
-    heads = detector.roi_heads
+    heads: Any = detector.roi_heads
     heads.detection = replace(heads.detection, **{k: v for k, v in given.items() if v is not None})
     description = describe(detector, source.name)
     if int8 is not None:

@@ -279,7 +279,7 @@ class _Computation(L.LightningModule):
     def predict_dataloader(self) -> Any:
         """This process's images for the network; one step for threads, and where nothing is to be done."""
         if self.detector is None or not self.todo:
-            return DataLoader([[]])  # type: ignore[arg-type]  # Lightning calls no hooks where there is no step
+            return DataLoader([[]])  # Lightning calls no hooks where there is no step
         return DataLoader(
             _NumberedImages(DetectionDataset(self.annotations), self.todo),
             batch_size=1,

@@ -32,7 +32,7 @@ class BoxStatistics(NamedTuple):
 
     mean: Tensor
     std: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # hides tuple's own method
 
 
 def box_statistics(

@@ -27,7 +27,7 @@ class Matches(NamedTuple):
         iou: float (N,), that best IoU (0 where there is no ground truth).
     """
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple's own method
     label: Tensor
     iou: Tensor
 
@@ -86,7 +86,7 @@ class Samples(NamedTuple):
         valid: bool (n,), False in the padding.
     """
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple's own method
     positive: Tensor
     valid: Tensor
 

@@ -70,6 +70,17 @@ def test_augmentation_does_not_depend_on_workers(folder: Path, transforms: list 
     assert 0 < np.sum(flipped) < np.size(flipped)
 
 
+@pytest.mark.slow
+def test_workers_that_are_started_anew_give_the_same(folder: Path) -> None:
+    """As Windows and macOS start them: nothing is inherited, so all that a worker needs has to be sent to it."""
+    data = VOC(str(folder), batch_size=2, num_workers=1, transforms=[FLIP], seed=5)
+    expected = content(data)
+    loader = data.train_dataloader()
+    loader.multiprocessing_context = "spawn"
+    found = [(s["image_id"], s["image"].numpy().tobytes(), s["boxes"].numpy().tobytes()) for b in loader for s in b]
+    assert found == expected
+
+
 def test_workers_keep_to_one_thread_and_persist(folder: Path) -> None:
     data = VOC(str(folder), num_workers=1)
     loader = data.train_dataloader()

@@ -199,6 +199,18 @@ def test_names_that_are_taken_get_a_number(tmp_path: Path) -> None:
         assert [note.split()[0] for note in told] == ([str(count)] if count else [])
 
 
+@pytest.mark.parametrize("to", ["coco", "yolo", "voc"])
+def test_names_that_differ_by_case_only_are_told_apart(tmp_path: Path, to: str) -> None:
+    """Windows and macOS would write one over the other."""
+    root = tmp_path / "two"
+    for name in ("a.png", "A.png"):
+        picture(root / name)
+    (root / "table.csv").write_text("image,xmin,ymin,xmax,ymax,class\na.png,1,2,20,22,x\nA.png,3,2,20,22,x\n")
+    convert(detkit.data.open(root, sets={"train": ["*"]}), to, tmp_path / to)
+    found = [path.name for path in (tmp_path / to).rglob("*.png")]
+    assert len(found) == 2 == len({name.casefold() for name in found})
+
+
 @pytest.mark.parametrize("to", FORMATS)
 def test_names_that_readers_stumble_over(tmp_path: Path, to: str) -> None:
     root = tmp_path / "odd"

@@ -40,7 +40,8 @@ class Ablation:
                 self.metrics[variant].update(images, batch)
         if self.limits:
             unused = ("image", "proposals")
-            self._samples += [{k: v for k, v in sample.items() if k not in unused} for sample in batch]
+            kept: Any = [{k: v for k, v in sample.items() if k not in unused} for sample in batch]
+            self._samples += kept
 
     def finish(self) -> list[dict[str, Any]]:
         """The results of each variant, as plain values. The model's own metric is not reset.

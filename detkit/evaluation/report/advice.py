@@ -80,7 +80,7 @@ class ErrorKind(NamedTuple):
 
     name: str
     ap: float
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple's own method
     meaning: str
     remedy: str
     label_hint: str  # "" for none

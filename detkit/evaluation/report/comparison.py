@@ -105,7 +105,7 @@ def _quote(value: Any) -> str:
 
 def _objects(metrics: Mapping[str, Any]) -> int | None:
     try:
-        return sum(int(row["objects"]) for row in _mapping(metrics.get("analysis")).get("by_class"))
+        return sum(int(row["objects"]) for row in _mapping(metrics.get("analysis"))["by_class"])
     except (TypeError, KeyError, ValueError):
         return None
 
@@ -118,7 +118,8 @@ def _costs(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _known(interval: Sequence[float | None] | None) -> Sequence[float] | None:
-    return None if interval is None or any(math.isnan(to_float(value)) for value in interval) else interval
+    values = [to_float(value) for value in interval or ()]
+    return None if interval is None or any(map(math.isnan, values)) else values
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

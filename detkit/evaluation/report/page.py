@@ -81,13 +81,13 @@ def write_report(
     suspects = find_suspects(evaluation_set, analysis)
     suspected = suspect_rows(suspects, evaluation_set, analysis, images)
     comparison = None if baseline is None else compare(metrics, baseline)
-    comparable = comparison is not None and all(metrics.get(key) == baseline.get(key) for key in ("protocol", "data"))
+    comparable = baseline is not None and all(metrics.get(key) == baseline.get(key) for key in ("protocol", "data"))
     page = environment().get_template("index.html").render(
         title=title,
         metrics=metrics,
         date=metrics.get("date") or datetime.now().astimezone().isoformat(" ", "minutes"),
         numbers=metric_numbers(metrics),
-        changes={difference.name: difference for difference in comparison.numbers} if comparable else {},
+        changes={difference.name: difference for difference in comparison.numbers} if comparison and comparable else {},
         data=_data_numbers(evaluation_set, analysis, assessment.shown),
         rows=rows,
         analysis=analysis,

@@ -161,8 +161,8 @@ def _distinct(pairs):
     while size < 2 * len(pairs):
         size *= 2
     slots = np.empty(size, np.int64)
-    for slot in range(size):
-        slots[slot] = -1
+    for i in range(size):
+        slots[i] = -1
     keys, count = np.empty(len(pairs), np.int64), 0
     last = np.int64(-1)
     for i in range(len(pairs)):

@@ -52,7 +52,7 @@ class Contender(NamedTuple):
         """Sizes of the network's inputs, in pixels."""
         if isinstance(self.detector, RCNN):
             return f"crops of {self.detector.network.crop_size}"
-        scales = self.detector.test_scales if isinstance(self.detector, FastRCNN) else ()
+        scales: Any = self.detector.test_scales if isinstance(self.detector, FastRCNN) else ()
         scales = scales or (self.detector.preprocessing,)
         return ", ".join(f"{scale.settings.min_sizes[-1]} to {scale.settings.max_size}" for scale in scales)
 
