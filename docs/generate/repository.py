@@ -28,8 +28,10 @@ PAGES = {
 }
 #: Files that become pages with their text as it is. README.md does not: index.md is the site's own.
 TEXTS = ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "data/README.md")
-LINK = re.compile(r"(?<!\\)(!?\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^)\s]+)\)")
-CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
+#: A link (its text and its target), or code, in which there are no links.
+LINK = re.compile(
+    r"^```.*?^```|`[^`\n]+`|(?<!\\)(!?\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^)\s]+)\)", re.MULTILINE | re.DOTALL
+)
 
 
 def page_of(path: str) -> str | None:
