@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from detkit.detectors.base import Detector, RegionDetector
-from detkit.features.backbones import EMPTY_SIDE
+from detkit.features.backbones import EMPTY_SIDE, Backbone
 from detkit.features.folding import folded
 from detkit.features.roi_pooling import RoIPooler
 from detkit.heads.roi_heads import TwoMLPHead
@@ -35,7 +37,7 @@ def optimize_for_inference(detector: Detector) -> None:
 def fold_batch_norms(detector: RegionDetector) -> None:
     """Multiply the batch norms of a detector in eval mode into its convolutions, in place; see `folded`."""
     channels, size = detector.backbone.channels[0], detector.hparams["roi"]["pool_size"]
-    detector.backbone = folded(detector.backbone, _noise(1, 3, EMPTY_SIDE, detector.device))
+    detector.backbone = cast(Backbone, folded(detector.backbone, _noise(1, 3, EMPTY_SIDE, detector.device)))
     detector.roi_heads.box_head = folded(detector.roi_heads.box_head, _noise(2, channels, size, detector.device))
 
 

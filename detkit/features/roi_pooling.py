@@ -83,6 +83,8 @@ class RoIPooler(nn.Module):
 def _as_float(feature: Tensor) -> Tensor:
     """In float32: the kernels know no half types on a CPU, and rounding coordinates to them would move the cells."""
     return feature.float() if feature.dtype in (torch.bfloat16, torch.float16) else feature
+
+
 def pooled_cells(box: Tensor, stride: int, output_size: int) -> Tensor:
     """The cells of a map that each bin of RoI max pooling takes the largest value of; to follow or to draw it.
 

@@ -81,7 +81,9 @@ def draw_box(ax: Axes, box: Sequence[float], colour: Any, width: float = 1.5, **
 
     x1, y1, x2, y2 = box
     options = {"fill": False, "edgecolor": colour, "linewidth": width} | style
-    return ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **options))
+    outline = Rectangle((x1, y1), x2 - x1, y2 - y1, **options)
+    ax.add_patch(outline)
+    return outline
 
 
 def draw_truth(ax: Axes, boxes: Boxes, label: str = "object") -> None:
@@ -98,7 +100,14 @@ def draw_tag(ax: Axes, x: float, y: float, text: str, colour: Any, **style: Any)
     red, green, blue = to_rgb(colour)
     ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.55 else "white"
     ground = {"facecolor": colour, "edgecolor": "none", "pad": 1.5}
-    options = {"color": ink, "fontsize": 8, "ha": "left", "va": "bottom", "bbox": ground, "clip_on": True} | style
+    options: dict[str, Any] = {
+        "color": ink,
+        "fontsize": 8,
+        "ha": "left",
+        "va": "bottom",
+        "bbox": ground,
+        "clip_on": True,
+    } | style
     return ax.text(x, y, text, **options)
 
 

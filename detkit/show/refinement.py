@@ -130,7 +130,7 @@ def margins(positives: Tensor, negatives: Tensor, ax: Axes | None = None) -> Axe
     ax = axes_or_new(ax, 3.4)
     edges = np.linspace(min(values.min(), -1.5), max(values.max(), 1.5), 41)
     for name, (group, colour) in reversed(groups.items()):
-        ax.hist(group, edges, color=colour, edgecolor="white", linewidth=0.4, label=f"{name}: {len(group):,}")
+        ax.hist(group, edges.tolist(), color=colour, edgecolor="white", linewidth=0.4, label=f"{name}: {len(group):,}")
     hard = int((groups["negatives"][0] > -1).sum())
     ax.axvline(0, color="black", linewidth=1.2)
     for side in (-1, 1):
@@ -174,7 +174,7 @@ def regression(
         draw_box(ax, start, ORANGE, 1.8, linestyle="--", label=None if i else "proposal")
         draw_box(ax, end, GREEN, 2.2, label=None if i else "refined box")
         for corner in ((0, 1), (2, 3)):
-            tail, head = ([box[axis] for axis in corner] for box in (start, end))
+            tail, head = ((box[corner[0]], box[corner[1]]) for box in (start, end))
             arrow = {"arrowstyle": "-|>", "color": "black", "linewidth": 1.5, "shrinkA": 0, "shrinkB": 0}
             ax.annotate("", xy=head, xytext=tail, arrowprops=arrow)
     ax.set_title("Box regression moves and scales each proposal", fontsize=10)

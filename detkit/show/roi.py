@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -48,7 +48,7 @@ def pooling(
     pooled = RoIPooler(kind, output_size, [stride], sampling_ratio)([feature[None, None]], rois)[0, 0]
     figure = new_row(2, 4.0, widths=(1.7, 1.0))
     left, right = figure.axes
-    scale = {"vmin": float(feature.min()), "vmax": float(feature.max()), "cmap": "Greys"}
+    scale: dict[str, Any] = {"vmin": float(feature.min()), "vmax": float(feature.max()), "cmap": "Greys"}
     height, width = feature.shape
     left.imshow(feature.numpy(), extent=(0, width, height, 0), **scale)
     if max(feature.shape) <= MAX_WRITTEN:
@@ -78,9 +78,9 @@ def pooling(
     return figure
 
 
-def _write(ax: Axes, values: Tensor, scale: dict[str, object]) -> None:
+def _write(ax: Axes, values: Tensor, scale: dict[str, Any]) -> None:
     """Write each value into its cell."""
-    middle = (float(scale["vmin"]) + float(scale["vmax"])) / 2  # type: ignore[arg-type]
+    middle = (float(scale["vmin"]) + float(scale["vmax"])) / 2
     size = 8 if max(values.shape) > 5 else 10
     for y, row in enumerate(values.tolist()):
         for x, value in enumerate(row):
@@ -116,5 +116,6 @@ def _draw_points(ax: Axes, box: list[float], points: Tensor, bins: int) -> None:
             colour = BINS[(row * bins + column) % len(BINS)]
             corner = (x1 + column * wide, y1 + row * high)
             draw_box(ax, (*corner, corner[0] + wide, corner[1] + high), "black", 0.8)
-            ax.scatter(*points[row, column].reshape(-1, 2).T.tolist(), s=22, color=colour, edgecolors="white", lw=0.6)
+            x, y = points[row, column].reshape(-1, 2).T.tolist()
+            ax.scatter(x, y, s=22, color=colour, edgecolors="white", lw=0.6)
     draw_box(ax, (x1, y1, x2, y2), "black", 1.5, linestyle="--", label="region")

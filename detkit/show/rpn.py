@@ -59,7 +59,8 @@ def anchors(
     ax = axes_or_new(ax, 5.0)
     image_height, image_width = draw_image(ax, image)
     centres = (rows[::count, :2] + rows[::count, 2:]) / 2
-    ax.scatter(*centres.T.tolist(), s=4, color=DOT, linewidths=0, label=f"centres, {height} x {width}")
+    x, y = centres.T.tolist()
+    ax.scatter(x, y, s=4, color=DOT, linewidths=0, label=f"centres, {height} x {width}")
     own = rows[(row * width + column) * count :][:count]
     sides = area(own).sqrt()
     # The rounding of an anchor's sides changes its area a little.

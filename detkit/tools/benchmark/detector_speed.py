@@ -42,8 +42,8 @@ from detkit.tools.benchmark.report import machine, machine_text
 from detkit.tools.benchmark.stage_clock import STAGES, time_detection
 from detkit.tools.benchmark.torchvision_equivalent import torchvision_equivalent
 
-#: Detections of an image (H, W, 3): boxes (N, 4), scores (N,), labels (N,).
-Predict = Callable[[np.ndarray], Mapping[str, Any]]
+#: The detections of an image (H, W, 3), a mapping of boxes (N, 4), scores (N,), labels (N,).
+Predict = Callable[[np.ndarray], Any]
 PYTHON, OPTIMIZED, BF16, TORCHVISION = "detkit", "detkit, optimized", "detkit, optimized, bfloat16", "torchvision"
 #: Pixels a side of the pictures that are drawn where no images are given, and how many classes random weights have.
 SIDE, CLASSES = 640, 90
@@ -184,7 +184,7 @@ def open_way(name: str, model: str, threads: int) -> Predict:
     if name != BF16:
         return detector.predict
 
-    def in_bf16(image: np.ndarray) -> Mapping[str, Tensor]:
+    def in_bf16(image: np.ndarray) -> Any:
         with torch.autocast("cpu", torch.bfloat16):
             return detector.predict(image)
 
@@ -255,7 +255,7 @@ def time_in_turns(
 def _stages(detector: Detector, images: Sequence[np.ndarray], rounds: int) -> dict[str, float]:
     """Seconds of each stage, the median over all images and rounds."""
     samples = [{"image": as_image(image), "image_id": 0} for image in images]
-    taken = [time_detection(detector, sample)[1] for _ in range(rounds) for sample in samples]  # type: ignore[arg-type]
+    taken = [time_detection(detector, sample)[1] for _ in range(rounds) for sample in samples]
     return {stage: statistics.median(each[stage] for each in taken) for stage in STAGES}
 
 

@@ -114,8 +114,14 @@ def draw_speed(rows: Sequence[SpeedRow], caption: str, path: Path) -> None:
         values = [1000 * row.seconds for row in rows]
         axes.barh(range(len(rows)), values, 0.6, color=COLOURS[STAGES[1]])
         for height, (row, value) in enumerate(zip(rows, values, strict=True)):
-            text = f"{value:.0f} ms, {row.ratio:.2f}x"
-            axes.annotate(text, (value, height), (4, 0), textcoords="offset points", va="center", fontsize=8.5)
+            axes.annotate(
+                f"{value:.0f} ms, {row.ratio:.2f}x",
+                (value, height),
+                (4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8.5,
+            )
         axes.set_xlim(0, max(values) * 1.2)
         axes.grid(axis="x")
         axes.set_title("milliseconds an image, and how many times as fast", fontsize=10, loc="left")
