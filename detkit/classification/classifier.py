@@ -10,12 +10,14 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from detkit.classification.datamodule import ClassificationDataModule, collate_labels
+from detkit.classification.pixels import PIXEL_NETWORKS
 from detkit.engine.module import TrainableModule
 from detkit.errors import ConfigError
-from detkit.features.architectures import classification_network
+from detkit.features.architectures import backbone_names, classification_network
 from detkit.features.layers import initialize
 from detkit.features.preprocessing import IMAGENET_MEAN, IMAGENET_STD, check_image
 from detkit.features.weights import load_classification_weights
+from detkit.settings import check_choice
 from detkit.types import Batch
 
 
@@ -28,7 +30,8 @@ class ImageClassifier(TrainableModule):
     Args:
         class_names: two or more classes. Given by the data set on the command line.
         backbone: alexnet, lenet5, vgg16, resnet18, resnet34, resnet50, resnet101, mobilenet_v2, mobilenet_v3_large,
-            squeezenet1_0, or tiny.
+            squeezenet1_0, tiny, or any other of a detector's; or, for teaching, linear (pixels to class scores) or
+            mlp (one hidden layer), which no detector can have and which have no initial weights.
         weights: the initial ones: null (from scratch), DEFAULT, a torchvision weight name, or a local file; a last
             layer of other classes is left out.
         initialization: he or xavier, where it begins from scratch.
@@ -41,7 +44,8 @@ class ImageClassifier(TrainableModule):
         shared: arguments of `TrainableModule`.
 
     Raises:
-        ConfigError: for a single class, an unknown backbone, or crops that are too small for it.
+        ConfigError: for a single class, an unknown backbone, crops that are too small for it, or weights for
+            linear or mlp.
         WeightsError: for weights that do not fit the backbone.
     """
 
@@ -70,7 +74,15 @@ class ImageClassifier(TrainableModule):
         if len(image_mean) != 3 or len(image_std) != 3 or min(image_std) <= 0:
             raise ConfigError(f"image_mean {image_mean} and image_std {image_std} need three values each, std above 0")
         self.crop_size, self.label_smoothing = crop_size, label_smoothing
-        self.network = classification_network(backbone, self.num_classes)
+        check_choice("backbone", backbone, sorted([*backbone_names(), *PIXEL_NETWORKS]))
+        if backbone in PIXEL_NETWORKS:
+            if weights is not None:
+                raise ConfigError(
+                    f"backbone {backbone} has no initial weights, got weights {weights!r}: leave them out"
+                )
+            self.network = PIXEL_NETWORKS[backbone](self.num_classes, crop_size)
+        else:
+            self.network = classification_network(backbone, self.num_classes)
         if weights is not None:
             loaded: Any = load_classification_weights(self.network, backbone, weights, classify=True)
             self.network.loaded = loaded
