@@ -208,8 +208,8 @@ def known_options(command: str) -> Names:
         names |= dict.fromkeys(("output", "baseline", "score_threshold")) | (names["predictions"] or {})
         names["model"] = union("RCNN", "FastRCNN", "FasterRCNN", "ImageClassifier")
     else:
-        found = next(tool for name, tool in TOOLS.items() if name.split()[0] == command)
-        names = dict(options_of(found.module, found.function) or {})
+        tools = [tool for name, tool in TOOLS.items() if name.split()[0] == command]
+        names = {name: rest for tool in tools for name, rest in (options_of(tool.module, tool.function) or {}).items()}
     if command in ("fit", "validate", "test", "predict") or "data" in names:
         names["data"] = union(*DATA, "ClassFolder", "CIFAR10", "ObjectCrops")
     if "method" in names:

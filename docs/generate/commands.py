@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from detkit.cli.help import COMMANDS, EXAMPLES, HELP, NOTES
+from detkit.cli.help import BENCHMARKS, COMMANDS, EXAMPLES, HELP, NOTES
 from detkit.cli.tools import CONFIG, TOOLS, Tool
 from docs.generate.settings import is_group
 from docs.generate.words import arguments, choices, kind, plain, summary, table, value
@@ -43,7 +43,8 @@ def pages() -> dict[str, str]:
     for command in LIGHTNING:
         found[f"commands/{command}.md"] = lightning_page(command)
     for command, tool in TOOLS.items():
-        found[f"commands/{command.split()[0]}.md"] = tool_page(command, tool)
+        path = f"commands/{command.split()[0]}.md"  # `benchmark` has several
+        found[path] = "\n".join([*([found[path]] if path in found else []), tool_page(command, tool)])
     return found
 
 
@@ -59,7 +60,8 @@ def overview() -> str:
 
 def head(command: str) -> str:
     """Title, sentence, examples and guide of a command."""
-    what = COMMANDS[command.split()[0]]
+    name, _, part = command.partition(" ")
+    what = BENCHMARKS[part] if part else COMMANDS[name]
     lines = [
         line.strip().split("   ")[0] for line in HELP.splitlines() if line.strip().startswith(f"detkit {command} ")
     ]

@@ -76,7 +76,7 @@ def test_numbers_of_8_bits_and_of_half_precision(
 
     full = detkit.load("full.onnx").predict(photos)
     for name, share in (("half.xml", 0.95), ("int8.onnx", 0.5), ("int8.xml", 0.5)):
-        assert agreement(full, detkit.load(name).predict(photos), 0.9) >= share, name
+        assert agreement(full, detkit.load(name).predict(photos), 0.7, 0.1) >= share, name
 
 
 @pytest.mark.parametrize(

@@ -260,14 +260,17 @@ def _stages(detector: Detector, images: Sequence[np.ndarray], rounds: int) -> di
 
 
 def agreement(
-    expected: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], least_iou: float = 0.99
+    expected: Sequence[Mapping[str, Any]],
+    found: Sequence[Mapping[str, Any]],
+    least_iou: float = 0.99,
+    most_apart: float = 0.01,
 ) -> float | None:
-    """The share of expected detections that were found, see `SpeedRow.same`; None where none are expected."""
+    """The share of expected detections that were found, see `SpeedRow.same`; None where none are expected. ``most_apart`` is of scores."""
     same = count = 0
     for a, b in zip(expected, found, strict=True):
         a, b = ({name: torch.as_tensor(values).float() for name, values in each.items()} for each in (a, b))
         near = (box_iou(a["boxes"], b["boxes"]) > least_iou) & (a["labels"][:, None] == b["labels"])
-        near &= (a["scores"][:, None] - b["scores"]).abs() < 0.01
+        near &= (a["scores"][:, None] - b["scores"]).abs() < most_apart
         same, count = same + int(near.any(1).sum()), count + len(a["scores"])
     return same / count if count else None
 
