@@ -265,7 +265,10 @@ def agreement(
     least_iou: float = 0.99,
     most_apart: float = 0.01,
 ) -> float | None:
-    """The share of expected detections that were found, see `SpeedRow.same`; None where none are expected. ``most_apart`` is of scores."""
+    """The share of expected detections that were found, see `SpeedRow.same`; None where none are expected.
+
+    ``most_apart`` is of scores.
+    """
     same = count = 0
     for a, b in zip(expected, found, strict=True):
         a, b = ({name: torch.as_tensor(values).float() for name, values in each.items()} for each in (a, b))
