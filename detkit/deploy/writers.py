@@ -116,7 +116,7 @@ def needed(*packages: str) -> Iterator[None]:
     except ImportError as error:
         if error.name is None or error.name.partition(".")[0] not in packages:
             raise
-        raise ConfigError(f"{error.name} is not installed: pip install 'detkit[export]'") from error
+        raise ConfigError(f"{error.name} is not installed: pip install onnx onnxscript onnxruntime openvino") from error
 
 
 @contextmanager

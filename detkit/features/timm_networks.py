@@ -1,4 +1,4 @@
-"""timm's networks as backbones, where timm is installed (``pip install detkit[timm]``).
+"""timm's networks as backbones, where timm is installed (``pip install timm``).
 
 timm cuts them itself (``features_only``) and says the stride and the channels of each map.
 """
@@ -62,7 +62,7 @@ def timm_network(
     try:
         import timm
     except ImportError as error:
-        raise ConfigError(f"backbone {name} needs timm; install it: pip install 'detkit[timm]'") from error
+        raise ConfigError(f"backbone {name} needs timm; pip install timm") from error
     own = name.removeprefix(PREFIX)
     if not timm.is_model(own):
         similar = timm.list_models(f"*{own}*")[:5]

@@ -169,5 +169,5 @@ def test_what_timm_does_not_have(name: str, settings: dict[str, Any], message: s
 
 def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
-    with pytest.raises(ConfigError, match=r"needs timm; install it: pip install 'detkit\[timm\]'"):
+    with pytest.raises(ConfigError, match=r"needs timm; pip install timm"):
         build_backbone("timm/resnet18")
