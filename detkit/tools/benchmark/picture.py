@@ -15,8 +15,6 @@ from detkit.tools.benchmark.stage_clock import STAGES
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from detkit.tools.benchmark.detector_speed import SpeedRow
-
 INK, MUTED, LINE = "#222222", "#666666", "#dddddd"
 COLOURS = dict(zip(STAGES, ("#e69f00", "#0072b2", "#009e73", "#bbbbbb"), strict=True))  # colour-blind safe
 LEAST_SHARE = 0.13  # parts of a bar below this share are drawn without their seconds
@@ -97,35 +95,3 @@ def _shares(axes: Axes, rows: Sequence[Row]) -> None:
         loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=len(STAGES), frameon=False, fontsize=8.5,
         handlelength=1, columnspacing=1,
     )  # fmt: skip
-
-
-def draw_speed(rows: Sequence[SpeedRow], caption: str, path: Path) -> None:
-    """Write milliseconds an image of each way to run a detector as SVG, and the caption below."""
-    import matplotlib.style
-    from matplotlib.figure import Figure
-
-    with matplotlib.style.context(["default", SETTINGS]):
-        figure = Figure(figsize=(9, 1.3 + 0.42 * len(rows)), layout="constrained")
-        axes = figure.subplots()
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.tick_params(length=0)
-        axes.set_yticks(range(len(rows)), [row.name for row in rows])
-        axes.invert_yaxis()
-        values = [1000 * row.seconds for row in rows]
-        axes.barh(range(len(rows)), values, 0.6, color=COLOURS[STAGES[1]])
-        for height, (row, value) in enumerate(zip(rows, values, strict=True)):
-            axes.annotate(
-                f"{value:.0f} ms, {row.ratio:.2f}x",
-                (value, height),
-                (4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8.5,
-            )
-        axes.set_xlim(0, max(values) * 1.2)
-        axes.grid(axis="x")
-        axes.set_title("milliseconds an image, and how many times as fast", fontsize=10, loc="left")
-        figure.supxlabel(caption, fontsize=8, color=MUTED)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    write_text(path, text.getvalue())
