@@ -74,7 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("propose --data VOC --method StoredRPN --method.max_box 3", "did you mean --method.max_boxes?"),
         ("compress --rnk fc6=3", "did you mean --rank?"),
         ("benchmark generations --roundz 3", "did you mean --rounds?"),
-        ("benchmark speed", "there is no benchmark 'speed'"),
+        ("benchmark quick", "there is no benchmark 'quick'"),
         ("demo --fats", "did you mean --fast?"),
     ],
 )

@@ -1,6 +1,6 @@
 """Each detector on a device: as on the CPU, without tensors of another device, and with few waits.
 
-The device is simulated unless DETKIT_TEST_DEVICE names one: see device_under_test.py.
+The device is simulated unless DETKIT_TEST_DEVICE names one: see tested_device.py.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.detectors.conftest import MAX_POOLING, OPTIONS, PYRAMID, assert_same,
 from tests.detectors.rcnn.rcnn_parts import boxes_in, with_proposals
 from tests.detectors.rcnn.rcnn_parts import detecting as rcnn
 
-from .device_under_test import DEVICE, REAL, counted_waits, on_device, trainer, waits_at_most
+from .tested_device import DEVICE, REAL, counted_waits, on_device, trainer, waits_at_most
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
 

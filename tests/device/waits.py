@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 #: What counts, and is not what causes a wait.
-OWN = {Path(__file__).with_name(f"{name}.py") for name in ("waits", "simulated_device", "device_under_test")}
+OWN = {Path(__file__).with_name(f"{name}.py") for name in ("waits", "simulated_device", "tested_device")}
 
 Waits = Counter[tuple[str, str]]
 
