@@ -332,8 +332,6 @@ def shapes(run: Run) -> dict[str, Any]:
                 "trainer.max_epochs": sizes.epochs,
                 "trainer.check_val_every_n_epoch": sizes.epochs,
                 "trainer.enable_progress_bar": "false",
-                # Lightning clips no gradients of a fused optimizer in mixed precision.
-                "model.optimizer.init_args.fused": "false",
                 "trainer.default_root_dir": f"{folder}/{accelerator}_{precision}",
                 "data.path": f"{folder}/shapes",
                 "data.num_train": sizes.shapes[0],

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from detkit.cli.main import main
 from tests.cli.conftest import SMALL
 
 
@@ -83,3 +84,14 @@ def test_two_processes_fit_test_and_predict(run: Path) -> None:
     rows = json.loads((run / "runs/two/version_0/predictions.json").read_text())
     keys = [(row["image_id"], *row["bbox"], row["score"], row["category_id"]) for row in rows]
     assert len(keys) == len(set(keys))
+
+
+def test_a_recipe_that_clips_gradients_trains_in_mixed_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lightning clips no gradients of a fused optimizer in mixed precision."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DETKIT_SLOW_PRECISION", "1")  # also on a CPU without bfloat16
+    few = ["--data.num_train", "4", "--data.num_val", "1", "--data.num_test", "1", "--data.image_size", "64"]
+    options = ["--trainer.precision", "bf16-mixed", "--trainer.accelerator", "cpu", "--trainer.fast_dev_run", "true"]
+    assert main(["fit", "--config", "shapes/faster_rcnn", *options, *few]) == 0, capsys.readouterr().err
