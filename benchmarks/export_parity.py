@@ -30,7 +30,7 @@ from benchmarks.pairs import build_pair
 from benchmarks.real_data import machine
 from benchmarks.selective_search import table
 from benchmarks.training import DETECTORS
-from detkit.data.image_io import as_array, read_image
+from detkit.data.image_io import read_image
 from detkit.deploy.graph import DetectionGraph, describe, trace
 from detkit.deploy.runtime import ExportedModel
 from detkit.deploy.writers import convert_onnx, write_onnx
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     for path, data in options.run:
         module = detkit.data.open(data)
         samples = list(islice(module.dataset("val"), options.count))
-        arrays = [as_array(sample["image"]) for sample in samples]
+        arrays = [sample["image"].permute(1, 2, 0).numpy() for sample in samples]
         add(f"{Path(path).name}, validation set of {Path(data).name}", compare(detkit.load(path), arrays, samples))
     files = sorted(path for path in Path(options.photos).rglob("*") if path.suffix.lower() in (".jpg", ".png"))
     photos = [read_image(file) for file in files[:: max(1, len(files) // options.count)][: options.count]]
