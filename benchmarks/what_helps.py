@@ -42,6 +42,8 @@ VARIANTS: dict[str, dict[str, str]] = {
     "adamw 0.0003, cosine": ADAMW | {f"{OPTIM}lr": "0.0003"},
     BASE: ADAMW,
     "adamw 0.002, cosine": ADAMW | {f"{OPTIM}lr": "0.002"},
+    "backbone 0.3 of the rate": ADAMW | {f"{OPTIM}backbone_lr_factor": "0.3"},
+    "backbone 0.1 of the rate": ADAMW | {f"{OPTIM}backbone_lr_factor": "0.1"},
     "ema": ADAMW | {f"{OPTIM}ema": "0.99"},
     "scale_jitter": ADAMW | {"--data.transforms": "[flip, scale_jitter]"},
     "crop": ADAMW | {"--data.transforms": "[flip, crop]"},

@@ -16,8 +16,8 @@ from detkit.errors import ConfigError, DataError
 LAST_LAYERS = ("cls_logits", "bbox_pred", "cls_score")
 #: So many: MobileNetV2's up to stride 4. In 8 bits they alone cost it 3 points of AP (benchmarks/results/int8_bccd.md).
 FIRST_LAYERS = 6
-#: Images that calibration reads at most, spread evenly. With more of them rare values widen the ranges: 100 cost 0.4 AP.
-#: See benchmarks/results/int8_bccd.md.
+#: Images that calibration reads at most, spread evenly. Rare values widen the ranges: 100 images cost 0.4 points of AP
+#: (benchmarks/results/int8_bccd.md).
 MOST_IMAGES = 50
 #: Operations with weights.
 WEIGHTED = ("Conv", "Gemm", "MatMul")

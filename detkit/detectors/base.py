@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
+from torch import Tensor, nn
 
 from detkit.data.image_io import as_image
 from detkit.detectors.pretrained import Transfer, transfer
@@ -382,6 +382,10 @@ class RegionDetector(Detector):
         return {}, {}
 
     # -- shared parts ----------------------------------------------------------------------------
+
+    def backbone_parts(self) -> list[nn.Module]:
+        """The backbone's body, and its last layers where they are the head."""
+        return [self.backbone.body, *([self.roi_heads.box_head] if self.roi_heads.settings.head == "top" else [])]
 
     def encode(self, batch: Batch) -> Encoded:
         return self.encode_images(self.prepare(batch))

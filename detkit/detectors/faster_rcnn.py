@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lightning.pytorch import Callback
-from torch import Tensor
+from torch import Tensor, nn
 
 from detkit.boxes.anchors import AnchorSettings
 from detkit.detectors.alternating import AlternatingSchedule, repeated
@@ -75,6 +75,10 @@ class FasterRCNN(RegionDetector):
         if self.alternation is not None and not self.alternation.shares_backbone:
             rpn_features = self.rpn_backbone(images.tensor)
         return Encoded(images, features, self.rpn(rpn_features, images))
+
+    def backbone_parts(self) -> list[nn.Module]:
+        own = [] if self.rpn_backbone is None else [self.rpn_backbone.body]
+        return [*super().backbone_parts(), *own]
 
     def proposal_losses(self, encoded: Encoded, targets: Targets) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """``loss_objectness`` and ``loss_rpn_box_reg``, and the statistics of the RPN's sampler."""

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -195,7 +195,7 @@ class TrainableModule(L.LightningModule):
         total_steps = int(min(self.trainer.estimated_stepping_batches, UNKNOWN))
         if self.optimizer_factory is not None:
             optimizer = self.optimizer_factory([p for p in self.parameters() if p.requires_grad])
-            unused = "optim.lr, momentum, weight_decay, decay_biases and bias_lr_factor"
+            unused = "optim.lr, momentum, weight_decay, decay_biases, bias_lr_factor and backbone_lr_factor"
             self.print(f"optimizer: {type(optimizer).__name__}, as its own arguments say; {unused} are not used")
         else:
             optimizer = build_optimizer(self.parameter_groups(), self.optim)
@@ -222,7 +222,14 @@ class TrainableModule(L.LightningModule):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimizer is given: the trainable parameters with their rates and decay."""
-        return parameter_groups(self, self.optim)
+        backbone = self.backbone_parts()
+        if self.optim.backbone_lr_factor != 1 and not backbone:
+            raise ConfigError(f"optim.backbone_lr_factor: {type(self).__name__} has no backbone; leave it out")
+        return parameter_groups(self, self.optim, backbone=backbone)
+
+    def backbone_parts(self) -> list[nn.Module]:
+        """What learns ``optim.backbone_lr_factor`` times as fast."""
+        return []
 
     def lr_factor(self, total_steps: int) -> Callable[[int], float]:
         """The learning rate's factor as a function of the step; see `schedule`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ class OptimSettings:
         weight_decay: of weights.
         decay_biases: decay biases and batch norms too.
         bias_lr_factor: learning rate of biases relative to ``lr``; 2 in the papers' solvers (papers.md 2.1, 2.2).
+        backbone_lr_factor: learning rate of the backbone's body, and of its last layers where they are the head,
+            relative to ``lr``: what is pre-trained changes less than what is new. DETR has 0.1.
         schedule: multistep, cosine (to 0 at the end) or constant.
         warmup_steps: steps over which the rate rises linearly to ``lr``.
         warmup_factor: where it begins, relative to ``lr``.
@@ -44,6 +46,7 @@ class OptimSettings:
     weight_decay: float = 1e-4
     decay_biases: bool = True
     bias_lr_factor: float = 1.0
+    backbone_lr_factor: float = 1.0
     schedule: str = "multistep"
     warmup_steps: int = 500
     warmup_factor: float = 0.001
@@ -56,26 +59,45 @@ class OptimSettings:
         check_choice("optim.optimizer", self.optimizer, OPTIMIZERS)
         check_range("optim.ema", self.ema, 0, 1)
         check_choice("optim.schedule", self.schedule, SCHEDULES)
-        for name in ("lr", "momentum", "weight_decay", "bias_lr_factor", "warmup_steps", "warmup_factor", "gamma"):
+        factors = ("bias_lr_factor", "backbone_lr_factor", "warmup_factor", "gamma")
+        for name in ("lr", "momentum", "weight_decay", "warmup_steps", *factors):
             check_range(f"optim.{name}", getattr(self, name), 0)
         object.__setattr__(self, "milestones", tuple(self.milestones))
 
 
-def parameter_groups(module: nn.Module, settings: OptimSettings, lr_factor: float = 1.0) -> list[dict[str, Any]]:
+def parameter_groups(
+    module: nn.Module, settings: OptimSettings, lr_factor: float = 1.0, backbone: Iterable[nn.Module] = ()
+) -> list[dict[str, Any]]:
     """What the optimizer is given: the trainable parameters, biases apart where they are treated otherwise.
+
+    Args:
+        module: whose parameters they are.
+        settings: rates and decay.
+        lr_factor: of all rates.
+        backbone: the parts of the module that learn ``settings.backbone_lr_factor`` times as fast.
 
     Raises:
         ConfigError: if nothing is trainable.
     """
+    slow = {id(p) for part in backbone for p in part.parameters()} if settings.backbone_lr_factor != 1 else set()
+    learning = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    if not learning:
+        raise ConfigError("nothing is trainable: every parameter is frozen; set features.transfer: partial or full")
+    own = [(name, p) for name, p in learning if id(p) not in slow]
+    theirs = [(name, p) for name, p in learning if id(p) in slow]
+    return _groups(own, settings, lr_factor) + _groups(theirs, settings, lr_factor * settings.backbone_lr_factor)
+
+
+def _groups(
+    parameters: Iterable[tuple[str, nn.Parameter]], settings: OptimSettings, lr_factor: float
+) -> list[dict[str, Any]]:
+    """Weights, batch norms and biases, those that there are."""
     weights: list[nn.Parameter] = []
     biases: list[nn.Parameter] = []
     norms: list[nn.Parameter] = []
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            group = weights if parameter.ndim > 1 else biases if name.endswith("bias") else norms
-            group.append(parameter)
-    if not (weights or biases or norms):
-        raise ConfigError("nothing is trainable: every parameter is frozen; set features.transfer: partial or full")
+    for name, parameter in parameters:
+        group = weights if parameter.ndim > 1 else biases if name.endswith("bias") else norms
+        group.append(parameter)
     lr, decay = settings.lr * lr_factor, settings.weight_decay
     bias_decay = decay if settings.decay_biases else 0.0
     groups = [

@@ -48,6 +48,35 @@ def test_all_alike() -> None:
     assert {(g["lr"], g["weight_decay"]) for g in groups} == {(0.1, 0.01)}
 
 
+def test_the_backbone_learns_more_slowly() -> None:
+    module = network()
+    settings = OptimSettings(0.1, 0.9, 0.01, False, 2, backbone_lr_factor=0.1)
+    groups = parameter_groups(module, settings, lr_factor=5.0, backbone=[module[0], module[1]])
+    assert [(names(module, g), g["lr"], g["weight_decay"]) for g in groups] == [
+        (["2.weight", "3.weight"], 0.5, 0.01),
+        (["3.bias"], 1.0, 0),
+        (["0.weight"], 0.05, 0.01),
+        (["1.weight"], 0.05, 0),
+        (["0.bias", "1.bias"], 0.1, 0),
+    ]
+
+
+@pytest.mark.parametrize("head", ["top", "mlp"])
+def test_the_backbone_of_a_detector_is_its_body_and_the_head_made_of_it(head: str, small: Small) -> None:
+    pooling = {"roi__pooling": "max", "roi__pool_size": 4, "roi__head": head}
+    model = small(**pooling, training_scheme="alternating", optim__backbone_lr_factor=0.1)
+    slow = [name for group in model.parameter_groups() if group["lr"] < 0.005 for name in names(model, group)]
+    bodies = {"backbone.body", "rpn_backbone.body"}
+    expected = bodies | {"roi_heads.box_head"} if head == "top" else bodies
+    assert {".".join(name.split(".")[:2]) for name in slow} == expected
+
+
+def test_without_a_backbone_it_cannot_learn_more_slowly() -> None:
+    model = detkit.ImageClassifier(["a", "b"], optim=OptimSettings(backbone_lr_factor=0.1))
+    with pytest.raises(ConfigError, match=r"optim\.backbone_lr_factor: ImageClassifier has no backbone"):
+        model.parameter_groups()
+
+
 def test_only_what_learns() -> None:
     module = network()
     module[0].requires_grad_(False)

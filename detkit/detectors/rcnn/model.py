@@ -159,7 +159,7 @@ class RCNN(Detector):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimizer is given; the new layer learns ``head_lr_factor`` times as fast (section 2.3)."""
         groups = []
-        for part, factor in ((self.network, 1.0), (self.roi_heads, self.head_lr_factor)):
+        for part, factor in ((self.network, self.optim.backbone_lr_factor), (self.roi_heads, self.head_lr_factor)):
             if any(p.requires_grad for p in part.parameters()):
                 groups += parameter_groups(part, self.optim, factor)
         return groups
