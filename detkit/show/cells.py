@@ -111,9 +111,9 @@ def _draw_cells(ax: Axes, values: Tensor, name: str) -> None:
     # Only the lighter half of the greys: black numbers are read on all of them.
     ax.imshow(values.numpy(), extent=(0, width, height, 0), cmap="Greys", vmin=low, vmax=low + 2 * span)
     for x in range(width + 1):
-        ax.axvline(x, color="white", linewidth=0.8)
+        ax.axvline(x, color="white", linewidth=0.8, zorder=0.9)
     for y in range(height + 1):
-        ax.axhline(y, color="white", linewidth=0.8)
+        ax.axhline(y, color="white", linewidth=0.8, zorder=0.9)
     write_values(ax, values, "black", ".3g")
     hide_axes(ax)
     ax.set_title(f"{name}, {height} x {width}" if ":" not in name else name, fontsize=10)

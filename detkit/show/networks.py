@@ -117,7 +117,7 @@ def receptive_field(
     low, high = np.min(boxes, 0) - margin, np.max(boxes, 0) + margin
     ax.set_xlim(min(0, low[0]), max(width, high[2]))
     ax.set_ylim(max(height, high[3]), min(0, low[1]))
-    ax.set_title("What one cell of each layer sees", fontsize=10)
+    ax.set_title(f"What one cell of each layer sees: that nearest to x {x:.0f}, y {y:.0f}", fontsize=10)
     draw_legend(ax, ncols=2, reverse=True)
     return ax
 
