@@ -70,14 +70,14 @@ def bowl(weights: torch.Tensor) -> torch.Tensor:
 
 def test_paths_lie_over_the_contour_lines_of_the_loss(ax: Axes) -> None:
     paths = {"a": torch.tensor([[3.0, 1.0], [1.0, -0.5], [0.2, 0.1]]), "b": torch.tensor([[3.0, 1.0], [2.0, 0.5]])}
-    show.descent(bowl, paths, limits=(-4, 4, -2, 2), ax=ax)
+    show.descent(bowl, paths, limits=(-4, 4, -1, 3), ax=ax)
     a, b, start = ax.lines
     for line, path in ((a, paths["a"]), (b, paths["b"])):
         assert np.allclose(np.column_stack(line.get_data()), path) and line.get_marker() == "o"
     assert [float(value) for value in (*start.get_xdata(), *start.get_ydata())] == [3, 1]
-    assert ax.get_xlim() == (-4, 4) and ax.get_ylim() == (-2, 2)
+    assert ax.get_xlim() == (-4, 4) and ax.get_ylim() == (-1, 3)
     (contours,) = ax.collections
-    assert max(contours.levels) == 32 and sorted(contours.levels) == list(contours.levels)
+    assert max(contours.levels) == 52 and sorted(contours.levels) == list(contours.levels)
     for level, line in zip(contours.levels, contours.get_paths(), strict=True):  # axes not mixed up
         for x, y in line.vertices[:-1]:
             assert x**2 + 4 * y**2 == pytest.approx(level, rel=0.02, abs=0.02)
