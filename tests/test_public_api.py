@@ -26,7 +26,7 @@ PUBLIC = [
     *(f"detkit.boxes.{name}" for name in ("area", "iou", "clip", "convert", "nms", "batched_nms")),
     *(f"detkit.boxes.{name}" for name in ("BoxCodec", "AnchorGenerator", "box_iou", "box_ioa")),
     "detkit.proposals.RegionProposalNetwork",
-    *(f"detkit.show.{name}" for name in ("proposals", "anchors", "pooling", "nms", "precision_recall")),
+    *(f"detkit.show.{name}" for name in ("proposals", "anchors", "pooling", "nms", "precision_recall", "filters")),
     *(f"detkit.data.{name}" for name in ("VOC", "COCO", "ImageFolder", "Shapes")),
     "detkit.evaluation.MeanAveragePrecision",
 ]

@@ -13,6 +13,15 @@ from detkit.lazy import lazy_names
 if TYPE_CHECKING:
     from detkit.show.accuracy import errors as errors
     from detkit.show.accuracy import precision_recall as precision_recall
+    from detkit.show.cells import convolution as convolution
+    from detkit.show.cells import max_pooling as max_pooling
+    from detkit.show.learning import curves as curves
+    from detkit.show.learning import descent as descent
+    from detkit.show.learning import distributions as distributions
+    from detkit.show.learning import probabilities as probabilities
+    from detkit.show.networks import feature_maps as feature_maps
+    from detkit.show.networks import filters as filters
+    from detkit.show.networks import receptive_field as receptive_field
     from detkit.show.overlap import iou as iou
     from detkit.show.overlap import nms as nms
     from detkit.show.refinement import crops as crops
@@ -34,6 +43,9 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "detkit.show.accuracy": ["errors", "precision_recall"],
+        "detkit.show.cells": ["convolution", "max_pooling"],
+        "detkit.show.learning": ["curves", "descent", "distributions", "probabilities"],
+        "detkit.show.networks": ["feature_maps", "filters", "receptive_field"],
         "detkit.show.overlap": ["iou", "nms"],
         "detkit.show.refinement": ["crops", "margins", "regression", "warped_crops"],
         "detkit.show.roi": ["pooling"],

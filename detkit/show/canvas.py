@@ -6,7 +6,7 @@ default, through pyplot, so that a notebook or ``pyplot.show()`` displays it; no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -109,6 +109,15 @@ def draw_tag(ax: Axes, x: float, y: float, text: str, colour: Any, **style: Any)
         "clip_on": True,
     } | style
     return ax.text(x, y, text, **options)
+
+
+def write_values(ax: Axes, values: Tensor, ink: str | Callable[[float], str], form: str = ".2f") -> None:
+    """Write each value of (H, W) into its cell; ``ink`` is a colour, or a function that gives it for a value."""
+    size = 8 if max(values.shape) > 5 else 10
+    for y, row in enumerate(values.tolist()):
+        for x, value in enumerate(row):
+            colour = ink if isinstance(ink, str) else ink(value)
+            ax.text(x + 0.5, y + 0.5, format(value, form), ha="center", va="center", fontsize=size, color=colour)
 
 
 def draw_legend(ax: Axes, **style: Any) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from detkit.errors import ConfigError
 from detkit.features.roi_pooling import RoIPooler, pooled_cells, sampled_points
-from detkit.show.canvas import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, draw_box, hide_axes, new_row
+from detkit.show.canvas import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, draw_box, hide_axes, new_row, write_values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,11 +51,16 @@ def pooling(
     scale: dict[str, Any] = {"vmin": float(feature.min()), "vmax": float(feature.max()), "cmap": "Greys"}
     height, width = feature.shape
     left.imshow(feature.numpy(), extent=(0, width, height, 0), **scale)
+    middle = (scale["vmin"] + scale["vmax"]) / 2
+
+    def ink(value: float) -> str:
+        return "white" if value > middle else "black"
+
     if max(feature.shape) <= MAX_WRITTEN:
         left.set_xticks(range(width + 1))
         left.set_yticks(range(height + 1))
         left.grid(color="white", linewidth=0.5)
-        _write(left, feature, scale)
+        write_values(left, feature, ink)
     left.tick_params(labelsize=8)
     of_pixels = "" if stride == 1 else f" of {stride} pixels"
     left.set_xlabel(f"cells{of_pixels}; dark: large values", fontsize=9)
@@ -68,7 +73,7 @@ def pooling(
         _draw_points(left, own, sampled_points(box, stride, output_size, sampling_ratio), output_size)
         left.set_title(f"RoIAlign: {sampling_ratio} x {sampling_ratio} points a bin, not rounded", fontsize=10)
     right.imshow(pooled.numpy(), extent=(0, output_size, output_size, 0), **scale)
-    _write(right, pooled, scale)
+    write_values(right, pooled, ink)
     for row in range(output_size):
         for column in range(output_size):
             inset = (column + 0.04, row + 0.04, column + 0.96, row + 0.96)
@@ -76,16 +81,6 @@ def pooling(
     hide_axes(right)
     right.set_title(f"pooled: {output_size} x {output_size}", fontsize=10)
     return figure
-
-
-def _write(ax: Axes, values: Tensor, scale: dict[str, Any]) -> None:
-    """Write each value into its cell."""
-    middle = (float(scale["vmin"]) + float(scale["vmax"])) / 2
-    size = 8 if max(values.shape) > 5 else 10
-    for y, row in enumerate(values.tolist()):
-        for x, value in enumerate(row):
-            ink = "white" if value > middle else "black"
-            ax.text(x + 0.5, y + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=size, color=ink)
 
 
 def _draw_cells(ax: Axes, feature: Tensor, cells: Tensor) -> None:

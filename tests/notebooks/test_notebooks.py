@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 import nbformat
 import pytest
 from nbclient import NotebookClient
+
+from tests.classification.conftest import cifar as cifar  # the fixture
 
 REPOSITORY = Path(__file__).parents[2]
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
@@ -136,6 +139,68 @@ def shown(outputs: list[Any]) -> tuple[str, int]:
     stderr = "".join(output["text"] for output in outputs if output.get("name") == "stderr")
     assert [line for line in stderr.splitlines() if not line.startswith("Shapes: ")] == []
     return "".join(output.get("text", "") for output in outputs), kinds.count("image/png")
+
+
+@pytest.mark.slow
+def test_pixels_to_a_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, pictures = shown(execute("02_from_pixels_to_a_classifier.ipynb", tmp_path, monkeypatch))
+    assert pictures == 20
+
+    def numbers(pattern: str) -> list[float]:
+        return [float(value) for value in re.findall(pattern, text)]
+
+    # By hand as PyTorch: cross-entropy, its gradient, four optimizers, a convolution, max pooling and batch norm.
+    differences = numbers(r"difference:? (\d\.?\d*e[+-]\d+)")
+    assert len(differences) == 9 and max(differences) < 2e-6
+    assert min(numbers(r"seen pictures: (0\.\d+)") + numbers(r"new pictures:  (0\.\d+)")) > 0.88
+    sigmoid, relu = numbers(r"gradient of layer 1 / layer 8: (\d+\.\d+)")
+    assert sigmoid < 0.002 and 0.2 < relu < 5
+    descent, momentum, adagrad, rmsprop = (
+        re.findall(rf"{name} +by hand \[(\S+), ", text)[0]
+        for name in ("gradient descent", "momentum", "Adagrad", "RMSprop")
+    )
+    assert max(abs(float(each)) for each in (momentum, adagrad, rmsprop)) < 0.6 * abs(float(descent))
+    accuracies = {row[0]: [float(value) for value in row[1:]] for row in re.findall(OBJECTS, text)}
+    assert accuracies["linear"][1] + 0.2 < min(accuracies["mlp"][1], accuracies["lenet5"][1])
+    loss = {name: accuracies[name][1] - accuracies[name][2] for name in ("mlp", "lenet5")}  # by being moved
+    assert loss["lenet5"] + 0.02 < loss["mlp"]
+    without, with_norm = numbers(r"last loss (\d\.\d+)")
+    assert without > 2.2 and with_norm < 0.5
+    gap, with_dropout = numbers(r"minus seen (\d\.\d+)")
+    assert with_dropout + 0.1 < gap
+    xavier, he = numbers(r"last layer passes on: (\d\.\d+)")
+    assert xavier < 0.01 and 0.05 < he < 2
+    reached = {(int(row[0]), row[1]): float(row[2]) for row in re.findall(TRANSFER, text)}
+    assert len(reached) == 9
+    for way in ("frozen", "fine-tuned"):
+        assert reached[20, way] > reached[20, "from scratch"] + 0.04
+    assert reached[60, "fine-tuned"] > reached[60, "frozen"] + 0.04
+    assert reached[60, "from scratch"] > reached[20, "from scratch"] + 0.1
+
+
+#: The lines of the notebook's two comparisons.
+OBJECTS = r"(\w+) +[\d,]+ weights   seen (\d\.\d+)   new (\d\.\d+)   new and moved (\d\.\d+)"
+TRANSFER = r"(\d+) pictures a class, (from scratch|frozen|fine-tuned) +accuracy (\d\.\d+)"
+
+
+def test_the_three_networks_take_cifar10_where_it_is_at_hand(
+    cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib import pyplot
+
+    (tmp_path / "notebooks").mkdir()
+    cifar.parent.rename(tmp_path / "data")
+    monkeypatch.chdir(tmp_path / "notebooks")
+    names: dict[str, Any] = {}
+    exec("import torch\nfrom detkit import show", names)
+    (cell,) = [cell for cell in code_cells("02_from_pixels_to_a_classifier.ipynb") if "CIFAR10(" in cell]
+    exec(cell, names)
+    assert names["objects"].shape == (50, 3, 32, 32) and names["new_objects"].shape == (10, 3, 32, 32)
+    assert names["data"].class_names[0] == "airplane" and names["classes"].min() >= 0
+    titles = [ax.get_title() for ax in pyplot.gcf().axes]
+    assert titles == [names["data"].class_names[label] for label in names["classes"][:16]]
+    names["temporary"].cleanup()
+    pyplot.close("all")
 
 
 def test_proposals(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 from detkit import show
 from detkit.boxes import AnchorGenerator
 from detkit.evaluation.curves import ClassCurve
+from detkit.features.receptive_field import ReceptiveField
 from detkit.proposals.selective_search import grouping, regions, segmentation
 
 from .conftest import photo
@@ -31,20 +32,29 @@ RECALL = {"counts": [1, 10], "num_proposals": [1.0, 8.0], "iou_thresholds": [0.5
 #: What each function is given, but for `ax`.
 CALLS: dict[str, tuple[Any, ...]] = {
     "anchors": (photo(), ANCHORS, (3, 5)),
+    "curves": ({"a": [1.0, 2.0], "b": [3.0, 1.0]}, "step", "loss", "losses"),
+    "descent": (lambda weights: weights.square().sum(1), {"a": torch.tensor([[2.0, 1.0], [1.0, 0.5]])}),
     "grouping": (SEGMENTS.labels(), HIERARCHY, 1),
     "iou": (BOXES[0], BOXES[1], photo()),
     "margins": (torch.tensor([1.0]), torch.tensor([-2.0, -0.5])),
     "precision_recall": (CURVE, "voc10"),
     "proposals": (photo(), BOXES, BOXES[:1]),
+    "receptive_field": (photo(), [ReceptiveField("c1", 1, 5, 0.5), ReceptiveField("s2", 2, 6, 1.0)]),
     "recall": ({"a": RECALL},),
     "regression": (photo(), BOXES, BOXES + 5),
     "segmentation": (SEGMENTS.labels(),),
 }
 FIGURES: dict[str, tuple[Any, ...]] = {
+    "convolution": (torch.rand(5, 6), torch.rand(3, 3)),
     "crops": (torch.zeros(9, 3, 8, 8), [str(i) for i in range(9)]),
+    "distributions": ({"a": [torch.rand(9), torch.rand(9)], "b": [torch.rand(9), torch.rand(9)]},),
+    "feature_maps": (torch.rand(6, 3, 5), photo()),
+    "filters": (torch.randn(9, 1, 5, 5), [str(i) for i in range(9)]),
+    "max_pooling": (torch.rand(4, 6),),
     "nms": (photo(), BOXES, torch.tensor([0.5, 0.6]), 0.5),
     "objectness": (photo(), torch.rand(2, 3, 5)),
     "pooling": (torch.rand(8, 8), torch.tensor([0.0, 3, 7, 8]), 1, 2),
+    "probabilities": (photo(), torch.randn(4), list("abcd"), 2),
     "warped_crops": (photo(), BOXES[0], 64),
 }
 #: They are drawn in tests of their own: they need a run, an analysis, or return an animation.
