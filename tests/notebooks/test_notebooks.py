@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -170,3 +171,20 @@ def test_evaluation(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 assert ap in line
                 del computed[word]
     assert not computed
+
+
+@pytest.mark.slow
+def test_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, pictures = shown(execute("03_one_object.ipynb", tmp_path, monkeypatch))
+    assert pictures == 8
+
+    def number(pattern: str) -> float:
+        (found,) = re.findall(pattern, text, re.MULTILINE)
+        return float(found)
+
+    one = number(r"^one object: mean IoU ([\d.]+)$")
+    assert one > 0.6 and number(r"class right in (\d+)%") >= 70
+    assert number(r"^two or three objects: mean IoU ([\d.]+), ") < one - 0.2
+    assert number(r"^two objects, after training on \d+ such pictures: mean IoU ([\d.]+)$") < one - 0.2
+    assert number(r"^the middle +mean squared distance ([\d.]+)$") == number(r"^the left one .* ([\d.]+)$") / 2
+    assert number(r"as a whole ([\d.]+) and") + 0.3 < number(r"and by windows ([\d.]+)$")
