@@ -8,13 +8,14 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tomllib
 import zipfile
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
-from hatchling.build import build_editable, build_wheel
+from hatchling.build import build_editable, build_sdist, build_wheel
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -47,6 +48,13 @@ def test_a_wheel_holds_the_configs_the_templates_and_the_types(site: Path, tmp_p
     found = Path(run(program, tmp_path, site))
     assert found == site / "detkit/configs/shapes/faster_rcnn.yaml"
     assert found.read_text() == (REPOSITORY / "configs/shapes/faster_rcnn.yaml").read_text()
+
+
+def test_a_source_distribution_holds_no_pictures_and_no_notebooks(site: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / build_sdist(str(tmp_path))) as archive:
+        names = [name.partition("/")[2] for name in archive.getnames()]
+    assert "detkit/__init__.py" in names and "README.md" in names
+    assert [name for name in names if name.endswith((".jpg", ".png", ".ipynb"))] == []
 
 
 def test_an_editable_install_is_found_beside_a_folder_called_detkit(site: Path, tmp_path: Path) -> None:

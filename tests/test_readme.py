@@ -1,4 +1,4 @@
-"""README's Python, executed as it stands there, on a small data set and a small network."""
+"""README's Python and that of the page on training, executed as they stand there, on small data and a small network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 import detkit
 from detkit.settings import construct
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
 SMALL = {
     "backbone": "tiny",
     "weights": None,
@@ -25,8 +25,8 @@ SMALL = {
 }
 
 
-def python(word: str) -> str:
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+def python(page: str, word: str) -> str:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
     (found,) = (block for block in blocks if word in block)
     return found
 
@@ -41,8 +41,9 @@ def test_training_and_detecting_from_python(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     shapes = detkit.data.Shapes("shapes", 6, 3, 3, 64)
     detkit.convert(shapes, "coco", "data/my_photos")
-    training = python("trainer.fit(")
+    training = python("docs/training.md", "trainer.test(")
     assert len([line for line in training.splitlines() if line]) <= 10
+    assert training == python("README.md", "trainer.test(")
     monkeypatch.setattr(detkit, "FasterRCNN", small(detkit.FasterRCNN), raising=False)
     training = training.replace("max_epochs=20", "max_epochs=1, accelerator='cpu', logger=False")
     names: dict[str, Any] = {}
@@ -52,7 +53,15 @@ def test_training_and_detecting_from_python(tmp_path: Path, monkeypatch: pytest.
 
     checkpoint = names["best"].best_model_path
     Image.new("RGB", (64, 64), "red").save("photo.jpg")
-    detecting = python("found.filter(").replace("runs/my_photos", checkpoint).replace('"dog"', '"ring"')
+    detecting = python("README.md", "found.filter(").replace("runs/my_photos", checkpoint).replace('"dog"', '"ring"')
     exec(detecting, names)
     assert Path("found.png").is_file() and len(names["rows"]) == len(names["sure"]["scores"])
     assert torch.equal(names["sure"]["scores"], names["found"].filter(0.5, ["ring"])["scores"])
+
+
+def test_what_readme_links_to_exists_and_its_pictures_are_small() -> None:
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(targets) > 15
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+    pictures = [ROOT / target for target in targets if target.endswith(".jpg")]
+    assert len(pictures) == 3 and all(picture.stat().st_size < 200_000 for picture in pictures)

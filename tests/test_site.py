@@ -34,7 +34,7 @@ DATA = ("VOC", "COCO", "YOLO", "CSV", "LabelStudio", "LabelMe", "Shapes", "Image
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 #: The program in Python on a page, by words in it -> the test that executes it; "" for those below.
 EXECUTED = {
-    ("README.md", "trainer.fit("): "tests/test_readme.py",
+    ("README.md", "trainer.test("): "tests/test_readme.py",
     ("README.md", "found.filter("): "tests/test_readme.py",
     ("CONTRIBUTING.md", "from dataclasses import dataclass"): "tests/test_open.py",
     ("CONTRIBUTING.md", "class Stripes"): "tests/test_open.py",
@@ -52,6 +52,7 @@ EXECUTED = {
     ("evaluation.md", "metric.update("): "",
     ("start.md", "found.draw("): "",
     ("training.md", "from_pretrained("): "",
+    ("training.md", "trainer.test("): "tests/test_readme.py",
 }
 
 

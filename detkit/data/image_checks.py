@@ -54,7 +54,8 @@ def check_files(splits: Mapping[str, Annotations]) -> Iterator[Check]:
             bar.step()
     for (split, index), path in zip(places, paths, strict=True):
         if (error := found[path].error) is not None:
-            yield Check(split, Finding("unreadable", path, None, error), index)
+            message = error.removeprefix(f"{path}: ")  # the finding names the file itself
+            yield Check(split, Finding("unreadable", path, None, message), index)
         elif found[path].orientation != 1:
             turned = splits[split].exif != "ignore"
             text = f"has the EXIF orientation {found[path].orientation}, {'which turns it' if turned else 'not used'}"

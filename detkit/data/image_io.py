@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -166,8 +167,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def as_array(image: str | os.PathLike[str] | Image.Image | np.ndarray) -> np.ndarray:
-    """A uint8 array (H, W, 3) of a path, a PIL image, or such an array.
+def as_array(image: ImageLike) -> np.ndarray:
+    """A uint8 array (H, W, 3) of a path, a PIL image, such an array or a uint8 tensor (3, H, W).
+
+    torch is not imported for it.
 
     Raises:
         ImageTypeError: for anything else, or an image without pixels.
@@ -177,6 +180,12 @@ def as_array(image: str | os.PathLike[str] | Image.Image | np.ndarray) -> np.nda
         return read_image(image)
     if isinstance(image, Image.Image):
         return np.array(to_rgb(upright(image, None)))
+    torch = sys.modules.get("torch")  # whoever has a tensor has imported it
+    if torch is not None and isinstance(image, torch.Tensor):
+        from detkit.features.preprocessing import check_image
+
+        check_image(image)
+        image = image.permute(1, 2, 0).cpu().numpy()
     wanted = "wanted is uint8 of shape (H, W, 3), RGB"
     if not isinstance(image, np.ndarray):
         raise ImageTypeError(f"image is a {type(image).__name__}; {wanted}")

@@ -97,7 +97,7 @@ class ExportedModel:
         """Detect objects.
 
         Args:
-            images: a path, PIL image or uint8 RGB array (H, W, 3), or a list of them.
+            images: a path, PIL image, uint8 RGB array (H, W, 3) or uint8 tensor (3, H, W), or a list of them.
             score_threshold: leave out detections with a lower score (0-1); the graph's own threshold holds besides.
             batch_size: images of one size that go through the graph together, where they follow each other.
             classes: names of the classes that are kept; None keeps all.

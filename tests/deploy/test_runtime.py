@@ -44,12 +44,15 @@ def test_the_same_predict(pyramid: Exported, tmp_path: Path) -> None:
     one = model.predict(Image.open(files[0]))
     assert [row["category_id"] for row in one.to_coco("a")] == [[7, 9][label - 1] for label in one["labels"]]
     assert one.draw(files[0]).size == pyramid.detector.predict(files[0]).draw(files[0]).size
+    tensor = torch.from_numpy(np.array(Image.open(files[0]))).permute(2, 0, 1)  # as a data set of detkit has it
+    for name in ("boxes", "scores", "labels"):
+        np.testing.assert_array_equal(model.predict(tensor)[name], one[name])
     options = {"agnostic_nms": True, "tiles": 40}
     tiled, expected = model.predict(files[0], **options), pyramid.detector.predict(files[0], **options)
     np.testing.assert_allclose(tiled["scores"], expected["scores"].numpy(), atol=1e-4, rtol=0)
     with pytest.raises(ConfigError, match="no class 'cow'"):
         model.predict(files[0], classes=["cow"])
-    with pytest.raises(ImageTypeError, match="wanted is uint8"):
+    with pytest.raises(ImageTypeError, match="wanted is a uint8 tensor"):
         model.predict(torch.zeros(3, 4, 4))
     with pytest.raises(ImageTypeError, match=r"float32 array of shape \(1, 3, 4, 4\); wanted is uint8"):
         model.detect(np.zeros((1, 3, 4, 4), np.float32))

@@ -137,7 +137,8 @@ def shown(outputs: list[Any]) -> tuple[str, int]:
     """What was printed, and the number of pictures; nothing may have gone wrong on the way."""
     kinds = [kind for output in outputs for kind in output.get("data", {})]
     stderr = "".join(output["text"] for output in outputs if output.get("name") == "stderr")
-    assert [line for line in stderr.splitlines() if not line.startswith("Shapes: ")] == []
+    told = ("Shapes: ", "the data set is divided: ")
+    assert [line for line in stderr.splitlines() if not line.startswith(told)] == []
     return "".join(output.get("text", "") for output in outputs), kinds.count("image/png")
 
 
@@ -235,3 +236,46 @@ def test_evaluation(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 assert ap in line
                 del computed[word]
     assert not computed
+
+
+def number(text: str, pattern: str) -> float:
+    """The number that a pattern finds in a text, once."""
+    (found,) = re.findall(pattern, text, re.MULTILINE)
+    return float(found)
+
+
+@pytest.mark.slow
+def test_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, pictures = shown(execute("03_one_object.ipynb", tmp_path, monkeypatch))
+    assert pictures == 8
+    one = number(text, r"^one object: mean IoU ([\d.]+)$")
+    assert one > 0.6 and number(text, r"class right in (\d+)%") >= 70
+    assert number(text, r"^two or three objects: mean IoU ([\d.]+), ") < one - 0.2
+    assert number(text, r"^two objects, after training on \d+ such pictures: mean IoU ([\d.]+)$") < one - 0.2
+    squared = [number(text, rf"^the {box} +mean squared distance ([\d.]+)$") for box in ("middle", "left one")]
+    assert squared[0] == squared[1] / 2
+    assert number(text, r"as a whole ([\d.]+) and") + 0.3 < number(text, r"and by windows ([\d.]+)$")
+
+
+@pytest.mark.slow
+def test_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DETKIT_PHOTOS", raising=False)
+    outputs = execute("07_your_own_data.ipynb", tmp_path, monkeypatch)
+    text, pictures = shown(outputs)
+    assert pictures == 5
+    assert "image/svg+xml" in [kind for output in outputs for kind in output.get("data", {})]
+    assert "a run would stop (unreadable)" in text and "'Circle' (1 box" in text
+    assert re.search(r"images +│ +281 │ +40 │ +80$", text, re.MULTILINE)  # without the one that was cut short
+    for file in ("README.md", "checkpoints/", "config.yaml", "curves.svg", "metrics.csv", "val_predictions.jpg"):
+        assert f"\n{file}\n" in text
+    # The command, its report's JSON and the same in Python, and each time by which protocol.
+    ap = number(text, r"^│ AP  +│ ([\d.]+) │")
+    assert ap == number(text, r"^AP   ([\d.]+)$") == number(text, r"^AP ([\d.]+), as in the report$")
+    assert number(text, r"^AP50 ([\d.]+), 95 % interval") > 0.5
+    assert text.count("COCO (AP at IoU 0.50:0.95, 101 points") == 2
+    assert number(text, r"^(\d+) of these \d+ have a label that was changed above$") >= 1
+    assert re.search(r"^8 images, \d+ detections$", text, re.MULTILINE)
+    assert re.search(r"^exported: detector\.onnx", text, re.MULTILINE)
+    assert number(text, r"^(\d+) detections in 20 pictures have the same labels$") > 20
+    assert number(text, r"largest difference: boxes ([\d.]+) pixels") < 0.01
+    assert number(text, r"pixels, scores ([\d.]+)$") < 1e-4

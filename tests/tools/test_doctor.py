@@ -119,6 +119,7 @@ def test_each_fault_is_found_and_nothing_else(data: DataSet, capsys: pytest.Capt
     assert kinds == {kind} and code == expected
     first = next(each for each in found if each["kind"] == kind)
     assert file in f"{first['file']} {first['message']}" and first["detkit"] and first["mend"]
+    assert not first["message"].startswith(str(first["file"]))  # the line would have it twice
     assert f"{kind.replace('_', ' ')}: " in out
 
 
