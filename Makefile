@@ -1,6 +1,7 @@
 # On a fresh machine: Python 3.11 or newer and make are enough; everything else goes into .venv.
 #   make demo          draw a data set, train Faster R-CNN on it, test it, show what it finds
-#   make test          run the tests
+#   make test          run the tests, but for those that take more than ten seconds each
+#   make test-slow     run these: notebooks, processes that are killed, devices
 #   make test-deep     fuzzing, kills, a full disk and a memory soak, for MINUTES=30, from SEED=0
 #   make test-lowest   run the tests on the lowest versions that pyproject.toml allows, in .venv-lowest
 #   make test-newest   run the tests on the newest versions, in .venv-newest
@@ -17,7 +18,7 @@ PYTEST := -n 2 --dist loadfile
 MINUTES ?= 30
 SEED ?= 0
 
-.PHONY: demo test test-deep test-lowest test-newest lint coverage docs clean help
+.PHONY: demo test test-slow test-deep test-lowest test-newest lint coverage docs clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -41,7 +42,10 @@ demo: $(READY)
 	@$(BIN)/detkit demo
 
 test: $(READY)
-	@$(BIN)/python -m pytest $(PYTEST)
+	@$(BIN)/python -m pytest $(PYTEST) -m "not slow"
+
+test-slow: $(READY)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
 test-lowest: RESOLUTION := lowest-direct
 test-newest: RESOLUTION := highest

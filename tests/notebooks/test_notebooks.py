@@ -1,4 +1,4 @@
-"""The notebooks, executed on what `detkit demo` makes; with it the demo itself, from end to end."""
+"""The notebooks, executed, the first one on what `detkit demo` makes; with it the demo itself, from end to end."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from nbclient import NotebookClient
 from tests.classification.conftest import cifar as cifar  # the fixture
 
 REPOSITORY = Path(__file__).parents[2]
+#: These tests run in one process, so that the demo runs once.
+DEMO = pytest.mark.xdist_group("demo")
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 
 
@@ -34,6 +36,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
+@DEMO
 def test_the_demo_makes_what_it_says(demo: Path) -> None:
     printed = (demo / "printed").read_text()
     run = demo / "run" / "version_0"
@@ -57,6 +61,8 @@ def test_the_demo_makes_what_it_says(demo: Path) -> None:
     assert sorted(path.name for path in demo.iterdir()) == ["printed", "run", "shapes"]
 
 
+@pytest.mark.slow
+@DEMO
 def test_the_demos_overview_shows_twelve_pictures_as_a_sheet(demo: Path) -> None:
     from PIL import Image
 
@@ -79,10 +85,8 @@ def test_a_notebook_is_committed_without_outputs(path: Path) -> None:
         assert cell["metadata"] == {}
 
 
-def execute(name: str, demo: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The outputs of a notebook that ran in its own folder on the demo's run."""
-    monkeypatch.setenv("DETKIT_RUN", str(demo / "run"))
-    monkeypatch.setenv("DETKIT_IMAGES", str(demo / "shapes" / "JPEGImages"))
+def execute(name: str, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The outputs of a notebook that ran in its own folder."""
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     notebook = nbformat.read(REPOSITORY / "notebooks" / name, as_version=4)
     where = {"metadata": {"path": str(REPOSITORY / "notebooks")}}
@@ -90,8 +94,12 @@ def execute(name: str, demo: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]
     return [output for cell in notebook.cells for output in cell.get("outputs", [])]
 
 
+@pytest.mark.slow
+@DEMO
 def test_inference(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    outputs = execute("01_inference.ipynb", demo, monkeypatch)
+    monkeypatch.setenv("DETKIT_RUN", str(demo / "run"))
+    monkeypatch.setenv("DETKIT_IMAGES", str(demo / "shapes" / "JPEGImages"))
+    outputs = execute("01_inference.ipynb", monkeypatch)
     kinds = [kind for output in outputs for kind in output.get("data", {})]
     text = "".join(output.get("text", "") for output in outputs)
     assert kinds.count("image/png") == 4
@@ -143,8 +151,8 @@ def shown(outputs: list[Any]) -> tuple[str, int]:
 
 
 @pytest.mark.slow
-def test_pixels_to_a_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text, pictures = shown(execute("02_from_pixels_to_a_classifier.ipynb", tmp_path, monkeypatch))
+def test_pixels_to_a_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    text, pictures = shown(execute("02_from_pixels_to_a_classifier.ipynb", monkeypatch))
     assert pictures == 20
 
     def numbers(pattern: str) -> list[float]:
@@ -204,8 +212,8 @@ def test_the_three_networks_take_cifar10_where_it_is_at_hand(
     pyplot.close("all")
 
 
-def test_proposals(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    outputs = execute("04_proposals.ipynb", demo, monkeypatch)
+def test_proposals(monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = execute("04_proposals.ipynb", monkeypatch)
     text, pictures = shown(outputs)
     assert pictures == 6
     assert "data:image/gif;base64," in "".join(o.get("data", {}).get("text/html", "") for o in outputs)
@@ -214,8 +222,8 @@ def test_proposals(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_rcnn_to_faster_rcnn(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    outputs = execute("05_rcnn_to_faster_rcnn.ipynb", demo, monkeypatch)
+def test_rcnn_to_faster_rcnn(monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = execute("05_rcnn_to_faster_rcnn.ipynb", monkeypatch)
     text, pictures = shown(outputs)
     assert pictures == 14
     assert "image/svg+xml" in [kind for output in outputs for kind in output.get("data", {})]
@@ -224,8 +232,8 @@ def test_rcnn_to_faster_rcnn(demo: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert row in text
 
 
-def test_evaluation(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text, pictures = shown(execute("06_evaluation.ipynb", demo, monkeypatch))
+def test_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    text, pictures = shown(execute("06_evaluation.ipynb", monkeypatch))
     assert pictures == 5
     for precision in ("1/1 = 1.00", "2/2 = 1.00", "3/5 = 0.60"):
         assert precision in text
@@ -245,8 +253,8 @@ def number(text: str, pattern: str) -> float:
 
 
 @pytest.mark.slow
-def test_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text, pictures = shown(execute("03_one_object.ipynb", tmp_path, monkeypatch))
+def test_one_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    text, pictures = shown(execute("03_one_object.ipynb", monkeypatch))
     assert pictures == 8
     one = number(text, r"^one object: mean IoU ([\d.]+)$")
     assert one > 0.6 and number(text, r"class right in (\d+)%") >= 70
@@ -258,9 +266,9 @@ def test_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DETKIT_PHOTOS", raising=False)
-    outputs = execute("07_your_own_data.ipynb", tmp_path, monkeypatch)
+    outputs = execute("07_your_own_data.ipynb", monkeypatch)
     text, pictures = shown(outputs)
     assert pictures == 5
     assert "image/svg+xml" in [kind for output in outputs for kind in output.get("data", {})]
