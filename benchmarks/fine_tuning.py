@@ -6,7 +6,7 @@
 
 The first command trains what is not yet in the folder, one run after the other (`--kind`, `--seed` for some of them);
 the second one only makes the table. torchvision's kinds are those of `benchmarks.fine_tuning_torchvision`. `detkit` is
-`detkit fit` with the config's detector and the options of `RECIPE`, for as many steps as fit into the time, which a few
+`detkit fit` with the config's detector and `RECIPE`, for as many steps as fit into the time, which a few
 steps in a process of their own measure before.
 """
 
@@ -24,8 +24,7 @@ from typing import Any
 
 from benchmarks.fine_tuning_torchvision import KINDS
 from benchmarks.side import evaluate, finish, pin
-from benchmarks.what_helps import ADAMW as RECIPE
-from benchmarks.what_helps import SEEDS, mean_and_deviation
+from benchmarks.what_helps import RECIPE, SEEDS, mean_and_deviation
 
 OURS = "detkit"
 #: Steps of the process that measures.

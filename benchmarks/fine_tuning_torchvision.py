@@ -57,14 +57,24 @@ def cosine_factor(used: float) -> float:
 
 
 def train(
-    model: FasterRCNN, loader: Any, kind: str, seconds: float, clip: float | None, adamw: dict[str, float] | None
+    model: FasterRCNN,
+    loader: Any,
+    kind: str,
+    seconds: float,
+    clip: float | None,
+    adamw: dict[str, float] | None,
+    backbone_lr_factor: float = 1.0,
 ) -> StepClock:
     """Train until so many seconds of CPU time, of loading and steps, are used."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if adamw is None:
         optimizer: torch.optim.Optimizer = torch.optim.SGD(learning, lr=0.005, momentum=0.9, weight_decay=0.0005)
     else:
-        optimizer = torch.optim.AdamW(learning, **adamw)
+        pretrained = {id(p) for part in (model.backbone, model.roi_heads.box_head) for p in part.parameters()}
+        slow = [parameter for parameter in learning if id(parameter) in pretrained]
+        new = [parameter for parameter in learning if id(parameter) not in pretrained]
+        groups = [{"params": new}, {"params": slow, "lr": adamw["lr"] * backbone_lr_factor}]
+        optimizer = torch.optim.AdamW(groups, **adamw)
     initial = [group["lr"] for group in optimizer.param_groups]
     clock, began = StepClock(), time.process_time()
     model.train()
@@ -94,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--core", type=int, help="the CPU core this process stays on; all cores without it")
     parser.add_argument("--lr", type=float, default=1e-3, help="of AdamW")
     parser.add_argument("--weight_decay", type=float, default=0.05, help="of AdamW")
+    parser.add_argument("--backbone_lr_factor", type=float, default=0.3, help="of AdamW, for what is pre-trained")
     options = parser.parse_args(argv)
     pin(options.core)
     torch.set_num_threads(1)
@@ -111,8 +122,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         model = build(settings, data.num_classes)
     adamw = {"lr": options.lr, "weight_decay": options.weight_decay} if options.kind == "same-adamw" else None
+    factor = options.backbone_lr_factor
     clip = None if options.kind == "tutorial" else config["trainer"].get("gradient_clip_val")
-    clock = train(model, data.train_dataloader(), options.kind, options.cpu_seconds, clip, adamw)
+    clock = train(model, data.train_dataloader(), options.kind, options.cpu_seconds, clip, adamw, factor)
     model.eval()
     evaluation = evaluate(lambda batch: model(images(batch)), data, options.val_images)
     more = {"kind": options.kind, "seed": options.seed, "cpu_seconds": options.cpu_seconds}

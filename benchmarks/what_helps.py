@@ -32,6 +32,8 @@ ADAMW = {
     f"{OPTIM}schedule": "cosine",
     f"{OPTIM}warmup_steps": "20",
 }
+#: What is pre-trained learns more slowly: on BCCD it makes no difference, on photographs of animals 24 points of AP50.
+RECIPE = ADAMW | {f"{OPTIM}backbone_lr_factor": "0.3"}
 COSINE = {f"{OPTIM}schedule": "cosine", f"{OPTIM}warmup_steps": "20"}
 BASE = "adamw 0.001, cosine"
 #: Each option in the words of the command line, beside those of `ADAMW`. The learning rates were compared first.
@@ -42,7 +44,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "adamw 0.0003, cosine": ADAMW | {f"{OPTIM}lr": "0.0003"},
     BASE: ADAMW,
     "adamw 0.002, cosine": ADAMW | {f"{OPTIM}lr": "0.002"},
-    "backbone 0.3 of the rate": ADAMW | {f"{OPTIM}backbone_lr_factor": "0.3"},
+    "backbone 0.3 of the rate": RECIPE,
     "backbone 0.1 of the rate": ADAMW | {f"{OPTIM}backbone_lr_factor": "0.1"},
     "ema": ADAMW | {f"{OPTIM}ema": "0.99"},
     "scale_jitter": ADAMW | {"--data.transforms": "[flip, scale_jitter]"},
