@@ -3,8 +3,8 @@
 They were made from a run on BCCD (https://github.com/Shenggan/BCCD_Dataset, MIT licence, Copyright (c) 2017
 shenggan), which is not part of the project::
 
-    detkit fit --config faster_rcnn/laptop --data data/bccd --trainer.max_epochs 10 --trainer.check_val_every_n_epoch 5 \
-        --model.optim.backbone_lr_factor 1
+    detkit fit --config faster_rcnn/laptop --data data/bccd --model.optim.backbone_lr_factor 1 \
+        --trainer.max_epochs 10 --trainer.check_val_every_n_epoch 5
     detkit test runs/laptop
     python -m docs.generate.pictures runs/laptop/version_0 data/bccd/JPEGImages/BloodImage_000{31,62,65,16}.jpg
 
