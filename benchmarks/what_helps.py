@@ -32,7 +32,7 @@ ADAMW = {
     f"{OPTIM}schedule": "cosine",
     f"{OPTIM}warmup_steps": "20",
 }
-#: What is pre-trained learns more slowly: on BCCD it makes no difference, on photographs of animals 24 points of AP50.
+#: What is pre-trained learns more slowly: 24 points of AP50 more on photographs of animals, 4 less on BCCD in 208 steps.
 RECIPE = ADAMW | {f"{OPTIM}backbone_lr_factor": "0.3"}
 COSINE = {f"{OPTIM}schedule": "cosine", f"{OPTIM}warmup_steps": "20"}
 BASE = "adamw 0.001, cosine"
