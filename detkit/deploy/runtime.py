@@ -73,8 +73,12 @@ class ExportedModel:
             )
         inputs = [images]
         if proposals is not None:
+            proposals = np.asarray(proposals)
             if proposals.ndim != 2 or proposals.shape[1] != 4 or len(images) != 1:
                 raise ConfigError(f"proposals of shape {proposals.shape}: wanted is (P, 4), for one image")
+            if not len(proposals):  # ONNX Runtime would divide by their number
+                nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
+                return [self._named(nothing)]
             inputs.append(proposals[: self.description.max_proposals or None].astype(np.float32))
         *fields, image = self._run(inputs)
         return [self._named([values[image == i] for values in fields]) for i in range(len(images))]
@@ -233,7 +237,8 @@ def _openvino(path: Path, device: str, threads: int | None) -> Opened:
         raise CheckpointError(f"{path}: is damaged, or no file of OpenVINO ({_first_line(error)})") from error
 
     def run(inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        results = compiled(dict(zip(description.inputs, inputs, strict=True)))
+        request = compiled.create_infer_request()  # one for each call: threads may not share it
+        results = request.infer(dict(zip(description.inputs, inputs, strict=True)))
         return [results[name] for name in OUTPUTS]
 
     return run, description

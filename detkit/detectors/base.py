@@ -29,7 +29,7 @@ from detkit.heads.detection import DetectionSettings, Found
 from detkit.heads.roi_heads import BoxPredictor, RoIHeads, RoISettings, build_box_head
 from detkit.heads.selection import Selection
 from detkit.proposals import ProposalBatch, Proposals
-from detkit.settings import construct, nested, to_plain
+from detkit.settings import check_range, construct, nested, to_plain
 from detkit.system import keep_freed_memory
 from detkit.types import Batch, Detections, Sample, Targets
 
@@ -169,6 +169,7 @@ class Detector(TrainableModule):
         settings = None if tiles is None else TileSettings(tiles, overlap)
         if self.device.type == "cpu":
             keep_freed_memory()
+        check_range("batch_size", batch_size, 1)
         many = isinstance(images, list | tuple)
         inputs = list(images) if many else [images]
         modes = [(module, module.training) for module in self.modules()]

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from detkit.detectors.base import Detector, RegionDetector
+from detkit.detectors.faster_rcnn import FasterRCNN
 from detkit.features.backbones import EMPTY_SIDE, Backbone
 from detkit.features.folding import folded
 from detkit.features.roi_pooling import RoIPooler
@@ -21,10 +22,11 @@ def optimize_for_inference(detector: Detector) -> None:
 
     Batch norms are multiplied into the convolutions before them, the memory format of all is channels_last, and the
     first fully connected layer reads regions in that order. Afterwards the detector can neither be trained nor saved:
-    its weights have other names. R-CNN, whose time goes into 2,000 crops of an image, stays as it is.
+    its weights have other names. R-CNN, whose time goes into 2,000 crops of an image, stays as it is, and so does what
+    is not in float32.
     """
     detector.eval().requires_grad_(False)
-    if not isinstance(detector, RegionDetector):
+    if not isinstance(detector, RegionDetector) or any(p.dtype != torch.float32 for p in detector.parameters()):
         return
     fold_batch_norms(detector)
     heads, pooler = detector.roi_heads, detector.roi_heads.pooler
@@ -37,7 +39,10 @@ def optimize_for_inference(detector: Detector) -> None:
 def fold_batch_norms(detector: RegionDetector) -> None:
     """Multiply the batch norms of a detector in eval mode into its convolutions, in place; see `folded`."""
     channels, size = detector.backbone.channels[0], detector.hparams["roi"]["pool_size"]
-    detector.backbone = cast(Backbone, folded(detector.backbone, _noise(1, 3, EMPTY_SIDE, detector.device)))
+    image = _noise(1, 3, EMPTY_SIDE, detector.device)
+    detector.backbone = cast(Backbone, folded(detector.backbone, image))
+    if isinstance(detector, FasterRCNN) and detector.rpn_backbone is not None:
+        detector.rpn_backbone = folded(detector.rpn_backbone, image)
     detector.roi_heads.box_head = folded(detector.roi_heads.box_head, _noise(2, channels, size, detector.device))
 
 

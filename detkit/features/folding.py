@@ -10,6 +10,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from detkit.features.layers import FrozenBatchNorm
+
+#: These types alone: a subclass may do more, as timm's do.
+NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d, FrozenBatchNorm)
 #: The largest difference of an output, as a share of the largest value, for which a network counts as the same.
 TOLERANCE = 1e-4
 
@@ -18,15 +22,19 @@ TOLERANCE = 1e-4
 def folded(network: nn.Module, example: Tensor) -> nn.Module:
     """A copy of a network in eval mode without the batch norms that follow a convolution; its outputs are the same.
 
-    Which these are is seen while it computes an example. The network itself is returned where there is none, or where
-    its outputs would change: it then uses a convolution's output in another place, too.
+    Which these are is seen while it computes an example. The network itself is returned where there is none, where it
+    cannot be copied or called so, or where its outputs would change: it then uses a convolution's output in another
+    place, too.
 
     Args:
         network: in eval mode; its forward takes the example and gives a tensor, or tensors in lists and dicts.
         example: an input of any values.
     """
-    result = copy.deepcopy(network)
-    pairs = _pairs(result, example)
+    try:
+        result = copy.deepcopy(network)
+        pairs = _pairs(result, example)
+    except Exception:  # of a user's own network, which then stays as it is
+        return network
     if not pairs:
         return network
     for convolution, norm in pairs:
@@ -39,7 +47,10 @@ def folded(network: nn.Module, example: Tensor) -> nn.Module:
         name = next(name for name, layer in result.named_modules() if layer is norm)
         parent, _, child = name.rpartition(".")
         setattr(result.get_submodule(parent), child, nn.Identity())
-    outputs = zip(_tensors(result(example)), _tensors(network(example)), strict=True)
+    try:
+        outputs = list(zip(_tensors(result(example)), _tensors(network(example)), strict=True))
+    except AttributeError:  # its forward reads what only a batch norm has
+        return network
     same = all((a - b).abs().max() <= TOLERANCE * b.abs().max() for a, b in outputs)
     return result if same else network
 
@@ -54,15 +65,21 @@ def _pairs(network: nn.Module, example: Tensor) -> list[tuple[nn.Conv2d, Any]]:
         calls.append(layer)
         if isinstance(layer, nn.Conv2d):
             outputs[id(output)] = layer, output
-        elif id(inputs[0]) in outputs:
+        elif inputs and id(inputs[0]) in outputs:
             pairs.append((outputs[id(inputs[0])][0], layer))
 
-    kinds = nn.Conv2d | nn.BatchNorm2d | FrozenBatchNorm2d
-    hooks = [layer.register_forward_hook(after) for layer in network.modules() if isinstance(layer, kinds)]
+    layers = [layer for layer in network.modules() if type(layer) in NORMS or _is_plain(layer)]
+    hooks = [layer.register_forward_hook(after) for layer in layers if getattr(layer, "weight", None) is not None]
     network(example)
     for hook in hooks:
         hook.remove()
-    return [pair for pair in pairs if all(calls.count(layer) == 1 for layer in pair)]
+    once = [pair for pair in pairs if all(calls.count(layer) == 1 for layer in pair)]
+    return [(convolution, norm) for convolution, norm in once if norm.running_var is not None]
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether it is a convolution whose weights are parameters, and not computed from others."""
+    return isinstance(layer, nn.Conv2d) and isinstance(layer._parameters.get("weight"), nn.Parameter)
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:

@@ -24,7 +24,7 @@ def multiscale_roi_align(
     operation.
 
     Args:
-        maps: L maps (N, C, H/s, W/s), float32.
+        maps: L maps (N, C, H/s, W/s), float32 or float64.
         rois: (R, 5), the number of the image and the box in pixels. No gradient flows into them.
         level: int64 (R,), which map each is read from.
         scales: cells per pixel of each map, 1/s.
@@ -57,7 +57,7 @@ def weighted_sums(
         weight = y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :] / samples**2
         shape = (-1, (2 * samples) ** 2)
         index, weight = index.reshape(shape), weight.reshape(shape)
-    pooled = F.embedding_bag(index, rows, per_sample_weights=weight, mode="sum")
+    pooled = F.embedding_bag(index, rows, per_sample_weights=weight.to(rows.dtype), mode="sum")
     return pooled.view(-1, size, size, channels).permute(0, 3, 1, 2)
 
 

@@ -121,8 +121,8 @@ def margins(positives: Tensor, negatives: Tensor, ax: Axes | None = None) -> Axe
         ConfigError: no number to draw, or one that is not finite.
     """
     groups = {
-        "positives": (np.asarray(positives.detach().cpu(), np.float64), GREEN),
-        "negatives": (np.asarray(negatives.detach().cpu(), np.float64), RED),
+        "positives": (positives.detach().double().cpu().numpy(), GREEN),
+        "negatives": (negatives.detach().double().cpu().numpy(), RED),
     }
     values = np.concatenate([group for group, _ in groups.values()])
     if not len(values) or not np.isfinite(values).all():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,17 +90,17 @@ def objectness(image: ImageLike, scores: Tensor, names: Sequence[str] | None = N
         names: of the A anchors; None: they are counted.
 
     Raises:
-        ConfigError: not as many names as anchors.
+        ConfigError: no anchor, or not as many names as anchors.
     """
     names = [f"anchor {i}" for i in range(1, len(scores) + 1)] if names is None else list(names)
-    if len(names) != len(scores):
-        raise ConfigError(f"{len(names)} names for {len(scores)} anchors: give one each")
+    if len(names) != len(scores) or not names:
+        raise ConfigError(f"{len(names)} names for {len(scores)} anchors: give one each, and one or more")
     figure = new_row(len(scores) + 1, 2.3)
     first, *others = figure.axes
     height, width = draw_image(first, image)
     first.set_title("image", fontsize=10)
     hide_axes(first)
-    for ax, name, score in zip(others, names, np.asarray(scores.detach().cpu()), strict=True):
+    for ax, name, score in zip(others, names, scores.detach().float().cpu().numpy(), strict=True):
         draw_image(ax, image, alpha=0.35)
         drawn = ax.imshow(score, extent=(0, width, height, 0), vmin=0, vmax=1, cmap="inferno", alpha=0.8)
         ax.set_title(f"{name}\nbest {score.max():.2f}", fontsize=9)

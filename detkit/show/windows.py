@@ -60,14 +60,16 @@ def proposals(
         many = len(rows) > MANY
         draw_box(ax, row, ORANGE, 0.6 if many else 1.5, alpha=alpha * (0.6 if many else 1.0))
     ax.set_title(f"{len(rows):,} proposals" if len(rows) != 1 else "1 proposal", fontsize=10)
-    if truth is not None and len(truth) and len(rows):
-        draw_truth(ax, truth)
+    if truth is None or not len(truth):
+        return ax
+    draw_truth(ax, truth)
+    if len(rows):
         objects = torch.tensor(rows_of(truth)).reshape(-1, 4)
         overlap, index = box_iou(objects, torch.tensor(rows)).max(1)
         for i, (iou, best) in enumerate(zip(overlap.tolist(), index.tolist(), strict=True)):
             draw_box(ax, rows[best], BEST, 2.0, label=None if i else "best proposal of an object")
             draw_tag(ax, rows[best][0], rows[best][1], f"IoU {iou:.2f}", BEST)
-        draw_legend(ax)
+    draw_legend(ax)
     return ax
 
 

@@ -41,7 +41,7 @@ def export(
         output: The new file; by default NAME.onnx, .xml or .pt2 beside the checkpoint.
         score_threshold: The detections' least score, in 0..1; by default the checkpoint's.
         max_detections: At most so many detections of an image; by default the checkpoint's.
-        int8: A folder of photographs such as the detector will see, at most 100 of which are read: convolutions and
+        int8: A folder of photographs such as the detector will see, at most 50 of which are read: convolutions and
             linear layers become 8-bit integers. It is quicker, and some accuracy is lost: measure it by `detkit test`.
         half: Of OpenVINO: weights in float16, which halves the file.
 
@@ -76,8 +76,7 @@ def export(
     heads: Any = detector.roi_heads
     heads.detection = replace(heads.detection, **{k: v for k, v in given.items() if v is not None})
     description = describe(detector, source.name)
-    if int8 is not None:
-        fold_batch_norms(detector)
+    fold_batch_norms(detector)  # those of a head cannot be traced, and 8 bits lose accuracy with them
     began, replaces = time.monotonic(), path.exists()
     program = trace(graph)
     with staged(path.parent) as part:

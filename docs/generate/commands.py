@@ -33,8 +33,6 @@ GUIDES = {
     "demo": "start.md",
 }
 LIGHTNING = ("fit", "validate", "test", "predict")
-#: The options of a group that are shown folded, since Lightning documents them.
-FOLDED = "trainer"
 
 
 def pages() -> dict[str, str]:

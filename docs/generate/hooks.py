@@ -20,6 +20,7 @@ _pictures: dict[str, bytes] = {}
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Make the generated pages, and put each list of them where the navigation says `generated: FOLDER`."""
     _texts.clear()
+    _pictures.clear()
     for module in (commands, settings, reference, repository):
         _texts.update(module.pages())
     texts, pictures = notebooks.pages()

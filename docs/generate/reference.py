@@ -31,10 +31,7 @@ def pages() -> dict[str, str]:
     found: dict[str, str] = {}
     seen: set[str] = set()  # a name has one place: the first page
     for package, title in PACKAGES.items():
-        try:
-            module = importlib.import_module(package)
-        except ModuleNotFoundError:
-            continue  # not every package is in every version
+        module = importlib.import_module(package)
         short = package.removeprefix("detkit").removeprefix(".").rpartition(".")[2] or "index"
         text = f"# {package}\n\n{title}. "
         if package == "detkit":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,21 @@ def test_openvino(pyramid: Exported, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_threads_get_their_own_detections(pyramid: Exported, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"faster{suffix}"
+    if suffix == ".xml":
+        convert_onnx(pyramid.path, pyramid.description, path)
+    model = ExportedModel(path if suffix == ".xml" else pyramid.path)
+    batches = [images(1, 40 + i, 64).numpy() for i in range(16)]
+    expected = [model.detect(batch)[0]["boxes"] for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda batch: model.detect(batch)[0]["boxes"], batches * 3))
+    for boxes, wanted in zip(found, expected * 3, strict=True):
+        np.testing.assert_allclose(boxes, wanted, atol=1e-4)
+
+
+@torch.no_grad()
 def test_torch_export_runs_without_detkit_and_gives_the_same_bits(tmp_path: Path) -> None:
     detector = detecting(detkit.FasterRCNN, **FASTER)
     write_torch(trace(DetectionGraph(detector)), describe(detector), tmp_path / "faster.pt2")
@@ -98,8 +114,9 @@ def test_fast_rcnn_takes_proposals(tmp_path: Path) -> None:
         assert_same(expected, [exported.predict(array, proposals=proposals.numpy())], 1e-2, 1e-4)
     nothing = torch.full((3, 4), 5.0)  # boxes without area
     assert len(model.detector.detect([{"image": image[0], "proposals": nothing}])[0]["scores"]) == 0
-    (found,) = exported.detect(image.numpy(), nothing.numpy())
-    assert found["boxes"].shape == (0, 4)
+    for none in (nothing.numpy(), nothing[:0].numpy(), nothing[:0]):
+        (found,) = exported.detect(image.numpy(), none)
+        assert found["boxes"].shape == (0, 4) and found["labels"].dtype == np.int64
     with pytest.raises(ConfigError, match=r"fast\.onnx: this FastRCNN needs proposals"):
         exported.predict(array)
     with pytest.raises(ConfigError, match=r"proposals of shape \(3, 5\): wanted is \(P, 4\)"):

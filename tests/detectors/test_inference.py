@@ -65,3 +65,16 @@ def test_rcnn_stays_as_it_is() -> None:
     detkit.detectors.optimize_for_inference(detector)
     assert [name for name, _ in detector.named_modules()] == before
     assert not any(parameter.requires_grad for parameter in detector.parameters())
+
+
+def test_what_is_not_in_float32_stays_as_it_is(detecting: Small) -> None:
+    detector = with_statistics(detecting(backbone="resnet18")).to(torch.bfloat16)
+    before = norms(detector)
+    detkit.detectors.optimize_for_inference(detector)
+    assert norms(detector) == before > 0
+
+
+def test_the_backbone_of_an_alternating_detectors_rpn_is_folded_too(detecting: Small) -> None:
+    detector = with_statistics(detecting(backbone="resnet18", training_scheme="alternating"))
+    detkit.detectors.optimize_for_inference(detector)
+    assert norms(detector) == 0

@@ -61,3 +61,43 @@ def test_a_network_that_cannot_be_folded_is_left_as_it_is(twice: bool) -> None:
     assert folded(network, torch.randn(1, 3, 8, 8)) is network
     plain = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())
     assert folded(plain, torch.randn(1, 3, 8, 8)) is plain
+
+
+class Unusual(nn.Module):
+    """What a user's own backbone may have."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.conv = kind, nn.Conv2d(3, 4, 1)
+        self.bn = nn.BatchNorm2d(4, affine=kind != "no weight", track_running_stats=kind != "no statistics")
+        if kind == "weight norm":
+            nn.utils.parametrizations.weight_norm(self.conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(input=x) if self.kind == "by keyword" else self.conv(x)
+        y = self.bn(input=y) if self.kind == "by keyword" else self.bn(y)
+        return y * self.bn.num_features if self.kind == "reads the norm" else y
+
+
+@pytest.mark.parametrize("kind", ["no weight", "no statistics", "weight norm", "by keyword", "reads the norm"])
+def test_an_unusual_network_is_left_as_it_is(kind: str) -> None:
+    network = Unusual(kind).eval().requires_grad_(False)
+    assert folded(network, torch.randn(1, 3, 8, 8)) is network
+
+
+def test_the_bias_of_a_convolution_is_scaled() -> None:
+    network = with_statistics(nn.Sequential(nn.Conv2d(3, 4, 1, bias=True), nn.BatchNorm2d(4)))
+    image = torch.randn(2, 3, 8, 8)
+    result = folded(network, image)
+    assert norms(result) == 0
+    torch.testing.assert_close(result(image), network(image), rtol=1e-5, atol=1e-6)
+
+
+def test_a_norm_with_an_activation_in_it_does_not_keep_the_others() -> None:
+    """timm's BatchNormAct2d is a BatchNorm2d."""
+    from timm.layers import BatchNormAct2d
+
+    first = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    network = with_statistics(nn.Sequential(first, nn.Conv2d(4, 4, 1), BatchNormAct2d(4)))
+    result = folded(network, torch.randn(1, 3, 8, 8))
+    assert norms(result) == 1 and isinstance(result[2], BatchNormAct2d)

@@ -63,3 +63,8 @@ def test_recall_is_drawn_as_it_was_computed(ax: Axes) -> None:
         show.recall({"one": result}, iou=0.6, ax=ax)
     with pytest.raises(ConfigError, match="nothing to draw"):
         show.recall({})
+
+
+def test_objects_are_drawn_where_there_are_no_proposals(ax: Axes) -> None:
+    show.proposals(photo(), torch.zeros(0, 4), truth=torch.tensor([[5.0, 5, 40, 30]]), ax=ax)
+    assert rectangles(ax, "white") == [[5, 5, 40, 30]]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 
 import detkit
 from detkit.cli.main import main
@@ -99,3 +100,24 @@ def test_mistakes(
     err = capsys.readouterr().err
     assert message in err and "Traceback" not in err
     assert [each.name for each in tmp_path.iterdir()] == ["toy.ckpt"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"backbone": "resnet18", "roi__head": "conv", "features__fpn": True, "features__fpn_norm": True},
+        {"backbone": "resnet18", "roi__head": "top", "roi__pool_size": 7},
+    ],
+    ids=["conv", "top"],
+)
+def test_heads_with_batch_norms_are_exported(tmp_path: Path, capfd: pytest.CaptureFixture[str], options: dict) -> None:
+    """Such as that of torchvision's fasterrcnn_resnet50_fpn_v2."""
+    sizes = {"anchors__sizes": [[8.0], [16], [32], [64], [128]]} if options["roi__head"] == "conv" else {}
+    detector = with_statistics(detecting(detkit.FasterRCNN, **FASTER, **options, **sizes))
+    save(detector, tmp_path / "best.ckpt")
+    detkit.export(str(tmp_path / "best.ckpt"))
+    assert len(capfd.readouterr().err) < 1000  # no traces of the exporter's
+    image = torch.randint(0, 256, (60, 80, 3), dtype=torch.uint8).numpy()
+    found = detkit.load(tmp_path / "best.onnx").predict(image)
+    assert len(found["scores"]) > 0
+    assert agreement([detector.predict(image)], [found], 0.999, 1e-4) >= 0.95

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import io
 import multiprocessing
+import re
 import statistics
 import sys
 import time
@@ -293,18 +294,25 @@ def peak_memory(name: str, model: str, threads: int, image: np.ndarray) -> float
         process.join()
 
 
-def _measure_peak(sender: Any, name: str, model: str, threads: int, image: np.ndarray) -> None:
-    try:
+def _own_peak() -> float | None:
+    """MB at the peak of this process; None where the system does not tell."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux: `ru_maxrss` would hold the parent's peak
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)
+        return None if found is None else int(found[1]) * 1024 / 1e6
+    if sys.platform == "darwin":
         import resource
-    except ImportError:  # on Windows
-        sender.send(None)
-        return
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return None
+
+
+def _measure_peak(sender: Any, name: str, model: str, threads: int, image: np.ndarray) -> None:
     torch.set_num_threads(threads)
     predict = open_way(name, model, threads)
     for _ in range(2):
         predict(image)
-    unit = 1 if sys.platform == "darwin" else 1024
-    sender.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
+    sender.send(_own_peak())
 
 
 # -- results -----------------------------------------------------------------------------------

@@ -16,6 +16,10 @@ from detkit.features.roi_pooling import RoIPooler
 from detkit.proposals.region_proposal_network import RPNHead
 from detkit.settings import construct
 
+#: Pixels: narrower proposals are dropped, by torchvision in the resized image, by detkit in the original one. With a
+#: larger side these differ.
+LEAST_SIDE = 1.0
+
 
 def torchvision_equivalent(detector: Detector) -> TorchvisionFasterRCNN | None:
     """The detector, in eval mode, by torchvision; None where it has none: it knows only Faster R-CNN with RoIAlign.
@@ -27,6 +31,7 @@ def torchvision_equivalent(detector: Detector) -> TorchvisionFasterRCNN | None:
     anchors = construct(AnchorSettings, detector.hparams["anchors"])
     heads, pooler, rpn = detector.roi_heads, detector.roi_heads.pooler, detector.rpn.settings
     known = anchors.convention == "torchvision" and heads.normalizer is None and rpn.straddle is None
+    known &= rpn.min_size <= LEAST_SIDE
     if not known or not isinstance(pooler, RoIPooler) or pooler.kind != "align":
         return None
     image, detection, roi = detector.preprocessing.settings, heads.detection, heads.settings
@@ -38,6 +43,7 @@ def torchvision_equivalent(detector: Detector) -> TorchvisionFasterRCNN | None:
         _Backbone(detector.backbone, detector.backbone.channels[0]),
         min_size=image.min_sizes[-1],
         max_size=image.max_size,
+        size_divisible=image.divisor,
         image_mean=list(image.mean),
         image_std=list(image.std),
         rpn_anchor_generator=TorchvisionAnchors(tuple(map(tuple, sizes)), (tuple(anchors.ratios),) * len(sizes)),
