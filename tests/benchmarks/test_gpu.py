@@ -16,6 +16,7 @@ from benchmarks import gpu
 PYTEST = "FAILED tests/device/check_detectors.py::test_a[x] - boom\n1 failed, 11 passed, 2 warnings in 3s\n"
 
 
+@pytest.mark.slow
 def test_every_part_runs_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     asked: list[Any] = []

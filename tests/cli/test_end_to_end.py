@@ -53,6 +53,7 @@ def test_predict_as_printed_in_the_help(run: Path) -> None:
     assert len(list((version / "predictions").iterdir())) == len(files)
 
 
+@pytest.mark.slow
 def test_images_that_fit_a_tile_give_the_same_numbers(run: Path) -> None:
     numbers = []
     for options in ([], ["--tiles", "64"]):

@@ -75,6 +75,7 @@ def test_threads_get_their_own_detections(pyramid: Exported, tmp_path: Path, suf
         np.testing.assert_allclose(boxes, wanted, atol=1e-4)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_torch_export_runs_without_detkit_and_gives_the_same_bits(tmp_path: Path) -> None:
     detector = detecting(detkit.FasterRCNN, **FASTER)

@@ -50,6 +50,7 @@ def test_export_then_predict_and_test(
     assert "is an exported detector, which does not learn" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_numbers_of_8_bits_and_of_half_precision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
