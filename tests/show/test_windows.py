@@ -32,14 +32,15 @@ def test_each_proposal_is_drawn_and_the_best_of_each_object_marked(count: int, o
     ax = show.proposals(photo(), boxes, truth, ax=Figure().subplots())
     assert rounded(rectangles(ax, ORANGE)) == rounded(boxes.flip(0).tolist())  # the best is drawn last
     assert ax.get_title() == f"{count} proposal{'s' if count != 1 else ''}"
+    assert rounded(rectangles(ax, "white")) == rounded(truth.tolist())
+    legend = [] if ax.get_legend() is None else [text.get_text() for text in ax.get_legend().get_texts()]
+    assert legend == ["object", "best proposal of an object"][: (2 if count else 1) if objects else 0]
     if count and objects:
         overlap, index = box_iou(truth, boxes).max(1)
         assert rounded(rectangles(ax, BEST)) == rounded(boxes[index].tolist())
         assert texts(ax) == [f"IoU {value:.2f}" for value in overlap.tolist()]
-        assert rounded(rectangles(ax, "white")) == rounded(truth.tolist())
-        assert [text.get_text() for text in ax.get_legend().get_texts()] == ["object", "best proposal of an object"]
     else:
-        assert rectangles(ax, BEST) == [] and ax.get_legend() is None
+        assert rectangles(ax, BEST) == []
 
 
 def test_a_low_score_is_drawn_faint(ax: Axes) -> None:
@@ -63,8 +64,3 @@ def test_recall_is_drawn_as_it_was_computed(ax: Axes) -> None:
         show.recall({"one": result}, iou=0.6, ax=ax)
     with pytest.raises(ConfigError, match="nothing to draw"):
         show.recall({})
-
-
-def test_objects_are_drawn_where_there_are_no_proposals(ax: Axes) -> None:
-    show.proposals(photo(), torch.zeros(0, 4), truth=torch.tensor([[5.0, 5, 40, 30]]), ax=ax)
-    assert rectangles(ax, "white") == [[5, 5, 40, 30]]
