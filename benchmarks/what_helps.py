@@ -6,7 +6,9 @@
 
 The first command trains what is not yet in the folder, one run after the other (`--only VARIANT`, `--seed 0` for some
 of them); the second one only makes the table. Every variant but the first has AdamW with a cosine schedule, and the
-last epoch is evaluated on the validation set.
+last epoch is evaluated on the validation set. `--backbone_lr_factor 0.3` takes the recipe of `faster_rcnn/laptop` as
+the base: what is pre-trained learns more slowly, in every variant of AdamW. `--steps 425` in the place of `--epochs`
+also holds for options that change the number of images of an epoch (`repeat_threshold`).
 """
 
 from __future__ import annotations
@@ -63,15 +65,15 @@ TRAINED = "detection-trained trunk"
 
 
 def run(
-    config: str, options: dict[str, str], epochs: int, seed: int, limit: int | None, folder: Path
+    config: str, options: dict[str, str], length: dict[str, str], seed: int, limit: int | None, folder: Path
 ) -> dict[str, Any]:
     """Train one variant and evaluate it; the folder takes Lightning's files."""
     from detkit.cli.lightning_cli import run as run_command
     from detkit.cli.noise import quiet
 
     quiet()
-    words = [word for pair in options.items() for word in pair]
-    words += ["--seed_everything", str(seed), "--trainer.max_epochs", str(epochs)]
+    words = [word for pair in (options | length).items() for word in pair]
+    words += ["--seed_everything", str(seed)]
     words += ["--trainer.enable_progress_bar", "false", "--trainer.limit_val_batches", "0"]
     words += ["--trainer.default_root_dir", str(folder), "--trainer.enable_checkpointing", "false"]
     began = time.process_time()
@@ -117,6 +119,11 @@ def mean_and_deviation(values: Sequence[float], sign: str = "") -> str:
     return f"{statistics.fmean(values):{sign}.1f}{deviation}"
 
 
+def length(options: argparse.Namespace) -> str:
+    """ "4 epochs", or "425 steps"."""
+    return f"{options.epochs} epochs" if options.steps is None else f"{options.steps} steps"
+
+
 def result_file(folder: Path, variant: str, seed: int) -> Path:
     """The file of one run's results."""
     return folder / f"{''.join(c if c.isalnum() else '_' for c in variant)}-{seed}.json"
@@ -128,6 +135,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", required=True, help="a config of `detkit fit` with FasterRCNN")
     parser.add_argument("--folder", required=True, type=Path, help="of the results, a JSON file each")
     parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--steps", type=int, help="train for so many steps instead")
+    parser.add_argument("--backbone_lr_factor", type=float, help="of every variant of AdamW")
     parser.add_argument("--only", help="one variant: " + ", ".join(VARIANTS))
     parser.add_argument("--seed", type=int, help="one seed")
     parser.add_argument("--detection_weights", help="weights of a trunk that was trained to detect")
@@ -137,8 +146,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     pin(options.core)
     variants = VARIANTS | {TRAINED: ADAMW | {"--model.weights": str(options.detection_weights)}}
+    if options.backbone_lr_factor is not None:
+        factor = {f"{OPTIM}backbone_lr_factor": str(options.backbone_lr_factor)}
+        variants = {name: each | factor for name, each in variants.items() if f"{OPTIM}optimizer" in each}
     if options.table:
-        text = table(options.folder, variants, f"{Path(options.config).stem}: {options.epochs} epochs each")
+        text = table(options.folder, variants, f"{Path(options.config).stem}: {length(options)} each")
         print(text)
         options.table.write_text(text, encoding="utf-8")
         return
@@ -146,7 +158,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         file = result_file(options.folder, options.only, options.seed)
         file.parent.mkdir(parents=True, exist_ok=True)
         scratch = file.with_suffix("")
-        result = run(options.config, variants[options.only], options.epochs, options.seed, options.val_images, scratch)
+        lasts = {"--trainer.max_epochs": str(options.epochs)}
+        if options.steps is not None:
+            lasts = {"--trainer.max_epochs": "-1", "--trainer.max_steps": str(options.steps)}
+        result = run(options.config, variants[options.only], lasts, options.seed, options.val_images, scratch)
         file.write_text(json.dumps({"variant": options.only, **result}, indent=1) + "\n", encoding="utf-8")
         return
     for seed in SEEDS if options.seed is None else (options.seed,):
