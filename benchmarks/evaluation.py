@@ -36,6 +36,8 @@ PEERS = {
     "faster_coco_eval": "faster-coco-eval",
     "pycocotools": "pycocotools",
 }
+#: From this load on, before the first run, other programs ran.
+BUSY = 0.5
 #: Contenders of a minute or more, which run once.
 SLOW = ("pycocotools", "torchmetrics_pycocotools", "torchmetrics_faster_coco_eval")
 PEER_SCRIPTS = {
@@ -214,6 +216,7 @@ def report(content: dict[str, Any]) -> str:
     missing = [f"{name}: not installed" for name in PEERS.values() if not where.get(name)]
     left_out = [f"{LABELS[name]}: left out ({name})" for name in content["skipped"]]
     busy = ours["wall"] and ours["cpu"] / ours["wall"]
+    others = " Other programs ran on the machine: compare CPU times." if where["load_before"] > BUSY else ""
     return "\n".join(
         [
             "# COCO's twelve numbers: detkit beside its peers",
@@ -221,8 +224,7 @@ def report(content: dict[str, Any]) -> str:
             f"{size['images']:,} images, {size['objects']:,} objects ({size['crowds']:,} crowds), "
             f"{size['detections']:,} detections, {size['classes']} classes, made up (`evaluation_data.py`). Each run "
             f"in a process of its own, in turns. Medians (runs of each: {ours['runs']}, of the slow ones one); from "
-            "memory, of the calls after a process's first. Other programs ran on the machine, which lengthens wall "
-            "times more than CPU times: compare CPU times.",
+            f"memory, of the calls after a process's first.{others}",
             *([""] if missing or left_out else []),
             "; ".join([*missing, *left_out]) + ("." if missing or left_out else ""),
             "",
