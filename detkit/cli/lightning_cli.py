@@ -370,6 +370,8 @@ class DetkitCLI(LightningCLI):
             target = (self._report_folder, self.config.score_threshold)
             report_test(self.model, self.datamodule, data, self.start.checkpoint, *earlier, *target)
         else:
+            if type(self.datamodule).predict_dataloader is base_classes()[1].predict_dataloader:
+                print(f"images: the test set of {data}")  # no INPUT was given
             report_predictions(self.config_init.predictions, self.trainer.world_size)
             self.exit_code = SKIPPED if self.config_init.predictions.skipped else 0
 

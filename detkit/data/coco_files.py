@@ -37,8 +37,8 @@ Box = tuple[Number, Number, Number, Number]
 
 T = TypeVar("T")
 
-#: Bytes of JSON that are read at once, and where a list of objects can be cut.
-PART = 2**20
+#: Bytes of JSON that are decoded at once, and where a list of objects can be cut. Objects of so few reuse their memory.
+PART = 2**17
 BETWEEN_OBJECTS = re.compile(rb"\}[ \t\n\r]*,[ \t\n\r]*\{")
 
 # Only what is needed is decoded. `gc=False`: none of these is ever part of a cycle.

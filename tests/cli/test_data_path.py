@@ -46,7 +46,7 @@ def test_from_a_folder_to_a_report(program: Callable[..., Any], photos: Path) ->
     test = program("test", "--ckpt_path", "runs/FasterRCNN")
     assert test.code == 0 and "1 image" in test.out, test.err
     predict = program("predict", "--ckpt_path", "runs/FasterRCNN", "--model.detection.score_threshold", "0.0")
-    assert predict.code == 0, predict.err
+    assert predict.code == 0 and "images: the test set of " in predict.out, predict.err
     ids = {row["image_id"] for row in json.loads((run / "predictions.json").read_text())}
     assert ids == {Path(file).stem for file in division["test"]}
 

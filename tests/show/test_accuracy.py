@@ -86,4 +86,4 @@ def test_errors_are_drawn_with_their_cost_and_number(ax: Axes) -> None:
     written = dict(zip(names, [text.get_text().strip() for text in ax.texts], strict=True))
     assert written["duplicate"] == f"{costs['duplicate']:.3f} (1 error)"
     assert written["background"] == "0.000 (0 errors)"
-    assert ax.get_title() == f"What errors cost; AP is {analysis.base_ap:.3f}"
+    assert ax.get_title() == f"What errors cost; AP at IoU 0.5 is {analysis.base_ap:.3f}"
