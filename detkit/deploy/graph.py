@@ -91,4 +91,7 @@ def trace(graph: DetectionGraph) -> ExportedProgram:
         return torch.export.export(graph.eval(), example, dynamic_shapes=shapes, strict=False)
     except RuntimeError as error:  # of the tracer's own classes
         reason = str(error).strip().splitlines()[0][:200]
-        raise ConfigError(f"the detector cannot be traced for images of any size by torch.export: {reason}") from error
+        raise ConfigError(
+            f"the detector cannot be traced for images of any size by torch.export: {reason}; PyTorch is "
+            f"{torch.__version__}, a newer one may do it"
+        ) from error

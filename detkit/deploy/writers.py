@@ -64,7 +64,10 @@ def write_onnx(program: ExportedProgram, description: Description, path: Path, n
             )
         except OnnxExporterError as error:
             reason = str(error.__cause__ or error).splitlines()[0][:200]
-            raise ConfigError(f"PyTorch's exporter does not write this detector: {reason}") from error
+            raise ConfigError(
+                f"PyTorch's exporter does not write this detector: {reason}; PyTorch is {torch.__version__}, a newer "
+                "one may do it"
+            ) from error
         result.model.metadata_props[KEY] = description.to_json()
         result.model.producer_name, result.model.producer_version = "detkit", description.version
         result.save(str(path))
