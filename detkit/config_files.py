@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from detkit.classes import did_you_mean
 from detkit.errors import ConfigError
+from detkit.files import path_alike
 
 if TYPE_CHECKING:
     import yaml
@@ -47,7 +48,8 @@ def find_config(name: str | os.PathLike[str]) -> Path:
     by_last_part = {known.rpartition("/")[2]: known for known in names}
     close = get_close_matches(wanted, names, n=1)
     close += [by_last_part[n] for n in get_close_matches(wanted, by_last_part, 1)]
-    hint = f"; did you mean {close[0]}?" if close else ""
+    alike = path_alike(path, "*.yaml") or next(iter(close), None)
+    hint = f"; did you mean {alike}?" if alike else ""
     raise ConfigError(f"{path}: no such config file{hint}\nThe configs known by name: {', '.join(names)}")
 
 

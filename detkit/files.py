@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,16 @@ def to_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def path_alike(path: Path, pattern: str = "*") -> Path | None:
+    """The entry of the same folder that fits a pattern and whose name is spelt most like that of a path, if any is."""
+    try:
+        names = [each.name for each in path.parent.glob(pattern)]
+    except (OSError, ValueError):
+        return None
+    close = get_close_matches(path.name, names, n=1, cutoff=0.8)
+    return path.with_name(close[0]) if close else None
 
 
 def versions(root: str | os.PathLike[str]) -> list[Path]:

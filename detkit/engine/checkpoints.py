@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from detkit.classes import find_class
 from detkit.engine.torchvision_detectors import name_in
 from detkit.errors import CheckpointError, ConfigError
-from detkit.files import versions
+from detkit.files import path_alike, versions
 from detkit.settings import construct
 from detkit.torch_files import check_fits, is_plain_tensor, read_torch_file
 
@@ -68,7 +68,8 @@ def find_checkpoint(path: str | PathLike[str], prefer: tuple[str, ...] = ORDER) 
         return FoundCheckpoint(root, root.stem if root.stem in ORDER else "file")
     if not root.is_dir():
         what = "is neither a file nor a folder" if root.exists() else "no such checkpoint or run folder"
-        raise CheckpointError(f"{root}: {what}.")
+        alike = path_alike(root)
+        raise CheckpointError(f"{root}: {what}{f'; did you mean {alike}?' if alike else '.'}")
     folders = [root, root / "checkpoints", *(v / "checkpoints" for v in versions(root))]
     found = [(folder / f"{name}.ckpt", name) for folder in folders for name in prefer]
     if prefer[0] == "last":

@@ -151,3 +151,13 @@ def test_misfits_are_named_by_key() -> None:
         check_fits(state, model, "x.ckpt")
     for words in ("x.ckpt", "1 missing (c)", "1 unknown (d)", "b: (1,) in the file, (3,) in the model"):
         assert words in str(caught.value)
+
+
+def test_a_misspelt_run_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "my_photos").mkdir()
+    with pytest.raises(
+        CheckpointError, match=r"my_photo: no such checkpoint or run folder; did you mean \S*my_photos[?]$"
+    ):
+        find_checkpoint(tmp_path / "my_photo")
+    with pytest.raises(CheckpointError, match=r"nowhere: no such checkpoint or run folder\.$"):
+        find_checkpoint(tmp_path / "nowhere")
