@@ -82,5 +82,5 @@ def errors(analysis: Analysis, ax: Axes | None = None) -> Axes:
     ax.set_xlabel(f"AP at IoU {analysis.foreground:g} that would be added without them", fontsize=9)
     ax.tick_params(labelsize=9)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.set_title(f"What errors cost; AP at IoU 0.5 is {analysis.base_ap:.3f}", fontsize=10)
+    ax.set_title(f"What errors cost; AP at IoU {analysis.foreground:g} is {analysis.base_ap:.3f}", fontsize=10)
     return ax
