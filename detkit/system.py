@@ -1,4 +1,4 @@
-"""How detkit uses the CPU: compiled loops, the number of threads, and freed memory.
+"""How detkit uses the CPU: compiled loops, the number of threads and processes, and freed memory.
 
 Compiled loops release the interpreter's lock: callers run several of them in threads, which, unlike numba's own
 parallel loops, still work in forked DataLoader workers. numba does not notice when a function that a cached one calls
@@ -11,10 +11,13 @@ import ctypes
 import os
 import platform
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property, update_wrapper
+from itertools import zip_longest
 from threading import Lock
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 #: Constants of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -22,6 +25,8 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 MALLOC_VARIABLES = ("GLIBC_TUNABLES", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
 #: What torch says, on any device, where it gets no memory.
 MEMORY = re.compile(r"allocate|out of memory|storage size", re.IGNORECASE)
+
+T = TypeVar("T")
 
 _COMPILED: list[Any] = []
 _LOCK = Lock()
@@ -75,6 +80,54 @@ def available_cores() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
     return max(1, cores // max(1, int(processes) if processes.isdecimal() else 1))
+
+
+def in_processes(work: Callable[[T], bytes | memoryview], items: Sequence[T]) -> list[bytes | memoryview]:
+    """`work` of each item, of all but the first in a copy of this process each, where that is safe.
+
+    It is on Linux in a process that has no other thread: a copy has its locks, but not the thread that would release
+    them. Elsewhere, and where a copy has failed, this process does the work itself.
+
+    Args:
+        work: must not change anything outside; what it returns goes through a pipe.
+
+    Raises:
+        Exception: what `work` raises.
+    """
+    if len(items) < 2 or sys.platform != "linux" or len(os.listdir("/proc/self/task")) > 1:
+        return [work(item) for item in items]
+    copies: list[tuple[int, BinaryIO]] = []
+    try:
+        with suppress(OSError):  # no more processes, or no memory for them
+            for item in items[1:]:
+                copies.append(_copy(work, item))
+        results = [work(items[0])]
+        for item, copy in zip_longest(items[1:], copies):
+            content = copy and copy[1].read()
+            results.append(content if copy and os.waitpid(copy[0], 0)[1] == 0 else work(item))
+        return results
+    finally:
+        for _, pipe in copies:
+            pipe.close()  # a copy that still writes ends
+        for process, _ in copies:
+            with suppress(ChildProcessError):  # waited for already
+                os.waitpid(process, 0)
+
+
+def _copy(work: Callable[[T], bytes | memoryview], item: T) -> tuple[int, BinaryIO]:
+    """Start a copy of this process that writes `work` of the item; its number, and the pipe to read from."""
+    readable, writable = os.pipe()
+    process = os.fork()
+    if not process:
+        try:
+            os.close(readable)
+            with open(writable, "wb") as pipe:
+                pipe.write(work(item))
+            os._exit(0)
+        finally:
+            os._exit(1)  # without what this process does at its end
+    os.close(writable)
+    return process, open(readable, "rb")
 
 
 def memory_message(error: BaseException) -> str | None:

@@ -123,3 +123,62 @@ def test_missing_memory_is_told(request_: Any) -> None:
 def test_other_errors_are_not_taken_for_missing_memory(error: Exception) -> None:
     assert memory_message(error) is None
     assert "(MemoryError)" in memory_message(MemoryError())
+
+
+IN_PROCESSES = """
+import os, sys, threading
+from detkit.system import in_processes
+
+own = os.getpid()
+sys.platform = sys.argv[1]
+
+def work(item):
+    if item == "wrong" or (item == "b only here" and os.getpid() != own):
+        raise ValueError(item)
+    return f"{item} {'here' if os.getpid() == own else 'there'} {'x' * 300_000}".encode()
+
+def told(items):
+    return [b" ".join(each.split()[:-1]).decode() for each in in_processes(work, items)]
+
+print(told(["a", "b", "c"]))
+print(told(["a"]), told([]))
+print(told(["a", "b only here", "c"]))
+for items in (["wrong", "b"], ["a", "b", "wrong"]):
+    try:
+        print(told(items))
+    except ValueError as error:
+        print("ValueError:", error)
+try:
+    os.waitpid(-1, 0)
+except ChildProcessError:
+    print("no copy is left")
+stop = threading.Event()
+thread = threading.Thread(target=stop.wait)
+thread.start()
+print(told(["a", "b"]))
+stop.set()
+thread.join()
+"""
+
+
+def told_in_processes(system: str) -> list[str]:
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    program = [sys.executable, "-c", IN_PROCESSES, system]
+    return subprocess.run(program, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux a process is copied")
+def test_copies_of_the_process_share_the_work() -> None:
+    assert told_in_processes("linux") == [
+        "['a here', 'b there', 'c there']",
+        "['a here'] []",
+        "['a here', 'b only here here', 'c there']",
+        "ValueError: wrong",
+        "ValueError: wrong",
+        "no copy is left",
+        "['a here', 'b here']",
+    ]
+
+
+def test_where_copies_are_not_safe_there_are_none() -> None:
+    assert told_in_processes("darwin")[0] == "['a here', 'b here', 'c here']"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
 import re
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
@@ -96,6 +97,8 @@ def run_tool(command: str, args: Sequence[str]) -> int:
         from detkit.cli.noise import quiet
 
         quiet()
+    else:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's: not used, and `in_processes` wants one thread
     import_modules(arguments.modules)
     print(*arguments.notes, sep="\n", end="\n" if arguments.notes else "", flush=True)
     function = getattr(importlib.import_module(tool.module), tool.function)

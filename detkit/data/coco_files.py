@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from operator import attrgetter
@@ -24,6 +25,7 @@ from detkit.data.input_files import FLAGS, LARGEST, read_bytes, short_repr
 from detkit.data.run_lengths import box_of_runs
 from detkit.data.text_files import decode_text, encoding_of
 from detkit.errors import DataError
+from detkit.system import available_cores, in_processes
 
 # Numbers come as floats, too, from programs that keep ids in tables of floats: 7.0 is 7 to COCOeval. Floats above 2^53
 # are no ids: two of them may be written differently and be equal. numpy keeps the ids, as 64 bits or as strings that
@@ -39,6 +41,8 @@ T = TypeVar("T")
 
 #: Bytes of JSON that are decoded at once, and where a list of objects can be cut. Objects of so few reuse their memory.
 PART = 2**17
+#: Bytes for which another process is worth its start, and how many there are at most.
+SHARE, MOST_PROCESSES = 2**23, 8
 BETWEEN_OBJECTS = re.compile(rb"\}[ \t\n\r]*,[ \t\n\r]*\{")
 
 # Only what is needed is decoded. `gc=False`: none of these is ever part of a cycle.
@@ -106,12 +110,25 @@ class Result(msgspec.Struct, gc=False):
 
 
 class _PlainResult(msgspec.Struct, gc=False):
-    """A detection whose ids are whole numbers, before its numbers are checked."""
+    """A detection whose ids are numbers, before they are checked."""
 
-    image_id: int
-    category_id: int
+    image_id: float
+    category_id: float
     bbox: tuple[float, float, float, float]
     score: float
+
+
+_COLUMNS = ["image_id", "category_id", "x", "y", "width", "height", "score"]
+_EXAMPLE = msgspec.msgpack.encode(_PlainResult(1.0, 2.0, (3.0, 4.0, 5.0, 6.0), 7.0))
+#: A `_PlainResult` in MessagePack, which takes as many bytes whatever its numbers are, for NumPy.
+_PACKED = np.dtype(
+    {
+        "names": _COLUMNS,
+        "formats": [">f8"] * len(_COLUMNS),
+        "offsets": [_EXAMPLE.index(struct.pack(">d", number)) for number in range(1, 8)],
+        "itemsize": len(_EXAMPLE),
+    }
+)
 
 
 class Results(NamedTuple):
@@ -233,9 +250,12 @@ def _unique(
 
 def _read_flags(rows: Sequence[Annotation], path: str | PathLike[str]) -> Iterator[Finding]:
     """Turn flags that are strings, which are true to Python even if they say "0", into what they say."""
+    usual = {"iscrowd": {0, 1, None}, "ignore": {0, None}, "difficult": {0, 1, None}}
+    if all({getattr(row, name) for row in rows} <= values for name, values in usual.items()):
+        return  # as almost every file has them
     count = ignored = 0
     for number, row in enumerate(rows):
-        for name in ("iscrowd", "ignore", "difficult"):
+        for name in usual:
             value = getattr(row, name)
             if (isinstance(value, str) and (text := value.strip().lower()) in FLAGS) or value == "":
                 setattr(row, name, bool(value) and FLAGS[text])
@@ -326,27 +346,48 @@ def _columns(rows: Sequence[Result | _OutlinedResult]) -> Results:
 def _plain_results(content: bytes) -> Results | None:
     """Detections whose ids are whole numbers, as COCO has them; None where there is anything else.
 
-    They are read in parts that stay in the processor's cache. A list that is cut at commas is valid where each of its
-    parts, in brackets, is a list with entries; a comma within a string leaves a part that is none.
+    A list that is cut at commas is valid where each of its parts, in brackets, is a list with entries; a comma within a
+    string leaves a part that is none.
     """
     position, end = content.find(b"[") + 1, content.rfind(b"]")
     if content[: max(position - 1, 0)].strip() or content[end + 1 :].strip() or not 0 < position <= end:
         return None
-    parts = [Results(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))]
-    decoder = msgspec.json.Decoder(list[_PlainResult])
+    step = max(end // min(available_cores(), MOST_PROCESSES), SHARE)
     try:
-        while position < end:
-            between = BETWEEN_OBJECTS.search(content, min(position + PART, end), end)
-            stop, following = (between.start() + 1, between.end() - 1) if between else (end, end)
-            rows = decoder.decode(b"[%b]" % content[position:stop])
-            image_ids, category_ids = (numbers_of(rows, name, np.int64) for name in ("image_id", "category_id"))
-            parts.append(Results(image_ids, category_ids, boxes_of(rows), numbers_of(rows, "score")))
-            position = following
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError):
+        shares = in_processes(
+            lambda share: _decode_parts(content, *share).data, list(_cuts(content, position, end, step))
+        )
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    whole = Results(*map(np.concatenate, zip(*parts, strict=True)))
-    in_range = all((np.abs(values) <= LARGEST).all() for values in (whole.boxes, whole.scores))
-    return whole if in_range else None
+    numbers = np.concatenate([np.zeros((7, 0)), *(np.frombuffer(share).reshape(7, -1) for share in shares)], axis=1)
+    ids, values = numbers[:2], numbers[2:]
+    if (np.abs(ids) >= 2**53).any() or (ids % 1).any() or (np.abs(values) > LARGEST).any():
+        return None
+    image_ids, category_ids = ids.astype(np.int64)
+    return Results(image_ids, category_ids, np.ascontiguousarray(values[:4].T), values[4])
+
+
+def _cuts(content: bytes, position: int, end: int, step: int) -> Iterator[tuple[int, int]]:
+    """Begin and end of parts of a list of objects of about `step` bytes, without the commas between them."""
+    while position < end:
+        between = BETWEEN_OBJECTS.search(content, min(position + step, end), end)
+        stop, following = (between.start() + 1, between.end() - 1) if between else (end, end)
+        yield position, stop
+        position = following
+
+
+def _decode_parts(content: bytes, begin: int, end: int) -> np.ndarray:
+    """(7, N) float64: ids of image and category, box and score of each detection; in parts that stay in the cache."""
+    decoder = msgspec.json.Decoder(list[_PlainResult])
+    cuts = _cuts(content, begin, end, PART)
+    return np.concatenate([_numbers_of(decoder.decode(b"[%b]" % content[a:b])) for a, b in cuts], axis=1)
+
+
+def _numbers_of(rows: list[_PlainResult]) -> np.ndarray:
+    """(7, N) float64, of rows by MessagePack, which is faster than their attributes one by one."""
+    packed = msgspec.msgpack.encode(rows)
+    table = np.frombuffer(packed, _PACKED, len(rows), len(packed) - _PACKED.itemsize * len(rows))
+    return np.stack([table[name] for name in _COLUMNS], dtype=np.float64)
 
 
 def boxes_of(rows: Sequence[Any]) -> np.ndarray:
@@ -365,9 +406,9 @@ def areas_of(rows: Sequence[Annotation]) -> np.ndarray:
     return np.fromiter((float("nan") if row.area is None else row.area for row in rows), np.float64, len(rows))
 
 
-def flags_of(flags: Iterable[Flag], count: int) -> np.ndarray:
-    """(N,) bool."""
-    return np.fromiter((bool(flag) for flag in flags), bool, count)
+def flags_of(rows: Sequence[Annotation], name: str) -> np.ndarray:
+    """(N,) bool, a flag of each row."""
+    return np.fromiter(map(bool, map(attrgetter(name), rows)), bool, len(rows))
 
 
 # -- JSON ----------------------------------------------------------------------------------------

@@ -111,6 +111,10 @@ def _look_up(table: dict[Any, int], ids: Ids) -> np.ndarray:
     if isinstance(ids, np.ndarray):
         known = np.array(sorted(key for key in table if isinstance(key, int)), np.int64)
         numbers = np.array([*(table[key] for key in known.tolist()), -1])
+        if len(known) and known[-1] - known[0] < len(ids):  # a table of all numbers between is smaller than the ids
+            all_numbers = np.full(known[-1] - known[0] + 3, -1)
+            all_numbers[known - known[0] + 1] = numbers[:-1]
+            return all_numbers[np.clip(ids, known[0] - 1, known[-1] + 1) - known[0] + 1]
         at = np.searchsorted(known, ids)
         return numbers[np.where(np.append(known, 0)[at] == ids, at, -1)]
     return np.fromiter(map(table.get, ids, repeat(-1)), np.int64, len(ids))
@@ -147,8 +151,7 @@ def _objects(rows: Sequence[Annotation], source: str, index: _Index) -> Objects:
     image_ids, category_ids = ([getattr(row, name) for row in rows] for name in ("image_id", "category_id"))
     numbers, labels = index.of(image_ids, category_ids, "annotations", source)
     boxes = boxes_of(rows)
-    crowd = flags_of((row.iscrowd for row in rows), len(rows))
-    difficult = flags_of((row.difficult for row in rows), len(rows))
+    crowd, difficult = flags_of(rows, "iscrowd"), flags_of(rows, "difficult")
     if count := int((difficult & ~crowd).sum()):
         text = (
             f"{count:,} objects are marked difficult, which COCOeval does not know: --difficult count takes them for "

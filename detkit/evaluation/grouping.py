@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,9 +53,13 @@ def group_by_class(evaluation_set: EvaluationSet, num_classes: int) -> Grouped:
     """Sort detections and objects by class; labels beyond 1..num_classes are left out."""
     s = evaluation_set
     detections, detection_starts = _by_label(s.detected_labels, np.arange(len(s.scores)), num_classes)
-    for begin, end in pairwise(detection_starts.tolist()):
+
+    def sort(begin: int, end: int) -> None:
         rows = detections[begin:end]
         detections[begin:end] = rows[np.argsort(-s.scores[rows], kind="stable")]
+
+    with ThreadPoolExecutor(_threads_for(len(detections), num_classes)) as pool:
+        list(pool.map(sort, detection_starts[:-1].tolist(), detection_starts[1:].tolist()))
     objects, object_starts = _by_label(s.labels, np.arange(len(s.labels)), num_classes)
     return Grouped(detections, detection_starts, s.detection_images, objects, object_starts, s.object_images)
 
@@ -76,13 +79,18 @@ def stable_order(numbers: np.ndarray, limit: int) -> np.ndarray:
     return np.argsort(numbers.astype(np.uint16) if limit <= 2**16 else numbers, kind="stable")
 
 
+def _threads_for(rows: int, num_classes: int) -> int:
+    """How many threads are worth their start."""
+    return max(min(available_cores(), num_classes, 1 + rows // ROWS_A_THREAD), 1)
+
+
 def for_classes(work: Callable[..., None], grouped: Grouped, *arguments: Any) -> None:
     """Call `work` with class numbers (int64, from 0), `grouped` field by field and the arguments, on all cores.
 
     `work` must release the interpreter's lock, and write the results of a class where no other class does.
     """
     load = np.diff(grouped.detection_starts) + np.diff(grouped.object_starts)
-    threads = min(available_cores(), len(load), 1 + int(load.sum()) // ROWS_A_THREAD)
+    threads = _threads_for(int(load.sum()), len(load))
     if threads <= 1:
         work(np.arange(len(load)), *grouped, *arguments)
         return

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ ROW = {"image_id": 7, "category_id": 2, "bbox": [1, 2.5, -3e-7, 4], "score": 0.1
 numbers = st.one_of(st.floats(-1e9, 1e9), st.integers(-(10**9), 10**9))
 rows = st.fixed_dictionaries(
     {
-        "image_id": st.integers(-(2**63), 2**63 - 1),
+        "image_id": st.one_of(st.integers(-9, 10**6), st.integers(-(2**63), 2**63 - 1)),
         "category_id": st.integers(0, 90),
         "bbox": st.lists(numbers, min_size=4, max_size=4),
         "score": numbers,
@@ -72,6 +75,8 @@ def test_read_in_parts_of_any_size(
         '[ROW, {"image_id": 1.0, "category_id": 2.0, "bbox": [1, 2, 3, 4], "score": 1}]',
         '[ROW, {"image_id": "a", "category_id": 2, "bbox": [1, 2, 3, 4], "score": 1}]',
         '[ROW, {"image_id": true, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 1}]',
+        '[ROW, {"image_id": 1.5, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 1}]',
+        '[ROW, {"image_id": 9007199254740993, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 1}]',
         '[ROW, {"image_id": 9223372036854775808, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 1}]',
         '[ROW, {"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 1e999}]',
         '[ROW, {"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 2e9], "score": 1}]',
@@ -93,6 +98,47 @@ def test_any_text_gives_what_it_gives_as_a_whole(tmp_path: Path, text: str, monk
         in_parts.append(outcome(path))
     monkeypatch.setattr(coco_files, "_plain_results", lambda content: None)
     assert in_parts == [outcome(path)] * 2
+
+
+IN_PROCESSES = """
+import json, os, sys
+import numpy as np
+from detkit.data import coco_files
+
+forks, fork = [], os.fork
+coco_files.SHARE, coco_files.PART = 60, 150
+coco_files.available_cores = lambda: 3
+os.fork = lambda: forks.append(0) or fork()
+read = coco_files._plain_results(sys.stdin.buffer.read())
+print(json.dumps([read and [np.asarray(column).tolist() for column in read], len(forks)]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux a process is copied")
+@pytest.mark.parametrize(("count", "copies"), [(0, 0), (1, 0), (2, 1), (60, 2)])
+def test_read_in_several_processes(count: int, copies: int) -> None:
+    content = [ROW | {"image_id": number, "score": number / 7} for number in range(count)]
+    read, forks = read_in_processes(json.dumps(content))
+    assert forks == copies
+    image_ids, category_ids, boxes, scores = read
+    assert image_ids == [row["image_id"] for row in content] and category_ids == [2] * count
+    assert boxes == [ROW["bbox"]] * count and scores == [row["score"] for row in content]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux a process is copied")
+@pytest.mark.parametrize("wrong", [0, 30, 59])
+def test_what_is_wrong_in_any_process_is_left_to_the_slow_reader(wrong: int) -> None:
+    content = [ROW] * 60
+    content[wrong] = ROW | {"image_id": "a"}
+    assert read_in_processes(json.dumps(content)) == [None, 2]
+
+
+def read_in_processes(text: str) -> Any:
+    """What `_plain_results` gives in a process of one thread, and how many copies of it were started."""
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    program = [sys.executable, "-c", IN_PROCESSES]
+    result = subprocess.run(program, input=text, env=environment, capture_output=True, text=True, check=True)
+    return json.loads(result.stdout)
 
 
 def outcome(path: Path) -> Any:
