@@ -158,7 +158,7 @@ def run_all(
     os.environ["NUMBA_CACHE_DIR"] = str(folder / "numba")
     run_files("detkit with its report", folder, python)  # compiles what the report needs beside
     for repeat in range(repeats):
-        for name in CONTENDERS:
+        for name in _from(repeat, list(CONTENDERS)):
             if name in skip or (repeat and name in SLOW):
                 continue
             kind = "stream" if "stream" in name or name.startswith("torchmetrics") else "memory"
@@ -167,7 +167,7 @@ def run_all(
             result = run_contender(name, folder, several, sys.executable if ours else python)
             found[kind].setdefault(name, []).append(result)
             print(f"{name}: {min(result['wall']):.2f} s", flush=True)
-        for name in ("detkit", "detkit with its report", *PEER_SCRIPTS):
+        for name in _from(repeat, ["detkit", "detkit with its report", *PEER_SCRIPTS]):
             if name in skip or (repeat and name in SLOW):
                 continue
             result = run_files(name, folder, python)
@@ -176,6 +176,12 @@ def run_all(
             if name not in SLOW and name != "detkit with its report":
                 found["first"].setdefault(name, []).append(run_files(name, folder, python, first=True))
     return found
+
+
+def _from(first: int, names: list[str]) -> list[str]:
+    """The names in turn from another one on: what runs after a process of gigabytes is slower."""
+    first %= len(names)
+    return names[first:] + names[:first]
 
 
 def summarise(runs: list[dict[str, Any]], reference: list[float | None] | None) -> dict[str, Any]:

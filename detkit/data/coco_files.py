@@ -357,14 +357,12 @@ def _plain_results(content: bytes) -> Results | None:
         shares = in_processes(
             lambda share: _decode_parts(content, *share).data, list(_cuts(content, position, end, step))
         )
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    numbers = np.concatenate([np.zeros((7, 0)), *(np.frombuffer(share).reshape(7, -1) for share in shares)], axis=1)
-    ids, values = numbers[:2], numbers[2:]
-    if (np.abs(ids) >= 2**53).any() or (ids % 1).any() or (np.abs(values) > LARGEST).any():
-        return None
-    image_ids, category_ids = ids.astype(np.int64)
-    return Results(image_ids, category_ids, np.ascontiguousarray(values[:4].T), values[4])
+    columns = [np.frombuffer(share).reshape(7, -1) for share in shares] or [np.zeros((7, 0))]
+    image_ids, category_ids = (np.concatenate([each[row] for each in columns]).astype(np.int64) for row in (0, 1))
+    boxes = np.ascontiguousarray(np.concatenate([each[2:6] for each in columns], axis=1).T)
+    return Results(image_ids, category_ids, boxes, np.concatenate([each[6] for each in columns]))
 
 
 def _cuts(content: bytes, position: int, end: int, step: int) -> Iterator[tuple[int, int]]:
@@ -377,17 +375,25 @@ def _cuts(content: bytes, position: int, end: int, step: int) -> Iterator[tuple[
 
 
 def _decode_parts(content: bytes, begin: int, end: int) -> np.ndarray:
-    """(7, N) float64: ids of image and category, box and score of each detection; in parts that stay in the cache."""
+    """(7, N) float64: ids of image and category, box and score of each detection; in parts that stay in the cache.
+
+    Raises:
+        ValueError: an id is no whole number, or a number is out of range.
+    """
     decoder = msgspec.json.Decoder(list[_PlainResult])
     cuts = _cuts(content, begin, end, PART)
     return np.concatenate([_numbers_of(decoder.decode(b"[%b]" % content[a:b])) for a, b in cuts], axis=1)
 
 
 def _numbers_of(rows: list[_PlainResult]) -> np.ndarray:
-    """(7, N) float64, of rows by MessagePack, which is faster than their attributes one by one."""
+    """(7, N) float64, of rows by MessagePack, which is faster than their attributes one by one; see `_decode_parts`."""
     packed = msgspec.msgpack.encode(rows)
     table = np.frombuffer(packed, _PACKED, len(rows), len(packed) - _PACKED.itemsize * len(rows))
-    return np.stack([table[name] for name in _COLUMNS], dtype=np.float64)
+    numbers = np.stack([table[name] for name in _COLUMNS], dtype=np.float64)
+    ids, values = numbers[:2], numbers[2:]
+    if (ids % 1).any() or (np.abs(ids) >= 2**53).any() or (np.abs(values) > LARGEST).any():
+        raise ValueError("an id that is no whole number, or a number out of range")
+    return numbers
 
 
 def boxes_of(rows: Sequence[Any]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,8 @@ def anchors(
         image: the image; see `detkit.show.proposals`.
         boxes: (H * W * A, 4), the anchors of a level, as `AnchorGenerator` gives them.
         feature_size: (H, W) of the map.
-        cell: (row, column) of the cell whose anchors are drawn, one colour for each area; None: the middle one.
+        cell: (row, column) of the cell whose anchors are drawn, one colour for each area and one line style
+            for each ratio; None: the middle one.
         ax: where to draw; None: on a new figure.
 
     Returns:
@@ -61,17 +63,24 @@ def anchors(
     x, y = centres.T.tolist()
     ax.scatter(x, y, s=4, color=DOT, linewidths=0, label=f"centres, {height} x {width}")
     own = rows[(row * width + column) * count :][:count]
-    sides = area(own).sqrt()
-    # The rounding of an anchor's sides changes its area a little.
-    sizes: list[float] = []
-    seen: dict[int, int] = {}
-    for box, side in zip(own.tolist(), sides.tolist(), strict=True):
-        known = next((i for i, size in enumerate(sizes) if abs(size / side - 1) < 0.1), len(sizes))
-        if known == len(sizes):
-            sizes.append(side)
-        nth = seen[known] = seen.get(known, -1) + 1
-        label = f"area {side:.0f} x {side:.0f}" if nth == 0 else None
-        draw_box(ax, box, COLOURS[known % len(COLOURS)], 2.0, label=label, linestyle=STYLES[nth % len(STYLES)])
+    sides = area(own).sqrt().tolist()
+    ratios = ((own[:, 3] - own[:, 1]) / (own[:, 2] - own[:, 0])).tolist()
+    groups: list[list[int]] = []
+    for i, side in enumerate(sides):
+        # The rounding of an anchor's sides changes its area a little.
+        alike = next((group for group in groups if abs(sides[group[0]] / side - 1) < 0.1), None)
+        if alike is None:
+            groups.append(alike := [])
+        alike.append(i)
+    squares = [sides[min(group, key=lambda i: abs(math.log(ratios[i])))] for group in groups]
+    for i, box in enumerate(own.tolist()):
+        number, nth = next((n, group.index(i)) for n, group in enumerate(groups) if i in group)
+        label = None if nth else f"area {squares[number]:.0f} x {squares[number]:.0f}"
+        style = STYLES[nth % len(STYLES)]
+        draw_box(ax, box, COLOURS[number % len(COLOURS)], 2.0, label=label, linestyle=style)
+    largest = max(groups, key=lambda group: sides[group[0]])  # its rounding changes the ratios least
+    for nth, i in enumerate(largest if len(largest) > 1 else []):
+        ax.plot([], [], color="black", linestyle=STYLES[nth % len(STYLES)], label=f"height / width {ratios[i]:.1f}")
     low, high = own[:, :2].amin(0).tolist(), own[:, 2:].amax(0).tolist()
     ax.set_xlim(min(0, low[0] - 5), max(image_width, high[0] + 5))
     ax.set_ylim(max(image_height, high[1] + 5), min(0, low[1] - 5))
