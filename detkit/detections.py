@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+#: IoU above which suppression across classes keeps the better one.
+AGNOSTIC_IOU = 0.5
 #: The box (x1, y1, x2, y2), score and label of a detection, as plain numbers.
 Row = tuple[list[float], float, int]
 
@@ -143,6 +146,46 @@ class Detections(dict[str, "Tensor"]):
 
     def _names(self) -> list[str]:
         return [self.name(label) for label in self["labels"].tolist()]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A choice among detections.
+
+    Args:
+        score_threshold: least score, 0 to 1.
+        classes: names of the classes that are kept; None keeps all.
+        agnostic_nms: suppress across classes too: of two detections whose IoU is above `AGNOSTIC_IOU` only the better
+            one is kept.
+    """
+
+    score_threshold: float = 0.0
+    classes: Sequence[str] | None = None
+    agnostic_nms: bool = False
+
+    def __post_init__(self) -> None:
+        check_range("score_threshold", self.score_threshold, 0, 1)
+
+    def labels(self, class_names: Sequence[str]) -> list[int]:
+        """The labels that are kept, from 1.
+
+        Raises:
+            ConfigError: a class that there is not.
+        """
+        return labels_of(class_names if self.classes is None else self.classes, class_names)
+
+    def __call__(self, detections: Detections, class_names: Sequence[str]) -> Detections:
+        """The detections of one image that are kept, in their order.
+
+        Raises:
+            ConfigError: see `labels`.
+        """
+        kept = Detections(detections, class_names).filter(self.score_threshold, self.classes)
+        if self.agnostic_nms:
+            from detkit.boxes import nms  # which imports torch
+
+            kept = kept.select(nms(kept["boxes"], kept["scores"], AGNOSTIC_IOU))
+        return kept
 
 
 def labels_of(classes: Sequence[str], class_names: Sequence[str]) -> list[int]:

@@ -43,11 +43,10 @@ def draw(
     from PIL import Image as PILImage
     from PIL import ImageDraw, ImageFont
 
-    from detkit.data.image_io import as_image
+    from detkit.data.image_io import as_array
 
     class_names = class_names if class_names is not None else getattr(detections, "class_names", None)
-    pixels = as_image(image)
-    picture = PILImage.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+    picture = PILImage.fromarray(as_array(image))
     factor = max(1, min(-(-SHORTER_SIDE // min(picture.size)), LONGER_SIDE // max(picture.size)))
     picture = picture.resize((picture.width * factor, picture.height * factor), PILImage.Resampling.LANCZOS)
     pen = ImageDraw.Draw(picture)

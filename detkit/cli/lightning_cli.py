@@ -30,7 +30,6 @@ from detkit.cli.reports import (
     report_finished,
     report_fit,
     report_metrics,
-    report_predictions,
     report_test,
 )
 from detkit.cli.resume import TILED, Difference, Start, check_state, find_differences, position_of, prepare, read_start
@@ -43,7 +42,8 @@ from detkit.detectors.tiles import TileSettings
 from detkit.engine.callbacks import BestCheckpoint, LastCheckpoint
 from detkit.engine.checkpoints import INITIAL_WEIGHTS, hyper_parameters
 from detkit.engine.precision import check_precision
-from detkit.engine.predictions import PredictionWriter
+from detkit.engine.prediction_writer import PredictionWriter
+from detkit.engine.predictions import PredictionFiles
 from detkit.errors import CheckpointError, ConfigError, DataError
 from detkit.evaluation.tables import find_baseline, read_baseline
 from detkit.settings import check_groups
@@ -64,7 +64,6 @@ TILE_OPTIONS: tuple[tuple[str, type, str], ...] = (
     ("tiles", int, "Cut larger images into tiles of this many pixels a side; by default no image is cut."),
     ("overlap", float, "Of neighbouring tiles, as a share of their sides, 0 to 0.9; by default 0.2."),
 )
-SKIPPED = 3  # the exit code where images could not be read
 TRAINER_DEFAULTS = {"num_sanity_val_steps": 0, "log_every_n_steps": 10, "enable_model_summary": False}
 
 
@@ -175,7 +174,7 @@ class DetkitCLI(LightningCLI):
             parser.add_subclass_arguments(classes[name], name, fail_untyped=False, help=self._help(name))
             parser.groups[name].title = title
         if self.command == "predict":
-            parser.add_class_arguments(PredictionWriter, "predictions")
+            parser.add_class_arguments(PredictionFiles, "predictions")
             parser.groups["predictions"].title = "what is written"
         if self.command == "test":
             group = parser.add_argument_group("the report")
@@ -297,7 +296,7 @@ class DetkitCLI(LightningCLI):
             callbacks = [self.config_init.checkpoint, SaveConfig(self.parser, self.config, self.folder)]
         if self.command == "predict":
             self.config_init.predictions.use_folder(self.start.checkpoint.folder)
-            callbacks += [self.config_init.predictions, OptimizeForInference()]
+            callbacks += [PredictionWriter(self.config_init.predictions), OptimizeForInference()]
         options = complete(config, callbacks, self.command, self.folder)
         try:
             trainer = Trainer(**options)
@@ -325,7 +324,7 @@ class DetkitCLI(LightningCLI):
             read = [path, self.config.baseline and find_baseline(self.config.baseline)]
             check_outputs([self._report_folder / name for name in REPORT_FILES], self.config.data, read, "--output")
         if self.command == "predict":
-            check_outputs(self.config_init.predictions.files, self.config.data, [path], "--predictions.output")
+            check_outputs(self.config_init.predictions.paths, self.config.data, [path], "--predictions.output")
         try:
             method(self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path, weights_only=True, **options)
             if self.trainer.is_global_zero:
@@ -372,8 +371,8 @@ class DetkitCLI(LightningCLI):
         else:
             if type(self.datamodule).predict_dataloader is base_classes()[1].predict_dataloader:
                 print(f"images: the test set of {data}")  # no INPUT was given
-            report_predictions(self.config_init.predictions, self.trainer.world_size)
-            self.exit_code = SKIPPED if self.config_init.predictions.skipped else 0
+            print(self.config_init.predictions.report(self.trainer.world_size), flush=True)
+            self.exit_code = self.config_init.predictions.exit_code
 
     def _was_finished(self) -> bool:
         """Whether a fit has gone on from a checkpoint after which nothing was left to do."""
@@ -382,8 +381,8 @@ class DetkitCLI(LightningCLI):
 
     def _how_to_go_on(self, in_epoch: bool = False) -> str:
         """How to go on; ``in_epoch``: the last checkpoint is of the step at which the fit was stopped."""
-        if self.command == "predict" and (path := self.config_init.predictions.written) is not None:
-            return f"What was predicted is in {path}; the same command begins again with the first image."
+        if self.command == "predict":
+            return self.config_init.predictions.how_to_go_on()
         if self.folder is None:
             return ""
         unit = self.model.progress_unit

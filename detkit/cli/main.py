@@ -108,6 +108,11 @@ def _dispatch(command: str, args: list[str]) -> int:
     from detkit.cli.resume import prepare
 
     arguments, start = prepare(command, args)  # what is wrong is said before torch is imported
+    if command == "predict":
+        from detkit.cli.exported import predict_exported
+
+        if (files := predict_exported(arguments, start)) is not None:
+            return files.exit_code
     quiet()
     from detkit.cli.lightning_cli import execute
 

@@ -20,7 +20,6 @@ from detkit.detectors.base import Detector
 from detkit.engine.checkpoints import FoundCheckpoint
 from detkit.engine.curves import CURVES
 from detkit.engine.module import TrainableModule
-from detkit.engine.predictions import PICTURES, PredictionWriter
 from detkit.engine.run_pictures import PREDICTIONS
 from detkit.errors import DataError
 from detkit.evaluation.tables import baseline_text, metrics_text, render
@@ -30,7 +29,6 @@ from detkit.tools.evaluate import RESAMPLES_FILE, report_of, with_intervals
 if TYPE_CHECKING:
     from detkit.evaluation.bootstrap import Resamples
 
-LISTED = 100  # images that could not be read
 TRAINING = {CURVES: "Losses, learning rate and mAP over the steps", PREDICTIONS: "Images of the best validation"}
 SHOWN = 3  # paths of a data set
 
@@ -193,22 +191,3 @@ def report_test(
     if baseline is not None:
         print(baseline_text(content, baseline))
     print(f"report: {path}{overwrite_note(replaced, '--output')}", flush=True)
-
-
-def report_predictions(writer: PredictionWriter, world_size: int) -> None:
-    """Say where the predictions are, and, where one process has counted them all, how many are drawn."""
-    print(f"{writer.num_images:,} images, {writer.num_written:,} detections")
-    print(f"predictions: {writer.written}{writer.overwrite_note}", flush=True)
-    share = f"{writer.num_drawn:,} of {writer.num_detections:,} detections"
-    limit = f"those from a score of {writer.shown_from:g} (--score_threshold)"
-    counts = f" ({share}, {limit})" if world_size == 1 else ""
-    for verb, folder, wanted in zip(("drawn", "cropped"), PICTURES, (writer.draw, writer.crops), strict=True):
-        if wanted:
-            print(f"{verb}: {writer.folder / folder}{counts}", flush=True)
-    if writer.skipped:
-        errors = list(writer.skipped.values())
-        more = f"\n  and {len(errors) - LISTED:,} more" if len(errors) > LISTED else ""
-        listed = "\n".join(f"  {error}" for error in errors[:LISTED])
-        count = f"{len(errors):,} image{'s' if len(errors) > 1 else ''}"
-        print(f"skipped: {count} that cannot be read (--on_bad_image error stops at the first):")
-        print(f"{listed}{more}", flush=True)

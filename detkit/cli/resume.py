@@ -33,7 +33,7 @@ TILED = ("test", "predict")
 OPTIONS = {
     "trainer": ("lightning.pytorch.trainer.trainer", "Trainer"),
     "checkpoint": ("detkit.engine.callbacks", "BestCheckpoint"),
-    "predictions": ("detkit.engine.predictions", "PredictionWriter"),
+    "predictions": ("detkit.engine.predictions", "PredictionFiles"),
 }
 #: A row of the table of differences: option, checkpoint's value, the other value, which of the two is used.
 Difference = tuple[str, Any, Any, str]

@@ -26,7 +26,7 @@ def long_form(command: str, args: Sequence[str]) -> list[str]:
     """The arguments with every value after its option.
 
     What follows no option is the checkpoint and, for `predict`, the inputs, for `validate` and `test` the data set. The
-    options of `PredictionWriter` need not be called --predictions.NAME, and its lists may be written with commas.
+    options of `PredictionFiles` need not be called --predictions.NAME, and its lists may be written with commas.
 
     Raises:
         ConfigError: there is more without an option than the command takes.
@@ -90,7 +90,7 @@ def _is_data_set(path: str) -> bool:
 
 def _with_groups(options: Sequence[str]) -> list[str]:
     """The arguments with the names of the options' groups, and true after a switch without a value."""
-    known = options_of("detkit.engine.predictions", "PredictionWriter") or {}
+    known = options_of("detkit.engine.predictions", "PredictionFiles") or {}
     result: list[str] = []
     for number, option in enumerate(options):
         name, equals, value = option.partition("=")

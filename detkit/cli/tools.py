@@ -114,9 +114,10 @@ def plain_values(function: Callable[..., Any], arguments: Arguments) -> dict[str
     """The values of options that are texts, numbers, switches or choices, as jsonargparse would give them.
 
     jsonargparse takes longer to import and to set up than such options to read. None where it is needed: for help,
-    for lists, and for whatever is wrong, which it explains.
+    for lists but of texts, and for whatever is wrong, which it explains.
     """
-    signature, hints = inspect.signature(function), get_type_hints(function)
+    signature = inspect.signature(function)
+    hints = get_type_hints(vars(function)["__init__"] if isinstance(function, type) else function)
     options = (option.split("=", 1) if option.startswith("--") else [option] for option in arguments.options)
     words = [word for option in options for word in option]
     names, texts = words[::2], words[1::2]
@@ -139,6 +140,8 @@ def _plain_value(hint: Any, text: str) -> Any:
         return float(text)
     if kinds == (bool,) and text in ("true", "false"):
         return text == "true"
+    if kinds == (list[str],) and re.fullmatch(r'\[("[\w./ -]+"(, ?)?)+\]', text):
+        return json.loads(text)
     if len(kinds) == 1 and get_origin(kinds[0]) is Literal and text in get_args(kinds[0]):
         return text
     return None

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from detkit.data.annotations import Annotations
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.dataset import image_to_tensor
-from detkit.data.image_io import read_image
-from detkit.data.inputs import Input, find_inputs
+from detkit.data.inputs import Input, InputReader, find_inputs
 from detkit.errors import DataError
 from detkit.types import Sample
 
@@ -74,53 +72,17 @@ class ImageDataset(Dataset):
 
     def __init__(self, inputs: Sequence[Input]) -> None:
         self.inputs = list(inputs)
-        self._video: Video | None = None
+        self._reader = InputReader()
 
     def __len__(self) -> int:
         return len(self.inputs)
 
     def __getitem__(self, index: int) -> Sample:
         """image uint8 (3, H, W), image_id, file and path; DataError if it is unreadable."""
-        _, path, frame = self.inputs[index]
-        if frame is None:
-            pixels = read_image(path)
-        else:
-            if self._video is None or self._video.path != path or self._video.next > frame:
-                self._video = Video(path)
-            pixels = self._video.read(frame)
-        sample: Any = {"image": image_to_tensor(pixels), **self.names(index)}
+        sample: Any = {"image": image_to_tensor(self._reader.read(self.inputs[index])), **self.names(index)}
         return sample
 
     def names(self, index: int) -> dict[str, str]:
         """image_id, file and path of an image, which is not read for it."""
         image_id, path, _ = self.inputs[index]
         return {"image_id": image_id, "file": image_id, "path": path}
-
-
-class Video:
-    """The frames of a video, read by OpenCV from the first to the last.
-
-    Attributes:
-        path: the file.
-        next: the number of the next frame.
-    """
-
-    def __init__(self, path: str) -> None:
-        import cv2
-
-        self.path, self.next = path, 0
-        self._capture = cv2.VideoCapture(path)
-
-    def read(self, number: int) -> np.ndarray:
-        """The pixels of a frame that was not read yet, uint8 (H, W, 3) RGB; those before it are passed over.
-
-        Raises:
-            DataError: it cannot be read.
-        """
-        while self.next < number and self._capture.grab():
-            self.next += 1
-        good, pixels = self._capture.read()
-        if not good or self.next != number:
-            raise DataError(f"{self.path}: frame {number} cannot be read")
-        self.next += 1
-        return np.ascontiguousarray(pixels[..., ::-1])

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from detkit.data.image_io import open_image
+import numpy as np
+
+from detkit.data.image_io import open_image, read_image
 from detkit.data.input_files import check_regular, walk
 from detkit.data.text_files import read_text
 from detkit.data.voc_files import IMAGE_SUFFIXES
@@ -218,3 +220,48 @@ def _grab(path: str) -> Iterator[None]:
             yield
     finally:
         video.release()
+
+
+class InputReader:
+    """Reads inputs; the frames of a video quickest in their order."""
+
+    def __init__(self) -> None:
+        self._video: Video | None = None
+
+    def read(self, image: Input) -> np.ndarray:
+        """The pixels, uint8 (H, W, 3) RGB; DataError if they cannot be read."""
+        _, path, frame = image
+        if frame is None:
+            return read_image(path)
+        if self._video is None or self._video.path != path or self._video.next > frame:
+            self._video = Video(path)
+        return self._video.read(frame)
+
+
+class Video:
+    """The frames of a video, read by OpenCV from the first to the last.
+
+    Attributes:
+        path: the file.
+        next: the number of the next frame.
+    """
+
+    def __init__(self, path: str) -> None:
+        import cv2
+
+        self.path, self.next = path, 0
+        self._capture = cv2.VideoCapture(path)
+
+    def read(self, number: int) -> np.ndarray:
+        """The pixels of a frame that was not read yet, uint8 (H, W, 3) RGB; those before it are passed over.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        while self.next < number and self._capture.grab():
+            self.next += 1
+        good, pixels = self._capture.read()
+        if not good or self.next != number:
+            raise DataError(f"{self.path}: frame {number} cannot be read")
+        self.next += 1
+        return np.ascontiguousarray(pixels[..., ::-1])

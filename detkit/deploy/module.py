@@ -5,7 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from typing import Any
 
-from detkit.deploy.runtime import ExportedModel
+from detkit.deploy.runtime import ExportedModel, open_without_proposals
 from detkit.deploy.tensors import detect_samples
 from detkit.detectors.base import Detector
 from detkit.errors import ConfigError
@@ -47,15 +47,9 @@ def exported_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     """An exported file as a checkpoint of ours (see `detkit.engine.checkpoints.restore`), without weights.
 
     Raises:
-        CheckpointError: as `ExportedModel`.
-        ConfigError: likewise, or the detector wants proposals.
+        CheckpointError, ConfigError: as `open_without_proposals`.
     """
-    description = ExportedModel(path).description
-    if len(description.inputs) > 1:
-        raise ConfigError(
-            f"{path}: an exported {description.detector} wants proposals with each image, and commands have none; use "
-            "its checkpoint, or detkit.load(...).predict(image, proposals=boxes) in Python"
-        )
+    description = open_without_proposals(path).description
     arguments = {
         "class_names": description.class_names,
         "category_ids": description.category_ids,

@@ -14,7 +14,7 @@ import numpy as np
 
 from detkit.data.image_io import as_array
 from detkit.deploy.description import KEY, OUTPUTS, Description
-from detkit.detections import Detections
+from detkit.detections import Detections, Selection
 from detkit.errors import CheckpointError, ConfigError, ImageTypeError
 from detkit.settings import check_range
 
@@ -123,7 +123,6 @@ class ExportedModel:
         if agnostic_nms or tiles is not None:
             from detkit.deploy.tensors import predict_by_torch
             from detkit.detectors.tiles import TileSettings
-            from detkit.heads.selection import Selection
 
             if proposals is not None:
                 raise ConfigError("proposals do not go with agnostic_nms or tiles")
@@ -142,6 +141,21 @@ class ExportedModel:
         found = [each for batch, rows in batches for each in self.detect(batch, rows)]
         found = [each.filter(score_threshold, classes) for each in found]
         return found if many else found[0]
+
+
+def open_without_proposals(path: str | os.PathLike[str]) -> ExportedModel:
+    """The detector of a file, for a command.
+
+    Raises:
+        CheckpointError, ConfigError: as `ExportedModel`, or the detector wants proposals.
+    """
+    model = ExportedModel(path)
+    if len(model.description.inputs) > 1:
+        raise ConfigError(
+            f"{path}: an exported {model.description.detector} wants proposals with each image, and commands have "
+            "none; use its checkpoint, or detkit.load(...).predict(image, proposals=boxes) in Python"
+        )
+    return model
 
 
 def _batches(images: Sequence[Any], size: int) -> Any:

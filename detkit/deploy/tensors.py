@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from detkit.data.image_io import as_image
+from detkit.detections import Selection
 from detkit.detectors.tiles import TileSettings, detect_by_tiles
-from detkit.heads.selection import Selection
 from detkit.types import Batch, Detections
 
 #: `ExportedModel.detect`.

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from detkit.data.image_io import as_image
+from detkit.detections import Selection
 from detkit.detectors.pretrained import Transfer, transfer
 from detkit.detectors.sources import Source, read_source, settings_for
 from detkit.detectors.tiles import TileSettings, detect_by_tiles
@@ -27,7 +28,6 @@ from detkit.features.preprocessing import ImageBatch, ImageSettings, Preprocessi
 from detkit.features.roi_pooling import RoIPooler
 from detkit.heads.detection import DetectionSettings, Found
 from detkit.heads.roi_heads import BoxPredictor, RoIHeads, RoISettings, build_box_head
-from detkit.heads.selection import Selection
 from detkit.proposals import ProposalBatch, Proposals
 from detkit.settings import check_range, construct, nested, to_plain
 from detkit.system import keep_freed_memory

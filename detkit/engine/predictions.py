@@ -1,45 +1,41 @@
-"""Predictions, written to disk while they are made: in one of several formats, with drawings and crops on request."""
+"""Predictions, written to disk while they are made: in one of several formats, with drawings and crops on request.
+
+Neither torch nor Lightning is imported; `detkit.engine.prediction_writer` follows a Trainer.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter
-from torch import Tensor
+import numpy as np
 
-from detkit.data.datamodule import DataModule
 from detkit.data.image_io import open_image
-from detkit.data.images import ImageDataset
-from detkit.detections import plain_fields
-from detkit.engine.module import TrainableModule
+from detkit.data.inputs import Input
+from detkit.detections import Detections, Selection, plain_fields
 from detkit.engine.prediction_formats import FORMATS, MARK, Classes, Predicted
 from detkit.errors import ConfigError, DataError
 from detkit.files import check_output, discard, overwrite_note, publish, stage, writing
-from detkit.heads.selection import Selection
 from detkit.settings import check_choice
-from detkit.signals import SIGNALS, Stopped
-from detkit.types import Batch, Detections, Sample
 
 NAME, STOPPED = "predictions", "predictions.stopped"
 PICTURES = ("predictions", "crops")  # the folders of the drawings and the crops
 SHOWN = 0.5  # least score of what people look at, unless they say another
+SKIPPED = 3  # an exit code
+LISTED = 100  # images that could not be read
 MAX_STEM = 220  # bytes; file systems take names of 255, of which numbers and ".jpg" are some
 COMMENT = b"drawn by detkit"  # in their JPEG files
 FormatName = Literal["coco", "voc", "yolo", "csv", "label_studio"]
 
 
-class PredictionWriter(BasePredictionWriter):
-    """Writes the detections of each image, by default to `predictions.json` in COCO's results format.
+class PredictionFiles:
+    """What `detkit predict` writes: by default `predictions.json` in COCO's results format.
 
-    Each process writes its part, and the first one joins them. A run that is stopped writes what is done, to
-    `predictions.stopped.json` and the like.
+    Each process writes its part (`begin`, `write`, `close`), and one joins them (`join`).
 
     Args:
         output: the folder to write into; the folder of the checkpoint's run by default.
@@ -57,6 +53,7 @@ class PredictionWriter(BasePredictionWriter):
     Attributes:
         skipped: image id -> why it could not be read.
         num_images, num_written: how many images were read, and how many detections of them were written.
+        written: the file or folder that was written; None before.
     """
 
     def __init__(
@@ -70,7 +67,6 @@ class PredictionWriter(BasePredictionWriter):
         crops: bool = False,
         on_bad_image: Literal["error", "skip"] = "skip",
     ) -> None:
-        super().__init__(write_interval="batch")
         if score_threshold is not None and not 0 <= score_threshold <= 1:
             raise ConfigError(f"predictions.score_threshold is {score_threshold}; scores go from 0 to 1")
         check_choice("predictions.format", format, tuple(FORMATS))
@@ -79,7 +75,7 @@ class PredictionWriter(BasePredictionWriter):
         least = shown if format == "label_studio" else score_threshold or 0.0
         self.selection = Selection(least, classes, agnostic_nms)
         self.output, self.draw, self.crops, self.shown_from = output, draw, crops, shown
-        self.format, self.on_bad_image = FORMATS[format], on_bad_image
+        self.format, self.skips_unreadable = FORMATS[format], on_bad_image == "skip"
         self.folder = Path(output) if output else Path()
         self.written: Path | None = None
         self.skipped: dict[str | int, str] = {}
@@ -92,99 +88,87 @@ class PredictionWriter(BasePredictionWriter):
             self.folder = folder
 
     @property
-    def files(self) -> list[Path]:
+    def paths(self) -> list[Path]:
         """What may be written, besides pictures."""
         return [self.folder / f"{name}{self.format.suffix}" for name in (NAME, STOPPED)]
 
-    def setup(self, trainer: Trainer, pl_module: TrainableModule, stage: str) -> None:
-        """Refuse an output that cannot be written or is not detkit's own, and leave its drawings out of the images."""
-        super().setup(trainer, pl_module, stage)
+    def check(self, class_names: list[str], category_ids: Sequence[int] | None) -> None:
+        """Take the detector's classes, and the ids to write.
+
+        Raises:
+            ConfigError: a class that there is not, or an output that cannot be written or is not detkit's own.
+        """
         check_output(self.folder)
-        self.selection.labels(pl_module.class_names)
-        # Ids are those of the file that is predicted on: the training set's may number the same classes otherwise.
-        data = trainer.datamodule if isinstance(trainer.datamodule, DataModule) else None
-        self._classes = Classes(
-            pl_module.class_names, (data.category_ids_of("test") if data else None) or pl_module.category_ids
-        )
-        if data is not None:
-            data.skip_unreadable = self.on_bad_image == "skip"
+        self.selection.labels(class_names)
+        self._classes = Classes(class_names, category_ids)
         option = "choose another folder by --predictions.output"
         for folder in self._picture_folders():
             for path in [folder, *folder.rglob("*")]:
                 if path.is_symlink() or (path.is_file() and not is_drawing(path)):
                     raise ConfigError(f"{path}: was not drawn by detkit and might be overwritten; {option}")
-        for path in self.files if self.format.is_folder else []:
+        for path in self.paths if self.format.is_folder else []:
             if path.is_dir() and any(path.iterdir()) and not (path / MARK).is_file():
                 raise ConfigError(f"{path}: was not written by detkit and would be replaced; {option}")
-        images = getattr(trainer.datamodule, "images", None)
-        if isinstance(images, ImageDataset):
-            ours = [bool({*Path(each.path).parts} & {*PICTURES}) and is_drawing(each.path) for each in images.inputs]
-            images.inputs = [each for each, drawn in zip(images.inputs, ours, strict=True) if not drawn]
-            if not images.inputs:
-                raise DataError(f"{trainer.datamodule.path}: has no image that detkit did not draw itself")
 
     def _picture_folders(self) -> list[Path]:
         return [self.folder / name for name, wanted in zip(PICTURES, (self.draw, self.crops), strict=True) if wanted]
 
-    def on_predict_start(self, trainer: Trainer, pl_module: TrainableModule) -> None:
+    def begin(self, parts: Path | None = None, rank: int = 0) -> Path:
+        """Open the part of this process, in the stage of all; the first process makes it (None)."""
         self._drawn: set[str] = set()
         # Detections of this process, and those of them that are drawn.
         self.num_detections = 0
         self.num_drawn = 0
-        self._parts = Path(trainer.strategy.broadcast(str(stage(self.folder)) if trainer.is_global_zero else ""))
-        self._file = self._part(trainer.global_rank).open("w", encoding="utf-8")
+        self._parts = stage(self.folder) if parts is None else parts
+        self._file = self._part(rank).open("w", encoding="utf-8")
+        return self._parts
 
-    def on_predict_batch_start(self, *_: Any) -> None:
-        SIGNALS.begin_item()
-
-    def write_on_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: TrainableModule,
-        prediction: list[Detections | None],
-        batch_indices: Sequence[int] | None,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int,
+    def write(
+        self, image_id: str | int, file: str, size: tuple[int, int], detections: Detections, pixels: np.ndarray | None
     ) -> None:
-        for sample, detections in zip(batch, prediction, strict=True):
-            with writing(self.folder):
-                content: Any = sample.get("error")
-                if content is None and detections is not None:
-                    chosen = self.selection(detections, pl_module.class_names)
-                    content = _to_plain(sample, chosen)
-                    self._write_pictures(sample, chosen, pl_module.class_names)
-                self._file.write(json.dumps([sample["image_id"], content]) + "\n")
-        if trainer.strategy.reduce_boolean_decision(SIGNALS.received is not None, all=False):
-            raise Stopped
+        """Write the detections of an image.
 
-    def on_predict_end(self, trainer: Trainer, pl_module: TrainableModule) -> None:
-        """Join the parts of all processes."""
-        self._publish(trainer, NAME)
-        SIGNALS.waits = False
-        if SIGNALS.received is not None:  # after the last image
-            raise KeyboardInterrupt
+        Args:
+            image_id: as in the data set.
+            file: the name of its file.
+            size: width and height.
+            detections: of the image, in its pixels.
+            pixels: uint8 (H, W, 3); needed where it `needs_pixels`.
+        """
+        with writing(self.folder):
+            chosen = self.selection(detections, self._classes.names)
+            if self.needs_pixels:
+                self._write_pictures(image_id, pixels, chosen)
+            self._file.write(json.dumps([image_id, [file, size, *plain_fields(chosen)]]) + "\n")
 
-    def on_exception(self, trainer: Trainer, pl_module: TrainableModule, exception: BaseException) -> None:
-        if self._file is None:
-            return
-        try:
-            # An image that cannot be read ends one process only, and the others would be waited for.
-            if isinstance(exception, Stopped) or (isinstance(exception, DataError) and trainer.world_size == 1):
-                self._publish(trainer, STOPPED)
-        finally:
-            with suppress(OSError):
-                self._file.close()
-            if trainer.is_global_zero:  # which has joined the parts
-                discard(self._parts)
+    def write_error(self, image_id: str | int, error: str) -> None:
+        """Note why an image cannot be read."""
+        with writing(self.folder):
+            self._file.write(json.dumps([image_id, error]) + "\n")
 
-    def _publish(self, trainer: Trainer, stem: str) -> None:
+    @property
+    def needs_pixels(self) -> bool:
+        """Whether something is drawn."""
+        return self.draw or self.crops
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is something to keep."""
+        return self._file is not None
+
+    def close(self) -> None:
+        """Close the part of this process."""
         with writing(self.folder):
             self._file.close()
-            trainer.strategy.barrier("predictions")
-            if not trainer.is_global_zero:
-                return
-            parts = [self._part(rank) for rank in range(trainer.world_size)]
+
+    def discard(self) -> None:
+        """Delete all parts that are left."""
+        discard(self._parts)
+
+    def join(self, stem: str, processes: int = 1) -> None:
+        """Join the closed parts of all processes to `NAME`, or `STOPPED` where the work has not come to its end."""
+        with writing(self.folder):
+            parts = [self._part(rank) for rank in range(processes)]
             name = f"{stem}{self.format.suffix}"
             self.format.write(self._images(parts), self._parts / name, self._classes)
             for part in parts:
@@ -223,25 +207,52 @@ class PredictionWriter(BasePredictionWriter):
                         self.num_written += len(found.scores)
                         yield found
 
+    @property
+    def exit_code(self) -> int:
+        """Of the command: `SKIPPED` where images could not be read, else 0."""
+        return SKIPPED if self.skipped else 0
+
+    # -- what is said ----------------------------------------------------------------------------
+
+    def how_to_go_on(self) -> str:
+        """Where the predictions of a command that was stopped are; "" where none were kept."""
+        kept = f"What was predicted is in {self.written}; the same command begins again with the first image."
+        return "" if self.written is None else kept
+
+    def report(self, processes: int = 1) -> str:
+        """Where the predictions are and, where one process has counted them all, how many are drawn."""
+        lines = [f"{self.num_images:,} images, {self.num_written:,} detections"]
+        lines.append(f"predictions: {self.written}{self.overwrite_note}")
+        share = f"{self.num_drawn:,} of {self.num_detections:,} detections"
+        limit = f"those from a score of {self.shown_from:g} (--score_threshold)"
+        counts = f" ({share}, {limit})" if processes == 1 else ""
+        for verb, folder, wanted in zip(("drawn", "cropped"), PICTURES, (self.draw, self.crops), strict=True):
+            if wanted:
+                lines.append(f"{verb}: {self.folder / folder}{counts}")
+        if self.skipped:
+            errors = list(self.skipped.values())
+            count = f"{len(errors):,} image{'s' if len(errors) > 1 else ''}"
+            lines.append(f"skipped: {count} that cannot be read (--on_bad_image error stops at the first):")
+            lines += [f"  {error}" for error in errors[:LISTED]]
+            lines += [f"  and {len(errors) - LISTED:,} more"] if len(errors) > LISTED else []
+        return "\n".join(lines)
+
     # -- pictures --------------------------------------------------------------------------------
 
-    def _write_pictures(self, sample: Sample, detections: Detections, class_names: list[str]) -> None:
-        if not (self.draw or self.crops):
-            return
+    def _write_pictures(self, image_id: str | int, pixels: Any, detections: Detections) -> None:
         import detkit
 
-        name = self._name(sample["image_id"])
-        image = sample["image"].cpu()
+        name, class_names = self._name(image_id), self._classes.names
         self.num_detections += len(detections["scores"])
         self.num_drawn += int((detections["scores"] >= self.shown_from).sum())
         if self.draw:
-            picture = detkit.draw(image, detections, class_names=class_names, score_threshold=self.shown_from)
+            picture = detkit.draw(pixels, detections, class_names=class_names, score_threshold=self.shown_from)
             self._save(picture, PICTURES[0], f"{name}.jpg")
         if self.crops:
             rows = zip(*(detections[key].tolist() for key in ("boxes", "scores", "labels")), strict=True)
             for number, (box, score, label) in enumerate(rows, 1):
                 if score >= self.shown_from:
-                    self._save(crop(image, box), PICTURES[1], _plain(class_names[label - 1]), f"{name}-{number}.jpg")
+                    self._save(crop(pixels, box), PICTURES[1], _plain(class_names[label - 1]), f"{name}-{number}.jpg")
 
     def _save(self, picture: Any, *parts: str) -> None:
         path = self._parts.joinpath(*parts)
@@ -260,18 +271,18 @@ class PredictionWriter(BasePredictionWriter):
         return name
 
 
-def crop(image: Tensor, box: Sequence[float]) -> Any:
-    """The pixels that a box (x1, y1, x2, y2) touches of a uint8 image (3, H, W), at least one, as a PIL image."""
+def crop(pixels: np.ndarray, box: Sequence[float]) -> Any:
+    """The pixels that a box (x1, y1, x2, y2) touches of a uint8 image (H, W, 3), at least one, as a PIL image."""
     from PIL import Image
 
-    height, width = image.shape[-2:]
+    height, width = pixels.shape[:2]
     x1, y1 = (min(max(int(value), 0), side - 1) for value, side in zip(box[:2], (width, height), strict=True))
     x2, y2 = max(-int(-box[2] // 1), x1 + 1), max(-int(-box[3] // 1), y1 + 1)
-    return Image.fromarray(image[:, y1:y2, x1:x2].permute(1, 2, 0).contiguous().numpy())
+    return Image.fromarray(np.ascontiguousarray(pixels[y1:y2, x1:x2]))
 
 
 def is_drawing(path: str | Path) -> bool:
-    """Whether a file is a picture of a `PredictionWriter`."""
+    """Whether a file is a picture of `PredictionFiles`."""
     try:
         with open_image(path) as picture:
             return picture.info.get("comment") == COMMENT
@@ -279,13 +290,18 @@ def is_drawing(path: str | Path) -> bool:
         return False
 
 
+def without_drawings(images: Iterable[Input], source: Any) -> list[Input]:
+    """The images that detkit did not draw itself; ``source`` is what the user named.
+
+    Raises:
+        DataError: there is none.
+    """
+    kept = [each for each in images if not ({*Path(each.path).parts} & {*PICTURES} and is_drawing(each.path))]
+    if not kept:
+        raise DataError(f"{source}: has no image that detkit did not draw itself")
+    return kept
+
+
 def _plain(name: str) -> str:
     # Image ids come from annotation files of any origin: only plain characters reach the file system.
     return re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "image"
-
-
-def _to_plain(sample: Sample, detections: Detections) -> list[Any]:
-    """file, size, boxes, scores and labels as `Predicted` has them."""
-    height, width = sample["image"].shape[-2:]
-    file = sample.get("file") or str(sample["image_id"])
-    return [file, (width, height), *plain_fields(detections)]

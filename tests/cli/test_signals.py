@@ -174,7 +174,7 @@ def test_predict_keeps_what_is_done_and_what_was_there(detkit: Detkit, monkeypat
 
 def test_while_the_predictions_are_joined(detkit: Detkit, monkeypatch: pytest.MonkeyPatch) -> None:
     detkit(*TOY)
-    kill_in(monkeypatch, "_images", 0, owner=predictions.PredictionWriter)
+    kill_in(monkeypatch, "_images", 0, owner=predictions.PredictionFiles)
     result = detkit("predict", "--ckpt_path", "runs/toy")
     assert result.code == 143 and f"Stopped. What was predicted is in {RUN}/predictions.json; " in result.err
 

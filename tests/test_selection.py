@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.ops import batched_nms, nms
 
+from detkit.detections import Selection
 from detkit.errors import ConfigError
-from detkit.heads.selection import Selection
 from detkit.types import Detections
 
 NAMES = ["cat", "dog", "cow"]
