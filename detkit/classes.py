@@ -55,7 +55,7 @@ def find_class(name: str, base: type | tuple[type, ...], among: Mapping[str, typ
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
     """The hint of a message about an unknown name; "" where none of the known ones is near."""
-    close = get_close_matches(name, known, n=1)
+    close = [each for each in known if each.lower() == name.lower()] or get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -125,6 +125,14 @@ def check_choice(where: str, value: str, choices: typing.Iterable[str]) -> None:
         near = did_you_mean(str(value), known)
         choices = f"{near} The" if near else "; the"
         raise ConfigError(f"{where}: there is no {value!r}{choices} choices are {', '.join(known)}")
+
+
+def check_class_names(class_names: Sequence[str], category_ids: Sequence[int] | None) -> None:
+    """Refuse names that are none or not different, and another number of ids."""
+    if not class_names or len(set(class_names)) != len(class_names):
+        raise ConfigError(f"class_names must be one or more different names, not {class_names}")
+    if category_ids is not None and len(category_ids) != len(class_names):
+        raise ConfigError(f"{len(category_ids)} category_ids for {len(class_names)} class_names")
 
 
 def check_range(

@@ -11,11 +11,12 @@ import ctypes
 import os
 import platform
 import re
+import signal
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property, update_wrapper
-from itertools import zip_longest
 from threading import Lock
 from typing import Any, BinaryIO, TypeVar
 
@@ -96,31 +97,36 @@ def in_processes(work: Callable[[T], bytes | memoryview], items: Sequence[T]) ->
     """
     if len(items) < 2 or sys.platform != "linux" or len(os.listdir("/proc/self/task")) > 1:
         return [work(item) for item in items]
-    copies: list[tuple[int, BinaryIO]] = []
+    copies: deque[tuple[int, BinaryIO]] = deque()
     try:
         with suppress(OSError):  # no more processes, or no memory for them
             for item in items[1:]:
                 copies.append(_copy(work, item))
         results = [work(items[0])]
-        for item, copy in zip_longest(items[1:], copies):
-            content = copy and copy[1].read()
-            results.append(content if copy and os.waitpid(copy[0], 0)[1] == 0 else work(item))
+        for item in items[1:]:
+            content = copies[0][1].read() if copies else b""
+            is_whole = bool(copies) and _ends_well(copies.popleft())
+            results.append(content if is_whole else work(item))
         return results
     finally:
-        for _, pipe in copies:
-            pipe.close()  # a copy that still writes ends
-        for process, _ in copies:
-            with suppress(ChildProcessError):  # waited for already
-                os.waitpid(process, 0)
+        for process, pipe in copies:  # left by an error
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+            _ends_well((process, pipe))
 
 
 def _copy(work: Callable[[T], bytes | memoryview], item: T) -> tuple[int, BinaryIO]:
     """Start a copy of this process that writes `work` of the item; its number, and the pipe to read from."""
     readable, writable = os.pipe()
-    process = os.fork()
+    try:
+        process = os.fork()
+    except OSError:
+        os.close(readable)
+        os.close(writable)
+        raise
     if not process:
         try:
-            os.close(readable)
+            os.close(readable)  # so that it ends where the other process has ended
             with open(writable, "wb") as pipe:
                 pipe.write(work(item))
             os._exit(0)
@@ -128,6 +134,16 @@ def _copy(work: Callable[[T], bytes | memoryview], item: T) -> tuple[int, Binary
             os._exit(1)  # without what this process does at its end
     os.close(writable)
     return process, open(readable, "rb")
+
+
+def _ends_well(copy: tuple[int, BinaryIO]) -> bool:
+    """Wait for a copy; whether it has written all that it had to."""
+    process, pipe = copy
+    pipe.close()
+    try:
+        return os.waitpid(process, 0)[1] == 0
+    except ChildProcessError:  # whoever ignores SIGCHLD is not told
+        return False
 
 
 def memory_message(error: BaseException) -> str | None:

@@ -125,4 +125,6 @@ def _reason(path: Path, cause: Exception) -> str:
     if isinstance(cause, pickle.UnpicklingError) and _is_zip(path):  # a zip whose checksums are right
         name = re.search(r"GLOBAL ([\w.]+)", str(cause))
         return f"it holds more than tensors and plain values{f' ({name[1]})' if name else ''}"
+    if path.suffix.lower() in (".onnx", ".xml", ".pt2"):
+        return "it is no checkpoint but an exported detector; give the checkpoint that it was made from"
     return "it is no file of torch.save, or a damaged one"

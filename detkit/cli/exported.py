@@ -46,9 +46,9 @@ def predict_exported(arguments: Arguments, start: Start) -> PredictionFiles | No
         return None
     values, paths, every = options
     path = start.checkpoint.path
-    print(*arguments.notes, f"checkpoint: {start.checkpoint}", sep="\n", flush=True)
     files = PredictionFiles(**values)
     model = open_without_proposals(path)
+    print(*arguments.notes, f"checkpoint: {start.checkpoint}", sep="\n", flush=True)
     files.use_folder(start.checkpoint.folder)
     found = find_inputs(paths, every)
     keep_inputs(files.paths, [path, *paths], "--predictions.output")

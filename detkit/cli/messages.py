@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from detkit.classes import find_class
 from detkit.cli.arguments import Arguments, flatten
 from detkit.cli.imports import kinds
+from detkit.cli.signatures import short_name
 from detkit.errors import ConfigError, DetkitError
 
 #: Lines that say nothing of what the user gave.
@@ -56,8 +57,6 @@ def explain(message: str, command: str, arguments: Arguments, known: Iterable[st
     file = _file_of(culprit, arguments)
     if wrong_value and not file:  # of the command line, where options have short names
         name, words = wrong_value.split(" ", 1)
-        from detkit.cli.short_form import short_name  # here: it imports the readers of data sets
-
         text = f"{short_name(command, name)} {words}"
     choices = [name for name in re.findall(r"'([\w-]+)'", message) if name != culprit]
     near = "" if wrong_value else _near(culprit, [*known, *choices])

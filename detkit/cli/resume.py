@@ -229,7 +229,7 @@ def read_start(command: str, start: Start, arguments: Arguments, model: type) ->
         return [*files, *model_option, *options]
     _check_classes(start, arguments)
     classes = [f"--data.class_names={json.dumps(start.class_names)}"]
-    return [*files, *model_option, *_data_of_run(start, arguments), *options, *classes]
+    return [*files, *model_option, *_data_of_run(command, start, arguments), *options, *classes]
 
 
 def _read_source(start: Start, arguments: Arguments, model: type) -> list[str]:
@@ -380,12 +380,17 @@ def _check_classes(start: Start, arguments: Arguments) -> None:
         )
 
 
-def _data_of_run(start: Start, arguments: Arguments) -> list[str]:
+def _data_of_run(command: str, start: Start, arguments: Arguments) -> list[str]:
     """The data set of the checkpoint's run, as an option, where the user names none."""
     if arguments.class_of("data")[0] is not None or arguments.option("data") is not None:
         return []
     section = start.config.content.get("data") if start.config is not None else None
     if not section or not isinstance(section, str | dict):
+        if command == "predict":
+            raise ConfigError(
+                "no input: give images, folders, patterns, a list of files or a video, as in `detkit predict RUN "
+                "photos/`; or a data set by --data"
+            )
         raise ConfigError(
             "No data set given: add --data (VOC, COCO, ImageFolder, Shapes) and --data.path, or --config."
         )

@@ -49,13 +49,6 @@ def long_form(command: str, args: Sequence[str]) -> list[str]:
     return [*found, *options]
 
 
-def short_name(command: str, name: str) -> str:
-    """An option as it may be written without its group: --patience, and predict's options; others as they are."""
-    if command == "fit" and name == "checkpoint.patience":
-        return "--patience"
-    return f"--{name.removeprefix('predictions.')}" if name.startswith("predictions.") else name
-
-
 def _divide(args: Sequence[str]) -> tuple[list[str], list[str]]:
     """What follows no option, and the options with their values."""
     given: list[str] = []

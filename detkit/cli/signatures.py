@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -60,17 +60,21 @@ def names_of(classes: Iterable[type]) -> list[str]:
 
 
 def check_options(
-    command: str, known: Names, arguments: Arguments, run: Mapping[str, Any] = MappingProxyType({})
+    command: str,
+    known: Names,
+    arguments: Arguments,
+    run: Mapping[str, Any] = MappingProxyType({}),
+    classes: Sequence[str] = CLASSES,
 ) -> None:
     """Refuse an option, a class or a name in a config file that is not known.
 
-    The options of `CLASSES` are those of the classes that are chosen; ``run`` is the config of the checkpoint's run,
+    The options of ``classes`` are those of the classes that are chosen; ``run`` is the config of the checkpoint's run,
     for classes that the user does not choose.
 
     Raises:
         ConfigError: with the near name, and the file that holds the wrong one.
     """
-    chosen = {section: arguments.class_of(section)[0] for section in CLASSES if section in known}
+    chosen = {section: arguments.class_of(section)[0] for section in classes if section in known}
     ours = {name for package in PACKAGES for name in _imports(package)}
     for section, name in chosen.items():
         if name is None or "." in name or name in ours or arguments.modules or "torch" in sys.modules:
@@ -102,7 +106,8 @@ def _check(command: str, names: Names, wanted: str, where: str) -> None:
         if part not in level:
             near = _nearest(names, level, parts, depth)
             dashes = "--" if where == "--" else ""
-            hint = f"; did you mean {dashes}{near}?" if near else ""
+            meant = near if "." in wanted or not dashes else short_name(command, near).removeprefix("--")
+            hint = f"; did you mean {dashes}{meant}?" if near else ""
             text = f"{where.removesuffix('--')}there is no option {dashes}{wanted}{hint}"
             raise ConfigError(f"{text}\n`detkit {command} --help` shows all options.")
         level = level[part]
@@ -116,6 +121,13 @@ def _nearest(names: Names, level: Names, parts: list[str], depth: int) -> str:
     everywhere = {name.rpartition(".")[2]: name for name in reversed(list(dotted(names)))}
     close = get_close_matches(parts[-1], everywhere, n=1, cutoff=0.7)
     return everywhere[close[0]] if close else ""
+
+
+def short_name(command: str, name: str) -> str:
+    """An option as it may be written without its group: --patience, and predict's options; others as they are."""
+    if command == "fit" and name == "checkpoint.patience":
+        return "--patience"
+    return f"--{name.removeprefix('predictions.')}" if name.startswith("predictions.") else name
 
 
 def dotted(names: Names, prefix: str = "") -> Iterator[str]:

@@ -54,6 +54,7 @@ TOOLS = {
     "propose": Tool(
         "detkit.tools.propose",
         "propose",
+        positional="data",
         runs=("ckpt_path",),
         from_config={"method": "model.proposals.method", "output": "model.proposals.path"},
     ),
@@ -90,7 +91,9 @@ def run_tool(command: str, args: Sequence[str]) -> int:
     arguments = read_arguments(args)
     known = options_of(tool.module, tool.function) or {}
     if known:
-        check_options(command, known | {"help": None}, Arguments([], arguments.options, arguments.modules))
+        # --model of a tool is a file or a name, no class.
+        given = Arguments([], arguments.options, arguments.modules)
+        check_options(command, known | {"help": None}, given, classes=("data", "method"))
     if arguments.files and "data" not in known:
         raise ConfigError(f"`detkit {command}` has no --config")
     if tool.needs_torch:
@@ -140,7 +143,7 @@ def _plain_value(hint: Any, text: str) -> Any:
         return float(text)
     if kinds == (bool,) and text in ("true", "false"):
         return text == "true"
-    if kinds == (list[str],) and re.fullmatch(r'\[("[\w./ -]+"(, ?)?)+\]', text):
+    if kinds == (list[str],) and re.fullmatch(r'\["[\w./ -]+"(, ?"[\w./ -]+")*\]', text):
         return json.loads(text)
     if len(kinds) == 1 and get_origin(kinds[0]) is Literal and text in get_args(kinds[0]):
         return text
@@ -161,8 +164,13 @@ def _parse(
     description = CONFIG if "data" in known else None
     usage = None
     if tool.positional:
-        usage = f"detkit {command} FOLDER [options]"
-        description = f"FOLDER is the data set, in any layout; --data CLASS --data.NAME VALUE says more of it. {CONFIG}"
+        word = "FOLDER" if tool.positional == "data" else tool.positional.upper()
+        usage = f"detkit {command} {word} [options]"
+        description = f"{(inspect.getdoc(function) or '').partition(chr(10))[0]} {word} is --{tool.positional}."
+        if tool.positional == "data":
+            description = (
+                f"{word} is the data set, in any layout; --data CLASS --data.NAME VALUE says more of it. {CONFIG}"
+            )
     parser = ArgumentParser(prog=f"detkit {command}", usage=usage, description=description, exit_on_error=False)
     parser.add_function_arguments(function, sub_configs=True)
     options = [*_supplied(tool, arguments), *_with_values(arguments.options, function)]

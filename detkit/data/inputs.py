@@ -7,6 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from detkit.data.input_files import check_regular, walk
 from detkit.data.text_files import read_text
 from detkit.data.voc_files import IMAGE_SUFFIXES
 from detkit.errors import DataError
+from detkit.files import path_alike
 from detkit.settings import check_range
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
@@ -111,7 +113,8 @@ def _resolve(entry: str, skipped: dict[str, list[str]]) -> tuple[str, list[str]]
             raise DataError(f"{entry}: no image fits this pattern")
         return _common(_folders(images)), images
     if not os.path.lexists(entry):
-        raise DataError(f"{entry}: no such file or folder")
+        alike = path_alike(Path(entry))
+        raise DataError(f"{entry}: no such file or folder{f'; did you mean {alike}?' if alike else ''}")
     check_regular(entry, "input")
     if entry.lower().endswith(LIST_SUFFIXES):
         files = read_list(entry, read_text(entry), os.path.dirname(entry))

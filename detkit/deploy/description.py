@@ -8,7 +8,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from detkit.errors import CheckpointError
+from detkit.data.input_files import check_printable
+from detkit.errors import CheckpointError, ConfigError, DataError
+from detkit.settings import check_class_names
 
 #: The entry of a file's metadata that holds it, as JSON.
 KEY = "detkit"
@@ -68,7 +70,14 @@ class Description:
         ):
             raise CheckpointError(f"{path}: its metadata is damaged; export the checkpoint again")
         known = {each.name for each in fields(cls)}
-        return cls(**{name: value for name, value in content.items() if name in known})
+        description = cls(**{name: value for name, value in content.items() if name in known})
+        try:
+            check_class_names(description.class_names, description.category_ids)
+            for name in description.class_names:
+                check_printable(name, "class name")
+        except (ConfigError, DataError) as error:
+            raise CheckpointError(f"{path}: its metadata is damaged ({error}); export the checkpoint again") from None
+        return description
 
 
 def is_exported(path: str | PathLike[str]) -> bool:

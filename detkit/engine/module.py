@@ -32,7 +32,7 @@ from detkit.errors import CheckpointError, ConfigError, TrainingError
 from detkit.evaluation import EvaluationSet
 from detkit.features.weights import Loaded
 from detkit.files import to_json
-from detkit.settings import to_plain
+from detkit.settings import check_class_names, to_plain
 from detkit.torch_files import check_form
 from detkit.types import Batch, Sample
 
@@ -79,10 +79,7 @@ class TrainableModule(L.LightningModule):
         self.save_hyperparameters(ignore=["preprocessing", "optimizer", "lr_scheduler"], logger=False)
         for name, value in self.hparams.items():
             self.hparams[name] = to_plain(value)
-        if not class_names or len(set(class_names)) != len(class_names):
-            raise ConfigError(f"class_names must be one or more different names, not {class_names}")
-        if category_ids is not None and len(category_ids) != len(class_names):
-            raise ConfigError(f"{len(category_ids)} category_ids for {len(class_names)} class_names")
+        check_class_names(class_names, category_ids)
         self.class_names = list(class_names)
         self.category_ids = list(category_ids or range(1, len(class_names) + 1))
         self.optim = optim

@@ -31,6 +31,8 @@ from detkit.errors import DataError
 from detkit.evaluation.evaluation_files import Detected, EvaluationFiles, Objects, assemble, unknown_id_policy
 
 Ids = Sequence[Any] | np.ndarray
+#: Beyond it, differences of ids may not fit into 64 bits.
+FAR = 2**62
 
 
 def read_coco_results(
@@ -111,10 +113,11 @@ def _look_up(table: dict[Any, int], ids: Ids) -> np.ndarray:
     if isinstance(ids, np.ndarray):
         known = np.array(sorted(key for key in table if isinstance(key, int)), np.int64)
         numbers = np.array([*(table[key] for key in known.tolist()), -1])
-        if len(known) and known[-1] - known[0] < len(ids):  # a table of all numbers between is smaller than the ids
-            all_numbers = np.full(known[-1] - known[0] + 3, -1)
-            all_numbers[known - known[0] + 1] = numbers[:-1]
-            return all_numbers[np.clip(ids, known[0] - 1, known[-1] + 1) - known[0] + 1]
+        first, last = (int(known[0]), int(known[-1])) if len(known) else (0, 0)
+        if last - first < len(ids) and first > -FAR and last < FAR:  # all numbers between are fewer than the ids
+            between = np.full(last - first + 3, -1)
+            between[known - first + 1] = numbers[:-1]
+            return between[np.clip(ids, first - 1, last + 1) - first + 1]
         at = np.searchsorted(known, ids)
         return numbers[np.where(np.append(known, 0)[at] == ids, at, -1)]
     return np.fromiter(map(table.get, ids, repeat(-1)), np.int64, len(ids))

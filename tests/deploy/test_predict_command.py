@@ -85,7 +85,9 @@ def test_neither_torch_nor_lightning_is_imported(pyramid: Exported, photos: Path
     assert result.stderr == "not read: 1 .txt (notes.txt)\n"
 
 
-@pytest.mark.parametrize("more", [["--agnostic_nms"], ["--tiles", "64"], ["--trainer.precision", "32"]])
+@pytest.mark.parametrize(
+    "more", [["--agnostic_nms"], ["--classes", '["dog",]'], ["--tiles", "64"], ["--trainer.precision", "32"]]
+)
 def test_other_options_take_the_trainer(
     pyramid: Exported, photos: Path, more: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +150,8 @@ def test_its_own_drawings_are_no_input(pyramid: Exported, photos: Path) -> None:
         (["nowhere"], "nowhere: no such file or folder"),
         (["photos", "--score_threshold", "2"], "scores go from 0 to 1"),
         (["photos", "--every", "0"], "every: 0 must be at least 1"),
+        (["photo"], "photo: no such file or folder; did you mean photos?"),
+        (["photos", "--classes", "CAT"], "there is no class 'CAT'; did you mean 'cat'?"),
     ],
 )
 def test_mistakes(pyramid: Exported, photos: Path, args: list[str], message: str, capsys: Any) -> None:

@@ -112,6 +112,11 @@ def test_descriptions() -> None:
         {**content, "class_names": "a"},
         {**content, "max_detections": 1.5},
         {"detector": "FasterRCNN"},
+        {**content, "class_names": [], "category_ids": []},
+        {**content, "class_names": ["a", "a"], "category_ids": [1, 2]},
+        {**content, "class_names": ["a", "b"]},
+        {**content, "class_names": ["\x1b[31ma"]},
+        {**content, "class_names": ["a\0"]},
         [],
     ):
         with pytest.raises(CheckpointError, match=r"x\.onnx: its metadata is damaged"):

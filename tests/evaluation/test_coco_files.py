@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from detkit.errors import DataError
-from detkit.evaluation.coco_files import read_coco_results
+from detkit.evaluation.coco_files import _look_up, read_coco_results
 from detkit.evaluation.protocol import Protocol
 
 TWELVE = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large")
@@ -400,3 +400,14 @@ def test_detections_that_name_their_images_by_file(tmp_path: Path, names: str) -
             read_coco_results(*paths)
     else:
         np.testing.assert_array_equal(ours(*paths), plain)
+
+
+near_and_far = st.one_of(
+    st.integers(-3, 30), st.integers(2**62 - 3, 2**62 + 3), st.sampled_from([-(2**63), -(2**62) - 5, 2**63 - 1])
+)
+
+
+@given(st.lists(near_and_far, unique=True), st.lists(near_and_far, max_size=60))
+def test_ids_are_looked_up_as_in_a_dictionary(known: list[int], ids: list[int]) -> None:
+    table = {number: position for position, number in enumerate(known)}
+    assert _look_up(table, np.array(ids, np.int64)).tolist() == [table.get(number, -1) for number in ids]

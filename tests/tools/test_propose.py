@@ -231,6 +231,7 @@ def test_real_selective_search(propose: Any) -> None:
             "there is no class Shape; one of your own is MODULE.CLASS, with --import MODULE; did you mean 'Shapes'?",
         ),
         (["--data", "VOC", "--data.path", "nowhere"], "nowhere"),
+        (["nowhere", "--split", "val"], "nowhere"),
         ([*DATA, "--split", "all"], "split must be train, val or test, not all"),
         ([*DATA, "--spilt", "val"], "there is no option --spilt; did you mean --split?"),
         ([*DATA, "--method", "SelectiveSerch"], "did you mean 'SelectiveSearch'?"),

@@ -93,7 +93,7 @@ class SpeedResult:
 
 def speed(
     model: str = "fasterrcnn_mobilenet_v3_large_320_fpn",
-    images: list[str] | None = None,
+    images: list[str] | str | None = None,
     count: int = 5,
     rounds: int = 5,
     threads: int | None = None,
@@ -104,7 +104,7 @@ def speed(
     Args:
         model: A run, a checkpoint or torchvision:NAME; or the NAME of one of torchvision's Faster R-CNNs, with random
             weights.
-        images: Files, folders and patterns; by default pictures are drawn.
+        images: A file, folder or pattern, or a list of them; by default pictures are drawn.
         count: At most so many images, spread evenly.
         rounds: How often each image is timed.
         threads: Of every runtime; by default the cores that the process may use.
@@ -216,11 +216,11 @@ def export_all(detector: Detector, folder: Path) -> dict[str, Path]:
     return files
 
 
-def _pictures(images: Sequence[str] | None, count: int) -> list[np.ndarray]:
+def _pictures(images: Sequence[str] | str | None, count: int) -> list[np.ndarray]:
     """At most so many images (H, W, 3), in memory."""
     if images is None:
         return [draw_scene(np.random.default_rng(seed), SIDE)[0] for seed in range(count)]
-    found = find_inputs(list(images)).images
+    found = find_inputs(images).images
     count = min(count, len(found))
     return [as_array(found[i * len(found) // count].path) for i in range(count)]
 

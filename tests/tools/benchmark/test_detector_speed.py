@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import detkit
 from detkit.cli.main import main
@@ -88,6 +92,25 @@ def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         assert main(["benchmark", *args]) == 2
         assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_the_real_command_line(tmp_path: Path) -> None:
+    """Where torch is not imported yet, unlike in this process."""
+    environment = os.environ | {"PYTHONPATH": str(Path(detkit.__file__).parents[1])}
+    for model in ("runs/none", "resnet7"):
+        command = [sys.executable, "-m", "detkit", "benchmark", "speed", model, "--images", "photos/"]
+        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 2
+        assert result.stderr.startswith(f"detkit: {model}: no such checkpoint or run folder"), result.stderr
+
+
+@pytest.mark.parametrize("images", ["photos", ["photos"], "photos/*.png"])
+def test_images_may_be_one_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: str | list[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for number in range(3):
+        Image.new("RGB", (20 + number, 30)).save(f"photos/{number}.png")
+    assert [picture.shape for picture in detector_speed._pictures(images, 2)] == [(30, 20, 3), (30, 21, 3)]
 
 
 def test_ways_are_timed_in_turns() -> None:
