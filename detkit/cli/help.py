@@ -51,7 +51,7 @@ examples:
   detkit recipe data/my_photos --minutes 20
   detkit doctor data/my_photos --output doctor/
   detkit export runs/my --format onnx
-  detkit compress --ckpt_path runs/my --rank fc6=1024,fc7=256
+  detkit compress runs/my --rank fc6=1024,fc7=256
   detkit split photos/ --data.split "[0.7, 0.2, 0.1]"
   detkit evaluate --detections predictions.json --annotations instances_val2017.json
   detkit benchmark generations --data VOC --data.path data/my_voc

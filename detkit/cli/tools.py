@@ -59,7 +59,7 @@ TOOLS = {
         from_config={"method": "model.proposals.method", "output": "model.proposals.path"},
     ),
     "convert": Tool("detkit.tools.convert", "convert", positional="data"),
-    "compress": Tool("detkit.tools.compress", "compress"),
+    "compress": Tool("detkit.tools.compress", "compress", positional="ckpt_path"),
     "benchmark generations": Tool("detkit.tools.benchmark", "generations", runs=("rcnn", "fast_rcnn", "faster_rcnn")),
     "benchmark speed": Tool("detkit.tools.benchmark", "speed", positional="model"),
     "export": Tool("detkit.tools.export", "export", positional="ckpt_path"),

@@ -29,8 +29,8 @@ class EvaluationFiles:
 def unknown_id_policy(ground_truth: str, other_images: str, other_classes: str) -> UnknownIdPolicy:
     """What an evaluation does with rows of images or classes that the ground truth does not have."""
     advice = (
-        "Give files (for VOC also the split) that belong together, or leave such rows out with other_images=drop or "
-        "other_classes=drop"
+        "Give files (for VOC also the split) that belong together, or leave such rows out with --other_images drop "
+        "or --other_classes drop"
     )
     return UnknownIdPolicy(ground_truth, other_images, other_classes, advice)
 

@@ -55,7 +55,7 @@ def test_the_service_answers_a_photograph(pyramid: Exported, tmp_path: Path) -> 
         assert status == 200
         expected = pyramid.detector.predict(file)
         assert [row["class"] for row in found] == [expected.name(label) for label in expected["labels"].tolist()]
-        assert answer_of(port, b"nothing")[0] == 400
+        assert answer_of(port, b"nothing") == (400, {"error": "UnidentifiedImageError"})
     finally:
         service.kill()
         service.wait()
