@@ -95,7 +95,7 @@ def in_processes(work: Callable[[T], bytes | memoryview], items: Sequence[T]) ->
     Raises:
         Exception: what `work` raises.
     """
-    if len(items) < 2 or sys.platform != "linux" or len(os.listdir("/proc/self/task")) > 1:
+    if len(items) < 2 or not _is_single():
         return [work(item) for item in items]
     copies: deque[tuple[int, BinaryIO]] = deque()
     try:
@@ -113,6 +113,14 @@ def in_processes(work: Callable[[T], bytes | memoryview], items: Sequence[T]) ->
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
             _ends_well((process, pipe))
+
+
+def _is_single() -> bool:
+    """Whether it is known that this process has one thread, and copies are safe then."""
+    try:
+        return sys.platform == "linux" and len(os.listdir("/proc/self/task")) == 1
+    except OSError:  # no /proc
+        return False
 
 
 def _copy(work: Callable[[T], bytes | memoryview], item: T) -> tuple[int, BinaryIO]:

@@ -58,23 +58,25 @@ def predict_exported(arguments: Arguments, start: Start) -> PredictionFiles | No
         print(note, file=sys.stderr, flush=True)
     files.begin()
     try:
-        _predict(model, images, files)
-        files.close()
-        files.join(NAME)
-    except (DataError, Stopped) as stop:
-        files.close()
-        files.join(STOPPED)
-        if isinstance(stop, DataError):
-            raise DataError(f"{stop}\n{files.how_to_go_on()}") from stop
-        raise KeyboardInterrupt(files.how_to_go_on()) from None
+        try:
+            _predict(model, images, files)
+            files.close()
+            files.join(NAME)
+        except (DataError, Stopped):
+            files.close()
+            files.join(STOPPED)
+            raise
+        SIGNALS.waits = False
+        if SIGNALS.received is not None:  # after the last image
+            raise KeyboardInterrupt
+        print(files.report(), flush=True)
+    except DataError as error:
+        raise DataError(f"{error}\n{files.how_to_go_on()}") from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(files.how_to_go_on()) from None
     finally:
         SIGNALS.waits = False
         files.discard()
-    if SIGNALS.received is not None:  # after the last image
-        raise KeyboardInterrupt(files.how_to_go_on())
-    print(files.report(), flush=True)
     return files
 
 

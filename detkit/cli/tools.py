@@ -101,7 +101,7 @@ def run_tool(command: str, args: Sequence[str]) -> int:
 
         quiet()
     else:
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's: not used, and `in_processes` wants one thread
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # without NumPy's threads `in_processes` makes copies
     import_modules(arguments.modules)
     print(*arguments.notes, sep="\n", end="\n" if arguments.notes else "", flush=True)
     function = getattr(importlib.import_module(tool.module), tool.function)
@@ -117,7 +117,7 @@ def plain_values(function: Callable[..., Any], arguments: Arguments) -> dict[str
     """The values of options that are texts, numbers, switches or choices, as jsonargparse would give them.
 
     jsonargparse takes longer to import and to set up than such options to read. None where it is needed: for help,
-    for lists but of texts, and for whatever is wrong, which it explains.
+    for lists, unless of texts, and for whatever is wrong, which it explains.
     """
     signature = inspect.signature(function)
     hints = get_type_hints(vars(function)["__init__"] if isinstance(function, type) else function)

@@ -344,7 +344,7 @@ def _columns(rows: Sequence[Result | _OutlinedResult]) -> Results:
 
 
 def _plain_results(content: bytes) -> Results | None:
-    """Detections whose ids are whole numbers, as COCO has them; None where there is anything else.
+    """Detections whose ids are whole numbers within 2^53, as COCO has them; None where there is anything else.
 
     A list that is cut at commas is valid where each of its parts, in brackets, is a list with entries; a comma within a
     string leaves a part that is none.

@@ -186,7 +186,7 @@ def as_array(image: ImageLike) -> np.ndarray:
 
         check_image(image)
         image = image.permute(1, 2, 0).cpu().numpy()
-    wanted = "wanted is uint8 of shape (H, W, 3), RGB"
+    wanted = "wanted is an array uint8 of shape (H, W, 3), RGB, or a tensor (3, H, W)"
     if not isinstance(image, np.ndarray):
         raise ImageTypeError(f"image is a {type(image).__name__}; {wanted}")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:

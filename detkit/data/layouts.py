@@ -56,6 +56,11 @@ def open(path: str | os.PathLike[str], **options: Any) -> DetectionDataModule:
     return getattr(detkit.data, layout.class_name)(**{**layout.arguments, **options})
 
 
+def opened(data: DetectionDataModule | str | os.PathLike[str]) -> DetectionDataModule:
+    """The data set itself, or that of a path; raises as `open`."""
+    return open(data) if isinstance(data, str | os.PathLike) else data
+
+
 def find_layout(path: str | os.PathLike[str]) -> Layout:
     """The one layout that fits a folder or file.
 

@@ -79,8 +79,8 @@ def anchors(
         style = STYLES[nth % len(STYLES)]
         draw_box(ax, box, COLOURS[number % len(COLOURS)], 2.0, label=label, linestyle=style)
     largest = max(groups, key=lambda group: sides[group[0]])  # its rounding changes the ratios least
-    for nth, i in enumerate(largest if len(largest) > 1 else []):
-        ax.plot([], [], color="black", linestyle=STYLES[nth % len(STYLES)], label=f"height / width {ratios[i]:.1f}")
+    for nth, i in enumerate(largest if 1 < len(largest) <= len(STYLES) else []):
+        ax.plot([], [], color="black", linestyle=STYLES[nth], label=f"height / width {ratios[i]:.2g}")
     low, high = own[:, :2].amin(0).tolist(), own[:, 2:].amax(0).tolist()
     ax.set_xlim(min(0, low[0] - 5), max(image_width, high[0] + 5))
     ax.set_ylim(max(image_height, high[1] + 5), min(0, low[1] - 5))

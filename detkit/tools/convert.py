@@ -18,6 +18,7 @@ from PIL import Image
 from detkit.data.annotations import PER_BOX, Annotations
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.image_io import image_shape, open_image
+from detkit.data.layouts import opened
 from detkit.data.splitting import SPLITS
 from detkit.data.voc_files import SPLIT_FILE, is_image_name
 from detkit.data.writers import FORMATS, Format, NewSplit
@@ -62,7 +63,7 @@ def convert(
     """Write a data set in another format; everything that the format cannot hold is counted and told.
 
     Args:
-        data: The data set.
+        data: The data set; from Python also its path.
         to: The format.
         output: The new folder.
         images: Link to the images, copy them, or neither. A copy of a photo that has an EXIF orientation is written as
@@ -77,6 +78,7 @@ def convert(
     target = Path(output).resolve()
     _check_target(target, overwrite)
     form = FORMATS[to]
+    data = opened(data)
     data.prepare_data()
     present = {split: data.annotations(split) for split in SPLITS if split != "test" or data.test_split == "test"}
     splits: list[NewSplit] = []

@@ -17,7 +17,7 @@ from detkit.data.checks import Check, check_annotations
 from detkit.data.collecting import collect_errors
 from detkit.data.datamodule import ALL, SPLITS, DetectionDataModule
 from detkit.data.image_checks import check_files
-from detkit.data.layouts import open as open_data
+from detkit.data.layouts import opened
 from detkit.data.summary import DataSummary
 from detkit.data.voc_files import is_image_name
 from detkit.errors import DataError
@@ -79,7 +79,7 @@ def doctor(
         if path is not None:
             check_output(Path(path).parent)
     with collect_errors() as errors:
-        module = open_data(data) if isinstance(data, str | os.PathLike) else data
+        module = opened(data)
         splits = _read(module, errors)
     checks = [Check("", Finding("error", "", None, str(error))) for error in errors]
     checks += [Check(split, each) for split, part in splits.items() for each in part.findings]

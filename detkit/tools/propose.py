@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from detkit.data.annotations import Annotations
 from detkit.data.datamodule import DetectionDataModule
 from detkit.data.dataset import DetectionDataset
+from detkit.data.layouts import opened
 from detkit.data.loaders import collate, init_worker
 from detkit.detectors import Detector, FasterRCNN, ProposalSettings, load
 from detkit.engine.checkpoints import find_checkpoint
@@ -84,7 +85,7 @@ def propose(
     """Compute boxes that may hold objects, keep them in a file, and say how many objects they cover.
 
     Args:
-        data: The data set.
+        data: The data set; from Python also its path.
         split: Of which images.
         method: SelectiveSearch, SlidingWindows, StoredRPN (by ckpt_path's network) or a class of your own.
         output: The file, whose name ends with .proposals, or a folder for it; by default proposals/ in the data set's
@@ -108,6 +109,7 @@ def propose(
     settings = ProposalSettings(method, None if output is None else str(output))
     quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler")
     runner = L.Trainer(**placement, **dict.fromkeys(quiet, False))
+    data = opened(data)
     module = _Computation(data, data.test_split if split == "test" else split, settings, detector, workers)
     try:
         runner.predict(module, return_predictions=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 from detkit.data.checks import quick_checks
 from detkit.data.coco_files import decode
 from detkit.data.datamodule import ALL, DetectionDataModule
+from detkit.data.layouts import opened
 from detkit.data.summary import DataSummary
 from detkit.errors import ConfigError, DataError
 from detkit.files import check_output, write_json
@@ -37,13 +38,14 @@ def split(data: DetectionDataModule, replace: bool = False) -> SplitResult:
     those of --data.split, drawn by --data.split_seed; --data.sets gives lists, folders or patterns instead.
 
     Args:
-        data: The data set, such as a folder.
+        data: The data set, such as a folder; from Python also its path.
         replace: Whether a file that divides it otherwise is replaced.
 
     Raises:
         DetkitError: the data set has sets of its own or no annotations, cannot be read or written to, or is divided
             otherwise already.
     """
+    data = opened(data)
     path = Path(data.split_file)
     if ALL not in data.sources:
         own = ", ".join(name for name, source in data.sources.items() if source is not None)

@@ -141,6 +141,32 @@ def read_in_processes(text: str) -> Any:
     return json.loads(result.stdout)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux a process is copied")
+def test_the_command_reads_in_several_processes(tmp_path: Path) -> None:
+    objects = [{"id": 1, "image_id": 7, "category_id": 2, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0}]
+    truth = {"images": [{"id": 7, "width": 9, "height": 9}], "categories": [{"id": 2, "name": "a"}]}
+    (tmp_path / "truth.json").write_text(json.dumps(truth | {"annotations": objects}))
+    count = 3 * coco_files.SHARE // len(json.dumps(ROW)) + 1
+    (tmp_path / "found.json").write_text(f"[{', '.join([json.dumps(ROW)] * count)}]")
+    program = [sys.executable, "-c", COMMAND, "--detections", "found.json", "--annotations", "truth.json"]
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    result = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert f"{count:,} detections" in result.stdout and result.stdout.splitlines()[-1] == "0 2"
+
+
+COMMAND = """
+import os, sys
+from detkit import system
+from detkit.cli.main import main
+
+forks, fork = [], os.fork
+system.available_cores = lambda: 3
+os.fork = lambda: forks.append(0) or fork()
+code = main(["evaluate", *sys.argv[1:], "--report", "false", "--intervals", "0"])
+print(code, len(forks))
+"""
+
+
 def outcome(path: Path) -> Any:
     """What is read, or the message."""
     try:

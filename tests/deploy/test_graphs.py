@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import detkit
+from detkit.cli.main import main
 from detkit.deploy.graph import DetectionGraph, trace
 from detkit.deploy.module import exported_checkpoint
 from detkit.deploy.runtime import ExportedModel
@@ -99,7 +101,7 @@ def test_torch_export_runs_without_detkit_and_gives_the_same_bits(tmp_path: Path
 
 
 @torch.no_grad()
-def test_fast_rcnn_takes_proposals(tmp_path: Path) -> None:
+def test_fast_rcnn_takes_proposals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With RoI max pooling, as in its paper."""
     model = exported_to_onnx(
         detecting(detkit.FastRCNN, proposals__max_boxes=[50, 50], roi__pooling="max"), tmp_path / "fast.onnx"
@@ -124,6 +126,9 @@ def test_fast_rcnn_takes_proposals(tmp_path: Path) -> None:
         exported.predict(array, proposals=np.zeros((3, 5)))
     with pytest.raises(ConfigError, match=r"fast\.onnx: an exported FastRCNN wants proposals"):
         exported_checkpoint(model.path)
+    Image.fromarray(array).save(tmp_path / "photo.png")
+    assert main(["predict", str(model.path), str(tmp_path / "photo.png"), "--output", str(tmp_path)]) == 2
+    assert "fast.onnx: an exported FastRCNN wants proposals" in capsys.readouterr().err
 
 
 @torch.no_grad()

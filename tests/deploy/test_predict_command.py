@@ -18,6 +18,7 @@ from PIL import Image
 from detkit.cli import lightning_cli
 from detkit.cli.main import main
 from detkit.deploy.runtime import ExportedModel
+from detkit.engine.predictions import PredictionFiles
 from tests.deploy.conftest import Exported
 
 
@@ -64,13 +65,33 @@ def test_it_writes_what_a_trainer_does(
     pyramid: Exported, photos: Path, options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     command = ["predict", str(pyramid.path), "photos/a.png", "photos", *options]
-    assert main([*command, "--output", "by_trainer", "--data.num_workers", "0"]) == 0
+    used, execute = [], lightning_cli.execute
+    monkeypatch.setattr(lightning_cli, "execute", lambda *args: used.append(args) or execute(*args))
+    assert main([*command, "--output", "by_trainer", "--data.num_workers", "0"]) == 0 and len(used) == 1
     by_trainer = capsys.readouterr().out.replace("by_trainer", "OUT")
     monkeypatch.delattr(lightning_cli, "execute")
     assert main([*command, "--output", "without"]) == 0
     assert capsys.readouterr().out.replace("without", "OUT") == by_trainer
     assert contents("without") == contents("by_trainer")
     assert len(contents("without")) >= 1
+
+
+def test_every_second_frame_of_a_video(
+    pyramid: Exported, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    import cv2
+
+    generator = np.random.default_rng(1)
+    writer = cv2.VideoWriter("clip.avi", cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for _ in range(7):
+        writer.write(generator.integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    writer.release()
+    command = ["predict", str(pyramid.path), "clip.avi", "--every", "2"]
+    assert main([*command, "--output", "by_trainer", "--data.num_workers", "0"]) == 0
+    monkeypatch.delattr(lightning_cli, "execute")
+    assert main([*command, "--output", "without"]) == 0
+    assert contents("without") == contents("by_trainer")
+    assert image_ids("without/predictions.json") == [f"clip.avi/{frame:06d}" for frame in (0, 2, 4, 6)]
 
 
 def test_neither_torch_nor_lightning_is_imported(pyramid: Exported, photos: Path) -> None:
@@ -133,6 +154,40 @@ def test_a_signal(
     assert "What was predicted is in out/predictions.stopped.json" in capsys.readouterr().err
     assert image_ids("out/predictions.stopped.json") == ["a.png", "b.jpg"] and len(calls) == 2
     assert [path.name for path in Path("out").iterdir()] == ["predictions.stopped.json"]
+
+
+@pytest.mark.usefixtures("without_trainer")
+def test_a_signal_while_the_files_are_written(
+    pyramid: Exported, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    join = PredictionFiles.join
+
+    def interrupted(files: PredictionFiles, stem: str) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        join(files, stem)
+
+    monkeypatch.setattr(PredictionFiles, "join", interrupted)
+    assert main(["predict", str(pyramid.path), "photos", "--output", "out"]) == 143
+    assert "Stopped. What was predicted is in out/predictions.json; " in capsys.readouterr().err
+    assert len(image_ids("out/predictions.json")) == 3
+
+
+@pytest.mark.usefixtures("without_trainer")
+def test_without_output_the_files_go_to_the_run(pyramid: Exported, photos: Path) -> None:
+    file = Path("runs/toy/version_0/checkpoints/best.onnx")
+    file.parent.mkdir(parents=True)
+    file.symlink_to(pyramid.path)
+    assert main(["predict", str(file), "photos"]) == 0
+    assert image_ids("runs/toy/version_0/predictions.json") == ["a.png", "b.jpg", "sub/ü c.png"]
+
+
+@pytest.mark.usefixtures("without_trainer")
+def test_a_folder_that_is_read_is_not_replaced(pyramid: Exported, photos: Path, capsys: Any) -> None:
+    folder = photos.rename("predictions_yolo")
+    command = ["predict", str(pyramid.path), str(folder), "--format", "yolo", "--output", "."]
+    assert main(command) == 2
+    assert "predictions_yolo: is read, and would be replaced; choose another folder" in capsys.readouterr().err
+    assert (folder / "a.png").is_file()
 
 
 @pytest.mark.usefixtures("without_trainer")

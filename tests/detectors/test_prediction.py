@@ -111,7 +111,7 @@ def test_a_model_in_training_predicts_as_one_at_work_and_stays_in_training(
         (np.zeros((8, 8), dtype=np.uint8), r"uint8 array of shape \(8, 8\)"),
         (
             np.zeros((3, 8, 8), dtype=np.uint8),
-            r"uint8 array of shape \(3, 8, 8\); wanted is uint8 of shape \(H, W, 3\)",
+            r"uint8 array of shape \(3, 8, 8\); wanted is an array uint8 of shape \(H, W, 3\)",
         ),
         (np.zeros((8, 8, 3)), "float64 array"),
         (np.zeros((0, 8, 3), dtype=np.uint8), r"shape \(0, 8, 3\)"),

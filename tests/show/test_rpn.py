@@ -36,7 +36,7 @@ def test_the_anchors_of_one_cell_and_the_centres_of_all(height: int, width: int,
     texts = [text.get_text() for text in ax.get_legend().get_texts()]
     areas = [f"area {size:.0f} x {size:.0f}" for size in sizes]
     boxes = [box for box in own.tolist() if abs((box[2] - box[0]) * (box[3] - box[1]) / max(sizes) ** 2 - 1) < 0.1]
-    ratios = [f"height / width {(box[3] - box[1]) / (box[2] - box[0]):.1f}" for box in boxes]
+    ratios = [f"height / width {(box[3] - box[1]) / (box[2] - box[0]):.2g}" for box in boxes]
     assert texts == [f"centres, {height} x {width}", *areas, *ratios]
     lines = [line.get_linestyle() for line in ax.get_lines()]
     own_lines = [p.get_linestyle() for p in ax.patches if p.get_edgecolor() == ax.patches[0].get_edgecolor()]

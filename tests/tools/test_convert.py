@@ -88,6 +88,13 @@ def test_every_format_from_every_other(voc: Path, tmp_path: Path, first: str) ->
         assert content(detkit.data.open(tmp_path / "deep" / second)) == truth
 
 
+def test_the_tools_take_a_path_too(voc: Path, tmp_path: Path) -> None:
+    assert convert(voc, "csv", tmp_path / "csv").images == {"train": 2, "val": 1, "test": 2}
+    assert detkit.propose(str(voc), "val", output=str(tmp_path / "val.proposals"), workers=1).text.startswith("1 image")
+    with pytest.raises(DataError, match="has sets of its own"):
+        detkit.split(voc)
+
+
 @pytest.mark.parametrize("to", FORMATS)
 def test_the_command(voc: Path, tmp_path: Path, to: str, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "new" / to
