@@ -369,8 +369,8 @@ class DetkitCLI(LightningCLI):
             target = (self._report_folder, self.config.score_threshold)
             report_test(self.model, self.datamodule, data, self.start.checkpoint, *earlier, *target)
         else:
-            if type(self.datamodule).predict_dataloader is base_classes()[1].predict_dataloader:
-                print(f"images: the test set of {data}")  # no INPUT was given
+            if self.arguments.option("data") is None and self.arguments.class_of("data")[0] is None:
+                print(f"images: the test set of {data}")  # neither INPUT nor another data set was given
             print(self.config_init.predictions.report(self.trainer.world_size), flush=True)
             self.exit_code = self.config_init.predictions.exit_code
 

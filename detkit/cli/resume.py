@@ -192,6 +192,11 @@ def read_start(command: str, start: Start, arguments: Arguments, model: type) ->
     if is_exported(path):
         if command == "fit":
             raise CheckpointError(f"{path}: is an exported detector, which does not learn; fit from its checkpoint")
+        if given := [name for name, _ in arguments.pairs() if name.startswith("model")]:
+            raise ConfigError(
+                f"--{given[0]}: {path} keeps the settings that it was exported with; export the checkpoint again, with "
+                "--score_threshold or --max_detections"
+            )
         from detkit.deploy.module import exported_checkpoint
 
         start.content = exported_checkpoint(path)

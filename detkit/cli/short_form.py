@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from detkit.cli.signatures import options_of
-from detkit.data.inputs import read_list
+from detkit.data.inputs import VIDEO_SUFFIXES, read_list
 from detkit.data.layouts import find_layout
-from detkit.data.voc_files import find_folders
+from detkit.data.voc_files import IMAGE_SUFFIXES, find_folders
 from detkit.errors import ConfigError, DataError
 
 STDIN = "-"
@@ -39,6 +39,8 @@ def long_form(command: str, args: Sequence[str]) -> list[str]:
     if command == "fit":
         raise ConfigError(f"`detkit fit` takes options only, not {given[0]!r}: --data {given[0]}, or --config FILE?")
     checkpoint, *inputs = given
+    if checkpoint.lower().endswith((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)):
+        raise ConfigError(f"{checkpoint} is no checkpoint; the run comes first: detkit {command} RUN {' '.join(given)}")
     found = [f"--ckpt_path={checkpoint}"]
     if command == "predict" and inputs:
         found += _inputs(inputs)

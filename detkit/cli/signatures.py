@@ -19,6 +19,7 @@ from typing import Any, Union
 
 from detkit.cli.arguments import Arguments, flatten
 from detkit.errors import ConfigError
+from detkit.files import path_alike
 
 #: Options that take a class, and the packages whose classes they know by their short names.
 CLASSES = ("model", "data", "method")
@@ -80,7 +81,8 @@ def check_options(
         if name is None or "." in name or name in ours or arguments.modules or "torch" in sys.modules:
             continue  # known, or perhaps the user's own
         close = get_close_matches(name, ours, n=1)
-        what = ", and no such file or folder" if section == "data" else ""
+        alike = path_alike(Path(name)) if section == "data" else None
+        what = f", and no such file or folder{f'; did you mean {alike}?' if alike else ''}" if section == "data" else ""
         hint = f"; did you mean {close[0]}?" if close else what
         raise ConfigError(f"there is no class {name}{hint}\nA class of your own needs --import MODULE")
     chosen = {section: name or _class_in(run.get(section)) for section, name in chosen.items()}

@@ -25,6 +25,7 @@ BAD = {
     "section.yaml": "model: FasterRCNN\ndata: Shapes\nmodle:\n",
     "runs/x/version_0/config.yaml": "model: {class_path: detkit.RCNN}\ndata: {class_path: detkit.data.Shapes}\n",
     "runs/x/version_0/checkpoints/best.ckpt": "",
+    "photos/notes.txt": "",
     "torch/__init__.py": "raise SystemExit('torch was imported')\n",
 }
 
@@ -74,6 +75,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("propose --data VOC --method StoredRPN --method.max_box 3", "did you mean --method.max_boxes?"),
         ("compress --rnk fc6=3", "did you mean --rank?"),
         ("benchmark generations --roundz 3", "did you mean --rounds?"),
+        ("predict photo.jpg photos", "photo.jpg is no checkpoint; the run comes first: detkit predict RUN photo.jpg"),
+        ("predict runs/x photos --clases cat", "there is no option --clases; did you mean --classes?"),
+        ("convert photoz --to coco --output y", "and no such file or folder; did you mean photos?"),
         ("benchmark quick", "there is no benchmark 'quick'"),
         ("demo --fats", "did you mean --fast?"),
     ],
