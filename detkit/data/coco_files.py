@@ -340,7 +340,8 @@ def read_results(path: str | PathLike[str]) -> tuple[Results, list[Finding]]:
 
 def _columns(rows: Sequence[Result | _OutlinedResult]) -> Results:
     image_ids, category_ids = ([getattr(row, name) for row in rows] for name in ("image_id", "category_id"))
-    return Results(image_ids, category_ids, boxes_of(rows), numbers_of(rows, "score"))
+    scores = np.fromiter(map(attrgetter("score"), rows), np.float64, len(rows))
+    return Results(image_ids, category_ids, boxes_of(rows), scores)
 
 
 def _plain_results(content: bytes) -> Results | None:
@@ -359,7 +360,7 @@ def _plain_results(content: bytes) -> Results | None:
         )
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    columns = [np.frombuffer(share).reshape(7, -1) for share in shares] or [np.zeros((7, 0))]
+    columns = [np.frombuffer(share).reshape(len(_COLUMNS), -1) for share in shares] or [np.zeros((len(_COLUMNS), 0))]
     image_ids, category_ids = (np.concatenate([each[row] for each in columns]).astype(np.int64) for row in (0, 1))
     boxes = np.ascontiguousarray(np.concatenate([each[2:6] for each in columns], axis=1).T)
     return Results(image_ids, category_ids, boxes, np.concatenate([each[6] for each in columns]))
@@ -400,11 +401,6 @@ def boxes_of(rows: Sequence[Any]) -> np.ndarray:
     """(N, 4) float64, x y width height as written."""
     values = chain.from_iterable(map(attrgetter("bbox"), rows))
     return np.fromiter(values, np.float64, 4 * len(rows)).reshape(-1, 4)
-
-
-def numbers_of(rows: Sequence[Any], name: str, dtype: type = np.float64) -> np.ndarray:
-    """(N,), a field of each row."""
-    return np.fromiter(map(attrgetter(name), rows), dtype, len(rows))
 
 
 def areas_of(rows: Sequence[Annotation]) -> np.ndarray:
